@@ -1,0 +1,70 @@
+"""Checks of arguments: shapes always, values only where they are known (not under tracing)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+
+def is_known(x: Any) -> bool:
+    """Whether the values of `x` can be looked at: it is not traced by `jit`, `vmap` or `grad`."""
+    return not isinstance(x, jax.core.Tracer)
+
+
+def as_floats(*arrays: Any) -> tuple[Array, ...]:
+    """The arrays in one dtype to solve in: float64 where one of them is, else float32.
+
+    Half precision, integers and booleans are accepted and solved in float32: an SVD or a linear
+    system in bfloat16 has no correct digits left.
+    """
+    converted = [jnp.asarray(x) for x in arrays]
+    for x in converted:
+        if jnp.issubdtype(x.dtype, jnp.complexfloating):
+            raise TypeError("complex matrices are not supported: pass the real and imaginary parts")
+    double = any(x.dtype == np.dtype("float64") for x in converted)
+    return tuple(x.astype(jnp.float64 if double else jnp.float32) for x in converted)
+
+
+def check_matrix(w: Array, name: str = "w") -> None:
+    """Raise ValueError unless `w` is a non-empty matrix with finite entries."""
+    if w.ndim != 2 or 0 in w.shape:
+        raise ValueError(
+            f"{name} must be a non-empty matrix (m, n), got shape {w.shape}; "
+            "for a stack of matrices use jax.vmap"
+        )
+    if is_known(w) and not bool(jnp.all(jnp.isfinite(w))):
+        raise ValueError(f"{name} has NaN or infinite entries: repair or drop this matrix first")
+
+
+def check_importance(importance: Array, w: Array) -> None:
+    """Raise ValueError unless `importance` fits `w` and is finite, non-negative, not all zero."""
+    if importance.shape != w.shape:
+        raise ValueError(
+            f"importance has shape {importance.shape} but w has {w.shape}: they must be equal"
+        )
+    if not is_known(importance):
+        return
+    if not bool(jnp.all(jnp.isfinite(importance))):
+        raise ValueError("importance has NaN or infinite entries: replace them, e.g. by zero")
+    if bool(jnp.any(importance < 0)):
+        raise ValueError("importance has negative entries: clip them, e.g. jnp.maximum(score, 0)")
+    if not bool(jnp.any(importance > 0)):
+        raise ValueError("importance is zero everywhere: nothing would be fitted; pass ones")
+
+
+def check_rank(rank: int, shape: tuple[int, ...]) -> None:
+    """Raise unless `rank` is a Python integer between 1 and the smaller side of `shape`."""
+    if isinstance(rank, bool) or not isinstance(rank, int | np.integer):
+        raise TypeError(f"rank must be a Python integer (it is static), got {type(rank).__name__}")
+    if not 1 <= rank <= min(shape):
+        raise ValueError(f"rank must lie between 1 and {min(shape)} for shape {shape}, got {rank}")
+
+
+def check_ridge(ridge: Any) -> None:
+    """Raise ValueError unless `ridge` is a finite number >= 0."""
+    if jnp.ndim(ridge) != 0:
+        raise ValueError(f"ridge must be one number, got shape {jnp.shape(ridge)}")
+    if is_known(ridge) and not (np.isfinite(float(ridge)) and float(ridge) >= 0):
+        raise ValueError(f"ridge must be finite and at least 0, got {float(ridge)}")
