@@ -1,0 +1,35 @@
+"""Tasks, tokenization, batches and metrics: everything about text and labels, and no model."""
+
+from lpaf_jax.data.batches import (
+    BUCKETS,
+    Batch,
+    Batches,
+    eval_batches,
+    steps_per_epoch,
+    train_batches,
+)
+from lpaf_jax.data.examples import Examples, Task
+from lpaf_jax.data.metrics import classification_metrics, wilson_interval
+from lpaf_jax.data.tables import read_examples
+from lpaf_jax.data.tasks import TASK_NAMES, load_task
+from lpaf_jax.data.tokenize import Encoded, Tokenizer, encode, load_tokenizer
+
+__all__ = [
+    "BUCKETS",
+    "TASK_NAMES",
+    "Batch",
+    "Batches",
+    "Encoded",
+    "Examples",
+    "Task",
+    "Tokenizer",
+    "classification_metrics",
+    "encode",
+    "eval_batches",
+    "load_task",
+    "load_tokenizer",
+    "read_examples",
+    "steps_per_epoch",
+    "train_batches",
+    "wilson_interval",
+]

@@ -1,0 +1,79 @@
+"""How good a classifier is, and how sure we can be of it."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Z95 = 1.959963984540054  # the 97.5 % quantile of the standard normal
+
+
+def wilson_interval(correct: int, n: int, z: float = Z95) -> tuple[float, float]:
+    """The Wilson score interval of a proportion.
+
+        (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n),    p = correct / n
+
+    Unlike the normal approximation it stays inside [0, 1] and holds near 0 and 1.
+
+    Raises:
+        ValueError: n is not positive or `correct` is outside 0..n.
+
+    References:
+        E. B. Wilson, Probable inference, the law of succession, and statistical inference, 1927.
+    """
+    if n <= 0 or not 0 <= correct <= n:
+        raise ValueError(f"need 0 <= correct <= n and n > 0, got {correct} of {n}")
+    p = correct / n
+    centre = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def classification_metrics(
+    labels: np.ndarray, predictions: np.ndarray, label_names: Sequence[str]
+) -> dict[str, Any]:
+    """Accuracy with its 95 % interval, and precision, recall and F1 of each class.
+
+    Args:
+        labels: (n,) true classes as positions in `label_names`.
+        predictions: (n,) predicted classes.
+        label_names: the names of the classes.
+
+    Returns:
+        A dict ready for JSON: accuracy, correct, n, interval95 [low, high], per_class
+        {name: {precision, recall, f1, n}}. A ratio without a denominator (a class that was never
+        predicted, or is not in the data) is 0, as in scikit-learn.
+
+    Raises:
+        ValueError: no examples, or labels and predictions of different lengths.
+    """
+    labels = np.asarray(labels)
+    predictions = np.asarray(predictions)
+    if labels.ndim != 1 or labels.shape != predictions.shape:
+        raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} do not match")
+    n = labels.size
+    correct = int(np.sum(labels == predictions))
+    low, high = wilson_interval(correct, n)
+    return {
+        "accuracy": correct / n,
+        "correct": correct,
+        "n": n,
+        "interval95": [low, high],
+        "per_class": {
+            name: _class_metrics(labels == i, predictions == i)
+            for i, name in enumerate(label_names)
+        },
+    }
+
+
+def _class_metrics(actual: np.ndarray, predicted: np.ndarray) -> dict[str, float | int]:
+    hit = int(np.sum(actual & predicted))
+    n, n_predicted = int(np.sum(actual)), int(np.sum(predicted))
+    return {
+        "precision": hit / n_predicted if n_predicted else 0.0,
+        "recall": hit / n if n else 0.0,
+        "f1": 2 * hit / (n + n_predicted) if n + n_predicted else 0.0,
+        "n": n,
+    }

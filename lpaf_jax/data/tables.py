@@ -1,0 +1,185 @@
+"""Tables of labelled texts: csv and tsv files with a header row."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lpaf_jax.data.examples import Examples
+from lpaf_jax.data.labels import MISSING, label_ids, sorted_names
+from lpaf_jax.errors import LpafError
+
+TEXT_COLUMN = "sentence"
+LABEL_COLUMN = "label"
+SUFFIXES = (".csv", ".tsv")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as strings: `rows` are as long as `columns`; `lines` are their places in the file."""
+
+    path: Path
+    columns: list[str]
+    rows: list[list[str]]
+    lines: list[int]
+
+    def column(self, name: str) -> list[str]:
+        """The strings of one column.
+
+        Raises:
+            LpafError: there is no such column, or two of that name.
+        """
+        found = [i for i, column in enumerate(self.columns) if column == name]
+        if len(found) != 1:
+            problem = "no column" if not found else f"{len(found)} columns named"
+            there = ", ".join(repr(column[:40]) for column in self.columns[:20])
+            raise LpafError(f"{self.path} has {problem} {name!r}; its columns are {there}")
+        return [row[found[0]] for row in self.rows]
+
+
+def read_table(path: str | Path) -> Table:
+    """Read a UTF-8 csv or tsv file whose first row names the columns; blank lines are skipped.
+
+    Tabs-separated files are written in two ways, with and without csv quoting, and reading one as
+    the other loses rows without a word: see `_tab_rows`.
+
+    Raises:
+        LpafError: not a .csv or .tsv file, missing, unreadable, not UTF-8, malformed, or empty.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise LpafError(f"{path} is not a .csv or .tsv file; rename or convert it")
+    text = _read_text(path)
+    parse = _tab_rows if path.suffix.lower() == ".tsv" else _comma_rows
+    try:
+        numbered = [(line, row) for line, row in parse(text) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise LpafError(
+            f"{path} is malformed: {error}; is a quote left open or not doubled?"
+        ) from None
+    if not numbered:
+        raise LpafError(f"{path} is empty; it needs a header row and at least one row of data")
+    columns = [cell.strip() for cell in numbered[0][1]]
+    for line, row in numbered[1:]:
+        if len(row) != len(columns):
+            raise LpafError(
+                f"{path}, line {line}: {len(row)} fields where the header names {len(columns)}"
+            )
+    if len(numbered) == 1:
+        raise LpafError(f"{path} has a header but no rows of data")
+    lines, rows = zip(*numbered[1:], strict=True)
+    return Table(path, columns, list(rows), list(lines))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise LpafError(f"{path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise LpafError(
+            f"{path} is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}); "
+            "save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise LpafError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _quoted_rows(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
+    # The limit is a global of the csv module and far below the length of a document.
+    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        rows = []
+        start = 1
+        for row in reader:
+            rows.append((start, row))
+            start = reader.line_num + 1
+        return rows
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _comma_rows(text: str) -> list[tuple[int, list[str]]]:
+    return _quoted_rows(text, ",")
+
+
+def _tab_rows(text: str) -> list[tuple[int, list[str]]]:
+    """Rows of a tab-separated text, quoted as csv or not quoted at all.
+
+    A raw file may hold a field such as `"so` that a csv reader would take for an opening quote and
+    then swallow the following rows; a quoted one doubles its quotes. If every line has as many
+    fields as the header, each line is a row, and quotes are removed only if every field that holds
+    one is quoted properly. Otherwise fields span lines or hold tabs, which takes a csv reader.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    rows = [(i, line.split("\t")) for i, line in enumerate(lines, start=1) if line.strip()]
+    if len({len(row) for _, row in rows}) > 1:
+        return _quoted_rows(text, "\t")
+    with_quotes = [cell for _, row in rows for cell in row if '"' in cell]
+    if with_quotes and all(_is_quoted(cell) for cell in with_quotes):
+        return [(i, [_unquote(cell) for cell in row]) for i, row in rows]
+    return rows
+
+
+def _is_quoted(cell: str) -> bool:
+    inner = cell[1:-1].replace('""', "")
+    return len(cell) >= 2 and cell[0] == cell[-1] == '"' and '"' not in inner
+
+
+def _unquote(cell: str) -> str:
+    return cell[1:-1].replace('""', '"') if '"' in cell else cell
+
+
+def read_examples(
+    path: str | Path,
+    text_column: str = TEXT_COLUMN,
+    label_column: str = LABEL_COLUMN,
+    pair_column: str | None = None,
+    label_names: Sequence[str] | None = None,
+) -> Examples:
+    """Every row of a csv or tsv file as a labelled example, in the order of the file.
+
+    Args:
+        path: a .csv or .tsv file in UTF-8 with a header row.
+        text_column: the column of the text.
+        label_column: the column of the label: names or integers.
+        pair_column: the column of the second text, for tasks about two texts.
+        label_names: the names a model knows; the file may hold these names or their positions
+            0, 1, .... Without it the distinct labels of the file, sorted, are the names.
+
+    Raises:
+        LpafError: the file is missing or malformed, a column is unknown, a text or label is
+            missing, or a label is none of `label_names`.
+    """
+    return examples_of(read_table(path), text_column, label_column, pair_column, label_names)[0]
+
+
+def examples_of(
+    table: Table,
+    text_column: str,
+    label_column: str,
+    pair_column: str | None,
+    label_names: Sequence[str] | None,
+) -> tuple[Examples, list[str]]:
+    """The examples of a table and the label names, which are found in it where none are given."""
+    texts = _present(table, text_column)
+    labels = _present(table, label_column)
+    pairs = None if pair_column is None else _present(table, pair_column)
+    names = sorted_names(labels) if label_names is None else list(label_names)
+    ids: np.ndarray = label_ids(labels, names, f"{table.path}, column {label_column!r}")
+    return Examples(texts, pairs, ids), names
+
+
+def _present(table: Table, name: str) -> list[str]:
+    cells = [cell.strip() for cell in table.column(name)]
+    for line, cell in zip(table.lines, cells, strict=True):
+        if cell.lower() in MISSING:
+            raise LpafError(
+                f"{table.path}, line {line}: no value in column {name!r} ({cell!r}); "
+                "fill it in or remove the row"
+            )
+    return cells

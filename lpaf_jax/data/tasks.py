@@ -1,0 +1,124 @@
+"""Tasks by name: what a user may write after `--task`."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lpaf_jax.data.examples import Examples, Task
+from lpaf_jax.data.glue import GLUE, glue
+from lpaf_jax.data.movie_reviews import LABEL_NAMES, SOURCES, movie_reviews
+from lpaf_jax.data.split import hash_sample, hash_split
+from lpaf_jax.data.tables import LABEL_COLUMN, SUFFIXES, TEXT_COLUMN, examples_of, read_table
+from lpaf_jax.errors import LpafError
+
+TASK_NAMES = (*SOURCES, *GLUE)
+
+# Shares of train, validation and test where a data set has no split of its own.
+SHARES = (0.7, 0.1, 0.2)
+
+
+def load_task(
+    name: str,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    pair_column: str | None = None,
+    data: str | Path | None = None,
+    limit: int | None = None,
+) -> Task:
+    """Load a classification task and split it; the same call gives the same splits everywhere.
+
+    Args:
+        name: `rotten_tomatoes` or `imdb`; a GLUE task such as `sst2`; or the path of a .csv or
+            .tsv file. A single file is split 70 / 10 / 20 % by a hash of the text. A GLUE task
+            keeps its validation split as the test, and a tenth of its training split, drawn by
+            hash, is the validation.
+        text_column: the text's column in a file, `sentence` unless given.
+        label_column: the label's column in a file, `label` unless given.
+        pair_column: the second text's column in a file, for tasks about two texts.
+        data: a local copy of a GLUE task, instead of the hub.
+        limit: keep at most this many training examples, drawn by hash.
+
+    Raises:
+        LpafError: an unknown task, file or column, an option the task has no use for, missing
+            values, fewer than two classes, or an empty split.
+    """
+    if limit is not None and limit < 1:
+        raise LpafError(f"a limit of {limit} leaves no training example; give at least 1")
+    if Path(name).suffix.lower() in SUFFIXES:
+        _refuse(name, "files have no other copy", data=data)
+        task = _from_file(name, text_column, label_column, pair_column)
+    else:
+        _refuse(
+            name,
+            "its columns are known",
+            text_column=text_column,
+            label_column=label_column,
+            pair_column=pair_column,
+        )
+        task = _by_name(name, data)
+    _check(task)
+    if limit is None:
+        return task
+    train = hash_sample(task.train, limit)
+    return Task(task.name, task.label_names, train, task.validation, task.test)
+
+
+def _by_name(name: str, data: str | Path | None) -> Task:
+    if name in SOURCES:
+        _refuse(name, "it comes from the movie-reviews package", data=data)
+        return Task(name, LABEL_NAMES, *hash_split(movie_reviews(name), SHARES))
+    if name in GLUE:
+        rest, test = glue(name, data)
+        train, validation = hash_split(rest, (0.9, 0.1))
+        return Task(name, list(GLUE[name].label_names), train, validation, test)
+    raise LpafError(
+        f"unknown task {name!r}; known are {', '.join(TASK_NAMES)}, or the path of a .csv or .tsv "
+        "file"
+    )
+
+
+def _from_file(
+    path: str, text_column: str | None, label_column: str | None, pair_column: str | None
+) -> Task:
+    label_column = label_column or LABEL_COLUMN
+    table = read_table(path)
+    examples, names = examples_of(
+        table, text_column or TEXT_COLUMN, label_column, pair_column, label_names=None
+    )
+    if len(names) > max(2, len(examples) // 2):
+        raise LpafError(
+            f"{path}: column {label_column!r} has {len(names)} different values in "
+            f"{len(examples)} rows; these are not classes, name another label column"
+        )
+    return Task(Path(path).stem, names, *hash_split(examples, SHARES))
+
+
+def _refuse(name: str, why: str, **options: object) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise LpafError(f"{option} has no use for task {name}: {why}; leave it out")
+
+
+def _check(task: Task) -> None:
+    splits: dict[str, Examples] = {
+        "training": task.train,
+        "validation": task.validation,
+        "test": task.test,
+    }
+    if len(task.label_names) < 2:
+        raise LpafError(
+            f"task {task.name} has one class only ({task.label_names[0]!r}); "
+            "a classifier needs two or more"
+        )
+    sizes = ", ".join(f"{split} {len(part)}" for split, part in splits.items())
+    for split, part in splits.items():
+        if not len(part):
+            raise LpafError(
+                f"task {task.name} has an empty {split} split ({sizes}); it needs more rows"
+            )
+    if np.unique(task.train.labels).size < 2:
+        raise LpafError(
+            f"all training examples of task {task.name} have one class ({sizes}); "
+            "it needs more rows of the others"
+        )
