@@ -1,0 +1,43 @@
+"""Transformer families in Flax NNX, the layers a factorization needs, checkpoints in and out."""
+
+from lpaf_jax.models.bert import BertClassifier, BertConfig
+from lpaf_jax.models.checkpoint import load_extra, load_model, save_model
+from lpaf_jax.models.compressible import (
+    compressible_layers,
+    count_parameters,
+    is_compressible,
+)
+from lpaf_jax.models.functional import (
+    as_function,
+    layer_at,
+    masks,
+    mixed_paths,
+    parameters,
+    replace_layer,
+    set_parameters,
+)
+from lpaf_jax.models.hub import packaged_minilm, resolve_model
+from lpaf_jax.models.layers import Linear, LowRankLinear, MixedLinear
+
+__all__ = [
+    "BertClassifier",
+    "BertConfig",
+    "Linear",
+    "LowRankLinear",
+    "MixedLinear",
+    "as_function",
+    "compressible_layers",
+    "count_parameters",
+    "is_compressible",
+    "layer_at",
+    "load_extra",
+    "load_model",
+    "masks",
+    "mixed_paths",
+    "packaged_minilm",
+    "parameters",
+    "replace_layer",
+    "resolve_model",
+    "save_model",
+    "set_parameters",
+]

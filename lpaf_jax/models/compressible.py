@@ -1,0 +1,32 @@
+"""Which matrices a compression is about, and what share of them a model keeps."""
+
+import re
+
+from lpaf_jax.models.functional import Params
+
+_COMPRESSIBLE = re.compile(
+    r"(^|\.)encoder\.layer\.\d+\."
+    r"(attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense)"
+    r"\.(kernel|a|b)$"
+)
+
+
+def is_compressible(path: str) -> bool:
+    """Whether the parameter at `path` is a kernel of a transformer block, or a factor of one.
+
+    Query, key, value, attention output and the two feed-forward kernels; embeddings, biases,
+    norms, pooler and head are left alone (the paper's choice).
+    """
+    return _COMPRESSIBLE.search(path) is not None
+
+
+def compressible_layers(params: Params) -> list[str]:
+    """Paths of the layers whose kernel is compressible, in the model's order."""
+    found = {path.rpartition(".")[0] for path in params if is_compressible(path)}
+    return sorted(found, key=lambda p: [int(x) if x.isdigit() else x for x in p.split(".")])
+
+
+def count_parameters(params: Params) -> dict[str, int]:
+    """Stored numbers: of the compressible matrices ("encoder") and of all ("total")."""
+    encoder = sum(array.size for path, array in params.items() if is_compressible(path))
+    return {"encoder": encoder, "total": sum(array.size for array in params.values())}
