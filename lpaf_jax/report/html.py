@@ -1,0 +1,82 @@
+"""One self-contained page on a run, for a reader who never saw the paper."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lpaf_jax.errors import LpafError
+from lpaf_jax.files import atomic_write, read_json
+from lpaf_jax.report import facts, sections
+from lpaf_jax.report.logs import Log, read_log
+from lpaf_jax.report.markup import Html, el, join
+from lpaf_jax.report.style import CSS
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `run_dir`/report.html from the files of the run and return its path.
+
+    Reads metrics.json, and where they exist analysis.json and logs/train.jsonl. The page loads
+    nothing from anywhere, and the same files give the same page, byte for byte.
+
+    Raises:
+        LpafError: metrics.json is missing or is no JSON object, or the page cannot be written.
+    """
+    metrics = _object(run_dir / "metrics.json")
+    path = run_dir / "analysis.json"
+    analysis = _object(path) if path.exists() else {}
+    page = render(metrics, analysis, read_log(run_dir / "logs" / "train.jsonl"))
+    target = run_dir / "report.html"
+    with atomic_write(target) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return target
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise LpafError(f"{path} is not a JSON object: it was not written by lpaf")
+    return value
+
+
+def render(metrics: Mapping[str, Any], analysis: Mapping[str, Any], log: Log) -> str:
+    """The page as text. Parts a run has no figures for are left out."""
+    title = f"{facts.model_name(metrics)} on {facts.task_name(metrics)}"
+    parts: dict[str, tuple[str, Html | None]] = {
+        "results": ("Results", sections.results(metrics)),
+        "steps": ("What was done", sections.steps(metrics, analysis, log)),
+        "speed": ("Speed", sections.speed(metrics)),
+        "training": ("Training", sections.training(log)),
+        "matrices": ("Inside the matrices", sections.matrices(metrics, analysis)),
+        "time": ("Where the time went", sections.seconds(metrics)),
+        "glossary": ("Words used here", sections.glossary()),
+        "particulars": ("Particulars", sections.particulars(metrics)),
+    }
+    shown = {key: part for key, part in parts.items() if part[1]}
+    nav = el("nav", [el("a", name, href=f"#{key}") for key, (name, _) in shown.items()])
+    body = [
+        el("section", el("h2", name, id=key), content) for key, (name, content) in shown.items()
+    ]
+    head = join(
+        el("meta", charset="utf-8"),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        # The browser itself refuses to load anything, should a name ever slip through.
+        Html(
+            '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+            "style-src 'unsafe-inline'; img-src data:\">"
+        ),
+        el("title", f"{title}: compression report"),
+        el("style", Html(CSS)),
+    )
+    top = join(el("h1", f"Compression report: {title}"), sections.outcome(metrics), nav)
+    main = el("main", el("header", top), body, el("footer", _foot(metrics), class_="small"))
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{main}</body></html>\n'
+
+
+def _foot(metrics: Mapping[str, Any]) -> str:
+    facts_known = {
+        "recipe": metrics.get("recipe"),
+        "seed": metrics.get("seed"),
+        "finished": metrics.get("finished"),
+    }
+    told = [f"{key} {value}" for key, value in facts_known.items() if value is not None]
+    return "lpaf-jax" + "".join(f" · {item}" for item in told)

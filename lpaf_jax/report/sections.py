@@ -1,0 +1,290 @@
+"""The parts of the page, each a function from what a run recorded to markup or nothing."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lpaf_jax.report import facts, plots, prose, words
+from lpaf_jax.report.facts import Metrics
+from lpaf_jax.report.logs import Log
+from lpaf_jax.report.markup import Child, Html, details, el, figure, join, table
+
+Analysis = Mapping[str, Any]
+
+
+def outcome(metrics: Metrics) -> Html:
+    notes = words.verdicts(metrics)
+    listed = el("ul", [el("li", note) for note in notes]) if len(notes) > 1 else el("p", notes)
+    return join(
+        el("p", words.statement(metrics), class_="lead"),
+        el("div", listed, class_="notes") if notes else None,
+    )
+
+
+def results(metrics: Metrics) -> Html | None:
+    rows = facts.stages(metrics)
+    if not rows:
+        return None
+    batches = facts.batches(metrics)
+    shown = batches[:1] + batches[-1:] if len(batches) > 1 else batches
+    heads = ["Stage", "Accuracy", "95 % interval", "Compressible weights", "All weights", "File"]
+    heads += [_texts(batch) for batch in shown]
+    cells = [
+        [
+            row.label,
+            facts.percent(row.accuracy),
+            _range(row.low, row.high),
+            facts.percent(row.encoder),
+            facts.percent(row.total),
+            facts.size(row.bytes),
+            *(facts.milliseconds(row.milliseconds(batch)) for batch in shown),
+        ]
+        for row in rows
+    ]
+    final = next((i for i, row in enumerate(rows) if row.key == "final"), None)
+    pictured = [row for row in rows if row.accuracy is not None and row.encoder is not None]
+    picture = (
+        figure(
+            "The further up and to the left, the better. Bars are 95 % intervals; the line "
+            "follows the run from stage to stage. The pruned model is drawn at full size because "
+            "its zeros are stored like any other number.",
+            plots.accuracy_against_size(metrics),
+        )
+        if len(pictured) > 1
+        else None
+    )
+    return join(
+        table(heads, cells, class_="stack", emphasis=final),
+        el("p", _under_table(metrics), class_="small"),
+        picture,
+    )
+
+
+def _texts(batch: str) -> str:
+    return "Time for 1 text" if batch == "1" else f"Time for {batch} texts"
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return "–"
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
+def _under_table(metrics: Metrics) -> str:
+    text = "A dash means not measured."
+    n = facts.number(metrics, "stages", "final", "n") or facts.number(metrics, "data", "test")
+    if n:
+        text = (
+            f"Accuracy is on {facts.count(n)} test examples that were used for nothing else. {text}"
+        )
+    dense = facts.number(metrics, "params", "dense", "total")
+    final = facts.number(metrics, "params", "final", "total")
+    if dense and final:
+        text += f" All weights: {facts.count(dense)} before, {facts.count(final)} after."
+    return text
+
+
+def steps(metrics: Metrics, analysis: Analysis, log: Log) -> Html | None:
+    texts = prose.explanations(metrics, analysis, log)
+    if not texts:
+        return None
+    return el("dl", [[el("dt", facts.STAGES[k]), el("dd", t)] for k, t in texts.items()])
+
+
+def speed(metrics: Metrics) -> Html | None:
+    rows: list[list[Child]] = []
+    compared = {row.batch: row.words for row in words.speeds(metrics)}
+    for batch in facts.batches(metrics):
+        cells: list[Child] = [f"{batch} text" + ("s" if batch != "1" else "")]
+        for stage in ("dense", "final"):
+            found = facts.timing(metrics, stage, batch)
+            cells.append(facts.milliseconds(found.median if found else None))
+            ends = (found.low, found.high) if found else (None, None)
+            both = None not in ends
+            cells.append(" to ".join(facts.milliseconds(v) for v in ends) if both else "–")
+        rows.append([*cells, compared.get(batch, "–")])
+    if not rows:
+        return None
+    length = facts.number(metrics, "latency_ms", "length")
+    threads = facts.number(metrics, "latency_ms", "threads")
+    about = ["Median time of one forward pass, with the fastest and the slowest"]
+    about += [f"texts of {length:.0f} tokens"] if length is not None else []
+    about += [f"{threads:.0f} processor threads"] if threads is not None else []
+    return join(
+        table(["At once", "Dense", "range", "Final", "range", "Final is"], rows, class_="stack"),
+        el("p", "; ".join(about) + ".", class_="small"),
+    )
+
+
+def training(log: Log) -> Html | None:
+    if not log:
+        return el("p", "No training log was found beside this run, so there are no curves.")
+    return figure(
+        "Pale lines are single logged steps, strong lines their moving average. The number in "
+        "the second row is the best validation accuracy of each stage. Losses of different "
+        "stages need not contain the same terms.",
+        plots.training_curves(log),
+    )
+
+
+def matrices(metrics: Metrics, analysis: Analysis) -> Html:
+    if not analysis:
+        pruned = "pruned" in (metrics.get("stages") or {})
+        why = "" if pruned else " because the pruning step was left out"
+        return el("p", f"No analysis of the matrices was made in this run{why}.")
+    rows = [m for m in analysis.get("matrices") or [] if isinstance(m, Mapping)]
+    removed = facts.number(analysis, "sparsity")
+    share = "the same share" if removed is None else facts.percent(removed, 0)
+    intro = (
+        f"Two ways to choose which {share} of the weights to remove, compared on this model. "
+        "The fewer directions the remaining weights use, the less a factorization loses."
+    )
+    spectra = [plots.spectrum(s, i) for i, s in enumerate(analysis.get("spectra") or [])]
+    return join(
+        el("p", intro),
+        el("p", el("strong", _means(analysis))),
+        figure(
+            "Effective rank: how many directions each matrix really uses. Lower is easier to "
+            "factorize.",
+            plots.effective_ranks(rows),
+        )
+        if rows
+        else None,
+        el("h3", "Singular values") if spectra else None,
+        figure(
+            "Each curve is scaled to start at 1. The faster it falls, the smaller the rank that "
+            "is needed.",
+            *spectra,
+        )
+        if spectra
+        else None,
+        _patterns(analysis),
+        _matrix_table(rows),
+    )
+
+
+def _means(analysis: Analysis) -> str:
+    dense, first, plain = (
+        facts.number(analysis, "mean", key, "effective_rank")
+        for key in ("dense", "first_order", "magnitude")
+    )
+    if first is None or plain is None:
+        return "The mean effective ranks were not recorded."
+    before = f" Without pruning it is {dense:.0f}." if dense is not None else ""
+    text = (
+        f"The mean effective rank is {first:.0f} after first-order pruning and {plain:.0f} after "
+        f"magnitude pruning.{before}"
+    )
+    if first < plain:
+        return f"{text} First-order pruning leaves {facts.percent(1 - first / plain, 0)} less."
+    return f"{text} In this run first-order pruning did not lower the rank, against expectation."
+
+
+def _patterns(analysis: Analysis) -> Html | None:
+    items = analysis.get("patterns") or []
+    if not items:
+        return None
+    parts: list[Child] = [el("h3", "Where the remaining weights are")]
+    for index, item in enumerate(items):
+        rows, columns = item["shape"]
+        caption = f"{plots.short_name(str(item.get('name', '')))}, {rows} × {columns}. "
+        if index == 0:
+            caption += (
+                "White is removed. Stripes are whole rows or columns that were emptied; the "
+                "steeper the curve on the right, the more a few rows hold everything that is left."
+            )
+        pictures = [plots.pattern(item, key, index) for key in ("first_order", "magnitude")]
+        parts.append(figure(caption, *pictures, plots.kept_by_row(item, index)))
+    return join(parts)
+
+
+def _matrix_table(rows: list[Mapping[str, Any]]) -> Html | None:
+    if not rows:
+        return None
+    heads = ["Matrix", "shape"]
+    columns: list[tuple[str, str, str]] = []
+    for key, label in plots.METHODS.items():
+        columns += [(key, "effective_rank", f"effective rank, {label}")]
+    for key in ("first_order", "magnitude"):
+        for field in ("kept", "empty_rows", "empty_columns"):
+            columns.append((key, field, f"{field.replace('_', ' ')}, {plots.METHODS[key]}"))
+    body: list[list[Child]] = []
+    for row in rows:
+        shape = " × ".join(str(extent) for extent in row.get("shape") or [])
+        cells: list[Child] = [el("code", str(row.get("name", ""))), shape]
+        for key, field, _ in columns:
+            value = facts.number(row, key, field)
+            rank = field == "effective_rank"
+            cells.append(
+                "–" if value is None else f"{value:.1f}" if rank else facts.percent(value)
+            )
+        body.append(cells)
+    return details(
+        f"All {len(rows)} matrices", table(heads + [label for _, _, label in columns], body)
+    )
+
+
+def seconds(metrics: Metrics) -> Html | None:
+    spent = metrics.get("seconds")
+    if not isinstance(spent, Mapping):
+        return None
+    known = {key: facts.number(spent, key) for key in spent}
+    parts = {k: v for k, v in known.items() if v is not None and k != "total"}
+    if not parts:
+        return None
+    longest = max(parts.values()) or 1.0
+    rows: list[list[Child]] = []
+    for key, value in parts.items():
+        width = f"width: {100 * value / longest:.1f}%"
+        bar = el("span", class_="bar", style=width)
+        rows.append([facts.PHASES.get(key, key), facts.duration(value), bar])
+    total = known.get("total") or sum(parts.values())
+    text = f"{facts.duration(total)} in all"
+    peak = facts.number(metrics, "peak_memory_bytes")
+    text += f", at most {facts.size(peak)} of memory." if peak else "."
+    return join(table(["Stage", "time", ""], rows, class_="bars"), el("p", text, class_="small"))
+
+
+def particulars(metrics: Metrics) -> Html:
+    return join(
+        _classes(metrics),
+        _pairs("Settings of this run", _flat(metrics.get("settings"))),
+        _pairs("Data", _flat(metrics.get("data"))),
+        _pairs("Versions", _flat(metrics.get("versions"))),
+    )
+
+
+def _classes(metrics: Metrics) -> Html | None:
+    rows: list[list[Child]] = []
+    for row in facts.stages(metrics):
+        entry = metrics["stages"][row.key].get("per_class") or {}
+        for name, scores in entry.items():
+            values = [facts.number(scores, key) for key in ("precision", "recall", "f1")]
+            cells = [facts.percent(v) for v in values]
+            rows.append([row.label, str(name), *cells, facts.count(facts.number(scores, "n"))])
+    heads = ["Stage", "class", "precision", "recall", "F1", "examples"]
+    return details("Figures by class", table(heads, rows)) if rows else None
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted names."""
+    if not isinstance(value, Mapping):
+        if not prefix:
+            return {}
+        shown = value if isinstance(value, str) else json.dumps(value, default=str)
+        return {prefix: shown}
+    flat: dict[str, str] = {}
+    for key, inner in value.items():
+        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _pairs(title: str, pairs: dict[str, str]) -> Html | None:
+    if not pairs:
+        return None
+    rows = [[el("code", name), el("code", value)] for name, value in pairs.items()]
+    return details(title, table(["Name", "value"], rows, class_="plain"))
+
+
+def glossary() -> Html:
+    return el("dl", [[el("dt", term), el("dd", text)] for term, text in prose.GLOSSARY.items()])

@@ -1,0 +1,83 @@
+"""Small figures as inline SVG: one look, stable ids, nothing that loads from elsewhere."""
+
+import io
+import re
+from collections.abc import Callable
+from html import escape
+from typing import Any
+
+# Okabe and Ito's palette (2008), told apart under the common colour-vision deficiencies.
+INK, MUTED, GRID = "#23272b", "#646b73", "#e3e3dd"
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#7a7f85"
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10.5,
+    # Names come from users: a dollar sign is a dollar sign, not mathematics.
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 10.5,
+    "axes.titlesize": 11.5,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+}
+# Widths are measured with DejaVu Sans, the widest of these, so the narrower faces a browser may
+# pick instead never run into each other.
+_FONTS = "'Helvetica Neue', Helvetica, Arial, 'DejaVu Sans', sans-serif"
+
+
+def svg(name: str, label: str, width: float, height: float, draw: Callable[[Any], None]) -> str:
+    """Draw on a fresh figure of `width` by `height` pixels and return it as an <svg> element.
+
+    The same drawing gives the same text, byte for byte. `name` keeps ids apart from those of
+    other figures on the page; `label` is read aloud in place of the picture.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+        draw(figure)
+        out = io.StringIO()
+        nothing = {"Creator": None, "Date": None, "Format": None, "Type": None}
+        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    return _inline(out.getvalue(), name, label, width, height)
+
+
+def _inline(text: str, name: str, label: str, width: float, height: float) -> str:
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = text[text.index("<svg") :]
+    body = text[text.index(">") + 1 :]
+    # One rule for every element of the page, not only of this figure: the page has its own.
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="|url\()#([\w.-]+)', body))
+
+    def keep(match: re.Match[str]) -> str:
+        return f' id="{name}-{match[1]}"' if match[1] in used else ""
+
+    body = re.sub(r' id="([^"]*)"', keep, body)
+    body = re.sub(r'(href="|url\()#([\w.-]+)', rf"\1#{name}-\2", body)
+    body = re.sub(r"'DejaVu Sans'(, ?sans-serif)?", _FONTS, body)
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">'
+    )
+    return head + body.strip()

@@ -1,0 +1,193 @@
+"""Synthetic runs: the figures below were made up for these tests and measure nothing."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+KINDS = (
+    ("attention.self.query", (384, 384)),
+    ("attention.self.key", (384, 384)),
+    ("attention.self.value", (384, 384)),
+    ("attention.output.dense", (384, 384)),
+    ("intermediate.dense", (384, 1536)),
+    ("output.dense", (1536, 384)),
+)
+
+
+def synthetic_stage(correct: int, n: int = 1706) -> dict[str, Any]:
+    """Accuracy with its Wilson interval, and figures by class for a test set of two halves."""
+    share, z = correct / n, 1.96
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    scores = {"precision": share, "recall": share, "f1": share}
+    return {
+        "accuracy": share,
+        "correct": correct,
+        "n": n,
+        "interval95": [middle - half, middle + half],
+        "per_class": {"negative": {**scores, "n": n // 2}, "positive": {**scores, "n": n // 2}},
+    }
+
+
+def synthetic_timing(median: float) -> dict[str, float]:
+    return {"median": median, "min": 0.96 * median, "max": 1.09 * median}
+
+
+@pytest.fixture
+def metrics() -> dict[str, Any]:
+    """A whole synthetic run of the main recipe at half the compressible weights."""
+    return {
+        "model": "minilm",
+        "task": "rotten_tomatoes",
+        "recipe": "lpaf",
+        "stages": {
+            "dense": synthetic_stage(1387),
+            "pruned": synthetic_stage(1379),
+            "factorized": synthetic_stage(1294),
+            "final": synthetic_stage(1367),
+        },
+        "retained": 1367 / 1387,
+        "rank": 128,
+        "encoder_params_ratio": 0.5,
+        "total_params_ratio": 0.7656,
+        "params": {
+            "dense": {"encoder": 10616832, "total": 22713986},
+            "final": {"encoder": 5308416, "total": 17405570},
+        },
+        "bytes_on_disk": {"dense": 90868376, "final": 64903232},
+        "latency_ms": {
+            "length": 64,
+            "threads": 2,
+            "dense": {"1": synthetic_timing(11.7), "32": synthetic_timing(282.0)},
+            "final": {"1": synthetic_timing(10.7), "32": synthetic_timing(156.7)},
+        },
+        "seconds": {
+            "load": 1.9,
+            "finetune": 148.2,
+            "prune": 171.4,
+            "factorize": 6.3,
+            "mixed_rank": 214.8,
+            "evaluate": 12.5,
+            "total": 555.1,
+        },
+        "peak_memory_bytes": 2310000000,
+        "data": {"train": 5971, "validation": 853, "test": 1706},
+        "settings": {
+            "preset": "quick",
+            "params": 0.5,
+            "solver": "row",
+            "importance": "score",
+            "prune": {"keep": 0.25, "mask_every": 10},
+        },
+        "versions": {"python": "3.11.7", "jax": "0.10.2", "flax": "0.12.8"},
+        "seed": 0,
+        "finished": "2026-01-02T03:04:05Z",
+    }
+
+
+def _spectrum(rng: np.random.Generator, rank: float, count: int = 384) -> list[float]:
+    values = np.exp(-np.arange(count) / rank) * (1 + 0.02 * rng.standard_normal(count))
+    values = np.sort(np.abs(values))[::-1]
+    return (values / values[0]).round(5).tolist()
+
+
+def _mask(rng: np.random.Generator, shape: tuple[int, int], kept: float, striped: bool) -> str:
+    scores = rng.random(shape)
+    if striped:
+        scores *= rng.gamma(0.6, size=(shape[0], 1)) * rng.gamma(1.5, size=(1, shape[1]))
+    mask = scores >= np.quantile(scores, 1 - kept)
+    return base64.b64encode(np.packbits(mask).tobytes()).decode()
+
+
+@pytest.fixture
+def analysis() -> dict[str, Any]:
+    """Synthetic matrices in which first-order pruning leaves about 113 directions of 384."""
+    rng = np.random.default_rng(0)
+    matrices = []
+    for layer in range(6):
+        for kind, shape in KINDS:
+            row: dict[str, Any] = {"name": f"encoder.layer.{layer}.{kind}", "shape": list(shape)}
+            for key, rank in (("dense", 318.0), ("first_order", 96.0), ("magnitude", 262.0)):
+                value = rank + 8 * layer + 12 * rng.standard_normal()
+                row[key] = {
+                    "effective_rank": value,
+                    "energy_rank": int(0.6 * value),
+                    "stable_rank": value / 9,
+                }
+                if key != "dense":
+                    striped = key == "first_order"
+                    row[key] |= {
+                        "kept": 0.25 + 0.03 * rng.standard_normal(),
+                        "empty_rows": 0.31 if striped else 0.0,
+                        "empty_columns": 0.12 if striped else 0.0,
+                    }
+            matrices.append(row)
+    names = ("encoder.layer.0.attention.self.query", "encoder.layer.5.intermediate.dense")
+    return {
+        "sparsity": 0.75,
+        "matrices": matrices,
+        "spectra": [
+            {
+                "name": name,
+                "dense": _spectrum(rng, 210),
+                "first_order": _spectrum(rng, 55),
+                "magnitude": _spectrum(rng, 150),
+            }
+            for name in (*names, "encoder.layer.3.output.dense")
+        ],
+        "patterns": [
+            {
+                "name": name,
+                "shape": list(shape),
+                "first_order": _mask(rng, shape, 0.25, True),
+                "magnitude": _mask(rng, shape, 0.25, False),
+            }
+            for name, shape in zip(names, ((384, 384), (384, 1536)), strict=True)
+        ],
+        "mean": {
+            key: {"effective_rank": float(np.mean([m[key]["effective_rank"] for m in matrices]))}
+            for key in ("dense", "first_order", "magnitude")
+        },
+    }
+
+
+@pytest.fixture
+def log() -> list[dict[str, Any]]:
+    """Rows of a synthetic training log of three stages with three epochs each."""
+    rng = np.random.default_rng(1)
+    rows: list[dict[str, Any]] = []
+    for stage, steps in (("finetune", 372), ("prune", 558), ("mixed_rank", 744)):
+        for step in range(0, steps + 1, 6):
+            at = step / steps
+            row = {"stage": stage, "step": step, "steps": steps, "lr": 3e-5 * (1 - at)}
+            row["loss"] = 0.28 + 0.4 * np.exp(-4 * at) + 0.06 * rng.standard_normal()
+            if stage == "prune":
+                row["sparsity"] = 0.75 * (1 - (1 - at) ** 3)
+            if stage == "mixed_rank":
+                row["p"] = max(0.0, 0.5 - at / 1.4)
+            rows.append({**row, "seconds": 0.4 * step})
+        for epoch, accuracy in enumerate((0.77, 0.802, 0.811), start=1):
+            at_step = steps * epoch // 3
+            rows.append({"stage": stage, "step": at_step, "validation_accuracy": accuracy})
+    return rows
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, metrics: Any, analysis: Any, log: Any) -> Path:
+    """A synthetic run folder with everything the report reads."""
+    write_run(tmp_path, metrics, analysis, log)
+    return tmp_path
+
+
+def write_run(folder: Path, metrics: Any, analysis: Any = None, log: Any = None) -> None:
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    if analysis is not None:
+        (folder / "analysis.json").write_text(json.dumps(analysis))
+    if log is not None:
+        (folder / "logs").mkdir()
+        lines = "".join(json.dumps(row) + "\n" for row in log)
+        (folder / "logs" / "train.jsonl").write_text(lines)
