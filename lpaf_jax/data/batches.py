@@ -9,7 +9,9 @@ from lpaf_jax.data.tokenize import Encoded
 
 Batch = dict[str, np.ndarray]
 
-BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+# Up to 64 these are the four multiples of 8 that pad the sentences of Rotten Tomatoes least (34.5
+# tokens a row where the texts have 27.4; all four occur in every epoch).
+BUCKETS = (24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 # Batches' worth of examples that are sorted by length together: enough that neighbours are of
 # nearly equal length, few enough that the batches of an epoch differ from the next one's.

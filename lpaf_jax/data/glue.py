@@ -4,14 +4,14 @@ A. Wang et al., GLUE: A multi-task benchmark and analysis platform for natural l
 understanding, 2019.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lpaf_jax.data.examples import Examples
 from lpaf_jax.data.labels import label_ids
-from lpaf_jax.data.tables import read_table
+from lpaf_jax.data.tables import SUFFIXES, read_table
 from lpaf_jax.errors import LpafError
 
 HUB_ID = "nyu-mll/glue"
@@ -41,8 +41,8 @@ GLUE = {
 }
 
 
-# The values of one column of one split.
-Columns = Callable[[str, str], Sequence[Any]]
+# A split by its name: column name to the values of the column.
+Splits = Callable[[str], Mapping[str, Sequence[Any]]]
 
 
 def glue(name: str, data: str | Path | None = None) -> tuple[Examples, Examples]:
@@ -57,21 +57,31 @@ def glue(name: str, data: str | Path | None = None) -> tuple[Examples, Examples]
         LpafError: the hub cannot be reached, or the copy is missing, incomplete or unreadable.
     """
     task = GLUE[name]
-    columns = _from_hub(name) if data is None else _from_folder(Path(data))
+    splits = _from_hub(name) if data is None else _from_folder(Path(data))
     where = HUB_ID if data is None else str(data)
-    return _split(columns, "train", task, where), _split(columns, task.held_out, task, where)
-
-
-def _split(columns: Columns, split: str, task: GlueTask, where: str) -> Examples:
-    labels = [str(label) for label in columns(split, "label")]
-    return Examples(
-        texts=[str(text) for text in columns(split, task.text)],
-        pairs=None if task.pair is None else [str(text) for text in columns(split, task.pair)],
-        labels=label_ids(labels, task.label_names, f"{where}, split {split}"),
+    return (
+        _examples(splits("train"), task, f"{where}, split train"),
+        _examples(splits(task.held_out), task, f"{where}, split {task.held_out}"),
     )
 
 
-def _from_hub(name: str) -> Columns:
+def _examples(columns: Mapping[str, Sequence[Any]], task: GlueTask, where: str) -> Examples:
+    wanted = [task.text, "label", *([task.pair] if task.pair else [])]
+    values: dict[str, list[str]] = {}
+    for column in wanted:
+        if column not in columns:
+            raise LpafError(f"{where}: no column {column!r}; there are {', '.join(columns)}")
+        if any(value is None for value in columns[column]):
+            raise LpafError(f"{where}: a value is missing in column {column!r}")
+        values[column] = [str(value) for value in columns[column]]
+    return Examples(
+        texts=values[task.text],
+        pairs=values[task.pair] if task.pair else None,
+        labels=label_ids(values["label"], task.label_names, where),
+    )
+
+
+def _from_hub(name: str) -> Splits:
     import datasets
 
     bars = datasets.is_progress_bar_enabled()
@@ -86,62 +96,56 @@ def _from_hub(name: str) -> Columns:
     finally:
         if bars:
             datasets.enable_progress_bars()
-    return _of_splits(loaded, HUB_ID)
+    return _of_datasets(loaded, HUB_ID)
 
 
-def _from_folder(folder: Path) -> Columns:
+def _from_folder(folder: Path) -> Splits:
     if not folder.is_dir():
         raise LpafError(f"{folder} is not a folder; a local copy of a GLUE task is one")
     if not (folder / "dataset_dict.json").exists():
-        return lambda split, column: _of_file(_split_file(folder, split), column)
+        return lambda split: _read_file(_split_file(folder, split))
     import datasets
 
     try:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # a damaged copy raises whatever its reader does
         raise LpafError(f"{folder} cannot be read by datasets: {_first_line(error)}") from None
-    return _of_splits(saved, str(folder))
+    return _of_datasets(saved, str(folder))
 
 
-def _of_splits(splits: Any, where: str) -> Columns:
-    def columns(split: str, column: str) -> Sequence[Any]:
-        if split not in splits:
-            raise LpafError(f"{where} has no split {split!r}; it has {', '.join(splits)}")
-        if column not in splits[split].column_names:
-            there = ", ".join(splits[split].column_names)
-            raise LpafError(f"{where}, split {split}: no column {column!r}; there are {there}")
-        return list(splits[split][column])
+def _of_datasets(saved: Any, where: str) -> Splits:
+    def split(name: str) -> Mapping[str, Sequence[Any]]:
+        if name not in saved:
+            raise LpafError(f"{where} has no split {name!r}; it has {', '.join(saved)}")
+        return {column: list(saved[name][column]) for column in saved[name].column_names}
 
-    return columns
+    return split
 
 
 def _split_file(folder: Path, split: str) -> Path:
-    found = sorted(
-        path
-        for suffix in (".parquet", ".csv", ".tsv")
-        for path in (*folder.glob(f"{split}{suffix}"), *folder.glob(f"{split}-00000-of-*{suffix}"))
-    )
+    # The second name is what the hub gives a split of one file.
+    stems = (split, f"{split}-00000-of-00001")
+    paths = [folder / f"{stem}{suffix}" for stem in stems for suffix in (".parquet", *SUFFIXES)]
+    found = [path for path in paths if path.exists()]
     if len(found) != 1:
-        problem = "no file" if not found else "more than one file"
+        names = ", ".join(path.name for path in found) or "no file"
         raise LpafError(
-            f"{folder} holds {problem} for the split {split!r}; "
+            f"{folder} holds {names} for the split {split!r}; "
             f"it needs one {split}.parquet, {split}.csv or {split}.tsv"
         )
     return found[0]
 
 
-def _of_file(path: Path, column: str) -> Sequence[Any]:
-    if path.suffix != ".parquet":
-        return read_table(path).column(column)
+def _read_file(path: Path) -> Mapping[str, Sequence[Any]]:
+    if path.suffix in SUFFIXES:
+        table = read_table(path)
+        return {column: table.column(column) for column in table.columns}
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        return dict(pyarrow.parquet.read_table(path).to_pydict())
     except (OSError, ValueError) as error:  # pyarrow's own errors derive from ValueError
         raise LpafError(f"{path} cannot be read as parquet: {_first_line(error)}") from None
-    if column not in table.column_names:
-        raise LpafError(f"{path} has no column {column!r}; there are {table.column_names}")
-    return list(table.column(column).to_pylist())
 
 
 def _first_line(error: Exception) -> str:

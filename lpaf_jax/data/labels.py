@@ -31,22 +31,18 @@ def sorted_names(labels: Sequence[str]) -> list[str]:
 def label_ids(labels: Sequence[str], names: Sequence[str], where: str) -> np.ndarray:
     """Positions of the labels in `names`, (n,) int32.
 
-    Labels may be the names or, if some label is no name, the positions 0, 1, ... themselves.
+    Labels may be the names or, unless names are numbers themselves, their positions 0, 1, ....
 
     Raises:
         LpafError: a label is neither; `where` says in which file and column.
     """
-    by_name = {name: i for i, name in enumerate(names)}
+    ids = {name: i for i, name in enumerate(names)}
+    if not any(_NUMBER.fullmatch(name) for name in names):
+        ids |= {str(i): i for i in range(len(names))}
     given = [canonical(label) for label in labels]
-    if not all(label in by_name for label in given):
-        by_position = {str(i): i for i in range(len(names))}
-        if all(label in by_position for label in given):
-            by_name = by_position
-    unknown = sorted({label for label in given if label not in by_name})
+    unknown = sorted({label for label in given if label not in ids})
     if unknown:
-        known = ", ".join(repr(name) for name in names)
         shown = ", ".join(repr(label[:40]) for label in unknown[:5])
-        raise LpafError(
-            f"{where}: unknown labels {shown}; expected the names {known} or 0 to {len(names) - 1}"
-        )
-    return np.array([by_name[label] for label in given], dtype=np.int32)
+        known = ", ".join(repr(label) for label in ids)
+        raise LpafError(f"{where}: unknown label {shown}; expected one of {known}")
+    return np.array([ids[label] for label in given], dtype=np.int32)

@@ -20,7 +20,7 @@ def position(text: str, pair: str | None = None) -> float:
     a text keeps its split when the data set grows, and equal texts share a split.
     """
     key = normalise(text) if pair is None else f"{normalise(text)}\t{normalise(pair)}"
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2.0**53
 
 

@@ -43,7 +43,7 @@ class Table:
 def read_table(path: str | Path) -> Table:
     """Read a UTF-8 csv or tsv file whose first row names the columns; blank lines are skipped.
 
-    Tabs-separated files are written in two ways, with and without csv quoting, and reading one as
+    Tab-separated files are written in two ways, with and without csv quoting, and reading one as
     the other loses rows without a word: see `_tab_rows`.
 
     Raises:
@@ -89,18 +89,20 @@ def _read_text(path: Path) -> str:
 
 
 def _quoted_rows(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
-    # The limit is a global of the csv module and far below the length of a document.
+    # The limit is a global of the csv module, and far below the length of a document.
     limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows: list[tuple[int, list[str]]] = []
+    start = 1
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        rows = []
-        start = 1
         for row in reader:
             rows.append((start, row))
             start = reader.line_num + 1
-        return rows
+    except csv.Error as error:
+        raise csv.Error(f"{error}, in the row that starts at line {start}") from None
     finally:
         csv.field_size_limit(limit)
+    return rows
 
 
 def _comma_rows(text: str) -> list[tuple[int, list[str]]]:
@@ -118,7 +120,10 @@ def _tab_rows(text: str) -> list[tuple[int, list[str]]]:
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     rows = [(i, line.split("\t")) for i, line in enumerate(lines, start=1) if line.strip()]
     if len({len(row) for _, row in rows}) > 1:
-        return _quoted_rows(text, "\t")
+        try:
+            return _quoted_rows(text, "\t")
+        except csv.Error:
+            return rows  # not quoted either: the line with the wrong count is the better news
     with_quotes = [cell for _, row in rows for cell in row if '"' in cell]
     if with_quotes and all(_is_quoted(cell) for cell in with_quotes):
         return [(i, [_unquote(cell) for cell in row]) for i, row in rows]
