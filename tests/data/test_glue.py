@@ -1,0 +1,172 @@
+import csv
+
+import pytest
+
+from lpaf_jax.data import load_task
+from lpaf_jax.errors import LpafError
+
+PAIRED = {"mrpc": ("sentence1", "sentence2"), "qnli": ("question", "sentence")}
+
+
+def rows(name, n, tag):
+    """Columns of a split as the hub has them; the label is the parity of the row."""
+    text, pair = PAIRED.get(name, ("sentence", None))
+    columns = {text: [f"{tag} sentence {i}" for i in range(n)]}
+    if pair:
+        columns[pair] = [f"{tag} second {i}" for i in range(n)]
+    return columns | {"label": [i % 2 for i in range(n)], "idx": list(range(n))}
+
+
+def saved(folder, splits):
+    import datasets
+
+    parts = {name: datasets.Dataset.from_dict(columns) for name, columns in splits.items()}
+    datasets.disable_progress_bars()
+    datasets.DatasetDict(parts).save_to_disk(str(folder))
+    return folder
+
+
+def check(task, n_train, n_held, *, pairs=False):
+    assert {text.split()[0] for text in task.test.texts} == {"dev"}
+    assert len(task.test) == n_held
+    assert sorted(task.train.texts + task.validation.texts) == sorted(
+        f"train sentence {i}" for i in range(n_train)
+    )
+    assert 0 < len(task.validation) < 0.25 * n_train
+    for part in (task.train, task.validation, task.test):
+        numbers = [int(text.split()[-1]) for text in part.texts]
+        assert part.labels.tolist() == [i % 2 for i in numbers]
+        if pairs:
+            assert part.pairs == [text.replace("sentence", "second") for text in part.texts]
+        else:
+            assert part.pairs is None
+
+
+def test_a_copy_saved_by_datasets(tmp_path):
+    splits = {"train": rows("sst2", 200, "train"), "validation": rows("sst2", 30, "dev")}
+    task = load_task("sst2", data=saved(tmp_path / "sst2", splits))
+    assert (task.name, task.label_names) == ("sst2", ["negative", "positive"])
+    check(task, 200, 30)
+
+
+def test_sentence_pairs(tmp_path):
+    splits = {"train": rows("qnli", 200, "train"), "validation": rows("qnli", 30, "dev")}
+    check(load_task("qnli", data=saved(tmp_path / "qnli", splits)), 200, 30, pairs=True)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.parquet", "validation.parquet"),
+        ("train-00000-of-00001.parquet", "validation-00000-of-00001.parquet"),
+        ("train.csv", "validation.csv"),
+        ("train.tsv", "validation.parquet"),
+    ],
+)
+def test_a_folder_of_files(tmp_path, names):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name, n, tag in zip(names, (200, 30), ("train", "dev"), strict=True):
+        columns = rows("mrpc", n, tag)
+        if name.endswith(".parquet"):
+            pq.write_table(pa.table(columns), tmp_path / name)
+            continue
+        with (tmp_path / name).open("w", newline="") as file:
+            writer = csv.writer(file, delimiter="\t" if name.endswith(".tsv") else ",")
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+    check(load_task("mrpc", data=str(tmp_path)), 200, 30, pairs=True)
+
+
+def test_mnli_is_tested_on_the_matched_genres(tmp_path):
+    def split(tag):
+        numbers = range(99)
+        return {
+            "premise": [f"{tag} {i}" for i in numbers],
+            "hypothesis": [f"second {i}" for i in numbers],
+            "label": [i % 3 for i in numbers],
+        }
+
+    names = ("train", "validation_matched", "validation_mismatched")
+    task = load_task("mnli", data=saved(tmp_path / "mnli", {name: split(name) for name in names}))
+    assert {text.split()[0] for text in task.test.texts} == {"validation_matched"}
+    assert task.label_names == ["entailment", "neutral", "contradiction"]
+
+
+def test_without_a_copy_the_hub_is_asked(monkeypatch):
+    import datasets
+
+    def load_dataset(*arguments):
+        assert arguments == ("nyu-mll/glue", "sst2")
+        parts = {"train": rows("sst2", 200, "train"), "validation": rows("sst2", 30, "dev")}
+        return datasets.DatasetDict({k: datasets.Dataset.from_dict(v) for k, v in parts.items()})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    check(load_task("sst2"), 200, 30)
+
+
+def test_a_hub_out_of_reach_is_one_clear_line(monkeypatch):
+    import datasets
+
+    def load_dataset(*arguments):
+        raise ConnectionError("no route\nand a long story")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    before = datasets.is_progress_bar_enabled()
+    with pytest.raises(
+        LpafError, match=r"sst2 cannot be fetched .*no route.*data=FOLDER"
+    ) as caught:
+        load_task("sst2")
+    assert "\n" not in str(caught.value)
+    assert datasets.is_progress_bar_enabled() == before
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ("sentence,label\na,1\n", r"holds no file for the split 'validation'"),
+        ("text,label\na,1\n", r"split train: no column 'sentence'; there are text, label"),
+        ("sentence,label\na,-1\n", r"split train: unknown label '-1'"),
+    ],
+)
+def test_incomplete_copies_are_refused(tmp_path, train, message):
+    (tmp_path / "train.csv").write_text(train)
+    if "no file" not in message:
+        (tmp_path / "validation.csv").write_text("sentence,label\nb,0\n")
+    with pytest.raises(LpafError, match=message):
+        load_task("sst2", data=tmp_path)
+
+
+def test_two_files_for_one_split_are_refused(tmp_path):
+    for name in ("train.csv", "train.tsv"):
+        (tmp_path / name).write_text("sentence\tlabel\na\t1\n")
+    with pytest.raises(LpafError, match=r"holds train\.csv, train\.tsv for the split 'train'"):
+        load_task("sst2", data=tmp_path)
+
+
+def test_damaged_copies_are_refused(tmp_path):
+    with pytest.raises(LpafError, match="is not a folder"):
+        load_task("sst2", data=tmp_path / "none")
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 no table")
+    with pytest.raises(LpafError, match=r"train\.parquet cannot be read as parquet"):
+        load_task("sst2", data=tmp_path)
+    (tmp_path / "dataset_dict.json").write_text("{")
+    with pytest.raises(LpafError, match="cannot be read by datasets"):
+        load_task("sst2", data=tmp_path)
+
+
+def test_missing_values_and_splits_of_a_saved_copy_are_refused(tmp_path):
+    holes = rows("sst2", 10, "train")
+    holes["sentence"][3] = None
+    splits = {"train": holes, "validation": rows("sst2", 10, "dev")}
+    with pytest.raises(LpafError, match="split train: a value is missing in column 'sentence'"):
+        load_task("sst2", data=saved(tmp_path / "holes", splits))
+    with pytest.raises(LpafError, match="no split 'validation'; it has train, test"):
+        load_task(
+            "sst2",
+            data=saved(
+                tmp_path / "short",
+                {"train": rows("sst2", 9, "train"), "test": rows("sst2", 9, "t")},
+            ),
+        )

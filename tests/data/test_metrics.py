@@ -1,0 +1,50 @@
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from lpaf_jax.data import classification_metrics, wilson_interval
+
+
+@pytest.mark.parametrize(
+    ("correct", "n"), [(0, 1), (1, 1), (0, 20), (20, 20), (1, 3), (1390, 1706), (5, 10)]
+)
+def test_wilson_interval_is_scipys(correct, n):
+    expected = binomtest(correct, n).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(correct, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(0, 0), (3, 2), (-1, 2)])
+def test_wilson_interval_refuses_what_is_no_proportion(correct, n):
+    with pytest.raises(ValueError, match="0 <= correct <= n"):
+        wilson_interval(correct, n)
+
+
+def test_metrics_of_a_confusion_matrix_worked_by_hand():
+    #             predicted a  b  c
+    confusion = np.array([[5, 1, 0], [2, 3, 0], [1, 0, 0]])
+    labels = np.repeat(np.arange(3), confusion.sum(1))
+    predictions = np.concatenate([np.repeat(np.arange(3), row) for row in confusion])
+    metrics = classification_metrics(labels, predictions, ["a", "b", "c"])
+    assert (metrics["correct"], metrics["n"]) == (8, 12)
+    assert metrics["accuracy"] == pytest.approx(8 / 12)
+    assert metrics["interval95"] == list(wilson_interval(8, 12))
+    a, b, c = (metrics["per_class"][name] for name in "abc")
+    assert a == pytest.approx({"precision": 5 / 8, "recall": 5 / 6, "f1": 10 / 14, "n": 6})
+    assert b == pytest.approx({"precision": 3 / 4, "recall": 3 / 5, "f1": 6 / 9, "n": 5})
+    # never predicted: no precision to speak of, counted as 0
+    assert c == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "n": 1}
+
+
+def test_metrics_are_plain_json_whatever_array_type_comes_in():
+    metrics = classification_metrics(np.int32([0, 1]), np.int64([0, 0]), ["no", "yes"])
+    assert json.loads(json.dumps(metrics)) == metrics
+
+
+@pytest.mark.parametrize(
+    ("labels", "predictions"), [([], []), ([0, 1], [0]), ([[0], [1]], [[0], [1]])]
+)
+def test_metrics_refuse_arrays_that_do_not_match(labels, predictions):
+    with pytest.raises(ValueError, match=r"do not match|n > 0"):
+        classification_metrics(np.array(labels), np.array(predictions), ["a", "b"])
