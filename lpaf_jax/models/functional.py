@@ -93,8 +93,6 @@ def as_function(model: nnx.Module) -> Forward:
                 value = masks[name] if isinstance(variable, Mask) else params[name]
             leaves.append((path, variable.replace(value)))
         merged = nnx.merge(graphdef, nnx.from_flat_state(leaves))
-        return merged(
-            batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], key=key
-        )
+        return merged(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], key=key)
 
     return forward
