@@ -96,7 +96,8 @@ def save_model(
         for name in _TOKENIZER_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, target / name)
-        tensors = {file_name(path): _to_file(path, a) for path, a in parameters(model).items()}
+        params = parameters(model)
+        tensors = {file_name(path, params): _to_file(path, a) for path, a in params.items()}
         save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
         if extra is not None:
             save_file(
@@ -111,9 +112,14 @@ def load_extra(folder: Path) -> dict[str, np.ndarray]:
     return dict(_read_file(path)) if path.is_file() else {}
 
 
-def file_name(path: str) -> str:
-    """Name in the file of the parameter at `path`: `x.query.kernel` is `x.query.weight`."""
+def file_name(path: str, params: Params) -> str:
+    """Name in the file of the parameter at `path`, one of `params`.
+
+    `x.query.kernel` is `x.query.weight`, and the bias beside factors belongs to the second one.
+    """
     parent, _, leaf = path.rpartition(".")
+    if leaf == "bias" and f"{parent}.a" in params:
+        return f"{parent}.up.bias"
     return f"{parent}.{_LEAVES.get(leaf, leaf)}"
 
 
@@ -147,7 +153,7 @@ def _empty_low_rank(dense: Any, rank: int) -> LowRankLinear:
 
 
 def _read_parameters(folder: Path, wanted: Params) -> Params:
-    by_name = {_file_key(file_name(path)): path for path in wanted}
+    by_name = {_file_key(file_name(path, wanted)): path for path in wanted}
     found: Params = {}
     for file in _weight_files(folder):
         for name, value in _read_file(file):
@@ -167,9 +173,8 @@ def _read_parameters(folder: Path, wanted: Params) -> Params:
             found[path] = jnp.asarray(array, wanted[path].dtype)
     missing = [path for path in wanted if path not in found and not path.startswith("classifier.")]
     if missing:
-        raise LpafError(
-            f"{folder}: {len(missing)} tensors are missing, {file_name(missing[0])} among them"
-        )
+        first = file_name(missing[0], wanted)
+        raise LpafError(f"{folder}: {len(missing)} tensors are missing, {first} among them")
     return found
 
 
