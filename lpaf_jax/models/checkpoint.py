@@ -98,12 +98,10 @@ def save_model(
                 shutil.copyfile(source / name, target / name)
         params = parameters(model)
         tensors = {file_name(path, params): _to_file(path, a) for path, a in params.items()}
-        save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
+        _write_file(target / WEIGHTS, tensors)
         if extra is not None:
-            save_file(
-                {name: np.ascontiguousarray(array) for name, array in extra.items()},
-                target / "state.safetensors",
-            )
+            arrays = {name: np.ascontiguousarray(array) for name, array in extra.items()}
+            _write_file(target / "state.safetensors", arrays)
 
 
 def load_extra(folder: Path) -> dict[str, np.ndarray]:
@@ -145,6 +143,13 @@ def _to_file(path: str, array: jax.Array) -> np.ndarray:
         value = value.T
     # safetensors writes the memory of an array as it lies: a transposed view would be scrambled.
     return np.ascontiguousarray(value)
+
+
+def _write_file(file: Path, tensors: dict[str, np.ndarray]) -> None:
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:  # a full disk among others, which is no OSError here
+        raise LpafError(f"cannot write {file}: {error}") from error
 
 
 def _empty_low_rank(dense: Any, rank: int) -> LowRankLinear:
