@@ -33,6 +33,8 @@ _TOKENIZER_FILES = (
     "special_tokens_map.json",
     "vocab.txt",
 )
+# What the source's config.json says of its own files: ours hold float32, and ranks of their own.
+_NOT_CARRIED = ("_name_or_path", "dtype", "lpaf_ranks", "torch_dtype")
 # Leaf in the model -> leaf in the file; the ones below are stored transposed, (out, in).
 _LEAVES = {"kernel": "weight", "a": "down.weight", "b": "up.weight"}
 
@@ -124,7 +126,7 @@ def file_name(path: str, params: Params) -> str:
 def _config(
     values: dict[str, Any], label_names: list[str], low_rank: dict[str, int]
 ) -> dict[str, Any]:
-    values = {k: v for k, v in values.items() if k not in ("_name_or_path", "lpaf_ranks")}
+    values = {k: v for k, v in values.items() if k not in _NOT_CARRIED}
     values["id2label"] = {str(i): name for i, name in enumerate(label_names)}
     values["label2id"] = {name: i for i, name in enumerate(label_names)}
     values["num_labels"] = len(label_names)
