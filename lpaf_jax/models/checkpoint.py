@@ -61,7 +61,10 @@ def load_model(folder: Path, *, num_labels: int | None = None, seed: int = 0) ->
         values = {**values, "num_labels": num_labels}
     config = BertConfig.from_json(values)
     model = BertClassifier(config, jax.random.key(seed))
+    dense = parameters(model)
     for path, rank in values.get("lpaf_ranks", {}).items():
+        if f"{path}.kernel" not in dense:
+            raise LpafError(f"{folder}: lpaf_ranks in config.json names no layer: {path}")
         replace_layer(model, path, _empty_low_rank(layer_at(model, path), rank))
     set_parameters(model, _read_parameters(folder, parameters(model)))
     return model
