@@ -95,8 +95,12 @@ class Embeddings(nnx.Module):
         self.dropout_rate = config.hidden_dropout_prob
 
     def __call__(self, input_ids: Array, token_type_ids: Array, key: Array | None) -> Array:
+        # JAX would clamp an index beyond the table, and every further token sit at the last place.
+        length, limit = input_ids.shape[-1], self.position_embeddings.weight.shape[0]
+        if length > limit:
+            raise LpafError(f"{length} tokens are more than the {limit} positions of the model")
         x = self.word_embeddings(input_ids) + self.token_type_embeddings(token_type_ids)
-        x = x + self.position_embeddings(jnp.arange(input_ids.shape[-1]))
+        x = x + self.position_embeddings(jnp.arange(length))
         return dropout(self.LayerNorm(x), self.dropout_rate, key)
 
 
@@ -210,6 +214,9 @@ class BertClassifier(nnx.Module):
 
         Returns:
             logits, (batch, labels).
+
+        Raises:
+            LpafError: the length is beyond the position embeddings.
         """
         layers = self.bert.encoder.layer
         keys = _split(key, len(layers) + 2)
