@@ -53,6 +53,8 @@ class BertConfig:
             known["num_labels"] = len(values["id2label"])
         if values.get("position_embedding_type", "absolute") != "absolute":
             raise LpafError("config.json: only absolute position embeddings are supported")
+        if values.get("is_decoder"):
+            raise LpafError("config.json: is_decoder is set, and only encoders are supported")
         try:
             config = cls(**known)
         except TypeError as error:
