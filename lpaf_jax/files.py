@@ -2,13 +2,19 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from lpaf_jax.errors import LpafError
+
+# safetensors reports a full disk as an error of its own, which is no OSError.
+_WRITE_ERRORS = (OSError, SafetensorError)
 
 
 @contextmanager
@@ -20,15 +26,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         LpafError: the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _hidden(path, "tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(path)
         yield temporary
         os.replace(temporary, path)
-    except OSError as error:
-        raise LpafError(f"cannot write {path}: {error.strerror or error}") from error
+    except _WRITE_ERRORS as error:
+        raise _cannot_write(path, temporary, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
 
 
 @contextmanager
@@ -36,26 +43,31 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; on success it takes the place of `path`.
 
     A folder cannot be swapped for another in one step everywhere, so the old one is moved aside
-    first and removed last: at every moment one whole copy exists.
+    first and removed last: at every moment one whole copy exists, and if the process is killed
+    between the two moves, the next call brings the old one back before anything else.
 
     Raises:
-        LpafError: the disk is full or the folder cannot be written.
+        LpafError: the disk is full, the folder cannot be written, or `path` is a file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    temporary, old = _hidden(path, "tmp"), _hidden(path, "old")
     try:
-        temporary.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(path)
+        if path.exists() and not path.is_dir():
+            raise LpafError(f"{path} is a file where a folder is to be written; move it away")
+        temporary.mkdir()
         yield temporary
         if path.exists():
             os.replace(path, old)
         os.replace(temporary, path)
-    except OSError as error:
+    except _WRITE_ERRORS as error:
+        raise _cannot_write(path, temporary, error) from error
+    finally:
+        # Not in `except`: an interrupt between the two moves must not cost the old folder.
         if old.exists() and not path.exists():
             os.replace(old, path)
-        raise LpafError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(temporary)
+        _remove(old)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -76,3 +88,47 @@ def read_json(path: Path) -> Any:
         raise LpafError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
         raise LpafError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def _hidden(path: Path, ending: str) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{ending}")
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Undo what killed processes left beside `path`; those still running keep theirs."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(tmp|old)")
+    for left in list(path.parent.iterdir()):
+        match = name.fullmatch(left.name)
+        if match and not _another_process(int(match[1])):
+            if match[2] == "old" and not path.exists():
+                os.replace(left, path)
+            else:
+                _remove(left)
+
+
+def _another_process(pid: int) -> bool:
+    if pid == os.getpid():  # numbers come back, in a container nearly always the same one
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, under another user
+        pass
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _cannot_write(path: Path, temporary: Path, error: Exception) -> LpafError:
+    reason = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        elsewhere = error.filename and not str(error.filename).startswith(str(temporary))
+        reason = error.strerror + (f" ({error.filename})" if elsewhere else "")
+    return LpafError(f"cannot write {path}: {reason}")
