@@ -82,7 +82,7 @@ def _figures(metrics: Metrics) -> str:
         low, high = facts.percent(row.low), facts.percent(row.high)
         cells = [row.label.lower(), facts.percent(row.accuracy), f"{low} to {high}"]
         cells += [facts.percent(row.encoder), facts.percent(row.total), facts.size(row.bytes)]
-        cells += [facts.milliseconds(row.milliseconds(batch)) for batch in batches]
+        cells += [facts.milliseconds(row.median(batch)) for batch in batches]
         lines.append(cells)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

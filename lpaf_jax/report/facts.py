@@ -27,7 +27,7 @@ PHASES = {
     "finetune": "Fine-tuning",
     "prune": "Pruning",
     "factorize": "Factorizing",
-    "mixed_rank": "Mixed-rank tuning",
+    "mixed_rank": "Tuning the factors",
     "evaluate": "Evaluating",
     "analyze": "Matrix analysis",
     "report": "Report",
@@ -60,10 +60,12 @@ def number(metrics: Metrics, *keys: str) -> float | None:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
+    """A share as percent."""
     return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def count(value: float | None) -> str:
+    """A whole number, thousands set apart."""
     return "–" if value is None else f"{value:,.0f}"
 
 
@@ -78,6 +80,7 @@ def size(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
+    """Seconds, minutes or hours, whichever reads best."""
     if seconds is None:
         return "–"
     if seconds < 99.5:
@@ -89,16 +92,19 @@ def duration(seconds: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
+    """Milliseconds, to three figures or so."""
     if value is None:
         return "–"
     return f"{value:.1f} ms" if value < 100 else f"{value:,.0f} ms"
 
 
 def model_name(metrics: Metrics) -> str:
+    """The model as a heading shows it."""
     return _name(metrics.get("model"), _MODELS, "model")
 
 
 def task_name(metrics: Metrics) -> str:
+    """The task as a heading shows it."""
     return _name(metrics.get("task"), _TASKS, "task")
 
 
@@ -134,12 +140,14 @@ class Stage(NamedTuple):
     bytes: float | None
     timings: dict[str, Timing]
 
-    def milliseconds(self, batch: str) -> float | None:
+    def median(self, batch: str) -> float | None:
+        """Median milliseconds at one batch size."""
         found = self.timings.get(batch)
         return found.median if found else None
 
 
 def timing(metrics: Metrics, stage: str, batch: str) -> Timing | None:
+    """Time of a pass of `batch` texts through the model of a stage."""
     at = ("latency_ms", stage, batch)
     median = number(metrics, *at, "median")
     if median is None:
@@ -181,6 +189,7 @@ def stages(metrics: Metrics) -> list[Stage]:
 
 
 def stage(metrics: Metrics, key: str) -> Stage | None:
+    """The row of one stage, or None if the run has no figures for it."""
     return next((row for row in stages(metrics) if row.key == key), None)
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 Line = list[tuple[float, float]]
 
@@ -17,6 +17,7 @@ class Phase(NamedTuple):
     p: Line
 
     def lines(self) -> tuple[Line, ...]:
+        """All curves of the stage."""
         return (self.loss, self.validation, self.sparsity, self.p)
 
 
@@ -41,8 +42,8 @@ def read_log(path: Path) -> Log:
             continue
         lines = values.setdefault(str(row["stage"]), {name: {} for name in _KEYS})
         for name, key in _KEYS.items():
-            if _finite(row.get(key)):
-                lines[name][float(step)] = float(row[key])
+            if _finite(value := row.get(key)):
+                lines[name][step] = value
     found = {
         stage: Phase(**{name: sorted(line.items()) for name, line in lines.items()})
         for stage, lines in values.items()
@@ -58,7 +59,5 @@ def _row(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _finite(value: Any) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    )
+def _finite(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

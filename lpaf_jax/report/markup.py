@@ -22,10 +22,11 @@ def text(value: str) -> Html:
 
 
 def el(name: str, /, *children: Child, **attributes: str) -> Html:
-    """An element. `class_` and `data_label` become `class` and `data-label`."""
+    """An element. `class_`, `data_label` become `class`, `data-label`; empty ones are left out."""
     pairs = (
         f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
         for key, value in attributes.items()
+        if value
     )
     opening = f"<{name}{''.join(pairs)}>"
     return Html(opening if name in _VOID else f"{opening}{join(*children)}</{name}>")
@@ -59,13 +60,17 @@ def table(
     body = []
     for index, (first, *rest) in enumerate(rows):
         cells: list[Child] = [el("th", first, scope="row")]
-        cells += [el("td", c, data_label=h) for h, c in zip(heads[1:], rest, strict=True)]
+        cells += [
+            el("td", c, data_label=h, class_="none" if c == "–" else "")
+            for h, c in zip(heads[1:], rest, strict=True)
+        ]
         body.append(el("tr", cells, class_="set-off" if index == emphasis else ""))
     inner = el("table", el("thead", head), el("tbody", body), class_=class_)
     return el("div", inner, class_="scroll")
 
 
 def details(summary: str, *children: Child) -> Html:
+    """A part that is closed until it is asked for."""
     return el("details", el("summary", summary), *children)
 
 

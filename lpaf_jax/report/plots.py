@@ -25,19 +25,20 @@ def accuracy_against_size(metrics: Metrics) -> str:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         places = _dodged(rows)
-        axes.plot(*zip(*places, strict=True), color=GRID, linewidth=1.5, zorder=1)
+        axes.plot(*zip(*places, strict=True), color="#c4c7c2", linewidth=1.5, zorder=1)
         for row, (x, y) in zip(rows, places, strict=True):
             colour = _STAGE_COLOURS[row.key]
             low, high = _bounds(row)
             axes.plot([x, x], [low, high], color=colour, linewidth=2, alpha=0.55)
             axes.plot([x], [y], "o", color=colour, markersize=8)
-            above = all(y >= v for u, v in places if abs(u - x) < 12)
+            above = all(y >= v for u, v in places if abs(u - x) < 4)
             axes.annotate(
                 f"{row.label} {y:.1f} %",
                 (x, high if above else low),
                 xytext=(0, 5 if above else -5),
                 textcoords="offset points",
-                ha="center",
+                # Close to the full size, step aside from the dense model's label.
+                ha="right" if 75 < x < 99 else "center",
                 va="bottom" if above else "top",
                 color=colour if row.key != "dense" else INK,
                 fontweight="bold" if row.key == "final" else "normal",
@@ -49,9 +50,10 @@ def accuracy_against_size(metrics: Metrics) -> str:
             axes.axhline(100 * common, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
             axes.annotate(
                 "always the most common class",
-                (1, 100 * common),
-                xytext=(0, 3),
+                (axes.get_xlim()[1], 100 * common),
+                xytext=(-4, 3),
                 textcoords="offset points",
+                ha="right",
                 color=MUTED,
                 fontsize=9.5,
             )
@@ -60,7 +62,7 @@ def accuracy_against_size(metrics: Metrics) -> str:
         axes.set_title("Test accuracy, %")
 
     spoken = ", ".join(f"{row.label} {facts.percent(row.accuracy)}" for row in rows)
-    return svg("size", f"Accuracy against size: {spoken}", 620, 350, draw)
+    return svg("size", f"Accuracy against size: {spoken}", 560, 340, draw)
 
 
 def _bounds(row: Stage) -> tuple[float, float]:
@@ -112,7 +114,7 @@ def training_curves(log: Log) -> str:
             grid[row, 0].set_title(title)
 
     names = ", ".join(facts.PHASES.get(s, s) for s in stages)
-    return svg("training", f"Training curves of {names}", 680, 60 + 150 * len(titles), draw)
+    return svg("training", f"Training curves of {names}", 620, 60 + 140 * len(titles), draw)
 
 
 def _loss(axes: Any, line: Sequence[tuple[float, float]]) -> None:
@@ -125,8 +127,8 @@ def _loss(axes: Any, line: Sequence[tuple[float, float]]) -> None:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Centred moving average over a twentieth of the curve, the window cut at both ends."""
-    window = np.ones(min(len(values), 2 * (len(values) // 40) + 1))
+    """Centred moving average over a tenth of the curve, the window cut at both ends."""
+    window = np.ones(2 * (len(values) // 20) + 1)
     return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
@@ -187,23 +189,29 @@ def spectrum(item: Mapping[str, Any], index: int) -> str:
             values = np.asarray(item.get(key) or [], dtype=float)
             if values.size == 0:
                 continue
-            axes.plot(np.arange(1, values.size + 1), values, color=COLOURS[key])
-            _key(axes, row, label, COLOURS[key])
-        axes.set_ylim(-0.02, 1.05)
+            # Empty rows and columns leave exact zeros, where the curve ends.
+            drawn = np.where(values > 0, values, np.nan)
+            axes.plot(np.arange(1, values.size + 1), drawn, color=COLOURS[key])
+            _key(axes, (0.04, 0.22 - 0.09 * row), label, COLOURS[key])
+        axes.set_yscale("log")
+        axes.set_ylim(0.008, 1.25)
+        axes.set_yticks([0.01, 0.1, 1], ["0.01", "0.1", "1"])
+        axes.minorticks_off()
+        axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("singular value, from the largest")
         axes.set_title(short_name(str(item.get("name", ""))))
 
-    return svg(f"spectrum{index}", f"Singular values of {item.get('name')}", 330, 250, draw)
+    return svg(f"spectrum{index}", f"Singular values of {item.get('name')}", 290, 240, draw)
 
 
-def _key(axes: Any, row: int, label: str, colour: str) -> None:
-    """A label in the curve's own colour in the upper right corner, where decaying curves are not."""
+def _key(axes: Any, place: tuple[float, float], label: str, colour: str) -> None:
+    """A label in the curve's own colour, in a corner that the curves stay out of."""
     axes.annotate(
         label,
-        (0.98, 0.94 - 0.09 * row),
+        place,
         xycoords="axes fraction",
-        ha="right",
-        va="top",
+        ha="left" if place[0] < 0.5 else "right",
+        va="center",
         color=colour,
         fontweight="bold",
     )
@@ -242,7 +250,7 @@ def pattern(item: Mapping[str, Any], key: str, index: int) -> str:
         axes.set_title(f"kept by {METHODS[key]}", color=COLOURS[key])
 
     label = f"Weights of {item.get('name')} kept by {METHODS[key]} pruning"
-    return svg(f"pattern{index}{key}", label, 330, 270, draw)
+    return svg(f"pattern{index}{key}", label, 290, 250, draw)
 
 
 def _blocks(mask: np.ndarray, limit: int = 384) -> np.ndarray:
@@ -264,12 +272,13 @@ def kept_by_row(item: Mapping[str, Any], index: int) -> str:
         for row, key in enumerate(("first_order", "magnitude")):
             kept = np.sort(unpack(item, key).mean(axis=1))[::-1]
             axes.plot(np.arange(1, kept.size + 1), 100 * kept, color=COLOURS[key])
-            _key(axes, row, METHODS[key], COLOURS[key])
+            _key(axes, (0.98, 0.93 - 0.09 * row), METHODS[key], COLOURS[key])
         axes.set_ylim(-2, 104)
+        axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("rows, from the fullest")
         axes.set_title("% of each row kept")
 
-    return svg(f"kept{index}", f"Share kept per row of {item.get('name')}", 330, 270, draw)
+    return svg(f"kept{index}", f"Share kept per row of {item.get('name')}", 290, 250, draw)
 
 
 def effective_ranks(matrices: Sequence[Mapping[str, Any]]) -> str:
@@ -300,7 +309,8 @@ def effective_ranks(matrices: Sequence[Mapping[str, Any]]) -> str:
                 fontsize=9.5,
             )
             start += len(members) + 1
-            axes.axvline(start - 1, color=GRID, linewidth=0.8)
+            if start > len(members) + 1:
+                axes.axvline(places[0] - 1, color=GRID, linewidth=0.8)
         for key, label in METHODS.items():
             last = facts.number(list(groups.values())[-1][-1], key, "effective_rank")
             if last is not None:
@@ -319,7 +329,7 @@ def effective_ranks(matrices: Sequence[Mapping[str, Any]]) -> str:
         axes.set_ylim(bottom=0)
         axes.set_title("Effective rank; within a group, first layer to last")
 
-    return svg("ranks", "Effective rank of every compressible matrix", 680, 320, draw)
+    return svg("ranks", "Effective rank of every compressible matrix", 620, 310, draw)
 
 
 _KINDS = {

@@ -24,10 +24,10 @@ def explanations(metrics: Metrics, analysis: Mapping[str, Any], log: Log) -> dic
 
 def _pruned(analysis: Mapping[str, Any]) -> str:
     removed = facts.number(analysis, "sparsity")
-    share = "a growing share" if removed is None else f"finally {facts.percent(removed, 0)}"
+    share = "" if removed is None else f", in the end {facts.percent(removed, 0)} of them"
     return (
-        f"While training goes on, {share} of the compressible weights are set to zero: those "
-        "that training was pushing toward zero anyway (movement pruning). The matrices keep "
+        f"While training goes on, more and more compressible weights are set to zero{share}: "
+        "those that training was pushing toward zero anyway (movement pruning). The matrices keep "
         "their shape, so nothing is smaller yet, but what is left tends to have a lower rank "
         "and is easier to factorize."
     )

@@ -13,6 +13,7 @@ Analysis = Mapping[str, Any]
 
 
 def outcome(metrics: Metrics) -> Html:
+    """The result in two sentences, and what to know before quoting it."""
     notes = words.verdicts(metrics)
     listed = el("ul", [el("li", note) for note in notes]) if len(notes) > 1 else el("p", notes)
     return join(
@@ -22,6 +23,7 @@ def outcome(metrics: Metrics) -> Html:
 
 
 def results(metrics: Metrics) -> Html | None:
+    """The headline table and accuracy against size."""
     rows = facts.stages(metrics)
     if not rows:
         return None
@@ -37,7 +39,7 @@ def results(metrics: Metrics) -> Html | None:
             facts.percent(row.encoder),
             facts.percent(row.total),
             facts.size(row.bytes),
-            *(facts.milliseconds(row.milliseconds(batch)) for batch in shown),
+            *(facts.milliseconds(row.median(batch)) for batch in shown),
         ]
         for row in rows
     ]
@@ -85,6 +87,7 @@ def _under_table(metrics: Metrics) -> str:
 
 
 def steps(metrics: Metrics, analysis: Analysis, log: Log) -> Html | None:
+    """Two sentences on every stage."""
     texts = prose.explanations(metrics, analysis, log)
     if not texts:
         return None
@@ -92,6 +95,7 @@ def steps(metrics: Metrics, analysis: Analysis, log: Log) -> Html | None:
 
 
 def speed(metrics: Metrics) -> Html | None:
+    """Timings with their spread."""
     rows: list[list[Child]] = []
     compared = {row.batch: row.words for row in words.speeds(metrics)}
     for batch in facts.batches(metrics):
@@ -99,9 +103,7 @@ def speed(metrics: Metrics) -> Html | None:
         for stage in ("dense", "final"):
             found = facts.timing(metrics, stage, batch)
             cells.append(facts.milliseconds(found.median if found else None))
-            ends = (found.low, found.high) if found else (None, None)
-            both = None not in ends
-            cells.append(" to ".join(facts.milliseconds(v) for v in ends) if both else "–")
+            cells.append(_spread(found) if found else "–")
         rows.append([*cells, compared.get(batch, "–")])
     if not rows:
         return None
@@ -116,7 +118,15 @@ def speed(metrics: Metrics) -> Html | None:
     )
 
 
+def _spread(found: facts.Timing) -> str:
+    if found.low is None or found.high is None:
+        return "–"
+    low = facts.milliseconds(found.low).removesuffix(" ms")
+    return f"{low} to {facts.milliseconds(found.high)}"
+
+
 def training(log: Log) -> Html | None:
+    """The training curves."""
     if not log:
         return el("p", "No training log was found beside this run, so there are no curves.")
     return figure(
@@ -128,9 +138,11 @@ def training(log: Log) -> Html | None:
 
 
 def matrices(metrics: Metrics, analysis: Analysis) -> Html:
+    """What pruning did to the matrices, first-order beside magnitude."""
     if not analysis:
-        pruned = "pruned" in (metrics.get("stages") or {})
-        why = "" if pruned else " because the pruning step was left out"
+        done = metrics.get("stages") or {}
+        left_out = "final" in done and "pruned" not in done
+        why = " because the pruning step was left out" if left_out else ""
         return el("p", f"No analysis of the matrices was made in this run{why}.")
     rows = [m for m in analysis.get("matrices") or [] if isinstance(m, Mapping)]
     removed = facts.number(analysis, "sparsity")
@@ -152,8 +164,8 @@ def matrices(metrics: Metrics, analysis: Analysis) -> Html:
         else None,
         el("h3", "Singular values") if spectra else None,
         figure(
-            "Each curve is scaled to start at 1. The faster it falls, the smaller the rank that "
-            "is needed.",
+            "Each curve is scaled to start at 1; the vertical scale is logarithmic. The faster it "
+            "falls, the smaller the rank that is needed.",
             *spectra,
         )
         if spectra
@@ -176,8 +188,8 @@ def _means(analysis: Analysis) -> str:
         f"magnitude pruning.{before}"
     )
     if first < plain:
-        return f"{text} First-order pruning leaves {facts.percent(1 - first / plain, 0)} less."
-    return f"{text} In this run first-order pruning did not lower the rank, against expectation."
+        return f"{text} First-order pruning leaves {facts.percent(1 - first / plain, 0)} fewer."
+    return f"{text} In this run first-order pruning did not leave fewer, against expectation."
 
 
 def _patterns(analysis: Analysis) -> Html | None:
@@ -191,7 +203,7 @@ def _patterns(analysis: Analysis) -> Html | None:
         if index == 0:
             caption += (
                 "White is removed. Stripes are whole rows or columns that were emptied; the "
-                "steeper the curve on the right, the more a few rows hold everything that is left."
+                "steeper the curve of shares kept, the more a few rows hold all that is left."
             )
         pictures = [plots.pattern(item, key, index) for key in ("first_order", "magnitude")]
         parts.append(figure(caption, *pictures, plots.kept_by_row(item, index)))
@@ -215,16 +227,14 @@ def _matrix_table(rows: list[Mapping[str, Any]]) -> Html | None:
         for key, field, _ in columns:
             value = facts.number(row, key, field)
             rank = field == "effective_rank"
-            cells.append(
-                "–" if value is None else f"{value:.1f}" if rank else facts.percent(value)
-            )
+            cells.append("–" if value is None else f"{value:.1f}" if rank else facts.percent(value))
         body.append(cells)
-    return details(
-        f"All {len(rows)} matrices", table(heads + [label for _, _, label in columns], body)
-    )
+    heads += [label for _, _, label in columns]
+    return details(f"All {len(rows)} matrices", table(heads, body, class_="compact"))
 
 
 def seconds(metrics: Metrics) -> Html | None:
+    """Where the time of the run went."""
     spent = metrics.get("seconds")
     if not isinstance(spent, Mapping):
         return None
@@ -246,6 +256,7 @@ def seconds(metrics: Metrics) -> Html | None:
 
 
 def particulars(metrics: Metrics) -> Html:
+    """Figures by class, settings, data and versions, closed until asked for."""
     return join(
         _classes(metrics),
         _pairs("Settings of this run", _flat(metrics.get("settings"))),
@@ -287,4 +298,6 @@ def _pairs(title: str, pairs: dict[str, str]) -> Html | None:
 
 
 def glossary() -> Html:
-    return el("dl", [[el("dt", term), el("dd", text)] for term, text in prose.GLOSSARY.items()])
+    """The words a newcomer may not know."""
+    entries = [el("div", el("dt", word), el("dd", text)) for word, text in prose.GLOSSARY.items()]
+    return el("dl", entries, class_="columns")

@@ -15,7 +15,7 @@ CSS = """
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body {
-  margin: 0 auto; max-width: 50rem; padding: 4rem 1.5rem 6rem;
+  margin: 0 auto; max-width: 54rem; padding: 4rem 1.5rem 6rem;
   background: var(--paper); color: var(--ink);
   font: 1.0625rem/1.6 "Helvetica Neue", Helvetica, Arial, sans-serif;
   overflow-wrap: break-word;
@@ -38,7 +38,8 @@ a:hover, a:focus-visible { text-decoration: underline; }
 figure { margin: 1.5rem 0 2rem; }
 figcaption { margin-top: .6rem; max-width: 42rem; }
 .one, .many { display: grid; gap: 1rem; }
-.many { grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); }
+.many { grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); }
+.one .card { max-width: 48rem; }
 .card { background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: .75rem; }
 svg { display: block; width: 100%; height: auto; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
@@ -54,14 +55,22 @@ tbody th { font-weight: 400; }
 .set-off > * { font-weight: 600; background: var(--tint); }
 .set-off th:first-child { box-shadow: -.6rem 0 0 var(--tint); }
 .set-off td:last-child { box-shadow: .6rem 0 0 var(--tint); }
-td.text, .plain td { text-align: left; white-space: normal; }
+.plain td, .plain th { text-align: left; white-space: normal; }
+.compact { font-size: .8rem; }
+.compact th, .compact td { padding: .3rem 0 .3rem .7rem; }
+.compact thead th { font-size: .75rem; }
+.compact th:first-child { position: sticky; left: 0; padding-left: 0;
+  background: var(--paper); }
 .bars td:last-child { width: 55%; }
 .bar { display: block; height: .7rem; min-width: 2px; background: var(--bar); border-radius: 2px; }
 dl { margin: 0; }
+.columns { columns: 2; column-gap: 3rem; font-size: .95rem; }
+.columns div { break-inside: avoid; padding-bottom: 1rem; }
+.columns dt { margin: 0; }
 dt { font-weight: 600; margin-top: 1rem; }
 dd { margin: .15rem 0 0; max-width: 42rem; }
 details { border-top: 1px solid var(--line); }
-details + details { margin-top: 0; }
+details .scroll { margin-top: 0; }
 details:last-of-type { border-bottom: 1px solid var(--line); }
 summary { cursor: pointer; padding: .7rem 0; color: var(--accent); }
 details[open] { padding-bottom: 1rem; }
@@ -72,11 +81,14 @@ footer { margin-top: 4rem; }
   .lead { font-size: 1.25rem; }
   h2 { margin-top: 3rem; }
   .card { padding: .4rem; }
+  .many .card { max-width: 24rem; }
+  .columns { columns: 1; }
   .stack, .stack tbody, .stack tr, .stack th, .stack td { display: block; text-align: left; }
   .stack thead { display: none; }
   .stack tr { padding: .6rem 0; border-bottom: 1px solid var(--line); }
   .stack tbody th { font-weight: 600; padding: 0 0 .2rem; border: 0; }
   .stack td { display: flex; justify-content: space-between; padding: .1rem 0; border: 0; }
+  .stack td.none { display: none; }
   .stack td::before { content: attr(data-label); color: var(--muted); font-weight: 400; }
   .set-off td:last-child, .set-off th:first-child { box-shadow: none; }
   .stack .set-off { box-shadow: -.6rem 0 0 var(--tint), .6rem 0 0 var(--tint);

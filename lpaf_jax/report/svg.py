@@ -10,7 +10,7 @@ from typing import Any
 INK, MUTED, GRID = "#23272b", "#646b73", "#e3e3dd"
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#7a7f85"
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],

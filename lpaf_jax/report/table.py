@@ -1,5 +1,6 @@
 """The result table a run prints last."""
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -15,7 +16,12 @@ def result_table(metrics: Metrics) -> Table:
     batches = facts.batches(metrics)
     rows = facts.stages(metrics)
     title = f"{facts.model_name(metrics)} on {facts.task_name(metrics)}"
-    table = Table(title=Text(title, overflow="ellipsis"), title_justify="left", width=None)
+    table = Table(
+        title=Text(title, overflow="ellipsis"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     table.add_column("Stage", no_wrap=True)
     columns = {
         "Accuracy": [facts.percent(row.accuracy) for row in rows],
@@ -23,7 +29,7 @@ def result_table(metrics: Metrics) -> Table:
         "Weights": [facts.percent(row.encoder) for row in rows],
         "File": [facts.size(row.bytes) for row in rows],
         **{
-            f"Batch {batch}": [facts.milliseconds(row.milliseconds(batch)) for row in rows]
+            f"Batch {batch}": [facts.milliseconds(row.median(batch)) for row in rows]
             for batch in (batches[:1] + batches[-1:] if len(batches) > 1 else batches)
         },
     }
@@ -40,4 +46,3 @@ def _interval(row: Stage) -> str:
     if row.low is None or row.high is None:
         return "–"
     return f"{100 * row.low:.1f} to {100 * row.high:.1f}"
-

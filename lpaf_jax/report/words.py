@@ -66,7 +66,7 @@ def compared(before: float, after: float, less: str, more: str, same: str) -> st
     ratio, word = (before / after, less) if before >= after else (after / before, more)
     if ratio <= _SAME:
         return same
-    return f"{ratio:.1f}× {word}" if ratio >= 1.1 else f"{ratio:.2f}× {word}"
+    return f"{ratio:.1f}× {word}"
 
 
 def _file(dense: Stage | None, final: Stage) -> str:
@@ -148,7 +148,8 @@ def verdicts(metrics: Metrics) -> list[str]:
 
 def _difference(dense: Stage, final: Stage) -> str:
     """The change in accuracy, and what the two intervals allow one to say about it."""
-    assert dense.accuracy is not None and final.accuracy is not None
+    assert dense.accuracy is not None
+    assert final.accuracy is not None
     points = 100 * (final.accuracy - dense.accuracy)
     if abs(points) < 0.05:
         change = "The final model is as accurate as the dense one on the test set."
@@ -160,11 +161,8 @@ def _difference(dense: Stage, final: Stage) -> str:
     apart = final.high < dense.low or dense.high < final.low  # type: ignore[operator]
     if apart:
         return (
-            f"{change} The 95 % intervals do not overlap: the difference is larger than the "
-            "choice of test examples explains."
+            f"{change} The 95 % intervals do not overlap: the difference is larger than the luck "
+            "of the drawn test examples explains."
         )
     asked = f"with {facts.count(final.n)} test examples" if final.n else "on this test set"
-    return (
-        f"{change} The 95 % intervals overlap: {asked}, a difference of this size "
-        "may be chance, in either direction."
-    )
+    return f"{change} The 95 % intervals overlap: {asked} a difference of this size may be chance."

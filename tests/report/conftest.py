@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,11 @@ def metrics() -> dict[str, Any]:
     }
 
 
-def _spectrum(rng: np.random.Generator, rank: float, count: int = 384) -> list[float]:
-    values = np.exp(-np.arange(count) / rank) * (1 + 0.02 * rng.standard_normal(count))
+def _spectrum(rng: np.random.Generator, rank: int, count: int = 384) -> list[float]:
+    """A few outliers, then a slow fall that ends at `rank`: the look of a trained matrix."""
+    place = np.arange(count)
+    values = 0.5 * np.clip(1 - place / rank, 0, None) ** 0.8 + 0.5 * np.exp(-place / 4)
+    values *= np.where(place < rank, 1 + 0.02 * rng.standard_normal(count), 0)
     values = np.sort(np.abs(values))[::-1]
     return (values / values[0]).round(5).tolist()
 
@@ -133,9 +137,9 @@ def analysis() -> dict[str, Any]:
         "spectra": [
             {
                 "name": name,
-                "dense": _spectrum(rng, 210),
-                "first_order": _spectrum(rng, 55),
-                "magnitude": _spectrum(rng, 150),
+                "dense": _spectrum(rng, 384),
+                "first_order": _spectrum(rng, 240),
+                "magnitude": _spectrum(rng, 380),
             }
             for name in (*names, "encoder.layer.3.output.dense")
         ],
@@ -177,17 +181,17 @@ def log() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path, metrics: Any, analysis: Any, log: Any) -> Path:
-    """A synthetic run folder with everything the report reads."""
-    write_run(tmp_path, metrics, analysis, log)
-    return tmp_path
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """A function that lays the given parts of a run out in a fresh folder."""
 
+    def make(metrics: Any, analysis: Any = None, log: Any = None) -> Path:
+        (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+        if analysis is not None:
+            (tmp_path / "analysis.json").write_text(json.dumps(analysis))
+        if log is not None:
+            (tmp_path / "logs").mkdir()
+            lines = "".join(json.dumps(row) + "\n" for row in log)
+            (tmp_path / "logs" / "train.jsonl").write_text(lines)
+        return tmp_path
 
-def write_run(folder: Path, metrics: Any, analysis: Any = None, log: Any = None) -> None:
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    if analysis is not None:
-        (folder / "analysis.json").write_text(json.dumps(analysis))
-    if log is not None:
-        (folder / "logs").mkdir()
-        lines = "".join(json.dumps(row) + "\n" for row in log)
-        (folder / "logs" / "train.jsonl").write_text(lines)
+    return make
