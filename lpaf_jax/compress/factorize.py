@@ -1,0 +1,62 @@
+"""Factorize every compressible matrix of a model."""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lpaf_jax.importance import importance
+from lpaf_jax.linalg import LowRank, balance, svd, weighted_als, weighted_svd
+from lpaf_jax.models.functional import Params
+
+# solver(weight, importance, rank) -> factors
+Solver = Callable[[Array, Array, int], LowRank]
+
+SOLVERS: dict[str, Solver] = {
+    "row": lambda w, i, rank: weighted_svd(w, i, rank, sharing="row"),
+    "elementwise": lambda w, i, rank: weighted_als(w, i, rank)[0],
+    "none": lambda w, i, rank: svd(w, rank),
+}
+
+
+def factorize(
+    weights: Params,
+    scores: Params,
+    masks: Params,
+    rank: int,
+    *,
+    solver: str,
+    kind: str,
+    floor: float,
+) -> dict[str, LowRank]:
+    """Rank-`rank` factors of every matrix in `weights`.
+
+    Matrices of one shape are stacked and solved in one compiled call. Factors are balanced
+    (`AᵀA = BBᵀ`): the product is the same, and an adaptive optimiser then moves both alike.
+
+    Args:
+        weights: W by path, (m, n) each, pruned entries 0. scores, masks: S and M by path.
+        rank: k, the same for all.
+        solver: one of `SOLVERS`.
+        kind, floor: see `lpaf_jax.importance.importance`.
+    """
+
+    @jax.jit
+    def solve(stack: tuple[Array, Array, Array]) -> LowRank:
+        def one(w: Array, s: Array, m: Array) -> LowRank:
+            return balance(SOLVERS[solver](w, importance(kind, w, s, m, floor), rank))
+
+        return jax.vmap(one)(*stack)
+
+    by_shape: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for path, w in weights.items():
+        by_shape[w.shape].append(path)
+    factors: dict[str, LowRank] = {}
+    for paths in by_shape.values():
+        stacked = solve(
+            tuple(jnp.stack([tree[p] for p in paths]) for tree in (weights, scores, masks))
+        )
+        factors |= {p: LowRank(stacked.a[i], stacked.b[i]) for i, p in enumerate(paths)}
+    return factors

@@ -1,0 +1,37 @@
+"""From what pruning leaves behind to the importance I of every weight."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array
+
+# estimator(weight, score, mask) -> importance before normalisation, all of one shape
+Estimator = Callable[[Array, Array, Array], Array]
+
+IMPORTANCES: dict[str, Estimator] = {
+    "score": lambda weight, score, mask: jnp.where(mask, jnp.maximum(score, 0.0), 0.0),
+    "mask": lambda weight, score, mask: mask.astype(weight.dtype),
+    "magnitude": lambda weight, score, mask: jnp.where(mask, jnp.abs(weight), 0.0),
+    "none": lambda weight, score, mask: jnp.ones_like(weight),
+}
+
+
+def importance(kind: str, weight: Array, score: Array, mask: Array, floor: float) -> Array:
+    """Importance of the entries of one matrix, of mean 1 before the floor is added.
+
+    With S the first-order score and M the mask of the pruned W,
+
+        score      I = max(S, 0) ⊙ M        (the paper's; it is silent about negative scores)
+        mask       I = M
+        magnitude  I = |W| ⊙ M
+        none       I = 1
+
+    Args:
+        kind: one of `IMPORTANCES`.
+        weight, score, mask: W, S and M, all (m, n).
+        floor: added to every entry, as a share of the mean. Without one a factorization is free to
+            be anything where I = 0, though a pruned entry should stay near 0.
+    """
+    raw = IMPORTANCES[kind](weight, score, mask)
+    mean = raw.mean()
+    return jnp.where(mean > 0, raw / jnp.where(mean > 0, mean, 1.0), 1.0) + floor

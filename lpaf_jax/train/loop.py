@@ -1,0 +1,116 @@
+"""The loop around a step: data position, log rows, validation, checkpoints."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from lpaf_jax.data import Batch, Encoded, eval_batches, steps_per_epoch, train_batches
+from lpaf_jax.errors import LpafError
+from lpaf_jax.models.functional import Forward, Params
+from lpaf_jax.train.checkpoints import Checkpoints
+from lpaf_jax.train.steps import Step, TrainState
+
+LOG_EVERY = 10
+
+
+class Monitor(Protocol):
+    """Who is told how a stage goes: `row` for each logged step or validation."""
+
+    def row(self, row: dict[str, Any]) -> None: ...
+
+
+class Stage(NamedTuple):
+    """What does not change while a stage runs.
+
+    Attributes:
+        name: for log rows and messages.
+        data: encoded training examples.
+        batch_size: examples a step.
+        steps: of the whole stage; may end inside an epoch.
+        seed: of batches, draws and dropout.
+        validate: accuracy of given parameters on the validation examples.
+    """
+
+    name: str
+    data: Encoded
+    batch_size: int
+    steps: int
+    seed: int
+    validate: Callable[[Params], float]
+
+
+def run_steps(
+    stage: Stage,
+    step: Step,
+    state: TrainState,
+    masks: Params,
+    *,
+    until: int,
+    monitor: Monitor,
+    checkpoints: Checkpoints,
+    extras: Callable[[int], dict[str, float]] = lambda _: {},
+) -> TrainState:
+    """Run `step` from where `state` stands up to step `until`.
+
+    The batches and the randomness of step t depend on the seed and t alone, so a state restored
+    from a checkpoint meets what it would have met.
+
+    Args:
+        until: last step of this part, at most `stage.steps`.
+        extras: scheduled quantities to log beside the loss, by step.
+
+    Raises:
+        LpafError: the loss is NaN or infinite; the last checkpoint before it stays on disk.
+    """
+    key = jax.random.key(stage.seed)
+    done = int(state.step)
+    per_epoch = steps_per_epoch(len(stage.data), stage.batch_size)
+    started, first = time.monotonic(), done
+    for batch in _batches_from(stage, done, until):
+        state, logged = step(state, masks, batch, key)
+        done += 1
+        last = done == stage.steps
+        if done % LOG_EVERY == 0 or last:
+            values = {name: float(value) for name, value in logged.items()}
+            if not np.isfinite(values["loss"]):
+                checkpoints.wait()
+                raise LpafError(
+                    f"stage {stage.name}: the loss is {values['loss']} at step {done} of "
+                    f"{stage.steps}; lower the learning rate of this stage and run again"
+                )
+            pace = (time.monotonic() - started) / (done - first)
+            monitor.row(
+                {"stage": stage.name, "step": done, "steps": stage.steps, **values}
+                | extras(done)
+                | {"seconds_per_step": round(pace, 4)}
+            )
+            # After the check: a state whose loss is not finite is never saved.
+            checkpoints.save_if_due(state)
+        if done % per_epoch == 0 or last:
+            accuracy = stage.validate(state.params)
+            monitor.row({"stage": stage.name, "step": done, "validation_accuracy": accuracy})
+    return state
+
+
+def _batches_from(stage: Stage, start: int, until: int) -> Iterator[Batch]:
+    per_epoch = steps_per_epoch(len(stage.data), stage.batch_size)
+    while start < until:
+        epoch, position = divmod(start, per_epoch)
+        batches = train_batches(stage.data, stage.batch_size, seed=stage.seed, epoch=epoch)
+        part = batches[position : position + until - start]
+        yield from part
+        start += len(part)
+
+
+def predict(
+    forward: Forward, params: Params, data: Encoded, batch_size: int, masks: Params | None = None
+) -> np.ndarray:
+    """Logits of all examples, (n, labels), in the order of the data."""
+    batches = eval_batches(data, batch_size)
+    logits = [
+        np.asarray(forward(params, masks or {}, batch))[batch["weight"] > 0] for batch in batches
+    ]
+    return batches.restore(np.concatenate(logits))

@@ -1,0 +1,54 @@
+"""Schedules: callables `step -> value`, as in optax, usable inside a jitted step."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+Schedule = Callable[[ArrayLike], Array]
+
+
+def cubic_sparsity(steps: int, start: int, cooldown: int, final: float) -> Schedule:
+    """Share of weights kept at step t, falling from 1 to `final` along a cubic.
+
+        v_t = 1                                              0 ≤ t < t_i
+        v_t = v_f + (1 − v_f) ((T − t_f − t)/(T − t_f − t_i))³    t_i ≤ t < T − t_f
+        v_t = v_f                                            otherwise
+
+    Args:
+        steps: T, steps of the whole stage.
+        start: t_i, steps before pruning begins.
+        cooldown: t_f, steps after it has ended.
+        final: v_f, the share kept at the end.
+
+    Source: Zhu & Gupta, "To prune, or not to prune", 2017; Ren & Zhu, LPAF, 2024.
+    """
+    span = max(steps - cooldown - start, 1)
+
+    def kept(step: ArrayLike) -> Array:
+        left = jnp.clip((steps - cooldown - jnp.asarray(step, jnp.float32)) / span, 0.0, 1.0)
+        return final + (1.0 - final) * left**3
+
+    return kept
+
+
+def linear_replacement(steps: int, initial: float) -> Schedule:
+    """Probability of taking the dense branch: `p_t = max(0, p_init − d t)`, 0 from `steps` on."""
+
+    def probability(step: ArrayLike) -> Array:
+        return initial * jnp.maximum(1.0 - jnp.asarray(step, jnp.float32) / max(steps, 1), 0.0)
+
+    return probability
+
+
+def warmup_linear(peak: float, steps: int, warmup: int) -> optax.Schedule:
+    """Learning rate: linear from 0 to `peak` over `warmup` steps, then linear to 0 at `steps`."""
+    return optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, peak, warmup),
+            optax.linear_schedule(peak, 0.0, max(steps - warmup, 1)),
+        ],
+        [warmup],
+    )
