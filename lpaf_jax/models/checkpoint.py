@@ -153,8 +153,8 @@ def _to_file(path: str, array: jax.Array) -> np.ndarray:
 def _write_file(file: Path, tensors: dict[str, np.ndarray]) -> None:
     try:
         save_file(tensors, file, metadata={"format": "pt"})
-    except SafetensorError as error:  # a full disk among others, which is no OSError here
-        raise LpafError(f"cannot write {file}: {error}") from error
+    except SafetensorError as error:  # what it makes of a full disk; `atomic_dir` reports OSError
+        raise OSError(str(error)) from error
 
 
 def _empty_low_rank(dense: Any, rank: int) -> LowRankLinear:
