@@ -15,13 +15,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import atomic_dir, read_json
 from lpaf_jax.linalg import LowRank
-from lpaf_jax.models.bert import BertClassifier, BertConfig
+from lpaf_jax.models.bert import BertClassifier, BertConfig, Initializer
 from lpaf_jax.models.functional import Params, layer_at, parameters, replace_layer, set_parameters
 from lpaf_jax.models.layers import LowRankLinear
 
@@ -60,13 +61,16 @@ def load_model(folder: Path, *, num_labels: int | None = None, seed: int = 0) ->
     if num_labels is not None:
         values = {**values, "num_labels": num_labels}
     config = BertConfig.from_json(values)
-    model = BertClassifier(config, jax.random.key(seed))
+    # Shapes alone: drawing arrays that the files then replace takes longer than all the rest.
+    model = nnx.eval_shape(lambda: BertClassifier(config, jax.random.key(seed)))
     dense = parameters(model)
     for path, rank in values.get("lpaf_ranks", {}).items():
         if f"{path}.kernel" not in dense:
             raise LpafError(f"{folder}: lpaf_ranks in config.json names no layer: {path}")
         replace_layer(model, path, _empty_low_rank(layer_at(model, path), rank))
-    set_parameters(model, _read_parameters(folder, parameters(model)))
+    head = Initializer(jax.random.key(seed)).linear(config.hidden_size, config.num_labels)
+    drawn = {f"classifier.{name}": array for name, array in parameters(head).items()}
+    set_parameters(model, drawn | _read_parameters(folder, parameters(model)))
     return model
 
 
@@ -159,7 +163,7 @@ def _write_file(file: Path, tensors: dict[str, np.ndarray]) -> None:
 
 def _empty_low_rank(dense: Any, rank: int) -> LowRankLinear:
     m, n = dense.kernel.shape
-    return LowRankLinear(LowRank(jnp.zeros((m, rank)), jnp.zeros((rank, n))), dense.bias[...])
+    return LowRankLinear(LowRank(jnp.zeros((m, rank)), jnp.zeros((rank, n))), jnp.zeros(n))
 
 
 def _read_parameters(folder: Path, wanted: Params) -> Params:

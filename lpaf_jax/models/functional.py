@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
@@ -19,7 +20,7 @@ Batch = dict[str, Array]
 
 def flatten(state: Any) -> Params:
     """The leaves of an NNX state by dotted path."""
-    return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+    return {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
 
 
 def parameters(model: nnx.Module) -> Params:
@@ -33,11 +34,17 @@ def masks(model: nnx.Module) -> Params:
 
 
 def set_parameters(model: nnx.Module, params: Params) -> None:
-    """Write `params` into `model`; paths that are not named keep what they hold."""
+    """Write `params` into `model`; paths that are not named keep what they hold.
+
+    Raises:
+        ValueError: an array has not the shape of the one it replaces.
+    """
     for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         name = ".".join(map(str, path))
         if name in params:
-            leaf[...] = params[name]
+            if params[name].shape != leaf.shape:
+                raise ValueError(f"{name}: {params[name].shape} does not fit {leaf.shape}")
+            leaf.set_value(jnp.asarray(params[name], leaf.dtype))
 
 
 def layer_at(model: nnx.Module, path: str) -> Any:
@@ -88,7 +95,7 @@ def as_function(model: nnx.Module) -> Forward:
         for path, variable in nnx.to_flat_state(abstract):
             name = ".".join(map(str, path))
             if isinstance(variable, Draw):
-                value = jax.numpy.zeros(()) if draws is None else draws[order[name]]
+                value = jnp.zeros(()) if draws is None else draws[order[name]]
             else:
                 value = masks[name] if isinstance(variable, Mask) else params[name]
             leaves.append((path, variable.replace(value)))
