@@ -4,7 +4,9 @@ A. Wang et al., GLUE: A multi-task benchmark and analysis platform for natural l
 understanding, 2019.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,19 +86,33 @@ def _examples(columns: Mapping[str, Sequence[Any]], task: GlueTask, where: str) 
 def _from_hub(name: str) -> Splits:
     import datasets
 
-    bars = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
     try:
-        loaded = datasets.load_dataset(HUB_ID, name)
+        with _quiet(datasets):
+            loaded = datasets.load_dataset(HUB_ID, name)
     except Exception as error:  # offline, blocked, renamed: the kinds change with the library
         raise LpafError(
             f"task {name} cannot be fetched from the hub ({HUB_ID}: {_first_line(error)}); "
             "name a local copy with data=FOLDER (--data FOLDER)"
         ) from None
+    return _of_datasets(loaded, HUB_ID)
+
+
+@contextmanager
+def _quiet(datasets: Any) -> Iterator[None]:
+    """Silence progress bars and the warning of every retry: the outcome is told once, by us."""
+    bars = datasets.is_progress_bar_enabled()
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    datasets.disable_progress_bars()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
     finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         if bars:
             datasets.enable_progress_bars()
-    return _of_datasets(loaded, HUB_ID)
 
 
 def _from_folder(folder: Path) -> Splits:

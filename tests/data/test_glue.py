@@ -1,4 +1,5 @@
 import csv
+import logging
 
 import pytest
 
@@ -109,17 +110,22 @@ def test_without_a_copy_the_hub_is_asked(monkeypatch):
 def test_a_hub_out_of_reach_is_one_clear_line(monkeypatch):
     import datasets
 
+    retries = logging.getLogger("huggingface_hub.utils._http")
+
     def load_dataset(*arguments):
+        assert not retries.isEnabledFor(logging.WARNING)
+        assert not datasets.is_progress_bar_enabled()
         raise ConnectionError("no route\nand a long story")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    before = datasets.is_progress_bar_enabled()
+    datasets.enable_progress_bars()
     with pytest.raises(
         LpafError, match=r"sst2 cannot be fetched .*no route.*data=FOLDER"
     ) as caught:
         load_task("sst2")
     assert "\n" not in str(caught.value)
-    assert datasets.is_progress_bar_enabled() == before
+    assert datasets.is_progress_bar_enabled()
+    assert retries.isEnabledFor(logging.WARNING)
 
 
 @pytest.mark.parametrize(

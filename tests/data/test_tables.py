@@ -32,7 +32,7 @@ def written_by_csv(path, texts, delimiter):
 
 @pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".tsv", "\t")])
 def test_what_the_csv_module_writes_comes_back(tmp_path, suffix, delimiter):
-    texts = [*AWKWARD, "two\nlines", "a\ttab"]
+    texts = [*AWKWARD, "two\nlines", "two\r\nmore", "a\ttab"]
     examples = read_examples(written_by_csv(tmp_path / f"t{suffix}", texts, delimiter))
     assert examples.texts == texts
     assert examples.labels.tolist() == [i % 2 for i in range(len(texts))]
@@ -41,6 +41,12 @@ def test_what_the_csv_module_writes_comes_back(tmp_path, suffix, delimiter):
 def test_a_quoted_tsv_of_one_line_rows_loses_its_quoting(tmp_path):
     texts = ['the new " conan " movie', 'one open " quote', "plain"]
     assert read_examples(written_by_csv(tmp_path / "t.tsv", texts, "\t")).texts == texts
+
+
+def test_a_raw_tsv_that_would_pass_for_a_quoted_one_keeps_its_rows(tmp_path):
+    # A csv reader finds nothing wrong here: one row whose text has three lines.
+    path = write(tmp_path / "t.tsv", 'sentence\tlabel\n"one\t0\ntwo\t1\nthree"\t0\n')
+    assert read_examples(path).texts == ['"one', "two", 'three"']
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
