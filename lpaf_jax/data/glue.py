@@ -123,7 +123,8 @@ def _from_folder(folder: Path) -> Splits:
     import datasets
 
     try:
-        saved = datasets.load_from_disk(str(folder))
+        with _quiet(datasets):
+            saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # a damaged copy raises whatever its reader does
         raise LpafError(f"{folder} cannot be read by datasets: {_first_line(error)}") from None
     return _of_datasets(saved, str(folder))
