@@ -16,6 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import lpaf_jax
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -24,7 +26,7 @@ LEVELS = [
     {"errors", "files", "linalg"},
     {"importance", "models"},
     {"compress", "data", "report", "train"},
-    {"pipeline"},
+    {"inputs", "pipeline", "progress", "run", "serve", "settings", "stages"},
     {"cli"},
 ]
 
@@ -126,3 +128,7 @@ def test_every_requirement_is_pinned(version: str) -> None:
             pin = pins.get(canonicalize_name(requirement.name), "no pin")
             assert requirement.specifier.contains(pin), f"{requirement} and {pin}"
     assert pins.keys() >= DATA_PACKAGES
+
+
+def test_one_version() -> None:
+    assert lpaf_jax.__version__ == PROJECT["version"]
