@@ -189,9 +189,8 @@ def spectrum(item: Mapping[str, Any], index: int) -> str:
             values = np.asarray(item.get(key) or [], dtype=float)
             if values.size == 0:
                 continue
-            # Empty rows and columns leave exact zeros, where the curve ends.
-            drawn = np.where(values > 0, values, np.nan)
-            axes.plot(np.arange(1, values.size + 1), drawn, color=COLOURS[key])
+            # Empty rows and columns leave exact zeros: there the curve drops out of sight.
+            axes.plot(np.arange(1, values.size + 1), values, color=COLOURS[key])
             _key(axes, (0.04, 0.22 - 0.09 * row), label, COLOURS[key])
         axes.set_yscale("log")
         axes.set_ylim(0.008, 1.25)

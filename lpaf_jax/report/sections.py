@@ -213,23 +213,24 @@ def _patterns(analysis: Analysis) -> Html | None:
 def _matrix_table(rows: list[Mapping[str, Any]]) -> Html | None:
     if not rows:
         return None
-    heads = ["Matrix", "shape"]
-    columns: list[tuple[str, str, str]] = []
-    for key, label in plots.METHODS.items():
-        columns += [(key, "effective_rank", f"effective rank, {label}")]
-    for key in ("first_order", "magnitude"):
-        for field in ("kept", "empty_rows", "empty_columns"):
-            columns.append((key, field, f"{field.replace('_', ' ')}, {plots.METHODS[key]}"))
+    heads = ["Matrix", "shape", *(f"effective rank, {m}" for m in plots.METHODS.values())]
+    pruned = {key: label for key, label in plots.METHODS.items() if key != "dense"}
+    for label in pruned.values():
+        heads += [f"kept, {label}", f"empty rows / columns, {label}"]
     body: list[list[Child]] = []
     for row in rows:
         shape = " × ".join(str(extent) for extent in row.get("shape") or [])
         cells: list[Child] = [el("code", str(row.get("name", ""))), shape]
-        for key, field, _ in columns:
-            value = facts.number(row, key, field)
-            rank = field == "effective_rank"
-            cells.append("–" if value is None else f"{value:.1f}" if rank else facts.percent(value))
+        for key in plots.METHODS:
+            rank = facts.number(row, key, "effective_rank")
+            cells.append("–" if rank is None else f"{rank:.1f}")
+        for key in pruned:
+            kept, *empty = (
+                facts.percent(facts.number(row, key, field))
+                for field in ("kept", "empty_rows", "empty_columns")
+            )
+            cells += [kept, " / ".join(empty)]
         body.append(cells)
-    heads += [label for _, _, label in columns]
     return details(f"All {len(rows)} matrices", table(heads, body, class_="compact"))
 
 

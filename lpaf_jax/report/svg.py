@@ -63,7 +63,6 @@ def svg(name: str, label: str, width: float, height: float, draw: Callable[[Any]
 
 
 def _inline(text: str, name: str, label: str, width: float, height: float) -> str:
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = text[text.index("<svg") :]
     body = text[text.index(">") + 1 :]
     # One rule for every element of the page, not only of this figure: the page has its own.

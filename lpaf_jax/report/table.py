@@ -2,7 +2,6 @@
 
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics, Stage
@@ -11,17 +10,11 @@ from lpaf_jax.report.facts import Metrics, Stage
 def result_table(metrics: Metrics) -> Table:
     """One row per stage; fits a terminal of 80 columns.
 
-    Columns without any figure are left out. Names are shown as they are, never read as markup.
+    Columns without any figure are left out. `summary_line` says which run it is.
     """
     batches = facts.batches(metrics)
     rows = facts.stages(metrics)
-    title = f"{facts.model_name(metrics)} on {facts.task_name(metrics)}"
-    table = Table(
-        title=Text(title, overflow="ellipsis"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("Stage", no_wrap=True)
     columns = {
         "Accuracy": [facts.percent(row.accuracy) for row in rows],

@@ -3,11 +3,14 @@
 import base64
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from lpaf_jax.report import write_report
 
 KINDS = (
     ("attention.self.query", (384, 384)),
@@ -38,8 +41,7 @@ def synthetic_timing(median: float) -> dict[str, float]:
     return {"median": median, "min": 0.96 * median, "max": 1.09 * median}
 
 
-@pytest.fixture
-def metrics() -> dict[str, Any]:
+def synthetic_metrics() -> dict[str, Any]:
     """A whole synthetic run of the main recipe at half the compressible weights."""
     return {
         "model": "minilm",
@@ -107,8 +109,7 @@ def _mask(rng: np.random.Generator, shape: tuple[int, int], kept: float, striped
     return base64.b64encode(np.packbits(mask).tobytes()).decode()
 
 
-@pytest.fixture
-def analysis() -> dict[str, Any]:
+def synthetic_analysis() -> dict[str, Any]:
     """Synthetic matrices in which first-order pruning leaves about 113 directions of 384."""
     rng = np.random.default_rng(0)
     matrices = []
@@ -159,8 +160,7 @@ def analysis() -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def log() -> list[dict[str, Any]]:
+def synthetic_log() -> list[dict[str, Any]]:
     """Rows of a synthetic training log of three stages with three epochs each."""
     rng = np.random.default_rng(1)
     rows: list[dict[str, Any]] = []
@@ -180,18 +180,46 @@ def log() -> list[dict[str, Any]]:
     return rows
 
 
+def lay_out(folder: Path, metrics: Any, analysis: Any = None, log: Any = None) -> Path:
+    """A run folder with the given parts of a run in it."""
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    if analysis is not None:
+        (folder / "analysis.json").write_text(json.dumps(analysis))
+    if log is not None:
+        (folder / "logs").mkdir()
+        lines = "".join(json.dumps(row) + "\n" for row in log)
+        (folder / "logs" / "train.jsonl").write_text(lines)
+    return folder
+
+
+@pytest.fixture
+def metrics() -> dict[str, Any]:
+    return synthetic_metrics()
+
+
+@pytest.fixture
+def analysis() -> dict[str, Any]:
+    return synthetic_analysis()
+
+
+@pytest.fixture
+def log() -> list[dict[str, Any]]:
+    return synthetic_log()
+
+
+@pytest.fixture
+def stage_of() -> Callable[..., dict[str, Any]]:
+    return synthetic_stage
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """A function that lays the given parts of a run out in a fresh folder."""
+    return partial(lay_out, tmp_path)
 
-    def make(metrics: Any, analysis: Any = None, log: Any = None) -> Path:
-        (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-        if analysis is not None:
-            (tmp_path / "analysis.json").write_text(json.dumps(analysis))
-        if log is not None:
-            (tmp_path / "logs").mkdir()
-            lines = "".join(json.dumps(row) + "\n" for row in log)
-            (tmp_path / "logs" / "train.jsonl").write_text(lines)
-        return tmp_path
 
-    return make
+@pytest.fixture(scope="session")
+def whole_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of the whole synthetic run, drawn once."""
+    folder = tmp_path_factory.mktemp("run")
+    lay_out(folder, synthetic_metrics(), synthetic_analysis(), synthetic_log())
+    return write_report(folder).read_text(encoding="utf-8")

@@ -1,0 +1,91 @@
+import re
+
+import pytest
+import yaml
+
+from lpaf_jax.report import model_card
+
+
+def split(card):
+    """Front matter as YAML sees it, and the text below."""
+    opening, front, body = card.split("---\n", 2)
+    assert opening == ""
+    return yaml.safe_load(front), body
+
+
+def test_front_matter_says_what_a_hub_wants_to_know(metrics):
+    front, _ = split(model_card(metrics))
+    assert front["pipeline_tag"] == "text-classification"
+    assert front["base_model"] == "sentence-transformers/all-MiniLM-L6-v2"
+    assert front["license"] == "apache-2.0"
+    assert front["metrics"] == ["accuracy"]
+    assert {"lpaf", "low-rank"} <= set(front["tags"])
+    (entry,) = front["model-index"]
+    (result,) = entry["results"]
+    assert result["dataset"]["type"] == front["datasets"][0]
+    assert result["metrics"] == [{"type": "accuracy", "value": pytest.approx(1367 / 1706)}]
+
+
+def test_body_holds_figures_use_and_limits(metrics):
+    _, body = split(model_card(metrics))
+    row = "| final | 80.1 % | 78.2 % to 82.0 % | 50.0 % | 76.6 % | 64.9 MB | 10.7 ms | 157 ms |"
+    assert row in body
+    assert "98.6 % of the accuracy kept (80.1 % of 81.3 %)" in body
+    assert "with k = 128" in body
+    assert "lpaf predict RUN" in body
+    assert 'lpaf_jax.load_model("RUN/model")' in body
+    assert "one run (seed 0) on 1,706 examples" in body
+    assert "1.2 percentage points below" in body
+
+
+def test_every_table_row_has_as_many_cells_as_the_head(metrics):
+    lines = [line for line in model_card(metrics).splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 4
+    assert len({line.count("|") for line in lines}) == 1
+
+
+@pytest.mark.parametrize(
+    "partial",
+    [
+        {},
+        {"model": "minilm"},
+        {"stages": {"dense": {"accuracy": 0.8}}},
+        {"model": "minilm", "task": "imdb", "stages": {"final": {"accuracy": 0.8}}, "rank": None},
+    ],
+)
+def test_partial_metrics(partial):
+    front, body = split(model_card(partial))
+    assert front["library_name"] == "lpaf-jax"
+    assert ("model-index" in front) == ("task" in partial)
+    for heading in ("## Figures", "## Use", "## Limits"):
+        assert heading in body
+    assert "None" not in body
+
+
+def test_names_from_outside_break_neither_yaml_nor_markdown(metrics):
+    name = 'x: "y"\n---\n<script>[a](b)|`'
+    front, body = split(model_card(metrics | {"model": name, "task": name}))
+    assert "base_model" not in front
+    assert "datasets" not in front
+    assert "<script" not in body
+    assert not re.search(r"(?<!\\)\]\(", body)
+    for line in body.splitlines():
+        assert not re.match(r"-{3,}$", line)
+
+
+def test_only_a_hub_model_is_named_as_base(metrics, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def base(model):
+        return split(model_card(metrics | {"model": model}))[0].get("base_model")
+
+    assert base("google/bert_uncased_L-2_H-128_A-2") == "google/bert_uncased_L-2_H-128_A-2"
+    assert base("/home/me/secret-client/model") is None
+    assert "secret-client" not in model_card(metrics | {"model": "/home/me/secret-client/model"})
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    assert base("models/tiny") is None
+
+
+def test_licence_of_an_unknown_base_is_not_guessed(metrics):
+    front, _ = split(model_card(metrics | {"model": "org/name"}))
+    assert "license" not in front

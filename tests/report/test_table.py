@@ -1,0 +1,45 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from lpaf_jax.report import result_table
+
+
+def printed(metrics, width=80):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(result_table(metrics))
+    return console.export_text()
+
+
+def test_every_figure_stands_whole_within_80_columns(metrics):
+    text = printed(metrics)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "…" not in text
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "Final 80.1 % 78.2 to 82.0 50.0 % 64.9 MB 10.7 ms 157 ms" in lines
+    assert "Pruned 80.8 % 78.9 to 82.6 100.0 % – – –" in lines
+
+
+def test_large_figures_fit_too(metrics, stage_of):
+    for key in ("dense", "final"):
+        metrics["bytes_on_disk"][key] = 438_000_000
+        for batch in ("1", "32"):
+            metrics["latency_ms"][key][batch]["median"] = 99_999.0
+    metrics["stages"]["final"] = stage_of(1706)
+    assert "…" not in printed(metrics)
+    assert "438.0 MB" in printed(metrics)
+
+
+@pytest.mark.parametrize("left_out", ["latency_ms", "bytes_on_disk", "encoder_params_ratio"])
+def test_a_column_without_figures_is_left_out(metrics, left_out):
+    heads = {"latency_ms": "Batch", "bytes_on_disk": "File", "encoder_params_ratio": "50.0 %"}
+    assert heads[left_out] in printed(metrics)
+    del metrics[left_out]
+    assert heads[left_out] not in printed(metrics)
+    assert "80.1 %" in printed(metrics)
+
+
+def test_an_empty_run_prints_a_head_only():
+    assert printed({}).split()[0] == "Stage"
+    assert "%" not in printed({})
