@@ -1,7 +1,14 @@
-"""Alternating least squares for the element-wise weighted low-rank approximation."""
+"""Alternating least squares for the element-wise weighted low-rank approximation.
 
+```python
+f, info = weighted_als(w, importance, 64)
+info.objective[0], info.objective[-1]  # of the closed form it starts from, and at the end
+```
+"""
+
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,31 +17,36 @@ from jaxtyping import Array, Float, Int
 
 from lpaf_jax.linalg.checks import (
     as_floats,
+    check_at_least_zero,
     check_importance,
+    check_init,
     check_matrix,
     check_rank,
-    check_ridge,
 )
 from lpaf_jax.linalg.factors import LowRank, balance, matmul
-from lpaf_jax.linalg.svd import _weighted_svd
+from lpaf_jax.linalg.svd import root_weights, scaled_svd
 
-CONVERGED = 0
-MAX_SWEEPS = 1
-FAILED = 2
+CONVERGED, MAX_SWEEPS, FAILED = 0, 1, 2
 
-_INNER_STEPS = 2
+# Conjugate-gradient steps a half-sweep. 1, 2 and 3 cost about the same to a given objective; 2 was
+# never far from the best on Fisher-like, heavy-tailed and mostly-zero importance.
+_STEPS = 2
+# Extrapolation makes the decrease uneven, so it is measured over this many sweeps.
+_WINDOW = 5
 
 
 class AlsInfo(NamedTuple):
     """How a solve went.
 
     Attributes:
-      objective: the objective at the start and after each sweep, with the importance scaled to
-        mean 1; the last value is repeated to the fixed length max_sweeps + 1.
-      gradient_norm: at the end, relative to the gradient's terms before they cancel.
+      objective: at the start and after each sweep, for the importance scaled to mean 1; it never
+        rises. The last value is repeated to the fixed length max_sweeps + 1.
+      gradient_norm: at the end; free of units and of the scale of the factors. Its square is
+        `Σ g² / 4h` over the entries of A and B, relative to the objective, with g the gradient and
+        2h the second derivative: the shares that moving each entry alone would remove, summed.
       sweeps: how many were done.
-      status: 0 converged; 1 stopped at max_sweeps, still falling; 2 failed: the objective is not
-        finite, and the factors returned are the last finite ones.
+      status: 0 converged; 1 stopped at max_sweeps while still falling; 2 failed: the objective was
+        not finite at the start, or became so in a plain sweep; the factors are the last good ones.
     """
 
     objective: Float[Array, " sweeps"]
@@ -48,113 +60,216 @@ def weighted_als(
     importance: Float[Array, "m n"],
     rank: int,
     *,
-    ridge: float = 0.0,
+    ridge: float | Float[Array, ""] = 0.0,
     init: LowRank | None = None,
-    max_sweeps: int = 100,
-    tol: float = 1e-4,
+    max_sweeps: int = 200,
+    tol: float | Float[Array, ""] = 1e-4,
 ) -> tuple[LowRank, AlsInfo]:
-    """A local minimiser of the exact element-wise weighted objective.
+    """A local minimiser of the element-wise weighted error, by accelerated alternating descent.
 
-    `argmin_{A,B} Σ_ij I_ij (w_ij − (AB)_ij)² + ridge (‖A‖² + ‖B‖²)`, I scaled to mean 1.
+    `argmin_{A,B} Σ_ij I_ij (w_ij − (AB)_ij)² + ridge (‖A‖² + ‖B‖²)`, I first scaled to mean 1, so
+    that a ridge means the same whatever the scale of the importance. The problem is not convex:
+    what is found is the local minimum that descent from the start leads to. Where I is zero over
+    much of the matrix and ridge is 0, AB is arbitrary there: give I a floor, or set a ridge.
+
+    Each half-sweep takes two conjugate-gradient steps on the row systems
+    `(B diag(I_i) Bᵀ + ridge) a_i = B diag(I_i) w_i`, all rows at once, from where they stand, each
+    row with its own step length; then the same for the columns of B. The systems are never formed:
+    multiplying by all of them is `(I ∘ (P B)) Bᵀ`. Sweeps are extrapolated with Nesterov's
+    sequence; one that would raise the objective is undone and the sequence starts anew.
+
+    Works under `jit` and `vmap`, where each matrix of a stack stops by itself. Not differentiable
+    in reverse mode.
+
+    Args:
+      w: matrix of shape (m, n).
+      importance: non-negative, the shape of `w`. Zeros are allowed, whole rows and columns too.
+      rank: k, static.
+      ridge: at least 0, in units of the mean importance.
+      init: factors to start from; the separable closed form (see `weighted_svd`) where None.
+      max_sweeps: static.
+      tol: stop when the objective falls by less than this share of itself a sweep (mean of 5), or
+        when the gradient norm is below it. 1e-4 ends about 1 % above the local minimum on hard
+        problems, 1e-5 about 0.1 %.
+
+    Returns:
+      Balanced factors, never worse than the start, and an `AlsInfo`.
+
+    Raises:
+      ValueError: shapes differ, a value is negative or not finite, `rank` is out of range. Under
+        tracing values cannot be looked at, and a failure shows as status 2.
+
+    Cost: 18 m n k FLOP a sweep, about five arrays of the size of `w`, and one SVD to start.
+    Source: Srebro & Jaakkola, "Weighted low-rank approximations" (2003) for the problem; Mitchell,
+    Ye & De Sterck, "Nesterov acceleration of alternating least squares for canonical tensor
+    decomposition" (2020) for extrapolation with restarts, here over inexact solves.
     """
     w, importance = as_floats(w, importance)
     check_matrix(w)
     check_importance(importance, w)
     check_rank(rank, w.shape)
-    check_ridge(ridge)
+    check_at_least_zero(ridge=ridge, tol=tol, max_sweeps=max_sweeps)
     if init is not None:
-        a, b, _ = as_floats(*init, w)
-        shapes = ((w.shape[0], rank), (rank, w.shape[1]))
-        if (a.shape, b.shape) != shapes:
-            raise ValueError(f"init has shapes {a.shape}, {b.shape}; rank {rank} needs {shapes}")
-        init = LowRank(a.astype(w.dtype), b.astype(w.dtype))
-    penalty, tolerance = jnp.asarray(ridge, w.dtype), jnp.asarray(tol, w.dtype)
-    return _weighted_als(w, importance, rank, penalty, init, max_sweeps, tolerance)
+        init = LowRank(*(factor.astype(w.dtype) for factor in as_floats(*init)))
+        check_init(init.a, init.b, w.shape, rank)
+    settings = jnp.asarray(ridge, w.dtype), jnp.asarray(tol, w.dtype)
+    return _weighted_als(w, importance, rank, init, max_sweeps, *settings)
 
 
 class _State(NamedTuple):
-    factors: LowRank
+    best: LowRank  # the factors of the least objective so far
+    ahead: LowRank  # extrapolated from them: where the next sweep starts
+    momentum: Array  # of Nesterov's sequence; at 1, `ahead` is `best`
     trace: Array
     sweep: Array
-    status: Array
+    status: Array  # MAX_SWEEPS as long as nothing else has come up
 
 
-@partial(jax.jit, static_argnums=(2, 5))
+@partial(jax.jit, static_argnums=(2, 4))
 def _weighted_als(
     w: Array,
     importance: Array,
     rank: int,
-    ridge: Array,
     init: LowRank | None,
     max_sweeps: int,
+    ridge: Array,
     tol: Array,
 ) -> tuple[LowRank, AlsInfo]:
     mean = importance.mean()
     weight = importance / jnp.where(mean > 0, mean, 1)
-    start = _weighted_svd(w, importance, rank, "separable") if init is None else init
+    start = _start(w, weight, rank, init, ridge)
+    # An exact fit falls by a constant share for ever; below this all of it is rounding.
+    rounding = jnp.square(10 * jnp.finfo(w.dtype).eps) * jnp.sum(weight * jnp.square(w))
 
-    def objective(f: LowRank) -> Array:
-        penalty = jnp.sum(jnp.square(f.a)) + jnp.sum(jnp.square(f.b))
-        return jnp.sum(weight * jnp.square(w - f.dense())) + ridge * penalty
+    def body(state: _State) -> _State:
+        new, objective, norm = _sweep(w, weight, ridge, state.ahead)
+        old = state.trace[state.sweep]
+        kept = objective <= old
+        # Without extrapolation only rounding or overflow can keep a sweep from descending.
+        stuck = ~kept & (state.momentum == 1)
+        momentum = jnp.where(kept, (1 + jnp.sqrt(1 + 4 * jnp.square(state.momentum))) / 2, 1)
+        speed = jnp.where(kept, (state.momentum - 1) / momentum, 0)
+        best = jax.tree.map(partial(jnp.where, kept), new, state.best)
+        ahead = jax.tree.map(lambda now, before: now + speed * (now - before), best, state.best)
 
-    def sweep(state: _State) -> _State:
-        a, b = state.factors
-        a = _solve_rows(w, weight, ridge, a, b)
-        b = _solve_rows(w.T, weight.T, ridge, b.T, a.T).T
-        new, old = objective(LowRank(a, b)), state.trace[state.sweep]
-        better = new <= old
-        status = jnp.where(better & (old - new > tol * old), MAX_SWEEPS, CONVERGED)
-        status = jnp.where(jnp.isfinite(new), status, FAILED)
-        factors = jax.tree.map(partial(jnp.where, better), LowRank(a, b), state.factors)
-        done = jnp.arange(max_sweeps + 1) > state.sweep
-        trace = jnp.where(done, jnp.where(better, new, old), state.trace)
-        return _State(factors, trace, state.sweep + 1, status)
+        sweep = state.sweep + 1
+        value = jnp.where(kept, objective, old)
+        trace = jnp.where(jnp.arange(max_sweeps + 1) < sweep, state.trace, value)
+        fallen = trace[jnp.maximum(sweep - _WINDOW, 0)] - value
+        slow = (sweep >= _WINDOW) & (fallen <= _WINDOW * tol * value)
+        done = slow | stuck | (norm <= tol) | (value <= rounding)
+        status = jnp.where(done, CONVERGED, MAX_SWEEPS)
+        status = jnp.where(stuck & ~jnp.isfinite(objective), FAILED, status)
+        return _State(best, ahead, momentum, trace, sweep, status)
 
     def goes_on(state: _State) -> Array:
         return (state.status == MAX_SWEEPS) & (state.sweep < max_sweeps)
 
-    trace = jnp.full(max_sweeps + 1, objective(start))
-    first = jnp.where(jnp.isfinite(trace[0]), MAX_SWEEPS, FAILED)
-    state = lax.while_loop(goes_on, sweep, _State(start, trace, jnp.int32(0), first))
-    factors = balance(state.factors)
+    first = _objective(weight, ridge, start, w - start.dense())
+    trace = jnp.full(max_sweeps + 1, first)
+    status = jnp.where(jnp.isfinite(first), MAX_SWEEPS, FAILED)
+    state = _State(start, start, jnp.ones_like(first), trace, jnp.int32(0), status)
+    state = lax.while_loop(goes_on, body, state)
+
+    factors = balance(state.best)
     norm = _gradient_norm(w, weight, ridge, factors)
     return factors, AlsInfo(state.trace, norm, state.sweep, state.status)
 
 
-def _solve_rows(w: Array, weight: Array, ridge: Array, a: Array, b: Array) -> Array:
-    """A few steps of conjugate gradients on all row systems of `a` at once, from `a`.
+def _start(w: Array, weight: Array, rank: int, init: LowRank | None, ridge: Array) -> LowRank:
+    """The factors to start from, in the gauge where the row systems are nearest to diagonal.
 
-    Each row has its own system, `(B diag(I_i) Bᵀ + ridge) a_i = B diag(I_i) w_i`, and its own
-    step; the matrices are never formed.
+    Without a ridge the gauge is free, and one diagonalises both `B diag(c) Bᵀ` and `Aᵀ diag(r) A`,
+    where r and c are the mean weights of rows and columns. A ridge asks for the balanced gauge.
     """
-    gram = matmul(b * weight.mean(axis=0), b.T)
-    jitter = ridge + 1e-5 * jnp.trace(gram) / gram.shape[0] + jnp.finfo(w.dtype).tiny
-    chol = jnp.linalg.cholesky(gram + jitter * jnp.eye(gram.shape[0], dtype=w.dtype))
-    error = w - matmul(a, b)
-    direction, before = jnp.zeros_like(a), jnp.ones_like(a[:, :1])
-    for step in range(_INNER_STEPS):
-        residual = matmul(weight * error, b.T) - ridge * a
-        scaled = jax.scipy.linalg.cho_solve((chol, True), residual.T).T
-        now = jnp.sum(residual * scaled, axis=1, keepdims=True)
-        beta = now / before if step else jnp.zeros_like(now)
-        direction = scaled + beta * direction
-        image = matmul(direction, b)
-        curvature = jnp.sum(weight * image * image, axis=1, keepdims=True)
-        curvature += ridge * jnp.sum(direction * direction, axis=1, keepdims=True)
-        slope = jnp.sum(residual * direction, axis=1, keepdims=True)
-        length = jnp.where(curvature > 0, slope / jnp.where(curvature > 0, curvature, 1), 0)
-        a, error = a + length * direction, error - length * image
-        before = jnp.where(now > 0, now, 1)
-    return a
+    rows, columns = root_weights(weight.sum(axis=1)), root_weights(weight.sum(axis=0))
+    start = scaled_svd(w, rows, columns, rank) if init is None else init
+    rows, columns = jnp.where(ridge > 0, 1, rows), jnp.where(ridge > 0, 1, columns)
+    start = balance(LowRank(rows[:, None] * start.a, start.b * columns))
+    return LowRank(start.a / rows[:, None], start.b / columns)
 
 
-def _gradient_norm(w: Array, weight: Array, ridge: Array, f: LowRank) -> Any:
-    weighted = weight * (w - f.dense())
-    gradient = (
-        matmul(weighted, f.b.T) - ridge * f.a,
-        matmul(f.a.T, weighted) - ridge * f.b,
+def _sweep(w: Array, weight: Array, ridge: Array, f: LowRank) -> tuple[LowRank, Array, Array]:
+    """Descend in A, then in B: the new factors, their objective, the gradient norm on the way."""
+    rows, columns = weight.mean(axis=1, keepdims=True), weight.mean(axis=0, keepdims=True)
+
+    # Half the second derivatives, exact where the importance is separable (its mean is 1).
+    curvature = rows * jnp.sum(columns * jnp.square(f.b), axis=1) + ridge
+    a, error, gain_a = _descend(
+        f.a,
+        w - f.dense(),
+        weight,
+        ridge,
+        curvature,
+        image=lambda step: matmul(step, f.b),
+        adjoint=lambda residual: matmul(residual, f.b.T),
+        axis=1,
     )
-    terms = (matmul(abs(weighted), abs(f.b.T)), matmul(abs(f.a.T), abs(weighted)))
-    size = sum(jnp.sum(jnp.square(t)) for t in terms)
-    norm = sum(jnp.sum(jnp.square(g)) for g in gradient)
-    return jnp.sqrt(norm / jnp.where(size > 0, size, 1))
+    curvature = jnp.sum(rows * jnp.square(a), axis=0)[:, None] * columns + ridge
+    b, error, gain_b = _descend(
+        f.b,
+        error,
+        weight,
+        ridge,
+        curvature,
+        image=lambda step: matmul(a, step),
+        adjoint=lambda residual: matmul(a.T, residual),
+        axis=0,
+    )
+    new = LowRank(a, b)
+    objective = _objective(weight, ridge, new, error)
+    return new, objective, jnp.sqrt(_ratio(gain_a + gain_b, objective))
+
+
+def _descend(
+    x: Array,
+    error: Array,
+    weight: Array,
+    ridge: Array,
+    curvature: Array,
+    *,
+    image: Callable[[Array], Array],
+    adjoint: Callable[[Array], Array],
+    axis: int,
+) -> tuple[Array, Array, Array]:
+    """A few preconditioned conjugate-gradient steps on all row (axis 1) or column (axis 0) systems.
+
+    The residual is computed anew at each step, from the error that the steps keep up to date: it
+    costs no more than the textbook's recurrence and does not drift from the truth in float32.
+
+    Returns the new factor, the new error `W − AB`, and what the first step's gradient promised.
+    """
+    total = partial(jnp.sum, axis=axis, keepdims=True)
+    direction, before, gain = jnp.zeros_like(x), jnp.zeros_like(total(x)), jnp.zeros_like(x[0, 0])
+    for step in range(_STEPS):
+        residual = adjoint(weight * error) - ridge * x
+        scaled = _ratio(residual, curvature)
+        power = total(residual * scaled)
+        gain = power.sum() if step == 0 else gain
+        direction = scaled + _ratio(power, before) * direction
+        before = power
+        moved = image(direction)
+        bend = total(weight * jnp.square(moved)) + ridge * total(jnp.square(direction))
+        length = _ratio(total(residual * direction), bend)
+        x, error = x + length * direction, error - length * moved
+    return x, error, gain
+
+
+def _objective(weight: Array, ridge: Array, f: LowRank, error: Array) -> Array:
+    penalty = jnp.sum(jnp.square(f.a)) + jnp.sum(jnp.square(f.b))
+    return jnp.sum(weight * jnp.square(error)) + ridge * penalty
+
+
+def _gradient_norm(w: Array, weight: Array, ridge: Array, f: LowRank) -> Array:
+    error = w - f.dense()
+    down_a = matmul(weight * error, f.b.T) - ridge * f.a
+    down_b = matmul(f.a.T, weight * error) - ridge * f.b
+    bend_a = matmul(weight, jnp.square(f.b).T) + ridge
+    bend_b = matmul(jnp.square(f.a).T, weight) + ridge
+    gain = jnp.sum(_ratio(jnp.square(down_a), bend_a)) + jnp.sum(_ratio(jnp.square(down_b), bend_b))
+    return jnp.sqrt(_ratio(gain, _objective(weight, ridge, f, error)))
+
+
+def _ratio(x: Array, y: Array) -> Array:
+    """`x / y`, and 0 where y is 0: rows of no weight, components that vanished."""
+    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)

@@ -62,9 +62,22 @@ def check_rank(rank: int, shape: tuple[int, ...]) -> None:
         raise ValueError(f"rank must lie between 1 and {min(shape)} for shape {shape}, got {rank}")
 
 
-def check_ridge(ridge: Any) -> None:
-    """Raise ValueError unless `ridge` is a finite number >= 0."""
-    if jnp.ndim(ridge) != 0:
-        raise ValueError(f"ridge must be one number, got shape {jnp.shape(ridge)}")
-    if is_known(ridge) and not (np.isfinite(float(ridge)) and float(ridge) >= 0):
-        raise ValueError(f"ridge must be finite and at least 0, got {float(ridge)}")
+def check_at_least_zero(**numbers: Any) -> None:
+    """Raise ValueError unless each of the named arguments is one finite number >= 0."""
+    for name, number in numbers.items():
+        if jnp.ndim(number) != 0:
+            raise ValueError(f"{name} must be one number, got shape {jnp.shape(number)}")
+        if is_known(number) and not (np.isfinite(float(number)) and float(number) >= 0):
+            raise ValueError(f"{name} must be finite and at least 0, got {float(number)}")
+
+
+def check_init(a: Array, b: Array, shape: tuple[int, ...], rank: int) -> None:
+    """Raise ValueError unless `a` and `b` are finite factors of rank `rank` for `shape`."""
+    needed = (shape[0], rank), (rank, shape[1])
+    if (a.shape, b.shape) != needed:
+        raise ValueError(
+            f"init has factors of shapes {a.shape} and {b.shape}, but rank {rank} of a matrix "
+            f"{shape} needs {needed[0]} and {needed[1]}"
+        )
+    check_matrix(a, "init.a")
+    check_matrix(b, "init.b")

@@ -77,6 +77,22 @@ def weighted_svd(
     return _weighted_svd(w, importance, rank, sharing)
 
 
+def scaled_svd(w: Array, rows: Array, columns: Array, rank: int) -> LowRank:
+    """`argmin ‖diag(rows) (W − AB) diag(columns)‖_F` for positive scales.
+
+    The gauge is the one in which the scaled factors `diag(rows) A` and `B diag(columns)` balance.
+    """
+    scaled = _svd(rows[:, None] * w * columns, rank)
+    return LowRank(scaled.a / rows[:, None], scaled.b / columns)
+
+
+def root_weights(weights: Float[Array, " m"]) -> Float[Array, " m"]:
+    """√(weights / largest), floored at √eps; all 1 where every weight is zero."""
+    largest = weights.max()
+    shares = jnp.where(largest > 0, weights / jnp.where(largest > 0, largest, 1), 1)
+    return jnp.sqrt(jnp.maximum(shares, jnp.finfo(weights.dtype).eps))
+
+
 @partial(jax.jit, static_argnums=1)
 def _svd(w: Array, rank: int) -> LowRank:
     u, s, vt = jnp.linalg.svd(w, full_matrices=False)
@@ -86,14 +102,9 @@ def _svd(w: Array, rank: int) -> LowRank:
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _weighted_svd(w: Array, importance: Array, rank: int, sharing: Sharing) -> LowRank:
-    rows = _root(importance.sum(axis=1)) if sharing != "column" else jnp.ones_like(w[:, 0])
-    columns = _root(importance.sum(axis=0)) if sharing != "row" else jnp.ones_like(w[0])
-    scaled = _svd(rows[:, None] * w * columns, rank)
-    return balance(LowRank(scaled.a / rows[:, None], scaled.b / columns))
-
-
-def _root(weights: Array) -> Array:
-    """√(weights / largest), floored, and 1 where all weights are zero."""
-    largest = weights.max()
-    shares = jnp.where(largest > 0, weights / jnp.where(largest > 0, largest, 1), 1)
-    return jnp.sqrt(jnp.maximum(shares, jnp.finfo(weights.dtype).eps))
+    rows, columns = jnp.ones_like(w[:, 0]), jnp.ones_like(w[0])
+    if sharing != "column":
+        rows = root_weights(importance.sum(axis=1))
+    if sharing != "row":
+        columns = root_weights(importance.sum(axis=0))
+    return balance(scaled_svd(w, rows, columns, rank))
