@@ -22,58 +22,88 @@ _DATASETS = {
 def model_card(metrics: Metrics) -> str:
     """README.md for a model hub: YAML front matter, then what it is, figures, use and limits.
 
-    Figures that `metrics` does not hold are left out, so a run without timings, or a stage in
-    the middle of a run, has a card too.
+    Figures that `metrics` does not hold are left out, so a run without timings has a card too.
+    A model kept from the middle of a run names its stage: `{"model", "task", "stage"}` is enough.
     """
+    stage = str(metrics.get("stage") or "final")
     model, task = _text(facts.model_name(metrics)), _text(facts.task_name(metrics))
+    measured = bool(facts.stages(metrics))
     parts = [
         f"---\n{_yaml(_front_matter(metrics))}---",
-        f"# {model} on {task}, factorized",
-        _text(statement(metrics)),
-        _what(metrics),
-        "## Figures",
-        _figures(metrics),
-        *(f"- {_text(note)}" for note in verdicts(metrics)),
+        f"# {model} on {task}, {_TITLES.get(stage, _text(stage))}",
+        _text(statement(metrics)) if measured else None,
+        _what(metrics, stage),
+        "## Figures" if measured else None,
+        _figures(metrics) if measured else None,
+        "\n".join(f"- {_text(note)}" for note in verdicts(metrics)) if measured else None,
         "## Use",
-        _USE,
+        _use(stage),
         "## Limits",
         _limits(metrics),
     ]
-    text = "\n\n".join(part for part in parts if part)
-    return re.sub(r"^(- .*)\n\n(?=- )", r"\1\n", text, flags=re.MULTILINE) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-_USE = """\
-The factors are stored as factors, so plain `transformers` cannot read this folder; use `lpaf`:
-
-```
-lpaf predict RUN < sentences.txt
-```
-
-`RUN` is the folder of the run, the one that holds `model/`. In Python:
-
-```python
-import lpaf_jax
-
-model = lpaf_jax.load_model("RUN/model")
-```"""
+_TITLES = {
+    "dense": "fine-tuned",
+    "pruned": "pruned",
+    "factorized": "factorized, not yet tuned",
+    "final": "factorized",
+}
 
 
-def _what(metrics: Metrics) -> str:
+def _what(metrics: Metrics, stage: str) -> str:
+    if stage == "dense":
+        return (
+            "A BERT-style text classifier with all of its weights: what a run of low-rank "
+            "factorization (LPAF) starts from and is compared with."
+        )
+    if stage == "pruned":
+        return (
+            "A BERT-style text classifier in the middle of low-rank factorization (LPAF): "
+            "weights of its query, key, value, attention-output and feed-forward matrices were "
+            "set to zero and are stored as zeros, so the file is not smaller."
+        )
     rank = facts.number(metrics, "rank")
-    size = f", with k = {rank:.0f}," if rank is not None else ""
+    size = f", k = {rank:.0f}" if rank is not None else ""
+    tuned = "Nothing was tuned since." if stage == "factorized" else "The factors were then tuned."
     return (
         "A BERT-style text classifier made smaller by low-rank factorization (LPAF): every "
         "query, key, value, attention-output and feed-forward matrix of m × n numbers is stored "
-        f"as the product of an m × k and a k × n matrix{size} and the whole was tuned on the "
-        "task. Embeddings, biases, norms and the classifier are kept whole."
+        f"as the product of an m × k and a k × n matrix{size}. {tuned} Embeddings, biases, norms "
+        "and the classifier are kept whole."
     )
+
+
+def _use(stage: str) -> str:
+    place = "model" if stage == "final" else f"stages/{stage}"
+    command = f"lpaf evaluate RUN --stage {stage} --data FILE.tsv"
+    first = "An ordinary BERT checkpoint. With `lpaf`:"
+    if stage == "final":
+        command = "lpaf predict RUN < sentences.txt"
+    if stage in ("factorized", "final"):
+        first = "The factors are stored as factors, which plain `transformers` cannot read; "
+        first += "use `lpaf`:"
+    return f"""\
+{first}
+
+```
+{command}
+```
+
+`RUN` is the folder of the run, the one that holds `{place}`. In Python:
+
+```python
+from pathlib import Path
+
+import lpaf_jax
+
+model = lpaf_jax.load_model(Path("RUN/{place}"))
+```"""
 
 
 def _figures(metrics: Metrics) -> str:
     rows = facts.stages(metrics)
-    if not rows:
-        return "No figures were measured."
     batches = facts.batches(metrics)
     heads = ["stage", "accuracy", "95 % interval", "compressible weights", "all weights", "file"]
     heads += [f"batch {batch}" for batch in batches]

@@ -22,15 +22,16 @@ STAGES = {
 # only. So these stages hold exactly as many numbers as the ones they are paired with.
 SAME_SHAPES = {"dense": "dense", "pruned": "dense", "factorized": "final", "final": "final"}
 
+# What took time or logged steps: a stage by its own name, or by what was done in it.
 PHASES = {
-    "load": "Loading",
+    "dense": "Fine-tuning",
     "finetune": "Fine-tuning",
+    "pruned": "Pruning",
     "prune": "Pruning",
-    "factorize": "Factorizing",
-    "mixed_rank": "Tuning the factors",
+    "factorized": "Factorizing",
+    "final": "Tuning the factors",
+    "tune": "Tuning the factors",
     "evaluate": "Evaluating",
-    "analyze": "Matrix analysis",
-    "report": "Report",
 }
 
 _MODELS = {"minilm": "MiniLM"}
@@ -96,6 +97,12 @@ def milliseconds(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.1f} ms" if value < 100 else f"{value:,.0f} ms"
+
+
+def setting(metrics: Metrics, name: str) -> Any:
+    """One setting of the run, None where it was not recorded."""
+    settings = metrics.get("settings")
+    return settings.get(name) if isinstance(settings, Mapping) else None
 
 
 def model_name(metrics: Metrics) -> str:

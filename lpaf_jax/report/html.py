@@ -43,7 +43,7 @@ def render(metrics: Mapping[str, Any], analysis: Mapping[str, Any], log: Log) ->
     title = f"{facts.model_name(metrics)} on {facts.task_name(metrics)}"
     parts: dict[str, tuple[str, Html | None]] = {
         "results": ("Results", sections.results(metrics)),
-        "steps": ("What was done", sections.steps(metrics, analysis, log)),
+        "steps": ("What was done", sections.steps(metrics, analysis)),
         "speed": ("Speed", sections.speed(metrics)),
         "training": ("Training", sections.training(log)),
         "matrices": ("Inside the matrices", sections.matrices(metrics, analysis)),

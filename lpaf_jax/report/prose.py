@@ -5,46 +5,66 @@ from typing import Any
 
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
-from lpaf_jax.report.logs import Log
 
 
-def explanations(metrics: Metrics, analysis: Mapping[str, Any], log: Log) -> dict[str, str]:
+def explanations(metrics: Metrics, analysis: Mapping[str, Any]) -> dict[str, str]:
     """Two sentences on each stage this run went through, from what the run recorded."""
     texts = {
-        "dense": (
-            "The starting model with all of its weights, trained on the task. "
-            "Every later figure is compared with this one."
-        ),
-        "pruned": _pruned(analysis),
+        "dense": _dense(metrics),
+        "pruned": _pruned(metrics, analysis),
         "factorized": _factorized(metrics),
-        "final": _final(log),
+        "final": _final(metrics),
     }
     return {row.key: texts[row.key] for row in facts.stages(metrics)}
 
 
-def _pruned(analysis: Mapping[str, Any]) -> str:
-    removed = facts.number(analysis, "sparsity")
-    share = "" if removed is None else f", in the end {facts.percent(removed, 0)} of them"
+def left_out(metrics: Metrics) -> list[str]:
+    """Names of the steps that the settings of the run left out."""
+    return list(facts.setting(metrics, "without") or [])
+
+
+def _dense(metrics: Metrics) -> str:
+    given = facts.setting(metrics, "finetune_epochs") == 0
+    trained = "as it was given, without further training" if given else "trained on the task"
     return (
-        f"While training goes on, more and more compressible weights are set to zero{share}: "
-        "those that training was pushing toward zero anyway (movement pruning). The matrices keep "
-        "their shape, so nothing is smaller yet, but what is left tends to have a lower rank "
-        "and is easier to factorize."
+        f"The starting model with all of its weights, {trained}. "
+        "Every later figure is compared with this one."
     )
 
 
+def _pruned(metrics: Metrics, analysis: Mapping[str, Any]) -> str:
+    removed = facts.number(analysis, "sparsity")
+    share = "" if removed is None else f", in the end {facts.percent(removed, 0)} of them"
+    if facts.setting(metrics, "criterion") == "magnitude":
+        which = "those nearest zero (magnitude pruning)"
+    else:
+        which = "those that training was pushing toward zero anyway (movement pruning)"
+    return (
+        f"While training goes on, more and more compressible weights are set to zero{share}: "
+        f"{which}. The matrices keep their shape, so nothing is smaller yet, but what is left "
+        "tends to have a lower rank and is easier to factorize."
+    )
+
+
+_WEIGHED = {
+    "mask": "keeping best the weights that pruning left",
+    "magnitude": "keeping best the largest weights",
+}
+
+
 def _factorized(metrics: Metrics) -> str:
-    settings = metrics.get("settings")
-    solver = settings.get("solver") if isinstance(settings, Mapping) else None
+    solver, kind = facts.setting(metrics, "solver"), facts.setting(metrics, "importance")
     pruned = "pruned" in (metrics.get("stages") or {})
     rank = facts.number(metrics, "rank")
     k = f"k = {rank:.0f}" if rank is not None else "a small k"
-    if solver == "none":
+    if "none" in (solver, kind) or "weighting" in left_out(metrics):
         chosen = "with every weight counting the same (plain truncated SVD)"
+    elif kind in _WEIGHED:
+        chosen = _WEIGHED[kind]
     elif pruned:
         chosen = "keeping best the weights that pruning found important"
     else:
-        chosen = "keeping best the weights that were scored as important"
+        chosen = "keeping best the weights that the gradients on the task mark as important"
     start = "" if pruned else "The pruning step was left out. "
     return (
         f"{start}Each compressible matrix of m × n numbers is replaced by the product of an "
@@ -53,22 +73,16 @@ def _factorized(metrics: Metrics) -> str:
     )
 
 
-def _final(log: Log) -> str:
-    after = [phase for stage, phase in log.items() if stage not in ("finetune", "prune")]
-    if any(phase.p for phase in after):
-        return (
-            "Mixed-rank fine-tuning: in every training step each factorized layer uses its old "
-            "matrix instead with chance p, and p falls to zero. In the end only the factors are "
-            "left, and they alone are saved."
-        )
-    if after:
+def _final(metrics: Metrics) -> str:
+    if "mixing" in left_out(metrics):
         return (
             "The factors are trained on the task as they are, without the old matrices beside "
             "them. They alone are saved."
         )
     return (
-        "The factors are trained on the task once more. They alone are saved in place of the "
-        "full matrices."
+        "Mixed-rank fine-tuning: in every training step each factorized layer uses its old "
+        "matrix instead with chance p, and p falls to zero. In the end only the factors are "
+        "left, and they alone are saved."
     )
 
 

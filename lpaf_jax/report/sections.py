@@ -48,8 +48,8 @@ def results(metrics: Metrics) -> Html | None:
     picture = (
         figure(
             "The further up and to the left, the better. Bars are 95 % intervals; the line "
-            "follows the run from stage to stage. The pruned model is drawn at full size because "
-            "its zeros are stored like any other number.",
+            "follows the run from stage to stage."
+            + (_PRUNED_SIZE if any(row.key == "pruned" for row in pictured) else ""),
             plots.accuracy_against_size(metrics),
         )
         if len(pictured) > 1
@@ -60,6 +60,11 @@ def results(metrics: Metrics) -> Html | None:
         el("p", _under_table(metrics), class_="small"),
         picture,
     )
+
+
+_PRUNED_SIZE = (
+    " The pruned model is drawn at full size because its zeros are stored like any other number."
+)
 
 
 def _texts(batch: str) -> str:
@@ -86,9 +91,9 @@ def _under_table(metrics: Metrics) -> str:
     return text
 
 
-def steps(metrics: Metrics, analysis: Analysis, log: Log) -> Html | None:
+def steps(metrics: Metrics, analysis: Analysis) -> Html | None:
     """Two sentences on every stage."""
-    texts = prose.explanations(metrics, analysis, log)
+    texts = prose.explanations(metrics, analysis)
     if not texts:
         return None
     return el("dl", [[el("dt", facts.STAGES[k]), el("dd", t)] for k, t in texts.items()])
@@ -148,9 +153,16 @@ def matrices(metrics: Metrics, analysis: Analysis) -> Html:
     removed = facts.number(analysis, "sparsity")
     share = "the same share" if removed is None else facts.percent(removed, 0)
     intro = (
-        f"Two ways to choose which {share} of the weights to remove, compared on this model. "
-        "The fewer directions the remaining weights use, the less a factorization loses."
+        f"Two ways to choose which {share} of the weights to remove, compared on this model: "
+        "first-order, as the run pruned while it trained, and magnitude, which takes the smallest "
+        "weights off the dense model at once. The fewer directions the remaining weights use, "
+        "the less a factorization loses."
     )
+    if facts.setting(metrics, "criterion") == "magnitude":
+        intro = (
+            "This run pruned by magnitude while it trained: what is called first-order below is "
+            "that pruning, next to magnitude pruning of the dense model at once."
+        )
     spectra = [plots.spectrum(s, i) for i, s in enumerate(analysis.get("spectra") or [])]
     return join(
         el("p", intro),
@@ -226,7 +238,7 @@ def _matrix_table(rows: list[Mapping[str, Any]]) -> Html | None:
             cells.append("–" if rank is None else f"{rank:.1f}")
         for key in pruned:
             kept, *empty = (
-                facts.percent(facts.number(row, key, field))
+                facts.percent(facts.number(row, key, field), 0)
                 for field in ("kept", "empty_rows", "empty_columns")
             )
             cells += [kept, " / ".join(empty)]
@@ -260,9 +272,9 @@ def particulars(metrics: Metrics) -> Html:
     """Figures by class, settings, data and versions, closed until asked for."""
     return join(
         _classes(metrics),
-        _pairs("Settings of this run", _flat(metrics.get("settings"))),
-        _pairs("Data", _flat(metrics.get("data"))),
-        _pairs("Versions", _flat(metrics.get("versions"))),
+        _pairs("Settings of this run", metrics.get("settings")),
+        _pairs("Data", metrics.get("data")),
+        _pairs("Versions", metrics.get("versions")),
     )
 
 
@@ -278,23 +290,13 @@ def _classes(metrics: Metrics) -> Html | None:
     return details("Figures by class", table(heads, rows)) if rows else None
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted names."""
-    if not isinstance(value, Mapping):
-        if not prefix:
-            return {}
-        shown = value if isinstance(value, str) else json.dumps(value, default=str)
-        return {prefix: shown}
-    flat: dict[str, str] = {}
-    for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
-
-def _pairs(title: str, pairs: dict[str, str]) -> Html | None:
-    if not pairs:
+def _pairs(title: str, values: Any) -> Html | None:
+    if not isinstance(values, Mapping) or not values:
         return None
-    rows = [[el("code", name), el("code", value)] for name, value in pairs.items()]
+    rows = [
+        [el("code", str(name)), el("code", value if isinstance(value, str) else json.dumps(value))]
+        for name, value in values.items()
+    ]
     return details(title, table(["Name", "value"], rows, class_="plain"))
 
 

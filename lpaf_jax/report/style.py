@@ -58,6 +58,7 @@ tbody th { font-weight: 400; }
 .plain td, .plain th { text-align: left; white-space: normal; }
 .compact { font-size: .8rem; }
 .compact th, .compact td { padding: .3rem 0 .3rem .7rem; }
+.compact code { font-size: .72rem; }
 .compact thead th { font-size: .75rem; }
 .compact th:first-child { position: sticky; left: 0; padding-left: 0;
   background: var(--paper); }

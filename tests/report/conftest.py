@@ -69,13 +69,12 @@ def synthetic_metrics() -> dict[str, Any]:
             "final": {"1": synthetic_timing(10.7), "32": synthetic_timing(156.7)},
         },
         "seconds": {
-            "load": 1.9,
-            "finetune": 148.2,
-            "prune": 171.4,
-            "factorize": 6.3,
-            "mixed_rank": 214.8,
+            "dense": 148.2,
+            "pruned": 171.4,
+            "factorized": 6.3,
+            "final": 214.8,
             "evaluate": 12.5,
-            "total": 555.1,
+            "total": 553.2,
         },
         "peak_memory_bytes": 2310000000,
         "data": {"train": 5971, "validation": 853, "test": 1706},
@@ -84,7 +83,11 @@ def synthetic_metrics() -> dict[str, Any]:
             "params": 0.5,
             "solver": "row",
             "importance": "score",
-            "prune": {"keep": 0.25, "mask_every": 10},
+            "criterion": "first-order",
+            "without": [],
+            "kept": 0.25,
+            "mask_every": 10,
+            "finetune_epochs": 2.0,
         },
         "versions": {"python": "3.11.7", "jax": "0.10.2", "flax": "0.12.8"},
         "seed": 0,
@@ -164,14 +167,14 @@ def synthetic_log() -> list[dict[str, Any]]:
     """Rows of a synthetic training log of three stages with three epochs each."""
     rng = np.random.default_rng(1)
     rows: list[dict[str, Any]] = []
-    for stage, steps in (("finetune", 372), ("prune", 558), ("mixed_rank", 744)):
+    for stage, steps in (("finetune", 372), ("prune", 558), ("tune", 744)):
         for step in range(0, steps + 1, 6):
             at = step / steps
             row = {"stage": stage, "step": step, "steps": steps, "lr": 3e-5 * (1 - at)}
             row["loss"] = 0.28 + 0.4 * np.exp(-4 * at) + 0.06 * rng.standard_normal()
             if stage == "prune":
                 row["sparsity"] = 0.75 * (1 - (1 - at) ** 3)
-            if stage == "mixed_rank":
+            if stage == "tune":
                 row["p"] = max(0.0, 0.5 - at / 1.4)
             rows.append({**row, "seconds": 0.4 * step})
         for epoch, accuracy in enumerate((0.77, 0.802, 0.811), start=1):

@@ -31,9 +31,9 @@ def test_body_holds_figures_use_and_limits(metrics):
     row = "| final | 80.1 % | 78.2 % to 82.0 % | 50.0 % | 76.6 % | 64.9 MB | 10.7 ms | 157 ms |"
     assert row in body
     assert "98.6 % of the accuracy kept (80.1 % of 81.3 %)" in body
-    assert "with k = 128" in body
+    assert "k × n matrix, k = 128. The factors were then tuned." in body
     assert "lpaf predict RUN" in body
-    assert 'lpaf_jax.load_model("RUN/model")' in body
+    assert 'lpaf_jax.load_model(Path("RUN/model"))' in body
     assert "one run (seed 0) on 1,706 examples" in body
     assert "1.2 percentage points below" in body
 
@@ -57,9 +57,29 @@ def test_partial_metrics(partial):
     front, body = split(model_card(partial))
     assert front["library_name"] == "lpaf-jax"
     assert ("model-index" in front) == ("task" in partial)
-    for heading in ("## Figures", "## Use", "## Limits"):
-        assert heading in body
+    assert "## Use" in body
+    assert ("## Figures" in body) == ("stages" in partial)
+    assert "not finished" not in body or "final" not in partial["stages"]
     assert "None" not in body
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("dense", "with all of its weights"),
+        ("pruned", "stored as zeros, so the file is not smaller"),
+        ("factorized", "Nothing was tuned since."),
+        ("final", "The factors were then tuned."),
+    ],
+)
+def test_the_card_of_a_stage_speaks_of_that_stage(stage, words):
+    _, body = split(model_card({"model": "minilm", "task": "imdb", "stage": stage}))
+    assert words in body
+    place = "model" if stage == "final" else f"stages/{stage}"
+    assert f'load_model(Path("RUN/{place}"))' in body
+    assert ("ordinary BERT checkpoint" in body) == (stage in ("dense", "pruned"))
+    assert "not finished" not in body
+    assert "## Figures" not in body
 
 
 def test_names_from_outside_break_neither_yaml_nor_markdown(metrics):

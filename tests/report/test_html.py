@@ -81,8 +81,9 @@ def test_shows_timings_seconds_settings_and_versions(whole):
     for words in (
         "32 texts 282 ms 271 to 307 ms 157 ms 150 to 171 ms 1.8× faster",
         "Pruning 2 min 51 s",
-        "9 min 15 s in all, at most 2.3 GB of memory",
-        "prune.mask_every 10",
+        "9 min 13 s in all, at most 2.3 GB of memory",
+        "mask_every 10",
+        "without []",
         "jax 0.10.2",
         "recipe lpaf · seed 0 · finished 2026-01-02T03:04:05Z",
     ):
@@ -131,7 +132,7 @@ def test_ids_are_unique_and_every_reference_has_its_target(whole, whole_page):
 
 def test_names_from_outside_stay_text(make_run, metrics, analysis, log):
     metrics |= {"model": f"hub/{NASTY}", "task": NASTY, "recipe": NASTY, "finished": NASTY}
-    metrics["settings"] = {NASTY: {"inner": NASTY}}
+    metrics["settings"] = {NASTY: [NASTY]}
     metrics["versions"] = {NASTY: NASTY}
     metrics["seconds"] = {NASTY: 1.0}
     for entry in metrics["stages"].values():
@@ -156,29 +157,53 @@ def test_the_same_run_gives_the_same_bytes(whole_page, make_run, metrics, analys
 
 def test_step_one_left_out(make_run, metrics, log):
     del metrics["stages"]["pruned"]
-    metrics["settings"]["solver"] = "none"
+    metrics["settings"]["without"] = ["prune", "mixing"]
     rows = [{k: v for k, v in row.items() if k != "p"} for row in log if row["stage"] != "prune"]
     page = page_of(make_run(metrics, None, rows))
     assert "No analysis of the matrices was made in this run because the pruning step" in page.text
     assert "The pruning step was left out." in page.text
-    assert "plain truncated SVD" in page.text
+    assert "that the gradients on the task mark as important" in page.text
     assert "without the old matrices beside them" in page.text
     assert "Pruned" not in page.text
     assert "Schedules" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"solver": "none"}, "every weight counting the same (plain truncated SVD)"),
+        ({"importance": "none"}, "every weight counting the same (plain truncated SVD)"),
+        ({"without": ["weighting"]}, "every weight counting the same (plain truncated SVD)"),
+        ({"importance": "mask"}, "keeping best the weights that pruning left"),
+        ({"importance": "magnitude"}, "keeping best the largest weights"),
+        ({"importance": "score"}, "keeping best the weights that pruning found important"),
+        ({"criterion": "magnitude"}, "those nearest zero (magnitude pruning)"),
+        ({"criterion": "first-order"}, "pushing toward zero anyway (movement pruning)"),
+        ({"criterion": "magnitude"}, "what is called first-order below is that pruning"),
+        ({"finetune_epochs": 0}, "as it was given, without further training"),
+        ({"without": ["mixing"]}, "without the old matrices beside them"),
+        ({"without": []}, "uses its old matrix instead with chance p"),
+    ],
+)
+def test_the_text_follows_the_settings(make_run, metrics, setting, words):
+    del metrics["encoder_params_ratio"]  # no figure to draw
+    metrics["settings"] |= setting
+    page = page_of(make_run(metrics, {"sparsity": 0.75}))
+    assert words in page.text
 
 
 def test_logs_missing(make_run, metrics, analysis):
     page = page_of(make_run(metrics, analysis))
     assert "No training log was found" in page.text
     assert "Training loss" not in page.text
-    assert "The factors are trained on the task once more." in page.text
+    assert "Mixed-rank fine-tuning: in every training step" in page.text
 
 
 def test_one_epoch_logged_once(make_run, metrics):
     rows = [
         {"stage": "finetune", "step": 12, "steps": 12, "loss": 0.61},
         {"stage": "finetune", "step": 12, "validation_accuracy": 0.7345},
-        {"stage": "mixed_rank", "step": 12, "steps": 12, "loss": 0.5, "p": 0.25},
+        {"stage": "tune", "step": 12, "steps": 12, "loss": 0.5, "p": 0.25},
     ]
     folder = make_run(metrics, None, rows)
     page = page_of(folder)
