@@ -23,7 +23,7 @@ from lpaf_jax.linalg.checks import (
     check_matrix,
     check_rank,
 )
-from lpaf_jax.linalg.factors import LowRank, balance, matmul
+from lpaf_jax.linalg.factors import LowRank, balance, matmul, ratio
 from lpaf_jax.linalg.svd import root_weights, scaled_svd
 
 CONVERGED, MAX_SWEEPS, FAILED = 0, 1, 2
@@ -218,7 +218,7 @@ def _sweep(w: Array, weight: Array, ridge: Array, f: LowRank) -> tuple[LowRank, 
     )
     new = LowRank(a, b)
     objective = _objective(weight, ridge, new, error)
-    return new, objective, jnp.sqrt(_ratio(gain_a + gain_b, objective))
+    return new, objective, jnp.sqrt(ratio(gain_a + gain_b, objective))
 
 
 def _descend(
@@ -243,14 +243,14 @@ def _descend(
     direction, before, gain = jnp.zeros_like(x), jnp.zeros_like(total(x)), jnp.zeros_like(x[0, 0])
     for step in range(_STEPS):
         residual = adjoint(weight * error) - ridge * x
-        scaled = _ratio(residual, curvature)
+        scaled = ratio(residual, curvature)
         power = total(residual * scaled)
         gain = power.sum() if step == 0 else gain
-        direction = scaled + _ratio(power, before) * direction
+        direction = scaled + ratio(power, before) * direction
         before = power
         moved = image(direction)
         bend = total(weight * jnp.square(moved)) + ridge * total(jnp.square(direction))
-        length = _ratio(total(residual * direction), bend)
+        length = ratio(total(residual * direction), bend)
         x, error = x + length * direction, error - length * moved
     return x, error, gain
 
@@ -266,10 +266,5 @@ def _gradient_norm(w: Array, weight: Array, ridge: Array, f: LowRank) -> Array:
     down_b = matmul(f.a.T, weight * error) - ridge * f.b
     bend_a = matmul(weight, jnp.square(f.b).T) + ridge
     bend_b = matmul(jnp.square(f.a).T, weight) + ridge
-    gain = jnp.sum(_ratio(jnp.square(down_a), bend_a)) + jnp.sum(_ratio(jnp.square(down_b), bend_b))
-    return jnp.sqrt(_ratio(gain, _objective(weight, ridge, f, error)))
-
-
-def _ratio(x: Array, y: Array) -> Array:
-    """`x / y`, and 0 where y is 0: rows of no weight, components that vanished."""
-    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
+    gain = jnp.sum(ratio(jnp.square(down_a), bend_a)) + jnp.sum(ratio(jnp.square(down_b), bend_b))
+    return jnp.sqrt(ratio(gain, _objective(weight, ridge, f, error)))

@@ -60,11 +60,61 @@ def balance(factors: LowRank) -> LowRank:
     of a ridge-penalised objective is balanced, and why fine-tuning starts well from them: both
     factors have gradients of one scale.
 
+    Differentiable as `svd` is: what is computed from the product has the right derivative.
+
     Cost: two thin QR factorizations and a k × k SVD, O((m + n) k²).
     """
-    a, b = as_floats(*factors)
+    return _balance(*as_floats(*factors))
+
+
+@jax.custom_jvp
+def _balance(a: Array, b: Array) -> LowRank:
+    u, s, vt = _thin_svd(a, b)
+    return from_svd(u, s, vt)
+
+
+@_balance.defjvp
+def _balance_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[LowRank, LowRank]:
+    (a, b), (da, db) = primals, tangents
+    u, s, vt = _thin_svd(a, b)
+    images = matmul(da, matmul(b, vt.T)) + matmul(a, matmul(db, vt.T))
+    preimages = matmul(matmul(u.T, da), b) + matmul(matmul(u.T, a), db)
+    core = matmul(u.T, images)
+    tangent = lift(u, s, vt, core, images - matmul(u, core), preimages - matmul(core, vt))
+    return from_svd(u, s, vt), tangent
+
+
+def from_svd(u: Array, s: Array, vt: Array) -> LowRank:
+    """Balanced factors of `u diag(s) vt`."""
+    root = jnp.sqrt(s)
+    return LowRank(u * root, root[:, None] * vt)
+
+
+def lift(u: Array, s: Array, vt: Array, core: Array, left: Array, right: Array) -> LowRank:
+    """Tangents of `from_svd(u, s, vt)` whose product moves by `u core vt + left vt + u right`.
+
+    The factors themselves turn without limit where singular values meet, the product does not.
+    Of all tangents of the factors that move the product as asked, this takes the shortest, so
+    nothing is divided by a gap between singular values. `left` is orthogonal to u, `right` to vt.
+    """
+    root = jnp.sqrt(s)
+    both = ratio(core, s[:, None] + s)
+    inverse = ratio(jnp.ones_like(root), root)
+    return LowRank(
+        matmul(u, both * root) + left * inverse,
+        matmul(root[:, None] * both, vt) + inverse[:, None] * right,
+    )
+
+
+def ratio(x: Array, y: Array) -> Array:
+    """`x / y`, and 0 where y is 0 (y is nowhere negative)."""
+    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
+
+
+def _thin_svd(a: Array, b: Array) -> tuple[Array, Array, Array]:
     qa, ra = jnp.linalg.qr(a)
     qb, rb = jnp.linalg.qr(b.T)
     u, s, vt = jnp.linalg.svd(matmul(ra, rb.T), full_matrices=False)
-    root = jnp.sqrt(s)
-    return LowRank(matmul(qa, u) * root, root[:, None] * matmul(vt, qb.T))
+    return matmul(qa, u), s, matmul(vt, qb.T)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lpaf_jax.linalg.checks import as_floats, check_importance, check_matrix, check_rank
-from lpaf_jax.linalg.factors import LowRank, balance
+from lpaf_jax.linalg.factors import LowRank, balance, from_svd, lift, matmul, ratio
 
 Sharing = Literal["row", "column", "separable"]
 
@@ -22,6 +22,9 @@ def svd(w: Float[Array, "m n"], rank: int) -> LowRank:
 
     Raises:
       ValueError: `w` is not a finite matrix, or `rank` is out of range.
+
+    Derivatives are those of the product AB: right for whatever is computed from it, and finite
+    where singular values repeat. The factors alone have none, being free up to a rotation there.
 
     Cost: one full SVD, O(m n min(m, n)).
     Source: Eckart & Young, "The approximation of one matrix by another of lower rank" (1936).
@@ -93,11 +96,36 @@ def root_weights(weights: Float[Array, " m"]) -> Float[Array, " m"]:
     return jnp.sqrt(jnp.maximum(shares, jnp.finfo(weights.dtype).eps))
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
 @partial(jax.jit, static_argnums=1)
 def _svd(w: Array, rank: int) -> LowRank:
     u, s, vt = jnp.linalg.svd(w, full_matrices=False)
-    root = jnp.sqrt(s[:rank])
-    return LowRank(u[:, :rank] * root, root[:, None] * vt[:rank])
+    return from_svd(u[:, :rank], s[:rank], vt[:rank])
+
+
+@_svd.defjvp
+def _svd_jvp(rank: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[LowRank, LowRank]:
+    """The derivative of the product: it needs the gap across the cut, and no other.
+
+    With W = U S Vᵀ and C = Uᵀ dW V, the product P moves inside the cut by C, outside not at all,
+    and between i inside and j outside by `Uᵀ dP V_ij = s_i (s_i C_ij + s_j C_ji) / (s_i² − s_j²)`,
+    likewise for ji. Where the cut runs through equal values P has no derivative; those terms are 0.
+    """
+    (w,), (dw,) = primals, tangents
+    u, s, vt = jnp.linalg.svd(w, full_matrices=False)
+    (u1, s1, vt1), (u2, s2, vt2) = (
+        (u[:, :rank], s[:rank], vt[:rank]),
+        (u[:, rank:], s[rank:], vt[rank:]),
+    )
+    images, preimages = matmul(dw, vt1.T), matmul(u1.T, dw)
+    core, below, beside = matmul(u1.T, images), matmul(u2.T, images), matmul(preimages, vt2.T)
+    pull = ratio(jnp.ones((), w.dtype), jnp.square(s1[:, None]) - jnp.square(s2)) * s1[:, None]
+    down = pull.T * (s1 * below + s2[:, None] * beside.T)
+    across = pull * (s1[:, None] * beside + s2 * below.T)
+    # What lies outside of all singular vectors (m != n) belongs to singular values of zero.
+    left = images - matmul(u, matmul(u.T, images)) + matmul(u2, down)
+    right = preimages - matmul(matmul(preimages, vt.T), vt) + matmul(across, vt2)
+    return from_svd(u1, s1, vt1), lift(u1, s1, vt1, core, left, right)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
