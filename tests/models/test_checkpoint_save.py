@@ -1,0 +1,180 @@
+"""What is written can be read again bit by bit, and a failed write leaves the old folder whole."""
+
+import json
+import os
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lpaf_jax.errors import LpafError
+from lpaf_jax.models import (
+    Linear,
+    compressible_layers,
+    layer_at,
+    load_extra,
+    load_model,
+    parameters,
+    replace_layer,
+    save_model,
+)
+
+LABELS = ["bad", "good", "other"]
+QUERY = "bert.encoder.layer.0.attention.self.query"
+
+
+@pytest.fixture
+def save(folder, tmp_path):
+    """`save(model, **changes) -> folder written`."""
+
+    def save(model, **changes):
+        arguments = {"source": folder, "label_names": LABELS, "card": "# Card", **changes}
+        save_model(model, tmp_path / "out", **arguments)
+        return tmp_path / "out"
+
+    return save
+
+
+def config_of(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def assert_same_parameters(one, other):
+    one, other = parameters(one), parameters(other)
+    assert set(one) == set(other)
+    for path, array in one.items():
+        np.testing.assert_array_equal(array, other[path], err_msg=path)
+        assert array.dtype == other[path].dtype
+
+
+def test_a_dense_model_comes_back_bit_by_bit(model, save):
+    out = save(model)
+    assert_same_parameters(load_model(out), model)
+    assert config_of(out)["model_type"] == "bert"
+    assert "lpaf_ranks" not in config_of(out)
+
+
+def test_the_file_holds_what_transformers_would_write(model, save, tensors):
+    """safetensors stores the memory of an array: a transposed view would come out scrambled."""
+    stored = load_file(save(model) / "model.safetensors")
+    assert set(stored) == set(tensors)
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(stored[name], array, err_msg=name)
+
+
+def test_a_factorized_model_comes_back_bit_by_bit(factorized, save):
+    assert_same_parameters(load_model(save(factorized)), factorized)
+
+
+def test_factors_are_stored_as_factors(factorized, save, model):
+    out = save(factorized)
+    stored = load_file(out / "model.safetensors")
+    layers = compressible_layers(parameters(factorized))
+    assert config_of(out)["lpaf_ranks"] == {p: layer_at(factorized, p).a.shape[1] for p in layers}
+    for path in layers:
+        layer = layer_at(factorized, path)
+        np.testing.assert_array_equal(stored[f"{path}.down.weight"], np.asarray(layer.a[...]).T)
+        np.testing.assert_array_equal(stored[f"{path}.up.weight"], np.asarray(layer.b[...]).T)
+        np.testing.assert_array_equal(stored[f"{path}.up.bias"], layer.bias[...])
+        assert f"{path}.weight" not in stored
+    smaller = (out / "model.safetensors").stat().st_size
+    dense = (save(model) / "model.safetensors").stat().st_size
+    saved = sum(a.size for a in parameters(model).values()) - sum(a.size for a in stored.values())
+    assert saved > 5000
+    # All that remains is the header, which names more tensors now.
+    assert dense - smaller == pytest.approx(4 * saved, abs=2000)
+
+
+def test_no_tool_takes_factors_for_a_bert(factorized, save):
+    from transformers import AutoConfig
+
+    out = save(factorized)
+    assert config_of(out)["model_type"] == "lpaf_bert"
+    assert config_of(out)["architectures"] == ["LpafBertForSequenceClassification"]
+    with pytest.raises(ValueError, match="lpaf_bert"):
+        AutoConfig.from_pretrained(out)
+
+
+def test_a_model_factorized_in_part(model, factorized, save):
+    replace_layer(model, QUERY, layer_at(factorized, QUERY))
+    out = save(model)
+    assert list(config_of(out)["lpaf_ranks"]) == [QUERY]
+    assert_same_parameters(load_model(out), model)
+
+
+def test_a_model_made_dense_again_is_a_bert_again(factorized, save, tmp_path):
+    """The config of the source speaks of ranks that no longer hold."""
+    source = save(factorized).rename(tmp_path / "factors")
+    model = load_model(source)
+    for path in compressible_layers(parameters(model)):
+        layer = layer_at(model, path)
+        replace_layer(model, path, Linear(layer.a[...] @ layer.b[...], layer.bias[...]))
+    out = save(model, source=source)
+    assert config_of(out)["model_type"] == "bert"
+    assert "lpaf_ranks" not in config_of(out)
+    assert_same_parameters(load_model(out), model)
+
+
+def test_config_card_and_tokenizer_go_along(model, save, folder):
+    for name in ("tokenizer.json", "vocab.txt"):
+        (folder / name).write_text(f"the {name}")
+    (folder / "pytorch_model.bin").write_text("not ours to carry")
+    values = {**config_of(folder), "_name_or_path": "somewhere", "dtype": "float16"}
+    (folder / "config.json").write_text(json.dumps(values))
+    out = save(model, label_names=["α", "β", "γ"], card="# Größe")
+    assert sorted(file.name for file in out.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "vocab.txt",
+    ]
+    assert (out / "vocab.txt").read_text() == "the vocab.txt"
+    assert (out / "README.md").read_text(encoding="utf-8") == "# Größe"
+    config = config_of(out)
+    assert config["id2label"] == {"0": "α", "1": "β", "2": "γ"}
+    assert config["label2id"] == {"α": 0, "β": 1, "γ": 2}
+    # Where it came from and how it was stored there holds no longer.
+    assert not {"_name_or_path", "dtype"} & set(config)
+
+
+def test_extra_arrays_come_back(model, save):
+    scores = np.arange(12, dtype=np.float32).reshape(3, 4)
+    extra = {"scores": scores.T, "kept": scores[:, ::2] > 3, "step": jnp.asarray(7)}
+    again = load_extra(save(model, extra=extra))
+    assert set(again) == set(extra)
+    for name, array in extra.items():
+        np.testing.assert_array_equal(again[name], array)
+    assert load_extra(save(model)) == {}
+
+
+def test_a_folder_may_be_its_own_source(model, folder):
+    save_model(model, folder, source=folder, label_names=LABELS, card="")
+    assert_same_parameters(load_model(folder), model)
+
+
+@pytest.fixture
+def full_disk():
+    """No file may grow beyond 20,000 bytes: some are written whole before the weights fail."""
+    resource = pytest.importorskip("resource", reason="Unix")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_one_clear_error(model, save, full_disk, tmp_path):
+    with pytest.raises(LpafError, match=r"cannot write .*out: .*too large"):
+        save(model)
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_a_failed_save_leaves_the_model_that_stood_there(model, save, tmp_path, request):
+    out = save(model)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    request.getfixturevalue("full_disk")
+    with pytest.raises(LpafError, match="cannot write"):
+        save(model, card="another")
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert os.listdir(tmp_path).count("out") == len(list(tmp_path.glob("*out*")))

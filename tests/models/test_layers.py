@@ -1,0 +1,143 @@
+"""The three linear layers against numpy in float64, and the statistics of dropout."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lpaf_jax.linalg import LowRank
+from lpaf_jax.models import Linear, LowRankLinear, MixedLinear
+from lpaf_jax.models.layers import Embedding, LayerNorm, dropout
+
+M, N, K = 6, 5, 2
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    shapes = {"x": (2, 3, M), "w": (M, N), "a": (M, K), "b": (K, N), "c": (N,)}
+    found = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    return {**found, "mask": rng.random((M, N)) < 0.5}
+
+
+def single(array):
+    return jnp.asarray(array, jnp.float32)
+
+
+@pytest.fixture
+def mixed(arrays):
+    w, a, b, c = (single(arrays[name]) for name in "wabc")
+    return MixedLinear(w, jnp.asarray(arrays["mask"]), LowRank(a, b), c)
+
+
+def drawn(layer, z, x):
+    layer.draw[...] = jnp.asarray(z, jnp.float32)
+    return layer(single(x))
+
+
+def test_dense(arrays):
+    expected = arrays["x"] @ arrays["w"] + arrays["c"]
+    layer = Linear(single(arrays["w"]), single(arrays["c"]))
+    np.testing.assert_allclose(layer(single(arrays["x"])), expected, atol=1e-5)
+
+
+def test_low_rank(arrays):
+    expected = arrays["x"] @ arrays["a"] @ arrays["b"] + arrays["c"]
+    factors = LowRank(single(arrays["a"]), single(arrays["b"]))
+    layer = LowRankLinear(factors, single(arrays["c"]))
+    np.testing.assert_allclose(layer(single(arrays["x"])), expected, atol=1e-5)
+
+
+def test_mixed_draws_the_masked_kernel_or_the_product(arrays, mixed):
+    sparse = arrays["x"] @ (arrays["w"] * arrays["mask"]) + arrays["c"]
+    product = arrays["x"] @ arrays["a"] @ arrays["b"] + arrays["c"]
+    np.testing.assert_allclose(drawn(mixed, 1, arrays["x"]), sparse, atol=1e-5)
+    np.testing.assert_allclose(drawn(mixed, 0, arrays["x"]), product, atol=1e-5)
+
+
+def test_mixed_starts_at_the_product(arrays, mixed):
+    product = arrays["x"] @ arrays["a"] @ arrays["b"] + arrays["c"]
+    np.testing.assert_allclose(mixed(single(arrays["x"])), product, atol=1e-5)
+
+
+@pytest.mark.parametrize("z", [0, 1])
+def test_mixed_sends_the_gradient_where_the_draw_went(arrays, z):
+    w, a, b, c = (single(arrays[name]) for name in "wabc")
+
+    def loss(w, a, b):
+        layer = MixedLinear(w, jnp.asarray(arrays["mask"]), LowRank(a, b), c)
+        return drawn(layer, z, arrays["x"]).sum()
+
+    gradients = jax.grad(loss, (0, 1, 2))(w, a, b)
+    # d sum(x K) / dK, K the kernel that was drawn.
+    to_kernel = np.repeat(arrays["x"].sum((0, 1))[:, None], N, 1)
+    expected = (
+        z * to_kernel * arrays["mask"],
+        (1 - z) * to_kernel @ arrays["b"].T,
+        (1 - z) * arrays["a"].T @ to_kernel,
+    )
+    for found, wanted in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert not np.asarray(gradients[0])[~arrays["mask"]].any()
+
+
+def test_mixed_without_a_mask_draws_the_whole_kernel(arrays):
+    w, a, b, c = (single(arrays[name]) for name in "wabc")
+    layer = MixedLinear(w, None, LowRank(a, b), c)
+    expected = arrays["x"] @ arrays["w"] + arrays["c"]
+    np.testing.assert_allclose(drawn(layer, 1, arrays["x"]), expected, atol=1e-5)
+
+
+def test_embedding_takes_rows():
+    table = single(np.arange(12).reshape(4, 3))
+    index = jnp.asarray([[3, 0], [1, 1]])
+    np.testing.assert_array_equal(Embedding(table)(index), np.asarray(table)[np.asarray(index)])
+
+
+def test_layer_norm_far_from_zero():
+    """A mean of 3000 is where `E[x²] − E[x]²` in float32 would lose the variance."""
+    x = single(np.random.default_rng(0).normal(3000, 1, (4, 64)))
+    x64 = np.asarray(x, np.float64)
+    weight, bias = np.linspace(0.5, 2, 64), np.linspace(-1, 1, 64)
+    normal = (x64 - x64.mean(-1, keepdims=True)) / np.sqrt(x64.var(-1, keepdims=True) + 1e-5)
+    layer = LayerNorm(single(weight), single(bias), 1e-5)
+    np.testing.assert_allclose(layer(x), normal * weight + bias, atol=2e-3)
+
+
+SHAPE = (331, 257)  # no multiple of the four elements a word decides
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.1, 0.5])
+def test_dropout_keeps_its_share_and_the_mean(rate):
+    y = np.asarray(dropout(jnp.ones(SHAPE), rate, jax.random.key(0)))
+    drop = round(256 * rate) / 256
+    scale = np.float32(1 / (1 - drop))
+    assert set(np.unique(y)) == {np.float32(0), scale}
+    # Five deviations of the binomial distribution.
+    slack = 5 * np.sqrt(drop * (1 - drop) / y.size)
+    assert abs((y > 0).mean() - (1 - drop)) < slack
+    assert abs(y.mean(dtype=np.float64) - 1) < slack * scale
+
+
+def test_dropout_decides_each_element_by_itself():
+    """Four neighbours share a word, rows share none: no two places may agree more than chance."""
+    kept = np.asarray(dropout(jnp.ones(SHAPE), 0.5, jax.random.key(0))).ravel() > 0
+    n = kept.size
+    for distance in (1, 2, 3, 4, 8, SHAPE[1]):
+        agree = (kept[distance:] == kept[:-distance]).mean()
+        assert abs(agree - 0.5) < 5 * 0.5 / np.sqrt(n), distance
+
+
+def test_dropout_repeats_with_a_key_and_differs_between_keys():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=SHAPE), jnp.float32)
+    first, again, other = (np.asarray(dropout(x, 0.1, jax.random.key(s))) for s in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert ((first == 0) != (other == 0)).mean() > 0.1
+    kept = first != 0
+    np.testing.assert_allclose(first[kept], np.asarray(x)[kept] / (1 - 26 / 256), rtol=1e-6)
+
+
+def test_dropout_without_key_or_rate_is_the_identity():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=SHAPE), jnp.float32)
+    np.testing.assert_array_equal(dropout(x, 0.5, None), x)
+    np.testing.assert_array_equal(dropout(x, 0.0, jax.random.key(0)), x)
