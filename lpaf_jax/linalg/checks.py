@@ -1,5 +1,6 @@
 """Checks of arguments: shapes always, values only where they are known (not under tracing)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,8 +10,17 @@ from jaxtyping import Array
 
 
 def is_known(x: Any) -> bool:
-    """Whether the values of `x` can be looked at: it is not traced by `jit`, `vmap` or `grad`."""
-    return not isinstance(x, jax.core.Tracer)
+    """Whether this process can look at the values of `x`: not traced, no part on other machines."""
+    return not isinstance(x, jax.core.Tracer) and getattr(x, "is_fully_addressable", True)
+
+
+def holds(test: Callable[[Array], Array], x: Array) -> bool:
+    """Whether `test` holds for all entries of `x`; taken to hold where they are not known."""
+    if not is_known(x):
+        return True
+    # A known array inside of a traced function would otherwise give a traced answer.
+    with jax.ensure_compile_time_eval():
+        return bool(jnp.all(test(x)))
 
 
 def as_floats(*arrays: Any) -> tuple[Array, ...]:
@@ -34,7 +44,7 @@ def check_matrix(w: Array, name: str = "w") -> None:
             f"{name} must be a non-empty matrix (m, n), got shape {w.shape}; "
             "for a stack of matrices use jax.vmap"
         )
-    if is_known(w) and not bool(jnp.all(jnp.isfinite(w))):
+    if not holds(jnp.isfinite, w):
         raise ValueError(f"{name} has NaN or infinite entries: repair or drop this matrix first")
 
 
@@ -44,13 +54,11 @@ def check_importance(importance: Array, w: Array) -> None:
         raise ValueError(
             f"importance has shape {importance.shape} but w has {w.shape}: they must be equal"
         )
-    if not is_known(importance):
-        return
-    if not bool(jnp.all(jnp.isfinite(importance))):
+    if not holds(jnp.isfinite, importance):
         raise ValueError("importance has NaN or infinite entries: replace them, e.g. by zero")
-    if bool(jnp.any(importance < 0)):
+    if not holds(lambda x: x >= 0, importance):
         raise ValueError("importance has negative entries: clip them, e.g. jnp.maximum(score, 0)")
-    if not bool(jnp.any(importance > 0)):
+    if not holds(lambda x: x.max() > 0, importance):
         raise ValueError("importance is zero everywhere: nothing would be fitted; pass ones")
 
 

@@ -53,9 +53,9 @@ def energy_rank(s: Float[Array, "*stack r"], share: float = 0.9) -> Int[Array, "
 
 def empty_rows(mask: Bool[Array, "*stack m n"]) -> Float[Array, "*stack"]:
     """The share of rows of `mask` (or of a pruned matrix) with no non-zero entry."""
-    return jnp.mean(~jnp.any(jnp.asarray(mask) != 0, axis=-1), axis=-1, dtype=jnp.float32)
+    return jnp.mean(~jnp.any(jnp.asarray(mask), axis=-1), axis=-1, dtype=jnp.float32)
 
 
 def empty_columns(mask: Bool[Array, "*stack m n"]) -> Float[Array, "*stack"]:
     """The share of columns of `mask` (or of a pruned matrix) with no non-zero entry."""
-    return jnp.mean(~jnp.any(jnp.asarray(mask) != 0, axis=-2), axis=-1, dtype=jnp.float32)
+    return jnp.mean(~jnp.any(jnp.asarray(mask), axis=-2), axis=-1, dtype=jnp.float32)

@@ -1,0 +1,37 @@
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+import pytest
+
+Matrix = Callable[..., np.ndarray]
+
+
+@pytest.fixture(autouse=True)
+def _strict_promotion() -> Iterator[None]:
+    """A float32 solve that picks up a float64 constant on its way is an error here."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20240817)
+
+
+@pytest.fixture
+def spectrum_matrix(rng: np.random.Generator) -> Matrix:
+    """A matrix with prescribed singular values and random singular vectors."""
+
+    def make(m: int, n: int, s: np.ndarray) -> np.ndarray:
+        u = np.linalg.qr(rng.normal(size=(m, len(s))))[0]
+        v = np.linalg.qr(rng.normal(size=(n, len(s))))[0]
+        return (u * s) @ v.T
+
+    return make
