@@ -33,7 +33,7 @@ def factorize(
 ) -> dict[str, LowRank]:
     """Rank-`rank` factors of every matrix in `weights`.
 
-    Matrices of one shape are stacked and solved in one compiled call. Factors are balanced
+    Matrices of one shape are stacked and solved by one compiled call. Factors are balanced
     (`AᵀA = BBᵀ`): the product is the same, and an adaptive optimiser then moves both alike.
 
     Args:
@@ -45,10 +45,13 @@ def factorize(
 
     @jax.jit
     def solve(stack: tuple[Array, Array, Array]) -> LowRank:
-        def one(w: Array, s: Array, m: Array) -> LowRank:
+        def one(matrices: tuple[Array, Array, Array]) -> LowRank:
+            w, s, m = matrices
             return balance(SOLVERS[solver](w, importance(kind, w, s, m, floor), rank))
 
-        return jax.vmap(one)(*stack)
+        # One after the other: a batched LAPACK call waits for the thread pool that runs it, and
+        # two of them at once lock up a CPU of two cores (jaxlib 0.10.2). It would be no faster.
+        return jax.lax.map(one, stack)
 
     by_shape: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for path, w in weights.items():

@@ -13,9 +13,7 @@ def to_mixed(model: nnx.Module, factors: dict[str, LowRank], masks: Params) -> N
         place = path.removesuffix(".kernel")
         dense = _dense(model, place)
         mask = masks.get(path)
-        replace_layer(
-            model, place, MixedLinear(dense.kernel[...], mask, pair, dense.bias[...])
-        )
+        replace_layer(model, place, MixedLinear(dense.kernel[...], mask, pair, dense.bias[...]))
 
 
 def to_low_rank(model: nnx.Module, factors: dict[str, LowRank]) -> None:

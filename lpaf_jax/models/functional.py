@@ -4,7 +4,7 @@ Training, checkpoints, predicates and optimiser states all speak of parameters b
 over plain dictionaries costs half a millisecond of host time where module objects cost fifteen.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from jax import Array
 from lpaf_jax.models.layers import Draw, Mask, MixedLinear
 
 Params = dict[str, Array]
-Batch = dict[str, Array]
+Batch = Mapping[str, Any]
 
 
 def flatten(state: Any) -> Params:

@@ -104,7 +104,11 @@ def prune(
             lambda: state.masks,
         )
         masked = jax.tree.map(
-            lambda c, m, w: jnp.where(m, w, 0.0) if c else w, where, masks, weights, is_leaf=_is_hole
+            lambda c, m, w: jnp.where(m, w, 0.0) if c else w,
+            where,
+            masks,
+            weights,
+            is_leaf=_is_hole,
         )
         updates = jax.tree.map(lambda new, old: new - old, masked, params)
         return updates, PruneState(state.step + 1, dense, scores, masks, inner_state)

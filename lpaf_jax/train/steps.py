@@ -65,9 +65,7 @@ def task_loss(forward: Forward) -> Loss:
     return loss
 
 
-def dual_loss(
-    forward: Forward, probability: Schedule, layers: int, consistency: float
-) -> Loss:
+def dual_loss(forward: Forward, probability: Schedule, layers: int, consistency: float) -> Loss:
     """The loss of mixed-rank fine-tuning: two passes with independent draws.
 
         L = ½ (CE(y_z¹) + CE(y_z²)) + c · ½ (KL(p₁‖p₂) + KL(p₂‖p₁)),    z_i ~ Bernoulli(p_t)

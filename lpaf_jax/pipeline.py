@@ -1,0 +1,278 @@
+"""The main job, top to bottom: each stage one call."""
+
+import datetime
+import importlib.metadata
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lpaf_jax import stages
+from lpaf_jax.compress.analysis import analyse_pruning
+from lpaf_jax.data import Encoded, classification_metrics
+from lpaf_jax.errors import LpafError
+from lpaf_jax.files import atomic_write, write_json
+from lpaf_jax.inputs import Inputs, load_inputs
+from lpaf_jax.linalg import rank_for_ratio
+from lpaf_jax.models import (
+    BertClassifier,
+    as_function,
+    count_parameters,
+    is_compressible,
+    load_model,
+    parameters,
+    save_model,
+)
+from lpaf_jax.models.latency import compare_latency
+from lpaf_jax.progress import Progress
+from lpaf_jax.report import model_card, write_report
+from lpaf_jax.run import Run, set_up_logging
+from lpaf_jax.settings import Settings, as_json, check, make_settings
+from lpaf_jax.train import Checkpoints, predict
+
+LATENCY_LENGTH = 64
+
+
+def compress(model: str, *, task: str, out: Path | str, **chosen: Any) -> dict[str, Any]:
+    """Compress a pretrained model for a task by low-rank prune-and-factorize.
+
+    Args:
+        model: `minilm`, a folder, or a hub id.
+        task: a task's name, or the path of a csv or tsv file.
+        out: folder of the run; an unfinished one is continued.
+        chosen: any other field of `lpaf_jax.settings.Settings`.
+
+    Returns:
+        what `metrics.json` holds.
+
+    Raises:
+        LpafError: something asked for cannot be done; said before any long work starts.
+    """
+    return run(make_settings(model, task=task, out=out, **chosen))
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Do, or finish, the run that `settings` describe; see `compress`."""
+    check(settings)
+    inputs = load_inputs(settings)
+    rank = choose_rank(settings, inputs)
+    job = Run(settings)
+    set_up_logging(job.folder)
+    progress = Progress(job.folder, settings.quiet)
+    metrics = job.finished()
+    if metrics is not None:
+        if not (job.folder / "report.html").is_file():
+            write_report(job.folder)
+        progress.say(f"{job.folder} is finished; its results:")
+        return metrics
+    progress.say(
+        f"{settings.recipe}: {settings.model} on {inputs.task.name} "
+        f"({len(inputs.train)} training examples), rank {rank} everywhere"
+    )
+    fine_tune(job, inputs, progress)
+    if "prune" not in settings.without:
+        prune(job, inputs, progress)
+    factorize(job, inputs, progress, rank)
+    tune(job, inputs, progress)
+    metrics = evaluate(job, inputs, progress, rank)
+    finish(job, metrics)
+    return metrics
+
+
+def choose_rank(settings: Settings, inputs: Inputs) -> int:
+    """The rank of every factorization, from `rank` or from the ratio `params`.
+
+    Reads the pretrained weights, so a damaged checkpoint is found before any work.
+    """
+    params = parameters(load_model(inputs.source, num_labels=len(inputs.task.label_names)))
+    shapes = [(w.shape[0], w.shape[1]) for path, w in params.items() if is_compressible(path)]
+    if not shapes or any(path.endswith(".a") for path in params):
+        raise LpafError(f"model {settings.model} is factorized already; start from a dense one")
+    largest = min(min(shape) for shape in shapes)
+    if settings.rank is None:
+        return rank_for_ratio(shapes, settings.params)
+    if settings.rank > largest:
+        raise LpafError(f"rank {settings.rank} is more than {largest}, the smallest side there is")
+    return settings.rank
+
+
+def fine_tune(job: Run, inputs: Inputs, progress: Progress) -> None:
+    """Stage `dense`: the pretrained model, fine-tuned on the task."""
+
+    def work(checkpoints: Callable[[str], Checkpoints]) -> Saved:
+        return stages.finetune(job.settings, inputs, progress, checkpoints("finetune")), None
+
+    _stage(job, inputs, progress, "dense", inputs.source, work)
+
+
+def prune(job: Run, inputs: Inputs, progress: Progress) -> None:
+    """Stage `pruned`: step 1, its scores and masks beside the weights."""
+
+    def work(checkpoints: Callable[[str], Checkpoints]) -> Saved:
+        return stages.prune_weights(
+            job.settings, inputs, job.stage("dense"), progress, checkpoints("prune")
+        )
+
+    _stage(job, inputs, progress, "pruned", job.stage("dense"), work)
+
+
+def factorize(job: Run, inputs: Inputs, progress: Progress, rank: int) -> None:
+    """Stage `factorized`: step 2."""
+    source = _factorized_from(job)
+
+    def work(checkpoints: Callable[[str], Checkpoints]) -> Saved:
+        return stages.factorize_weights(job.settings, inputs, source, rank), None
+
+    _stage(job, inputs, progress, "factorized", source, work)
+
+
+def tune(job: Run, inputs: Inputs, progress: Progress) -> None:
+    """Stage `final`: step 3; the dense matrices are dropped."""
+
+    def work(checkpoints: Callable[[str], Checkpoints]) -> Saved:
+        return stages.tune_factors(
+            job.settings,
+            inputs,
+            _factorized_from(job),
+            job.stage("factorized"),
+            progress,
+            checkpoints,
+        ), None
+
+    _stage(job, inputs, progress, "final", job.stage("factorized"), work)
+
+
+def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[str, Any]:
+    """Everything that is reported: test figures of every stage, sizes, latency, times."""
+    progress.say("evaluate      on the test split")
+    started = time.monotonic()
+    names = [n for n in ("dense", "pruned", "factorized", "final") if job.stage(n).is_dir()]
+    models = {name: load_model(job.stage(name)) for name in names}
+    results = {
+        name: evaluate_on(model, inputs.test, inputs.task.label_names)
+        for name, model in models.items()
+    }
+    ends = {name: models[name] for name in ("dense", "final")}
+    counts = {name: count_parameters(parameters(model)) for name, model in ends.items()}
+    latency = compare_latency(ends, length=LATENCY_LENGTH)
+    if "pruned" in models:
+        write_json(job.folder / "analysis.json", _analyse(job, models["dense"], models["pruned"]))
+    seconds = job.seconds() | {"evaluate": round(time.monotonic() - started, 2)}
+    return {
+        "model": job.settings.model,
+        "task": inputs.task.name,
+        "recipe": job.settings.recipe,
+        "stages": results,
+        "retained": results["final"]["accuracy"] / results["dense"]["accuracy"],
+        "rank": rank,
+        "encoder_params_ratio": counts["final"]["encoder"] / counts["dense"]["encoder"],
+        "total_params_ratio": counts["final"]["total"] / counts["dense"]["total"],
+        "params": counts,
+        "bytes_on_disk": {
+            name: (job.stage(name) / "model.safetensors").stat().st_size for name in ends
+        },
+        "latency_ms": {"length": LATENCY_LENGTH, **latency},
+        "seconds": seconds | {"total": round(sum(seconds.values()), 2)},
+        "peak_memory_bytes": _peak_memory(),
+        "data": {
+            "train": len(inputs.train),
+            "validation": len(inputs.validation),
+            "test": len(inputs.test),
+        },
+        "settings": as_json(job.settings),
+        "versions": _versions(),
+        "seed": job.settings.seed,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def finish(job: Run, metrics: dict[str, Any]) -> None:
+    """Write the card, the figures and the page, and clear what only an unfinished run needs."""
+    with atomic_write(job.stage("final") / "README.md") as temporary:
+        temporary.write_text(model_card(metrics), encoding="utf-8")
+    if job.settings.keep == "final":
+        shutil.rmtree(job.folder / "stages")
+    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+    write_json(job.folder / "metrics.json", metrics)
+    write_report(job.folder)
+
+
+def evaluate_on(
+    model: BertClassifier, data: Encoded, label_names: list[str], batch: int = 32
+) -> dict[str, Any]:
+    """Accuracy, its interval and per-class figures of `model` on `data`."""
+    logits = predict(jax.jit(as_function(model)), parameters(model), data, batch)
+    return classification_metrics(data.labels, logits.argmax(-1), label_names)
+
+
+Saved = tuple[BertClassifier, dict[str, Any] | None]
+
+
+def _stage(
+    job: Run,
+    inputs: Inputs,
+    progress: Progress,
+    name: str,
+    source: Path,
+    work: Callable[[Callable[[str], Checkpoints]], Saved],
+) -> None:
+    """Run one stage unless it is finished, save its model and clear its checkpoints."""
+    if job.is_done(name):
+        return
+    opened: list[Checkpoints] = []
+
+    def checkpoints(part: str) -> Checkpoints:
+        opened.append(Checkpoints(job.checkpoint(part)))
+        return opened[-1]
+
+    started = time.monotonic()
+    try:
+        model, extra = work(checkpoints)
+    finally:
+        job.note_seconds(name, time.monotonic() - started)
+    card = model_card({"model": job.settings.model, "task": inputs.task.name, "stage": name})
+    save_model(
+        model,
+        job.stage(name),
+        source=source,
+        label_names=inputs.task.label_names,
+        card=card,
+        extra=extra,
+    )
+    for each in opened:
+        each.remove()
+    progress.say(f"{name:<13} done in {job.seconds()[name]:.0f} s")
+
+
+def _factorized_from(job: Run) -> Path:
+    return job.stage("dense" if "prune" in job.settings.without else "pruned")
+
+
+def _analyse(job: Run, dense: BertClassifier, pruned: BertClassifier) -> dict[str, Any]:
+    def kernels(model: BertClassifier) -> dict[str, jax.Array]:
+        return {path: w for path, w in parameters(model).items() if is_compressible(path)}
+
+    _, kept = stages.pruning_arrays(job.stage("pruned"))
+    return analyse_pruning(kernels(dense), kernels(pruned), kept)
+
+
+def _peak_memory() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # bytes there, KiB on Linux
+
+
+def _versions() -> dict[str, str]:
+    names = ("lpaf-jax", "jax", "flax", "optax", "numpy", "safetensors", "orbax-checkpoint")
+    found = {"python": platform.python_version(), "backend": jax.default_backend()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout, not installed
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,114 @@
+"""A saved model put to use: evaluate a file, label lines."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lpaf_jax.data import (
+    Encoded,
+    Examples,
+    Tokenizer,
+    classification_metrics,
+    encode,
+    load_tokenizer,
+    read_examples,
+)
+from lpaf_jax.errors import LpafError
+from lpaf_jax.files import read_json
+from lpaf_jax.models import BertClassifier, as_function, load_model, parameters
+from lpaf_jax.train import predict
+
+_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model, its tokenizer and the names of its classes."""
+
+    model: BertClassifier
+    tokenizer: Tokenizer
+    label_names: list[str]
+    length: int
+
+    def logits(self, data: Encoded, batch: int) -> np.ndarray:
+        """Logits of all examples, (n, labels)."""
+        forward = jax.jit(as_function(self.model))
+        return predict(forward, parameters(self.model), data, batch)
+
+    def predict(self, texts: Iterable[str], batch: int = 32) -> Iterator[tuple[str, str, float]]:
+        """`(text, label, probability)` of each text, in order, `batch` texts at a time."""
+        forward, params = jax.jit(as_function(self.model)), parameters(self.model)
+        stream = iter(texts)
+        while chunk := list(islice(stream, batch)):
+            examples = Examples(chunk, None, np.zeros(len(chunk), np.int32))
+            logits = predict(forward, params, encode(self.tokenizer, examples, self.length), batch)
+            shifted = np.exp(logits - logits.max(-1, keepdims=True))
+            probabilities = shifted / shifted.sum(-1, keepdims=True)
+            for text, row in zip(chunk, probabilities, strict=True):
+                yield text, self.label_names[int(row.argmax())], float(row.max())
+
+
+def load_classifier(folder: Path, *, stage: str = "final", length: int | None = None) -> Classifier:
+    """The model after `stage` of the run in `folder`, or the model that `folder` itself is.
+
+    Args:
+        folder: of a run or of a model.
+        stage: dense, pruned, factorized or final; a model folder is its own final stage.
+        length: longest text in tokens; None takes the run's.
+
+    Raises:
+        LpafError: there is no such folder or stage, or its files are damaged.
+    """
+    if not folder.is_dir():
+        raise LpafError(f"{folder} does not exist: name the --out folder of a run, or a model")
+    place = folder / ("model" if stage == "final" else f"stages/{stage}")
+    if stage == "final" and (folder / "config.json").is_file():
+        place = folder
+    if not (place / "config.json").is_file():
+        kept = sorted(p.parent.name for p in folder.glob("stages/*/config.json"))
+        kept += ["final"] if (folder / "model" / "config.json").is_file() else []
+        raise LpafError(
+            f"{folder} holds no model of stage {stage!r}; "
+            f"it holds {', '.join(kept) if kept else 'none'}"
+        )
+    record = folder / "settings.json"
+    if length is None:
+        length = read_json(record)["length"] if record.is_file() else _LENGTH
+    names = read_json(place / "config.json").get("id2label")
+    if not names:
+        raise LpafError(f"{place} has no classification head: config.json names no labels")
+    return Classifier(
+        load_model(place),
+        load_tokenizer(place),
+        [names[str(i)] for i in range(len(names))],
+        length,
+    )
+
+
+def evaluate_file(
+    folder: Path,
+    data: Path,
+    *,
+    stage: str = "final",
+    text_column: str = "sentence",
+    label_column: str = "label",
+    pair_column: str | None = None,
+    batch: int = 32,
+    length: int | None = None,
+) -> dict[str, Any]:
+    """Figures of a saved model on a labelled file; see `lpaf evaluate`."""
+    classifier = load_classifier(folder, stage=stage, length=length)
+    examples = read_examples(
+        data,
+        text_column=text_column,
+        label_column=label_column,
+        pair_column=pair_column,
+        label_names=classifier.label_names,
+    )
+    logits = classifier.logits(encode(classifier.tokenizer, examples, classifier.length), batch)
+    return classification_metrics(examples.labels, logits.argmax(-1), classifier.label_names)

@@ -1,0 +1,297 @@
+"""The training stages: each takes a model folder and leaves another."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lpaf_jax.compress import factorize, to_low_rank, to_mixed
+from lpaf_jax.data import Encoded, train_batches
+from lpaf_jax.importance import first_order_scores
+from lpaf_jax.inputs import Inputs
+from lpaf_jax.linalg import LowRank
+from lpaf_jax.models import (
+    BertClassifier,
+    as_function,
+    is_compressible,
+    load_extra,
+    load_model,
+    masks,
+    mixed_paths,
+    parameters,
+    set_parameters,
+)
+from lpaf_jax.models.functional import Params
+from lpaf_jax.settings import Settings
+from lpaf_jax.train import (
+    Checkpoints,
+    Monitor,
+    Stage,
+    TrainState,
+    cross_entropy,
+    cubic_sparsity,
+    dual_loss,
+    initial_state,
+    linear_replacement,
+    make_step,
+    predict,
+    prune,
+    run_steps,
+    task_loss,
+    warmup_linear,
+)
+
+Extras = Callable[[int], dict[str, float]]
+_CLIP = 1.0
+# Where the scores and masks of a pruned model lie among the arrays beside its weights.
+_SCORE, _MASK = "score.", "mask."
+
+
+def finetune(
+    settings: Settings, inputs: Inputs, monitor: Monitor, checkpoints: Checkpoints
+) -> BertClassifier:
+    """Fine-tune the pretrained model on the task."""
+    labels = len(inputs.task.label_names)
+    model = load_model(inputs.source, num_labels=labels, seed=settings.seed)
+    if settings.finetune_epochs == 0:
+        return model
+    stage = _stage("finetune", settings, inputs, settings.finetune_epochs, model)
+    optimizer, rate = _optimizer(settings, settings.finetune_lr, stage.steps)
+    step = make_step(task_loss(as_function(model)), optimizer)
+    state = checkpoints.restore(initial_state(parameters(model), optimizer))
+    state = run_steps(
+        stage,
+        step,
+        state,
+        {},
+        until=stage.steps,
+        monitor=monitor,
+        checkpoints=checkpoints,
+        extras=rate,
+    )
+    set_parameters(model, state.params)
+    return model
+
+
+def prune_weights(
+    settings: Settings, inputs: Inputs, dense: Path, monitor: Monitor, checkpoints: Checkpoints
+) -> tuple[BertClassifier, dict[str, np.ndarray]]:
+    """Step 1, `UP_first`: train on while keeping the top share of weights.
+
+    Returns:
+        the pruned model, and its scores and masks as arrays to keep beside its weights.
+    """
+    model = load_model(dense)
+    stage = _stage("prune", settings, inputs, settings.prune_epochs, model)
+    inner, rate = _optimizer(settings, settings.prune_lr, stage.steps)
+    kept = cubic_sparsity(
+        stage.steps,
+        start=round(settings.warmup * stage.steps),
+        cooldown=round(settings.cooldown * stage.steps),
+        final=settings.kept,
+    )
+    optimizer = prune(
+        inner,
+        kept,
+        lambda params: {path: is_compressible(path) for path in params},
+        criterion=settings.criterion,
+        scope=settings.scope,
+        mask_every=settings.mask_every,
+        decay=settings.score_decay,
+    )
+    step = make_step(task_loss(as_function(model)), optimizer)
+    state = checkpoints.restore(initial_state(parameters(model), optimizer))
+    state = run_steps(
+        stage,
+        step,
+        state,
+        {},
+        until=stage.steps,
+        monitor=monitor,
+        checkpoints=checkpoints,
+        extras=lambda t: rate(t) | {"sparsity": 1.0 - float(kept(t))},
+    )
+    set_parameters(model, state.params)
+    paths = [path for path in state.params if is_compressible(path)]
+    extra = {_SCORE + p: np.asarray(state.opt_state.scores[p]) for p in paths}
+    extra |= {_MASK + p: np.asarray(state.opt_state.masks[p]) for p in paths}
+    return model, extra
+
+
+def pruning_arrays(folder: Path) -> tuple[Params, Params]:
+    """Scores and masks by kernel path, as left beside a pruned model."""
+    extra = load_extra(folder)
+    scores = {k.removeprefix(_SCORE): jnp.asarray(v) for k, v in extra.items() if _SCORE in k[:6]}
+    kept = {k.removeprefix(_MASK): jnp.asarray(v) for k, v in extra.items() if _MASK in k[:5]}
+    return scores, kept
+
+
+def factorize_weights(
+    settings: Settings, inputs: Inputs, source: Path, rank: int
+) -> BertClassifier:
+    """Step 2: every compressible matrix to rank `rank`, weighted by the pruning scores.
+
+    Where step 1 was left out there are no scores from training; they are then summed over one
+    epoch of batches at the fine-tuned weights, and nothing is masked.
+    """
+    model = load_model(source)
+    params = parameters(model)
+    weights = {path: w for path, w in params.items() if is_compressible(path)}
+    plain = "weighting" in settings.without
+    solver, kind = ("none", "none") if plain else (settings.solver, settings.importance)
+    scores, kept = pruning_arrays(source)
+    if not kept:
+        kept = {path: jnp.ones(w.shape, bool) for path, w in weights.items()}
+        scores = {path: jnp.zeros_like(w) for path, w in weights.items()}
+        if kind == "score":
+            scores = first_order_scores(
+                as_function(model),
+                params,
+                train_batches(inputs.train, settings.batch, seed=settings.seed, epoch=0),
+                lambda logits, batch: cross_entropy(logits, batch["labels"], batch["weight"]),
+            )
+    factors = factorize(weights, scores, kept, rank, solver=solver, kind=kind, floor=settings.floor)
+    to_low_rank(model, factors)
+    return model
+
+
+def tune_factors(
+    settings: Settings,
+    inputs: Inputs,
+    dense: Path,
+    factorized: Path,
+    monitor: Monitor,
+    checkpoints: Callable[[str], Checkpoints],
+) -> BertClassifier:
+    """Step 3: mixed-rank fine-tuning with dual-forward consistency, or plain fine-tuning.
+
+    Args:
+        dense: folder of the model that was factorized, whose (masked) weights are mixed in.
+        factorized: folder of the factorized model.
+        checkpoints: by the name of a part of this stage.
+    """
+    final = load_model(factorized)
+    stage = _stage("tune", settings, inputs, settings.tune_epochs, final)
+    optimizer, rate = _optimizer(settings, settings.tune_lr, stage.steps)
+    if "mixing" in settings.without:
+        step = make_step(task_loss(as_function(final)), optimizer)
+        state = initial_state(parameters(final), optimizer)
+        state = _run(stage, step, state, {}, stage.steps, monitor, checkpoints("tune"), rate)
+        set_parameters(final, state.params)
+        return final
+
+    mixed_steps = min(stage.steps, round(settings.p_end * stage.steps))
+    probability = linear_replacement(mixed_steps, settings.p_init)
+    names = list(parameters(final))
+    second = make_step(
+        dual_loss(as_function(final), probability, 0, settings.consistency), optimizer
+    )
+    after = checkpoints("tune-factors")
+    state = after.restore(initial_state(parameters(final), optimizer))
+    if int(state.step) == 0 and mixed_steps > 0:
+        mixed = _mixed_model(dense, final)
+        fixed = masks(mixed)
+        step = make_step(
+            dual_loss(
+                as_function(mixed), probability, len(mixed_paths(mixed)), settings.consistency
+            ),
+            optimizer,
+        )
+        before = checkpoints("tune-mixed")
+        state = before.restore(initial_state(parameters(mixed), optimizer))
+        # The mixed stage validates what will remain: the factors alone.
+        state = _run(stage, step, state, fixed, mixed_steps, monitor, before, rate)
+        state = _keep_parameters(state, names)
+        after.save_if_due(state, now=True)
+    state = _run(stage, second, state, {}, stage.steps, monitor, after, rate)
+    set_parameters(final, state.params)
+    return final
+
+
+def _run(
+    stage: Stage,
+    step: Any,
+    state: TrainState,
+    fixed: Params,
+    until: int,
+    monitor: Monitor,
+    checkpoints: Checkpoints,
+    extras: Extras,
+) -> TrainState:
+    return run_steps(
+        stage,
+        step,
+        state,
+        fixed,
+        until=until,
+        monitor=monitor,
+        checkpoints=checkpoints,
+        extras=extras,
+    )
+
+
+def _mixed_model(dense: Path, final: BertClassifier) -> BertClassifier:
+    """The dense model with mixed layers in place of those that `final` holds as factors."""
+    model = load_model(dense)
+    params = parameters(final)
+    factors = {
+        f"{path.removesuffix('.a')}.kernel": LowRank(a, params[f"{path.removesuffix('.a')}.b"])
+        for path, a in params.items()
+        if path.endswith(".a")
+    }
+    to_mixed(model, factors, pruning_arrays(dense)[1])
+    return model
+
+
+def _keep_parameters(state: TrainState, names: list[str]) -> TrainState:
+    """The state of a model that keeps the parameters `names` only, moments included."""
+    full = set(state.params)
+
+    def is_params(x: Any) -> bool:
+        return isinstance(x, dict) and set(x) == full
+
+    def keep(x: Any) -> Any:
+        return {name: x[name] for name in names} if is_params(x) else x
+
+    return jax.tree.map(keep, state, is_leaf=is_params)
+
+
+def _optimizer(
+    settings: Settings, peak: float, steps: int
+) -> tuple[optax.GradientTransformation, Extras]:
+    """AdamW with clipped gradients and a warm-up; decay reaches matrices only."""
+    schedule = warmup_linear(peak, steps, round(settings.warmup * steps))
+    adamw = optax.adamw(
+        schedule,
+        weight_decay=settings.weight_decay,
+        mask=lambda params: {path: array.ndim > 1 for path, array in params.items()},
+    )
+    return optax.chain(optax.clip_by_global_norm(_CLIP), adamw), lambda t: {
+        "lr": float(schedule(t))
+    }
+
+
+def _stage(
+    name: str, settings: Settings, inputs: Inputs, epochs: float, model: BertClassifier
+) -> Stage:
+    per_epoch = max(1, len(inputs.train) // settings.batch)
+    validate = accuracy_of(model, inputs.validation, settings.batch)
+    steps = max(1, round(epochs * per_epoch))
+    return Stage(name, inputs.train, settings.batch, steps, settings.seed, validate)
+
+
+def accuracy_of(model: BertClassifier, data: Encoded, batch_size: int) -> Callable[[Params], float]:
+    """`accuracy(params)` on `data` for the structure of `model`."""
+    forward = jax.jit(as_function(model))
+    names = set(parameters(model))
+
+    def accuracy(params: Params) -> float:
+        chosen = {name: value for name, value in params.items() if name in names}
+        logits = predict(forward, chosen, data, batch_size)
+        return float(np.mean(logits.argmax(-1) == data.labels))
+
+    return accuracy
