@@ -141,6 +141,8 @@ def _weighted_als(
     # An exact fit falls by a constant share for ever; below this all of it is rounding.
     rounding = jnp.square(10 * jnp.finfo(w.dtype).eps) * jnp.sum(weight * jnp.square(w))
 
+    steps = jnp.arange(max_sweeps + 1, dtype=jnp.int32)
+
     def body(state: _State) -> _State:
         new, objective, norm = _sweep(w, weight, ridge, state.ahead)
         old = state.trace[state.sweep]
@@ -154,7 +156,7 @@ def _weighted_als(
 
         sweep = state.sweep + 1
         value = jnp.where(kept, objective, old)
-        trace = jnp.where(jnp.arange(max_sweeps + 1) < sweep, state.trace, value)
+        trace = jnp.where(steps < sweep, state.trace, value)
         fallen = trace[jnp.maximum(sweep - _WINDOW, 0)] - value
         slow = (sweep >= _WINDOW) & (fallen <= _WINDOW * tol * value)
         done = slow | stuck | (norm <= tol) | (value <= rounding)
@@ -172,8 +174,11 @@ def _weighted_als(
     state = lax.while_loop(goes_on, body, state)
 
     factors = balance(state.best)
+    # Under a ridge balancing is a last descent of its own.
+    last = jnp.minimum(state.trace[-1], _objective(weight, ridge, factors, w - factors.dense()))
+    trace = jnp.where(steps < state.sweep, state.trace, last)
     norm = _gradient_norm(w, weight, ridge, factors)
-    return factors, AlsInfo(state.trace, norm, state.sweep, state.status)
+    return factors, AlsInfo(trace, norm, state.sweep, state.status)
 
 
 def _start(w: Array, weight: Array, rank: int, init: LowRank | None, ridge: Array) -> LowRank:
