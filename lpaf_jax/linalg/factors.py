@@ -114,7 +114,13 @@ def ratio(x: Array, y: Array) -> Array:
 
 
 def _thin_svd(a: Array, b: Array) -> tuple[Array, Array, Array]:
-    qa, ra = jnp.linalg.qr(a)
-    qb, rb = jnp.linalg.qr(b.T)
+    # One batched call, the shorter matrix filled up with zero rows: two independent calls, each
+    # batched under vmap, wait for each other in jaxlib's thread pool and lock up a CPU of two
+    # cores (seen with 0.10.2).
+    m, n = a.shape[0], b.shape[1]
+    rows = max(m, n)
+    tall = jnp.stack([jnp.pad(a, ((0, rows - m), (0, 0))), jnp.pad(b.T, ((0, rows - n), (0, 0)))])
+    (qa, qb), (ra, rb) = jnp.linalg.qr(tall)
+    qa, qb = qa[:m], qb[:n]
     u, s, vt = jnp.linalg.svd(matmul(ra, rb.T), full_matrices=False)
     return matmul(qa, u), s, matmul(vt, qb.T)
