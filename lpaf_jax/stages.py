@@ -26,10 +26,10 @@ from lpaf_jax.models import (
     set_parameters,
 )
 from lpaf_jax.models.functional import Params
+from lpaf_jax.progress import Progress
 from lpaf_jax.settings import Settings
 from lpaf_jax.train import (
     Checkpoints,
-    Monitor,
     Stage,
     TrainState,
     cross_entropy,
@@ -52,7 +52,7 @@ _SCORE, _MASK = "score.", "mask."
 
 
 def finetune(
-    settings: Settings, inputs: Inputs, monitor: Monitor, checkpoints: Checkpoints
+    settings: Settings, inputs: Inputs, progress: Progress, checkpoints: Checkpoints
 ) -> BertClassifier:
     """Fine-tune the pretrained model on the task."""
     labels = len(inputs.task.label_names)
@@ -63,13 +63,14 @@ def finetune(
     optimizer, rate = _optimizer(settings, settings.finetune_lr, stage.steps)
     step = make_step(task_loss(as_function(model)), optimizer)
     state = checkpoints.restore(initial_state(parameters(model), optimizer))
+    progress.begin(stage.name, int(state.step))
     state = run_steps(
         stage,
         step,
         state,
         {},
         until=stage.steps,
-        monitor=monitor,
+        monitor=progress,
         checkpoints=checkpoints,
         extras=rate,
     )
@@ -78,7 +79,7 @@ def finetune(
 
 
 def prune_weights(
-    settings: Settings, inputs: Inputs, dense: Path, monitor: Monitor, checkpoints: Checkpoints
+    settings: Settings, inputs: Inputs, dense: Path, progress: Progress, checkpoints: Checkpoints
 ) -> tuple[BertClassifier, dict[str, np.ndarray]]:
     """Step 1, `UP_first`: train on while keeping the top share of weights.
 
@@ -105,13 +106,14 @@ def prune_weights(
     )
     step = make_step(task_loss(as_function(model)), optimizer)
     state = checkpoints.restore(initial_state(parameters(model), optimizer))
+    progress.begin(stage.name, int(state.step))
     state = run_steps(
         stage,
         step,
         state,
         {},
         until=stage.steps,
-        monitor=monitor,
+        monitor=progress,
         checkpoints=checkpoints,
         extras=lambda t: rate(t) | {"sparsity": 1.0 - float(kept(t))},
     )
@@ -153,6 +155,7 @@ def factorize_weights(
                 params,
                 train_batches(inputs.train, settings.batch, seed=settings.seed, epoch=0),
                 lambda logits, batch: cross_entropy(logits, batch["labels"], batch["weight"]),
+                "sensitivity" if settings.criterion == "magnitude" else settings.criterion,
             )
     factors = factorize(weights, scores, kept, rank, solver=solver, kind=kind, floor=settings.floor)
     to_low_rank(model, factors)
@@ -164,7 +167,7 @@ def tune_factors(
     inputs: Inputs,
     dense: Path,
     factorized: Path,
-    monitor: Monitor,
+    progress: Progress,
     checkpoints: Callable[[str], Checkpoints],
 ) -> BertClassifier:
     """Step 3: mixed-rank fine-tuning with dual-forward consistency, or plain fine-tuning.
@@ -179,8 +182,10 @@ def tune_factors(
     optimizer, rate = _optimizer(settings, settings.tune_lr, stage.steps)
     if "mixing" in settings.without:
         step = make_step(task_loss(as_function(final)), optimizer)
-        state = initial_state(parameters(final), optimizer)
-        state = _run(stage, step, state, {}, stage.steps, monitor, checkpoints("tune"), rate)
+        whole = checkpoints("tune")
+        state = whole.restore(initial_state(parameters(final), optimizer))
+        progress.begin(stage.name, int(state.step))
+        state = _run(stage, step, state, {}, stage.steps, progress, whole, rate)
         set_parameters(final, state.params)
         return final
 
@@ -203,11 +208,14 @@ def tune_factors(
         )
         before = checkpoints("tune-mixed")
         state = before.restore(initial_state(parameters(mixed), optimizer))
+        progress.begin(stage.name, int(state.step))
         # The mixed stage validates what will remain: the factors alone.
-        state = _run(stage, step, state, fixed, mixed_steps, monitor, before, rate)
+        state = _run(stage, step, state, fixed, mixed_steps, progress, before, rate)
         state = _keep_parameters(state, names)
         after.save_if_due(state, now=True)
-    state = _run(stage, second, state, {}, stage.steps, monitor, after, rate)
+    else:
+        progress.begin(stage.name, int(state.step))
+    state = _run(stage, second, state, {}, stage.steps, progress, after, rate)
     set_parameters(final, state.params)
     return final
 
@@ -218,7 +226,7 @@ def _run(
     state: TrainState,
     fixed: Params,
     until: int,
-    monitor: Monitor,
+    progress: Progress,
     checkpoints: Checkpoints,
     extras: Extras,
 ) -> TrainState:
@@ -228,7 +236,7 @@ def _run(
         state,
         fixed,
         until=until,
-        monitor=monitor,
+        monitor=progress,
         checkpoints=checkpoints,
         extras=extras,
     )

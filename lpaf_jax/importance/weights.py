@@ -26,6 +26,9 @@ def importance(kind: str, weight: Array, score: Array, mask: Array, floor: float
         magnitude  I = |W| ⊙ M
         none       I = 1
 
+    Where that leaves no entry at all above 0, I = 1: a matrix without scores is factorized
+    unweighted.
+
     Args:
         kind: one of `IMPORTANCES`.
         weight, score, mask: W, S and M, all (m, n).

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from lpaf_jax.importance import FIRST_ORDER
 from lpaf_jax.train.schedules import Schedule
 from lpaf_jax.train.select import keep_largest
 
-Criterion = Literal["first-order", "magnitude"]
+Criterion = Literal["first-order", "sensitivity", "magnitude"]
 Scope = Literal["global", "matrix"]
 
 
@@ -48,24 +49,35 @@ def prune(
     At every step, with g the gradient at the masked weights (straight through, so that a masked
     weight can come back),
 
-        W ← W + inner(g, W),    S ← S − g ⊙ W   (first-order)   or   S = |W|   (magnitude)
+        W ← W + inner(g, W)
+        S ← S − g ⊙ W     first-order: movement pruning, as the paper writes it
+        S ← S + |g ⊙ W|   sensitivity: the same products without their sign
+        S = |W|           magnitude: the zeroth-order baseline
 
-    and M keeps the top `kept(step)` share of weights by S. The update returned is
-    `M ⊙ W − params`; a training loop needs no other hook than `optax.apply_updates`.
+    and after t steps M keeps the top `kept(t)` share of weights by S. The update returned is
+    `M ⊙ W − params`; a training loop needs no other hook than `optax.apply_updates`. Adding it
+    gives masked entries exactly 0, and the others W to rounding. Parameters that are not
+    compressible get the update of `inner` as it is.
 
     Args:
         inner: any optimiser; it sees the dense weights as its parameters.
-        kept: schedule of the share of weights kept.
+        kept: schedule of the share of weights kept, beginning at 1.
         compressible: tree of booleans like the parameters, or a function of them that gives it.
-        criterion: "first-order" (movement pruning) or "magnitude" (the zeroth-order baseline).
+        criterion: which S. The signed one needs a long schedule: see `lpaf_jax.importance.score`.
         scope: the top share is taken over all matrices together, or of each matrix.
-        mask_every: steps between updates of the masks.
+        mask_every: steps between updates of the masks. They are also updated at the step where
+            the schedule comes to rest, so the share it ends at is met exactly.
         decay: factor on S at each step; None sums without forgetting, as in the paper.
+
+    Raises:
+        ValueError: `update` is called without the parameters.
 
     Cost: a mask update reads the scores 33 times; dense W, S and M take nine bytes a weight.
 
-    Source: Sanh et al., "Movement pruning", 2020; Ren & Zhu, LPAF, 2024. The paper does not say
-    over what set the top share is taken nor how often: `scope` and `mask_every` are ours.
+    Source: Sanh et al., "Movement pruning", 2020; Ren & Zhu, LPAF, 2024; for the sensitivity,
+    Molchanov et al., "Pruning convolutional neural networks for resource efficient inference",
+    2017. The paper does not say over what set the top share is taken nor how often: `scope` and
+    `mask_every` are ours.
     """
 
     def chosen(params: Any) -> Any:
@@ -83,41 +95,44 @@ def prune(
             inner=inner.init(params),
         )
 
+    def is_due(step: Array) -> Array:
+        rests = (kept(step - 1) > kept(step)) & (kept(step) == kept(step + 1))
+        return (step % mask_every == 0) | rests
+
     def update(grads: Any, state: PruneState, params: Any = None) -> tuple[Any, PruneState]:
+        if params is None:
+            raise ValueError("prune: call update(grads, state, params), with the parameters")
         where = chosen(params)
-        weights = jax.tree.map(
-            lambda c, d, p: d if c else p, where, state.dense, params, is_leaf=_is_hole
-        )
+        weights = jax.tree.map(lambda c, w, p: w if c else p, where, state.dense, params)
         updates, inner_state = inner.update(grads, state.inner, weights)
-        weights = optax.apply_updates(weights, updates)
-        dense = _only(where, weights)
+        dense = _only(where, optax.apply_updates(weights, updates))
         if criterion == "magnitude":
             scores = jax.tree.map(jnp.abs, dense)
         else:
             forget = 1.0 if decay is None else decay
             scores = jax.tree.map(
-                lambda s, g, w: forget * s - g * w, state.scores, _only(where, grads), state.dense
+                lambda s, g, w: FIRST_ORDER[criterion](forget * s, g, w),
+                state.scores,
+                _only(where, grads),
+                state.dense,
             )
+        step = state.step + 1
         masks = jax.lax.cond(
-            state.step % mask_every == 0,
-            lambda: _top_share(scores, kept(state.step), scope),
+            is_due(step),
+            lambda: _top_share(scores, kept(step), scope),
             lambda: state.masks,
         )
-        masked = jax.tree.map(
-            lambda c, m, w: jnp.where(m, w, 0.0) if c else w,
+        updates = jax.tree.map(
+            lambda c, u, m, w, p: jnp.where(m, w, 0.0) - p if c else u,
             where,
+            updates,
             masks,
-            weights,
-            is_leaf=_is_hole,
+            dense,
+            params,
         )
-        updates = jax.tree.map(lambda new, old: new - old, masked, params)
-        return updates, PruneState(state.step + 1, dense, scores, masks, inner_state)
+        return updates, PruneState(step, dense, scores, masks, inner_state)
 
     return optax.GradientTransformation(init, update)
-
-
-def _is_hole(x: Any) -> bool:
-    return isinstance(x, optax.MaskedNode)
 
 
 def _only(where: Any, tree: Any) -> Any:
