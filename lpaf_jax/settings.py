@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,34 +13,45 @@ from lpaf_jax.errors import LpafError
 
 Step = Literal["prune", "weighting", "mixing"]
 
+# What `lpaf compress --help` shows in place of the types, and of "(default: None)".
+_OPTIONAL = "(optional)"
+_DIR = arg(metavar="DIR", help_behavior_hint=_OPTIONAL)
+_INT = arg(metavar="INT", help_behavior_hint=_OPTIONAL)
+_NAME = arg(metavar="NAME", help_behavior_hint=_OPTIONAL)
+
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of `lpaf compress`; the Python call `lpaf_jax.compress` takes the same names."""
+    """Settings of `lpaf compress`; `lpaf_jax.pipeline.compress` takes the same names."""
 
     model: Positional[str]
     """`minilm`, a folder with a Hugging Face BERT checkpoint, or a hub id."""
-    task: str
+    task: Annotated[str, arg(metavar="TASK")]
     """`rotten_tomatoes`, `imdb`, a GLUE task, or the path of a .csv or .tsv file."""
-    out: Path
+    out: Annotated[Path, arg(metavar="DIR")]
     """Folder of the run; an unfinished run of the same settings found there is continued."""
     preset: Literal["quick", "standard", "paper"] = "standard"
-    """Set of defaults for all that follows: a short real run, the best found, the paper's shape."""
+    """Set of defaults for all that follows: a short real run, the best found, the paper's shape.
+    `lpaf compress --preset quick --help` shows the defaults of quick."""
 
     params: float = 0.5
     """Share of the numbers in the compressible matrices to keep, in (0, 1]."""
-    rank: int | None = None
-    """Rank of every factorization; in place of `params`."""
+    rank: Annotated[int | None, _INT] = None
+    """Rank of every factorization; takes the place of `params`."""
     solver: Literal["row", "elementwise", "none"] = "row"
-    """Weighted factorization: one importance a row (closed form), every entry its own, or none."""
+    """Factorization: one importance a row (closed form), every entry its own, or plain SVD."""
     importance: Literal["score", "mask", "magnitude", "none"] = "score"
     """What weighs the factorization: first-order score, pruning mask, magnitude, or nothing."""
     floor: float = 0.1
     """Importance every entry has at least, as a share of the mean."""
-    criterion: Literal["first-order", "magnitude"] = "first-order"
-    """What pruning keeps: the largest first-order scores, or the largest weights."""
-    without: tuple[Step, ...] = ()
-    """LPAF steps to leave out: prune (1), weighting (2, plain SVD), mixing (3, plain tuning)."""
+    criterion: Literal["first-order", "sensitivity", "magnitude"] = "sensitivity"
+    """What pruning keeps: the largest signed first-order score (the paper's), unsigned one, or
+    weight."""
+    without: Annotated[
+        tuple[Step, ...], arg(metavar="STEP [STEP ...]", help_behavior_hint="(default: none)")
+    ] = ()
+    """LPAF steps to leave out: prune (no step 1), weighting (step 2 is a plain SVD), mixing
+    (step 3 tunes the factors alone). All three make plain SVD with fine-tuning."""
 
     kept: float = 0.5
     """Share of weights that pruning keeps (v)."""
@@ -47,8 +59,8 @@ class Settings:
     """Keep the top share over all matrices together, or of each."""
     mask_every: int = 10
     """Steps between two updates of the pruning masks."""
-    score_decay: float | None = None
-    """Factor on the accumulated score at each step; none sums without forgetting."""
+    score_decay: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_OPTIONAL)] = None
+    """Factor on the accumulated score at each step; without one it is summed and never forgets."""
 
     finetune_epochs: float = 3.0
     """Epochs of fine-tuning; 0 takes MODEL as it is, already fine-tuned."""
@@ -81,24 +93,25 @@ class Settings:
     """Longest text in tokens; what is longer is cut."""
     seed: int = 0
     """Of the head, the batches, the draws and dropout."""
-    limit: int | None = None
+    limit: Annotated[int | None, _INT] = None
     """Use at most this many training examples."""
 
-    text_column: str | None = None
-    """Column of the text, for a csv or tsv file."""
-    label_column: str | None = None
-    """Column of the label, for a csv or tsv file."""
-    pair_column: str | None = None
-    """Column of the second text, for a csv or tsv file about pairs."""
-    data: Path | None = None
-    """Local copy of a GLUE task."""
+    text_column: Annotated[str | None, _NAME] = None
+    """Column of the text in a csv or tsv file, where it is not `sentence`."""
+    label_column: Annotated[str | None, _NAME] = None
+    """Column of the label in a csv or tsv file, where it is not `label`."""
+    pair_column: Annotated[str | None, _NAME] = None
+    """Column of the second text in a csv or tsv file about pairs."""
+    data: Annotated[Path | None, _DIR] = None
+    """Local copy of a GLUE task, in place of the hub."""
 
-    reuse: Annotated[Path | None, arg(help_behavior_hint="(optional)")] = None
-    """Folder of another run: stages it has finished under the same settings are taken over."""
+    reuse: Annotated[Path | None, _DIR] = None
+    """Folder of another run: fine-tuning and pruning are taken over from it where the settings
+    they depend on are the same."""
     keep: Literal["all", "final"] = "all"
     """Keep the model after every stage, or the final one only."""
-    force: bool = field(default=False)
-    """Start anew where OUT holds another run, which is deleted."""
+    force: bool = False
+    """Start anew where `out` holds another run, which is deleted."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -116,16 +129,17 @@ class Settings:
         return names.get(left_out, "lpaf-without-" + "-".join(left_out))
 
 
-# Settings that do not change what is computed, so a run may be continued under others.
-NOT_COMPARED = ("out", "reuse", "keep", "force", "quiet")
+# Settings that do not change what is computed, so a run may be continued under others. A preset
+# is nothing but the values it stands for.
+NOT_COMPARED = ("out", "preset", "reuse", "keep", "force", "quiet")
 
 _QUICK = {
     "finetune_epochs": 2.0,
     "prune_epochs": 1.5,
     "tune_epochs": 1.0,
-
 }
 _PAPER = {
+    "criterion": "first-order",
     "kept": 0.1,
     "finetune_epochs": 3.0,
     "prune_epochs": 10.0,
@@ -138,7 +152,7 @@ PRESETS: dict[str, dict[str, Any]] = {"quick": _QUICK, "standard": {}, "paper": 
 
 
 def make_settings(
-    model: str, *, task: str, out: Path | str, preset: str = "standard", **chosen: Any
+    model: Path | str, *, task: Path | str, out: Path | str, preset: str = "standard", **chosen: Any
 ) -> Settings:
     """Settings from a preset and what is chosen beside it.
 
@@ -152,12 +166,19 @@ def make_settings(
     if unknown:
         raise LpafError(f"unknown setting {unknown[0]!r}: choose from {', '.join(sorted(names))}")
     if "without" in chosen:
-        chosen["without"] = tuple(chosen["without"])
+        steps = chosen["without"]
+        chosen["without"] = (steps,) if isinstance(steps, str) else tuple(steps)
     for name in ("data", "reuse"):
         if chosen.get(name) is not None:
             chosen[name] = Path(chosen[name])
     given = PRESETS[preset] | chosen
-    settings = Settings(model=model, task=task, out=Path(out), preset=preset, **given)  # type: ignore[arg-type]
+    settings = Settings(
+        model=str(model),
+        task=str(task),
+        out=Path(out),
+        preset=preset,  # type: ignore[arg-type]
+        **given,
+    )
     check(settings)
     return settings
 
@@ -180,11 +201,13 @@ def check(settings: Settings) -> None:
     for name in ("prune_epochs", "tune_epochs"):
         _demand(settings, name, lambda x: 0 < x < math.inf, "more than 0")
     for name in ("batch", "mask_every"):
-        _demand(settings, name, lambda x: x >= 1, "at least 1")
+        _demand(settings, name, _whole(1), "a whole number, at least 1")
     for name in ("rank", "limit"):
-        _demand(settings, name, lambda x: x is None or x >= 1, "at least 1")
-    _demand(settings, "length", lambda x: x >= 4, "at least 4")
-    _demand(settings, "seed", lambda x: x >= 0, "at least 0")
+        if getattr(settings, name) is not None:
+            _demand(settings, name, _whole(1), "a whole number, at least 1")
+    _demand(settings, "length", _whole(4), "a whole number, at least 4")
+    # Beyond 31 bits, JAX and numpy no longer make the same of a seed on every platform.
+    _demand(settings, "seed", _whole(0, 2**31 - 1), "a whole number from 0 to 2147483647")
     _demand(settings, "score_decay", lambda x: x is None or 0 < x <= 1, "in (0, 1]")
     if settings.warmup + settings.cooldown >= 1:
         raise LpafError("warmup and cooldown together must be less than 1: no step is left between")
@@ -194,7 +217,7 @@ def _choices(settings: Settings) -> None:
     allowed = {
         "solver": ("row", "elementwise", "none"),
         "importance": ("score", "mask", "magnitude", "none"),
-        "criterion": ("first-order", "magnitude"),
+        "criterion": ("first-order", "sensitivity", "magnitude"),
         "scope": ("global", "matrix"),
         "keep": ("all", "final"),
     }
@@ -208,7 +231,15 @@ def _choices(settings: Settings) -> None:
             raise LpafError(f"without {step!r} is unknown: choose from prune, weighting, mixing")
 
 
-def _demand(settings: Settings, name: str, good: Any, range_: str) -> None:
+def _whole(least: int, most: int | None = None) -> Callable[[Any], bool]:
+    def good(value: Any) -> bool:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole and least <= value and (most is None or value <= most)
+
+    return good
+
+
+def _demand(settings: Settings, name: str, good: Callable[[Any], bool], range_: str) -> None:
     value = getattr(settings, name)
     try:
         fine = good(value)
@@ -219,9 +250,6 @@ def _demand(settings: Settings, name: str, good: Any, range_: str) -> None:
 
 
 def as_json(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON values."""
-    values = dataclasses.asdict(settings)
-    return {
-        name: str(value) if isinstance(value, Path) else list(value) if name == "without" else value
-        for name, value in values.items()
-    }
+    """The settings as JSON values; of the steps left out, neither order nor repeats matter."""
+    values = dataclasses.asdict(settings) | {"without": sorted(set(settings.without))}
+    return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
