@@ -1,17 +1,27 @@
 """What a run starts from: the task, its encoded splits, the folder of the model."""
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
 from lpaf_jax.data import Encoded, Task, encode, load_task, load_tokenizer
-from lpaf_jax.models import resolve_model
+from lpaf_jax.errors import LpafError
+from lpaf_jax.models import is_compressible, load_model, parameters, resolve_model
 from lpaf_jax.settings import Settings
 
 
 class Inputs(NamedTuple):
-    """Loaded and checked inputs; `source` is the folder of the pretrained model."""
+    """Loaded and checked inputs.
+
+    Attributes:
+        source: folder of the pretrained model.
+        positions: longest text it can read, in tokens.
+        shapes: (m, n) of its compressible matrices.
+    """
 
     source: Path
+    positions: int
+    shapes: list[tuple[int, int]]
     task: Task
     train: Encoded
     validation: Encoded
@@ -19,12 +29,14 @@ class Inputs(NamedTuple):
 
 
 def load_inputs(settings: Settings) -> Inputs:
-    """Find the model, read and split the data, tokenize it.
+    """Find and read the model, read and split the data, tokenize it.
 
     Raises:
-        LpafError: the model or the task is unknown, or the data cannot serve.
+        LpafError: the model or the task is unknown, the weights are damaged or not dense, or the
+            data cannot serve.
     """
     source = resolve_model(settings.model)
+    positions, shapes = _measure(source, settings)
     task = load_task(
         settings.task,
         text_column=settings.text_column,
@@ -35,4 +47,36 @@ def load_inputs(settings: Settings) -> Inputs:
     )
     tokenizer = load_tokenizer(source)
     splits = (task.train, task.validation, task.test)
-    return Inputs(source, task, *(encode(tokenizer, split, settings.length) for split in splits))
+    encoded = (encode(tokenizer, split, settings.length) for split in splits)
+    return Inputs(source, positions, shapes, task, *encoded)
+
+
+def _measure(source: Path, settings: Settings) -> tuple[int, list[tuple[int, int]]]:
+    params = parameters(load_model(source))
+    shapes = [(w.shape[0], w.shape[1]) for path, w in params.items() if is_compressible(path)]
+    if not shapes or any(path.endswith(".a") for path in params):
+        raise LpafError(f"model {settings.model} is factorized already; start from a dense one")
+    positions = params["bert.embeddings.position_embeddings.weight"].shape[0]
+    if settings.length > positions:
+        raise LpafError(
+            f"length is {settings.length}, but model {settings.model} reads {positions} tokens at "
+            "most"
+        )
+    return positions, shapes
+
+
+def fingerprint(inputs: Inputs) -> str:
+    """A digest of all that a run reads: examples as they are tokenized, class names, weights.
+
+    A run that is continued, or lends its stages, is known by it: paths and names stay the same
+    when what they name does not.
+    """
+    digest = hashlib.blake2b(repr(inputs.task.label_names).encode(), digest_size=16)
+    for split in (inputs.train, inputs.validation, inputs.test):
+        for part in (*split.ids, *split.types, split.labels):
+            digest.update(len(part).to_bytes(8, "big"))
+            digest.update(part.tobytes())
+    for path in sorted(inputs.source.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()

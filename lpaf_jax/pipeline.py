@@ -1,13 +1,14 @@
 """The main job, top to bottom: each stage one call."""
 
 import datetime
+import errno
 import importlib.metadata
 import platform
 import resource
-import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lpaf_jax.compress.analysis import analyse_pruning
 from lpaf_jax.data import Encoded, classification_metrics
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import atomic_write, write_json
-from lpaf_jax.inputs import Inputs, load_inputs
+from lpaf_jax.inputs import Inputs, fingerprint, load_inputs
 from lpaf_jax.linalg import rank_for_ratio
 from lpaf_jax.models import (
     BertClassifier,
@@ -32,14 +33,16 @@ from lpaf_jax.models import (
 from lpaf_jax.models.latency import compare_latency
 from lpaf_jax.progress import Progress
 from lpaf_jax.report import model_card, write_report
-from lpaf_jax.run import Run, set_up_logging
+from lpaf_jax.run import STAGE_FIELDS, Run
 from lpaf_jax.settings import Settings, as_json, check, make_settings
 from lpaf_jax.train import Checkpoints, predict
 
 LATENCY_LENGTH = 64
 
 
-def compress(model: str, *, task: str, out: Path | str, **chosen: Any) -> dict[str, Any]:
+def compress(
+    model: Path | str, *, task: Path | str, out: Path | str, **chosen: Any
+) -> dict[str, Any]:
     """Compress a pretrained model for a task by low-rank prune-and-factorize.
 
     Args:
@@ -60,43 +63,37 @@ def compress(model: str, *, task: str, out: Path | str, **chosen: Any) -> dict[s
 def run(settings: Settings) -> dict[str, Any]:
     """Do, or finish, the run that `settings` describe; see `compress`."""
     check(settings)
-    inputs = load_inputs(settings)
-    rank = choose_rank(settings, inputs)
     job = Run(settings)
-    set_up_logging(job.folder)
     progress = Progress(job.folder, settings.quiet)
     metrics = job.finished()
     if metrics is not None:
+        job.tidy()
         if not (job.folder / "report.html").is_file():
             write_report(job.folder)
         progress.say(f"{job.folder} is finished; its results:")
         return metrics
-    progress.say(
-        f"{settings.recipe}: {settings.model} on {inputs.task.name} "
-        f"({len(inputs.train)} training examples), rank {rank} everywhere"
-    )
-    fine_tune(job, inputs, progress)
-    if "prune" not in settings.without:
-        prune(job, inputs, progress)
-    factorize(job, inputs, progress, rank)
-    tune(job, inputs, progress)
-    metrics = evaluate(job, inputs, progress, rank)
-    finish(job, metrics)
+    inputs = load_inputs(settings)
+    rank = choose_rank(settings, inputs)
+    with job.opened(fingerprint(inputs)), _told_of_a_full_disk(job), closing(progress):
+        progress.say(
+            f"{settings.recipe}: {settings.model} on {inputs.task.name} "
+            f"({len(inputs.train)} training examples), rank {rank} everywhere"
+        )
+        fine_tune(job, inputs, progress)
+        if "prune" not in settings.without:
+            prune(job, inputs, progress)
+        factorize(job, inputs, progress, rank)
+        tune(job, inputs, progress)
+        metrics = evaluate(job, inputs, progress, rank)
+        finish(job, metrics)
     return metrics
 
 
 def choose_rank(settings: Settings, inputs: Inputs) -> int:
-    """The rank of every factorization, from `rank` or from the ratio `params`.
-
-    Reads the pretrained weights, so a damaged checkpoint is found before any work.
-    """
-    params = parameters(load_model(inputs.source, num_labels=len(inputs.task.label_names)))
-    shapes = [(w.shape[0], w.shape[1]) for path, w in params.items() if is_compressible(path)]
-    if not shapes or any(path.endswith(".a") for path in params):
-        raise LpafError(f"model {settings.model} is factorized already; start from a dense one")
-    largest = min(min(shape) for shape in shapes)
+    """The rank of every factorization, from `rank` or from the ratio `params`."""
+    largest = min(min(shape) for shape in inputs.shapes)
     if settings.rank is None:
-        return rank_for_ratio(shapes, settings.params)
+        return rank_for_ratio(inputs.shapes, settings.params)
     if settings.rank > largest:
         raise LpafError(f"rank {settings.rank} is more than {largest}, the smallest side there is")
     return settings.rank
@@ -160,7 +157,8 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[st
     }
     ends = {name: models[name] for name in ("dense", "final")}
     counts = {name: count_parameters(parameters(model)) for name, model in ends.items()}
-    latency = compare_latency(ends, length=LATENCY_LENGTH)
+    length = min(LATENCY_LENGTH, inputs.positions)
+    latency = compare_latency(ends, length=length)
     if "pruned" in models:
         write_json(job.folder / "analysis.json", _analyse(job, models["dense"], models["pruned"]))
     seconds = job.seconds() | {"evaluate": round(time.monotonic() - started, 2)}
@@ -169,7 +167,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[st
         "task": inputs.task.name,
         "recipe": job.settings.recipe,
         "stages": results,
-        "retained": results["final"]["accuracy"] / results["dense"]["accuracy"],
+        "retained": _ratio(results["final"]["accuracy"], results["dense"]["accuracy"]),
         "rank": rank,
         "encoder_params_ratio": counts["final"]["encoder"] / counts["dense"]["encoder"],
         "total_params_ratio": counts["final"]["total"] / counts["dense"]["total"],
@@ -177,7 +175,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[st
         "bytes_on_disk": {
             name: (job.stage(name) / "model.safetensors").stat().st_size for name in ends
         },
-        "latency_ms": {"length": LATENCY_LENGTH, **latency},
+        "latency_ms": {"length": length, **latency},
         "seconds": seconds | {"total": round(sum(seconds.values()), 2)},
         "peak_memory_bytes": _peak_memory(),
         "data": {
@@ -196,11 +194,10 @@ def finish(job: Run, metrics: dict[str, Any]) -> None:
     """Write the card, the figures and the page, and clear what only an unfinished run needs."""
     with atomic_write(job.stage("final") / "README.md") as temporary:
         temporary.write_text(model_card(metrics), encoding="utf-8")
-    if job.settings.keep == "final":
-        shutil.rmtree(job.folder / "stages")
-    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
     write_json(job.folder / "metrics.json", metrics)
     write_report(job.folder)
+    # Last: a run killed before its metrics are written still needs its stages.
+    job.tidy()
 
 
 def evaluate_on(
@@ -225,6 +222,12 @@ def _stage(
     """Run one stage unless it is finished, save its model and clear its checkpoints."""
     if job.is_done(name):
         return
+    if job.settings.reuse is not None and name in STAGE_FIELDS:
+        reason = job.take_over(name)
+        if reason is None:
+            progress.say(f"{name:<13} taken over from {job.settings.reuse}")
+            return
+        progress.say(f"{name:<13} not taken over: {reason}")
     opened: list[Checkpoints] = []
 
     def checkpoints(part: str) -> Checkpoints:
@@ -248,6 +251,21 @@ def _stage(
     for each in opened:
         each.remove()
     progress.say(f"{name:<13} done in {job.seconds()[name]:.0f} s")
+
+
+@contextmanager
+def _told_of_a_full_disk(job: Run) -> Iterator[None]:
+    """What the whole-file writers do not see: logs and in-stage checkpoints."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise LpafError(f"cannot write {job.folder}: {error.strerror}") from error
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
 
 
 def _factorized_from(job: Run) -> Path:

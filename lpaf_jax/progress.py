@@ -3,10 +3,13 @@
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+
+from lpaf_jax.files import atomic_write
 
 _TITLES = {"finetune": "fine-tune", "prune": "prune", "tune": "tune factors"}
 _PLAIN_SECONDS = 10.0
@@ -24,7 +27,7 @@ class Progress:
     """
 
     def __init__(self, folder: Path, quiet: bool):
-        self._path = folder / "logs" / "train.jsonl"
+        self._path = log_path(folder)
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._live = self._console.is_terminal and not quiet
         self._printed = 0.0
@@ -32,14 +35,22 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        self._clear()
-        self._console.print(text)
+        self.close()
+        self._console.print(text, markup=False)
+
+    def begin(self, stage: str, step: int) -> None:
+        """Training stage `stage` sets out from `step`: rows it logged beyond come again."""
+        rows = read_rows(self._path)
+        kept = [row for row in rows if row["stage"] != stage or row["step"] <= step]
+        write_rows(self._path, kept)
+        if step:
+            self.say(f"{_title(stage)} goes on after step {step}")
 
     def row(self, row: dict[str, Any]) -> None:
         """A logged step or validation of a training stage."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        title = f"{_TITLES.get(row['stage'], row['stage']):<13}"
+        title = _title(row["stage"])
         if "validation_accuracy" in row:
             self.say(f"{title} step {row['step']}: validation {row['validation_accuracy']:.1%}")
             return
@@ -58,25 +69,52 @@ class Progress:
             sys.stderr.flush()
             self._width = len(text)
         else:
-            self._console.print(text)
+            self._console.print(text, markup=False)
 
-    def _clear(self) -> None:
+    def close(self) -> None:
+        """Wipe the line that is rewritten, if one stands."""
         if self._width:
             sys.stderr.write("\r" + " " * self._width + "\r")
+            sys.stderr.flush()
             self._width = 0
+
+
+def _title(stage: str) -> str:
+    return f"{_TITLES.get(stage, stage):<13}"
 
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def drop_rows_after(folder: Path, stage: str, step: int) -> None:
-    """Forget logged rows of `stage` beyond `step`: a resumed stage logs them again."""
-    path = folder / "logs" / "train.jsonl"
-    if not path.is_file():
-        return
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    kept = [row for row in rows if row["stage"] != stage or row["step"] <= step]
-    if len(kept) < len(rows):
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+def log_path(folder: Path) -> Path:
+    """Where the rows of the run in `folder` lie."""
+    return folder / "logs" / "train.jsonl"
+
+
+def borrow_rows(source: Path, folder: Path, stage: str) -> None:
+    """Take the rows of `stage` over from the run in `source`."""
+    path = log_path(folder)
+    rows = [row for row in read_rows(path) if row["stage"] != stage]
+    write_rows(path, rows + [r for r in read_rows(log_path(source)) if r["stage"] == stage])
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows in a log; half a line, which a killed process may leave, is no row."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and {"stage", "step"} <= row.keys():
+            rows.append(row)
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Let the log hold these rows."""
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,14 +1,16 @@
-"""The folder of a run: what is finished, what a run may continue, where things lie."""
+"""The folder of a run: whose it is, what is finished in it, what another run lends it."""
 
+import fcntl
 import logging
-import os
 import shutil
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lpaf_jax.errors import LpafError
-from lpaf_jax.files import read_json, write_json
+from lpaf_jax.files import atomic_dir, read_json, write_json
+from lpaf_jax.progress import borrow_rows
 from lpaf_jax.settings import NOT_COMPARED, Settings, as_json
 
 _TASK_FIELDS = ("model", "task", "text_column", "label_column", "pair_column", "data", "limit")
@@ -23,26 +25,30 @@ _PRUNED_FIELDS = (
 )
 # A stage that another run has finished is the same stage where all these settings are the same.
 STAGE_FIELDS = {"dense": _DENSE_FIELDS, "pruned": _PRUNED_FIELDS}
+_LOGGED_AS = {"dense": "finetune", "pruned": "prune"}
+
+# All that a run makes beside its settings and logs; what else lies in its folder is not ours to
+# delete. The metrics go first: without them a run is not finished.
+_FILES = ("metrics.json", "report.html", "analysis.json", "seconds.json", "logs/train.jsonl")
+_FOLDERS = ("model", "stages", "checkpoints")
 
 
 class Run:
-    """One run folder.
+    """One run folder. Making one only looks: the folder is written from `opened` on.
 
     Args:
         settings: what is asked for now.
 
     Raises:
-        LpafError: the folder cannot be written, or holds something else than this run.
+        LpafError: the folder, or the one to reuse, holds something else than is asked for.
     """
 
     def __init__(self, settings: Settings):
         self.settings = settings
         self.folder = settings.out
-        self._check_folder()
-        for name in ("logs", "stages", "checkpoints"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "settings.json").is_file():
-            write_json(self.folder / "settings.json", as_json(settings))
+        self._replace = _holds_another(settings)
+        if settings.reuse is not None and _settings_in(settings.reuse) is None:
+            raise LpafError(f"--reuse {settings.reuse} holds no run of lpaf: name a run's --out")
 
     def stage(self, name: str) -> Path:
         """Folder of the model after stage `name`."""
@@ -53,21 +59,59 @@ class Run:
         return self.folder / "checkpoints" / name
 
     def is_done(self, name: str) -> bool:
-        """Whether stage `name` is finished, here or under the same settings in the reused run."""
-        if (self.stage(name) / "config.json").is_file():
-            return True
-        other = self.settings.reuse
-        fields = STAGE_FIELDS.get(name)
-        if other is None or fields is None or not (other / f"stages/{name}/config.json").is_file():
-            return False
-        theirs, ours = read_json(other / "settings.json"), as_json(self.settings)
-        if any(theirs.get(field) != ours[field] for field in fields):
-            return False
-        temporary = self.stage(name).with_name(f".{name}.{os.getpid()}.tmp")
-        shutil.copytree(other / f"stages/{name}", temporary)
-        os.replace(temporary, self.stage(name))
-        self.note_seconds(name, read_json(other / "seconds.json").get(name, 0.0))
-        return True
+        """Whether stage `name` is finished."""
+        return (self.stage(name) / "config.json").is_file()
+
+    def finished(self) -> dict[str, Any] | None:
+        """The metrics of a run that is finished; None for one that is not, or is not this one."""
+        path = self.folder / "metrics.json"
+        return read_json(path) if path.is_file() and not self._replace else None
+
+    @contextmanager
+    def opened(self, fingerprint: str) -> Iterator[None]:
+        """Work in the folder: make it this run's, alone, with a log of messages and warnings.
+
+        Args:
+            fingerprint: of what the run reads; see `lpaf_jax.inputs.fingerprint`.
+
+        Raises:
+            LpafError: the folder cannot be written, another process works in it, or it holds a
+                run that read something else.
+        """
+        try:
+            (self.folder / "logs").mkdir(parents=True, exist_ok=True)
+            log = (self.folder / "logs" / "run.log").open("a", encoding="utf-8")
+        except OSError as error:
+            raise LpafError(f"--out {self.folder} cannot be written: {error.strerror}") from None
+        with log, _logging_to(log):
+            self._lock(log)
+            if self._replace:
+                self._clear()
+            self._sign(fingerprint)
+            yield
+
+    def take_over(self, name: str) -> str | None:
+        """Copy the finished stage `name` from the run to reuse.
+
+        Returns:
+            None where that was done; else why not, in words.
+        """
+        other, fields = self.settings.reuse, STAGE_FIELDS.get(name)
+        if other is None or fields is None:
+            return "it is no stage that is taken over"
+        source = other / f"stages/{name}"
+        if not (source / "config.json").is_file():
+            return f"{other} does not hold it"
+        theirs, ours = read_json(other / "settings.json"), read_json(self.folder / "settings.json")
+        differing = [name for name in (*fields, "fingerprint") if theirs.get(name) != ours[name]]
+        if differing:
+            return f"other {', '.join(differing)}"
+        with atomic_dir(self.stage(name)) as temporary:
+            shutil.copytree(source, temporary, dirs_exist_ok=True)
+        borrow_rows(other, self.folder, _LOGGED_AS[name])
+        times = other / "seconds.json"
+        self.note_seconds(name, read_json(times).get(name, 0.0) if times.is_file() else 0.0)
+        return None
 
     def note_seconds(self, name: str, seconds: float) -> None:
         """Add to the time that stage `name` has taken, over all tries."""
@@ -80,54 +124,97 @@ class Run:
         path = self.folder / "seconds.json"
         return dict(read_json(path)) if path.is_file() else {}
 
-    def finished(self) -> dict[str, Any] | None:
-        """The metrics of a run that is finished; None for one that is not."""
-        path = self.folder / "metrics.json"
-        return read_json(path) if path.is_file() else None
+    def tidy(self) -> None:
+        """Clear what only an unfinished run needs, and the stages that are not to be kept."""
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        if self.settings.keep == "final":
+            shutil.rmtree(self.folder / "stages", ignore_errors=True)
 
-    def _check_folder(self) -> None:
-        if self.folder.exists() and not self.folder.is_dir():
-            raise LpafError(f"--out {self.folder} is a file; name a folder")
+    def _lock(self, log: TextIO) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-        except OSError as error:
-            raise LpafError(f"--out {self.folder} cannot be written: {error.strerror}") from None
-        record = self.folder / "settings.json"
-        held = sorted(p.name for p in self.folder.iterdir())
-        if record.is_file():
-            theirs, ours = read_json(record), as_json(self.settings)
-            other = [n for n in ours if n not in NOT_COMPARED and theirs.get(n) != ours[n]]
-            if other and not self.settings.force:
-                changes = ", ".join(f"{n} {theirs.get(n)!r} there, {ours[n]!r} now" for n in other)
-                raise LpafError(
-                    f"--out {self.folder} holds another run ({changes}): "
-                    "name another folder, or start anew there with --force"
-                )
-            if other:
-                for name in held:
-                    place = self.folder / name
-                    shutil.rmtree(place) if place.is_dir() else place.unlink()
-        elif held:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             raise LpafError(
-                f"--out {self.folder} is not empty and holds no run of lpaf "
-                f"({held[0]} lies there): name another folder"
+                f"another process is at work in --out {self.folder}; wait for it, or name "
+                "another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            logging.getLogger("lpaf_jax").warning("%s cannot be locked", self.folder)
+
+    def _clear(self) -> None:
+        try:
+            for name in _FILES:
+                (self.folder / name).unlink(missing_ok=True)
+            for name in _FOLDERS:
+                if (self.folder / name).exists():
+                    shutil.rmtree(self.folder / name)
+            # Last: a folder without it would be taken for somebody else's.
+            (self.folder / "settings.json").unlink()
+        except OSError as error:
+            raise LpafError(f"--out {self.folder} cannot be cleared: {error}") from None
+
+    def _sign(self, fingerprint: str) -> None:
+        held = _settings_in(self.folder)
+        if held is None:
+            path = self.folder / "settings.json"
+            write_json(path, as_json(self.settings) | {"fingerprint": fingerprint})
+        elif held["fingerprint"] != fingerprint:
+            raise LpafError(
+                f"--out {self.folder} was begun with other data or weights: what lies at "
+                f"{held['task']} or {held['model']} has changed since; name another folder"
             )
 
 
-def set_up_logging(folder: Path) -> None:
-    """Send the package's log messages, and warnings of libraries, to `logs/run.log`."""
-    handler = logging.FileHandler(folder / "logs" / "run.log", encoding="utf-8")
+def _holds_another(settings: Settings) -> bool:
+    """Whether the folder holds another run, which is to be replaced."""
+    folder = settings.out
+    if not folder.is_dir():
+        if folder.exists():
+            raise LpafError(f"--out {folder} is a file; name a folder")
+        return False
+    theirs = _settings_in(folder)
+    if theirs is None:
+        # The logs alone are what a run killed at its very start may leave.
+        names = sorted(p.name for p in folder.iterdir())
+        foreign = [n for n in names if n != "logs" and not n.startswith(".")]
+        if foreign:
+            raise LpafError(
+                f"--out {folder} is not empty and holds no run of lpaf "
+                f"({foreign[0]} lies there): name another folder"
+            )
+        return False
+    ours = as_json(settings)
+    other = [n for n in ours if n not in NOT_COMPARED and theirs.get(n) != ours[n]]
+    if other and not settings.force:
+        changes = ", ".join(f"{n} {theirs.get(n)!r} there, {ours[n]!r} now" for n in other)
+        raise LpafError(
+            f"--out {folder} holds another run ({changes}): name another folder, where "
+            f"--reuse {folder} takes over what is the same, or start anew there with --force"
+        )
+    return bool(other)
+
+
+def _settings_in(folder: Path) -> dict[str, Any] | None:
+    """The settings of the run in `folder`; None where there is none of ours."""
+    path = folder / "settings.json"
+    values = read_json(path) if path.is_file() else None
+    ours = isinstance(values, dict) and {"fingerprint", "params", "task"} <= values.keys()
+    return values if ours else None
+
+
+@contextmanager
+def _logging_to(log: TextIO) -> Iterator[None]:
+    """Send the package's messages, and warnings of libraries, to the log and not to the screen."""
+    handler = logging.StreamHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    for old in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
-        root.removeHandler(old)
-        old.close()
+    root, ours = logging.getLogger(), logging.getLogger("lpaf_jax")
+    level = ours.level
     root.addHandler(handler)
-    logging.getLogger("lpaf_jax").setLevel(logging.INFO)
-    # Libraries speak to the log, not to the person's terminal.
-    for name in ("absl", "jax", "orbax", "transformers", "datasets"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-        logging.getLogger(name).propagate = True
+    ours.setLevel(logging.INFO)
     logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        ours.setLevel(level)
+        root.removeHandler(handler)

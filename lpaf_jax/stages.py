@@ -11,6 +11,7 @@ import optax
 
 from lpaf_jax.compress import factorize, to_low_rank, to_mixed
 from lpaf_jax.data import Encoded, train_batches
+from lpaf_jax.errors import LpafError
 from lpaf_jax.importance import first_order_scores
 from lpaf_jax.inputs import Inputs
 from lpaf_jax.linalg import LowRank
@@ -158,6 +159,13 @@ def factorize_weights(
                 "sensitivity" if settings.criterion == "magnitude" else settings.criterion,
             )
     factors = factorize(weights, scores, kept, rank, solver=solver, kind=kind, floor=settings.floor)
+    # Saved, they would be refused by whoever loads them, and the stage never be computed again.
+    bad = [path for path, pair in factors.items() if not jnp.isfinite(pair.dense()).all()]
+    if bad:
+        raise LpafError(
+            f"stage factorized: the factors of {bad[0]} hold NaN or infinity; choose another "
+            "--solver or a larger --floor"
+        )
     to_low_rank(model, factors)
     return model
 
