@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from lpaf_jax.report import facts, plots, prose, words
+from lpaf_jax.report import facts, matrix_plots, plots, prose, words
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.logs import Log
 from lpaf_jax.report.markup import Child, Html, details, el, figure, join, table
@@ -149,7 +149,7 @@ def matrices(metrics: Metrics, analysis: Analysis) -> Html:
         left_out = "final" in done and "pruned" not in done
         why = " because the pruning step was left out" if left_out else ""
         return el("p", f"No analysis of the matrices was made in this run{why}.")
-    rows = [m for m in analysis.get("matrices") or [] if isinstance(m, Mapping)]
+    rows = sorted(analysis.get("matrices") or [], key=matrix_plots.order)
     removed = facts.number(analysis, "sparsity")
     share = "the same share" if removed is None else facts.percent(removed, 0)
     intro = (
@@ -163,14 +163,14 @@ def matrices(metrics: Metrics, analysis: Analysis) -> Html:
             "This run pruned by magnitude while it trained: what is called first-order below is "
             "that pruning, next to magnitude pruning of the dense model at once."
         )
-    spectra = [plots.spectrum(s, i) for i, s in enumerate(analysis.get("spectra") or [])]
+    spectra = [matrix_plots.spectrum(s, i) for i, s in enumerate(analysis.get("spectra") or [])]
     return join(
         el("p", intro),
         el("p", el("strong", _means(analysis))),
         figure(
             "Effective rank: how many directions each matrix really uses. Lower is easier to "
-            "factorize.",
-            plots.effective_ranks(rows),
+            "factorize. Mind the scale, which need not start at zero.",
+            matrix_plots.effective_ranks(rows),
         )
         if rows
         else None,
@@ -211,29 +211,29 @@ def _patterns(analysis: Analysis) -> Html | None:
     parts: list[Child] = [el("h3", "Where the remaining weights are")]
     for index, item in enumerate(items):
         rows, columns = item["shape"]
-        caption = f"{plots.short_name(str(item.get('name', '')))}, {rows} × {columns}. "
+        caption = f"{matrix_plots.short_name(str(item.get('name', '')))}, {rows} × {columns}. "
         if index == 0:
             caption += (
                 "White is removed. Stripes are whole rows or columns that were emptied; the "
-                "steeper the curve of shares kept, the more a few rows hold all that is left."
+                "steeper a curve of shares kept, the more a few of them hold all that is left."
             )
-        pictures = [plots.pattern(item, key, index) for key in ("first_order", "magnitude")]
-        parts.append(figure(caption, *pictures, plots.kept_by_row(item, index)))
+        pictures = [matrix_plots.pattern(item, key, index) for key in ("first_order", "magnitude")]
+        parts.append(figure(caption, *pictures, matrix_plots.kept_by_line(item, index)))
     return join(parts)
 
 
 def _matrix_table(rows: list[Mapping[str, Any]]) -> Html | None:
     if not rows:
         return None
-    heads = ["Matrix", "shape", *(f"effective rank, {m}" for m in plots.METHODS.values())]
-    pruned = {key: label for key, label in plots.METHODS.items() if key != "dense"}
+    heads = ["Matrix", "shape", *(f"effective rank, {m}" for m in matrix_plots.METHODS.values())]
+    pruned = {key: label for key, label in matrix_plots.METHODS.items() if key != "dense"}
     for label in pruned.values():
         heads += [f"kept, {label}", f"empty rows / columns, {label}"]
     body: list[list[Child]] = []
     for row in rows:
         shape = " × ".join(str(extent) for extent in row.get("shape") or [])
         cells: list[Child] = [el("code", str(row.get("name", ""))), shape]
-        for key in plots.METHODS:
+        for key in matrix_plots.METHODS:
             rank = facts.number(row, key, "effective_rank")
             cells.append("–" if rank is None else f"{rank:.1f}")
         for key in pruned:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -218,6 +219,17 @@ def stage_of() -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     return partial(lay_out, tmp_path)
+
+
+@pytest.fixture
+def labels() -> Callable[[str], dict[str, tuple[float, float]]]:
+    """Places of the texts of a figure, in pixels from its upper left corner."""
+
+    def places(svg: str) -> dict[str, tuple[float, float]]:
+        found = re.findall(r'<text [^>]*x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)</text>', svg)
+        return {text: (float(x), float(y)) for x, y, text in found}
+
+    return places
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 import errno
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -270,3 +272,8 @@ def test_analysis_that_is_no_object_is_named(make_run, metrics):
     (folder / "analysis.json").write_text(json.dumps([1]))
     with pytest.raises(LpafError, match=r"analysis\.json"):
         write_report(folder)
+
+
+def test_drawing_is_not_imported_before_it_is_needed():
+    code = "import lpaf_jax.report, sys; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,210 @@
+"""The figures of the matrices inside a model, each one inline <svg>."""
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lpaf_jax.report import facts
+from lpaf_jax.report.svg import BLUE, GREY, GRID, MUTED, ORANGE, svg
+
+METHODS = {"dense": "dense", "first_order": "first-order", "magnitude": "magnitude"}
+COLOURS = {"dense": GREY, "first_order": BLUE, "magnitude": ORANGE}
+
+
+def spectrum(item: Mapping[str, Any], index: int) -> str:
+    """Singular values of one matrix, relative to its largest, under each way of pruning."""
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for row, (key, label) in enumerate(METHODS.items()):
+            values = np.asarray(item.get(key) or [], dtype=float)
+            if values.size == 0:
+                continue
+            # Empty rows and columns leave exact zeros: there the curve drops out of sight.
+            axes.plot(np.arange(1, values.size + 1), values, color=COLOURS[key])
+            _key(axes, (0.04, 0.22 - 0.09 * row), label, COLOURS[key])
+        axes.set_yscale("log")
+        axes.set_ylim(0.008, 1.25)
+        axes.set_yticks([0.01, 0.1, 1], ["0.01", "0.1", "1"])
+        axes.minorticks_off()
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_xlabel("singular value, from the largest")
+        axes.set_title(short_name(str(item.get("name", ""))))
+
+    return svg(f"spectrum{index}", f"Singular values of {item.get('name')}", 290, 240, draw)
+
+
+def _key(axes: Any, place: tuple[float, float], label: str, colour: str) -> None:
+    """A label in the curve's own colour, in a corner that the curves stay out of."""
+    axes.annotate(
+        label,
+        place,
+        xycoords="axes fraction",
+        ha="left" if place[0] < 0.5 else "right",
+        va="center",
+        color=colour,
+        fontweight="bold",
+    )
+
+
+def unpack(item: Mapping[str, Any], key: str) -> np.ndarray:
+    """The (m, n) mask stored as base64 of its packed bits."""
+    rows, columns = (int(extent) for extent in item["shape"])
+    bits = np.frombuffer(base64.b64decode(item[key]), dtype=np.uint8)
+    return np.unpackbits(bits, count=rows * columns).reshape(rows, columns)
+
+
+def pattern(item: Mapping[str, Any], key: str, index: int) -> str:
+    """Which weights one way of pruning kept: the darker, the more of a small block is kept."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    mask = unpack(item, key)
+    rows, columns = mask.shape
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.imshow(
+            _blocks(mask),
+            cmap=LinearSegmentedColormap.from_list("kept", ["#ffffff", COLOURS[key]]),
+            vmin=0,
+            vmax=1,
+            aspect="auto",
+            interpolation="none",
+            extent=(0, columns, rows, 0),
+        )
+        axes.grid(visible=False)
+        axes.set_xticks([0, columns])
+        axes.set_yticks([0, rows])
+        axes.set_xlabel("column (output)", labelpad=-6)
+        axes.set_ylabel("row (input)", labelpad=-14)
+        axes.set_title(f"kept by {METHODS[key]}", color=COLOURS[key])
+
+    label = f"Weights of {item.get('name')} kept by {METHODS[key]} pruning"
+    return svg(f"pattern{index}{key}", label, 290, 250, draw)
+
+
+def _blocks(mask: np.ndarray, limit: int = 384) -> np.ndarray:
+    """Means over blocks just large enough that no side has more than `limit` of them."""
+    for axis in (0, 1):
+        step = -(-mask.shape[axis] // limit)
+        starts = np.arange(0, mask.shape[axis], step)
+        widths = np.diff(np.append(starts, mask.shape[axis]))
+        sums = np.add.reduceat(mask.astype(float), starts, axis=axis)
+        mask = sums / (widths[:, None] if axis == 0 else widths)
+    return mask
+
+
+def kept_by_line(item: Mapping[str, Any], index: int) -> str:
+    """How unevenly each way of pruning spreads what it keeps over rows and over columns."""
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for place, key in enumerate(("first_order", "magnitude")):
+            mask = unpack(item, key)
+            for axis, style in ((1, "solid"), (0, (0, (1.5, 1.5)))):
+                kept = np.sort(mask.mean(axis=axis))[::-1]
+                share = np.linspace(0, 100, kept.size)
+                axes.plot(share, 100 * kept, color=COLOURS[key], linestyle=style)
+            _key(axes, (0.98, 0.93 - 0.09 * place), METHODS[key], COLOURS[key])
+        axes.set_ylim(-2, 104)
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_xlabel("% of rows or columns, fullest first")
+        axes.set_title("% kept: — rows, ··· columns")
+
+    label = f"Share kept in each row and column of {item.get('name')}"
+    return svg(f"kept{index}", label, 290, 250, draw)
+
+
+def effective_ranks(matrices: Sequence[Mapping[str, Any]]) -> str:
+    """Effective rank of every matrix under each way of pruning, grouped by kind of matrix."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for matrix in sorted(matrices, key=order):
+        groups.setdefault(kind(str(matrix.get("name", ""))), []).append(matrix)
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        start = 0
+        for name, members in groups.items():
+            places = np.arange(start, start + len(members))
+            for key, colour in COLOURS.items():
+                values = [facts.number(m, key, "effective_rank") for m in members]
+                heights = [np.nan if v is None else v for v in values]
+                axes.plot(places, heights, "o-", color=colour, markersize=4, linewidth=1.2)
+            middle = places.mean()
+            axes.annotate(
+                name,
+                (middle, 0),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, -7),
+                textcoords="offset points",
+                ha="center",
+                va="top",
+                color=MUTED,
+                fontsize=9.5,
+            )
+            start += len(members) + 1
+            if start > len(members) + 1:
+                axes.axvline(places[0] - 1, color=GRID, linewidth=0.8)
+        axes.set_xticks([])
+        axes.set_xlim(-1, start + 0.13 * start)
+        axes.margins(y=0.12)
+        low, high = axes.get_ylim()
+        last = list(groups.values())[-1][-1]
+        ends = {key: facts.number(last, key, "effective_rank") for key in METHODS}
+        known = {key: end for key, end in ends.items() if end is not None}
+        for key, height in apart(known, 0.06 * (high - low)).items():
+            axes.annotate(
+                METHODS[key],
+                (start - 2, height),
+                xytext=(8, 0),
+                textcoords="offset points",
+                va="center",
+                color=COLOURS[key],
+                fontweight="bold",
+            )
+        axes.set_title("Effective rank; within a group, first layer to last")
+
+    return svg("ranks", "Effective rank of every compressible matrix", 620, 310, draw)
+
+
+def apart(heights: Mapping[str, float], gap: float) -> dict[str, float]:
+    """Heights for labels: as given, but moved up as far as needed to stand `gap` apart."""
+    placed: dict[str, float] = {}
+    floor = -np.inf
+    for key, height in sorted(heights.items(), key=lambda item: item[1]):
+        placed[key] = floor = max(height, floor + gap)
+    return placed
+
+
+_KINDS = {
+    "attention.self.query": "query",
+    "attention.self.key": "key",
+    "attention.self.value": "value",
+    "attention.output.dense": "attn out",
+    "intermediate.dense": "ff in",
+    "output.dense": "ff out",
+}
+
+
+def kind(name: str) -> str:
+    """What sort of matrix a path names, the layer's number left out."""
+    tail = re.split(r"\.\d+\.", name)[-1]
+    return _KINDS.get(tail, ".".join(tail.split(".")[-2:]))
+
+
+def order(matrix: Mapping[str, Any]) -> tuple[int, int]:
+    """Layer by number (10 after 9), then the order in which a layer uses its matrices."""
+    name = str(matrix.get("name", ""))
+    layer = re.search(r"\.(\d+)\.", name)
+    kinds = list(_KINDS.values())
+    place = kinds.index(kind(name)) if kind(name) in kinds else len(kinds)
+    return int(layer[1]) if layer else -1, place
+
+
+def short_name(name: str) -> str:
+    """`layer 1, query` for the path of a compressible kernel; other names as they are."""
+    found = re.search(r"\.(\d+)\.", name)
+    return f"layer {int(found[1]) + 1}, {kind(name)}" if found else name
