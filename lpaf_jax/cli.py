@@ -1,20 +1,34 @@
 """The `lpaf` command."""
 
+import io
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, subcommand
+from tyro.conf import (
+    DisallowNone,
+    FlagCreatePairsOff,
+    Positional,
+    PositionalMetavarFromFieldName,
+    arg,
+    subcommand,
+)
 
+from lpaf_jax import __version__
 from lpaf_jax.errors import LpafError
 from lpaf_jax.settings import PRESETS, Settings
 
 StageName = Literal["dense", "pruned", "factorized", "final"]
+_LENGTH = arg(metavar="INT", help_behavior_hint="(default: the run's own)")
 
 
 @dataclass(frozen=True)
@@ -23,60 +37,96 @@ class Evaluate:
 
     dir: Positional[Path]
     """Folder of a run, or of a model."""
-    data: Path
-    """A .csv or .tsv file."""
+    data: Annotated[Path, arg(metavar="FILE")]
+    """A .csv or .tsv file with a header row."""
     stage: StageName = "final"
     """Which model of a run: as it stood after this stage."""
-    text_column: str = "sentence"
+    text_column: Annotated[str, arg(metavar="NAME")] = "sentence"
     """Column of the text."""
-    label_column: str = "label"
-    """Column of the label."""
-    pair_column: str | None = None
+    label_column: Annotated[str, arg(metavar="NAME")] = "label"
+    """Column of the label: the name of a class, or its number."""
+    pair_column: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(optional)")] = None
     """Column of the second text, for a task about pairs."""
     batch: int = 32
     """Texts at a time."""
-    length: int | None = None
-    """Longest text in tokens; the run's own where it is not given."""
+    length: Annotated[int | None, _LENGTH] = None
+    """Longest text in tokens; what is longer is cut."""
 
 
 @dataclass(frozen=True)
 class Predict:
-    """Label each line of standard input: `label <tab> probability <tab> text`."""
+    """Label each line of standard input; prints `label <tab> probability <tab> text`."""
 
     dir: Positional[Path]
     """Folder of a run, or of a model."""
     stage: StageName = "final"
     """Which model of a run: as it stood after this stage."""
     batch: int = 32
-    """Texts at a time."""
-    length: int | None = None
-    """Longest text in tokens; the run's own where it is not given."""
+    """Lines read before the first of them is answered; on a terminal each is answered at once."""
+    length: Annotated[int | None, _LENGTH] = None
+    """Longest text in tokens; what is longer is cut."""
+
+
+class _Terminated(BaseException):
+    """SIGTERM came: like KeyboardInterrupt, not an error that anyone should catch on the way."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; 0 on success, 2 on a mistake of the user, 130 when interrupted."""
+    """Entry point.
+
+    Returns:
+        0 on success, 2 on a mistake of the user, and what a shell reports of a program that a
+        signal ended: 130 (SIGINT), 143 (SIGTERM), 141 (a pipe whose reader has left).
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
-    command = _parse(argv)
-    _silence()
+    command: Any = None
     try:
-        if isinstance(command, Settings):
-            _compress(command)
-        elif isinstance(command, Evaluate):
-            _evaluate(command)
-        else:
-            _predict(command)
+        with _sigterm():
+            command = _parse(argv)
+            if command is not None:
+                _silence()
+                _run(command)
+                sys.stdout.flush()
     except LpafError as error:
         print(f"lpaf: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("lpaf: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+    except BrokenPipeError:
+        # Python flushes stdout once more at its end, and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (KeyboardInterrupt, _Terminated) as stop:
+        what = "interrupted" if isinstance(stop, KeyboardInterrupt) else "terminated"
+        more = "; run the same command again to go on" if isinstance(command, Settings) else ""
+        print(f"lpaf: {what}{more}", file=sys.stderr)
+        return 130 if isinstance(stop, KeyboardInterrupt) else 143
     return 0
 
 
+@contextmanager
+def _sigterm() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does: files closed, a line said."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread: signals are not ours there
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _parse(argv: list[str]) -> Any:
+    """The command with its options; None where it was answered here."""
+    if argv == ["--version"]:
+        print(f"lpaf {__version__}")
+        return None
     # The preset is read first, so that `--help` and the flags left out show its values.
-    given = [b for a, b in zip(argv, [*argv[1:], ""], strict=True) if a == "--preset"]
+    given = [b for a, b in pairwise(argv) if a == "--preset"]
     given += [a.partition("=")[2] for a in argv if a.startswith("--preset=")]
     preset = given[-1] if given and given[-1] in PRESETS else "standard"
     values: dict[str, Any] = PRESETS[preset] | {"preset": preset}
@@ -87,7 +137,10 @@ def _parse(argv: list[str]) -> Any:
         subcommand(
             "compress",
             default=default,
-            description="Fine-tune, prune, factorize and tune a model; continue if it was killed.",
+            description=(
+                "Fine-tune, prune, factorize and tune a model; continue if it was killed.\n\n"
+                "With `--preset quick --help`, the defaults shown are those of quick."
+            ),
         ),
     ]
     commands = (
@@ -95,7 +148,13 @@ def _parse(argv: list[str]) -> Any:
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Predict, subcommand("predict")]
     )
-    return tyro.cli(commands, args=argv, prog="lpaf")
+    return tyro.cli(
+        commands,
+        args=argv,
+        prog="lpaf",
+        description="Compress a BERT classifier by low-rank factorization of pruned weights.",
+        config=(DisallowNone, FlagCreatePairsOff, PositionalMetavarFromFieldName),
+    )
 
 
 def _silence() -> None:
@@ -103,6 +162,15 @@ def _silence() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _run(command: Any) -> None:
+    if isinstance(command, Settings):
+        _compress(command)
+    elif isinstance(command, Evaluate):
+        _evaluate(command)
+    else:
+        _predict(command)
 
 
 def _compress(settings: Settings) -> None:
@@ -115,8 +183,9 @@ def _compress(settings: Settings) -> None:
     if not settings.quiet:
         console = Console()
         console.print(result_table(metrics))
-        console.print(summary_line(metrics), highlight=False)
-        console.print(f"Report: {settings.out / 'report.html'}", highlight=False, soft_wrap=True)
+        console.print(summary_line(metrics), highlight=False, markup=False)
+        report = f"Report: {settings.out / 'report.html'}"
+        console.print(report, highlight=False, markup=False, soft_wrap=True)
 
 
 def _evaluate(command: Evaluate) -> None:
@@ -139,8 +208,12 @@ def _predict(command: Predict) -> None:
     from lpaf_jax.serve import load_classifier
 
     classifier = load_classifier(command.dir, stage=command.stage, length=command.length)
-    lines = (line.rstrip("\n") for line in sys.stdin)
-    for text, label, probability in classifier.predict(lines, batch=command.batch):
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):  # whatever the locale; bad bytes do not stop it
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    batch = 1 if sys.stdin.isatty() else command.batch
+    lines = (line.rstrip("\r\n") for line in sys.stdin)
+    for text, label, probability in classifier.predict(lines, batch=batch):
         print(f"{label}\t{probability:.4f}\t{text}", flush=True)
 
 

@@ -24,6 +24,7 @@ from lpaf_jax.models import BertClassifier, as_function, load_model, parameters
 from lpaf_jax.train import predict
 
 _LENGTH = 128
+_POSITIONS = "bert.embeddings.position_embeddings.weight"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,14 @@ class Classifier:
         return predict(forward, parameters(self.model), data, batch)
 
     def predict(self, texts: Iterable[str], batch: int = 32) -> Iterator[tuple[str, str, float]]:
-        """`(text, label, probability)` of each text, in order, `batch` texts at a time."""
+        """`(text, label, probability)` of each text, in order, `batch` texts at a time.
+
+        Lazy in its input: no more than `batch` texts are drawn before the first is answered.
+
+        Raises:
+            LpafError: `batch` is less than 1.
+        """
+        _check_batch(batch)
         forward, params = jax.jit(as_function(self.model)), parameters(self.model)
         stream = iter(texts)
         while chunk := list(islice(stream, batch)):
@@ -62,7 +70,8 @@ def load_classifier(folder: Path, *, stage: str = "final", length: int | None = 
         length: longest text in tokens; None takes the run's.
 
     Raises:
-        LpafError: there is no such folder or stage, or its files are damaged.
+        LpafError: there is no such folder or stage, its files are damaged, or the model cannot
+            read so long a text.
     """
     if not folder.is_dir():
         raise LpafError(f"{folder} does not exist: name the --out folder of a run, or a model")
@@ -72,22 +81,34 @@ def load_classifier(folder: Path, *, stage: str = "final", length: int | None = 
     if not (place / "config.json").is_file():
         kept = sorted(p.parent.name for p in folder.glob("stages/*/config.json"))
         kept += ["final"] if (folder / "model" / "config.json").is_file() else []
+        finished = (folder / "metrics.json").is_file() and kept == ["final"]
+        hint = "; the run kept the final one only (--keep final)" if finished else ""
         raise LpafError(
             f"{folder} holds no model of stage {stage!r}; "
-            f"it holds {', '.join(kept) if kept else 'none'}"
+            f"it holds {', '.join(kept) if kept else 'none'}{hint}"
         )
-    record = folder / "settings.json"
-    if length is None:
-        length = read_json(record)["length"] if record.is_file() else _LENGTH
     names = read_json(place / "config.json").get("id2label")
     if not names:
         raise LpafError(f"{place} has no classification head: config.json names no labels")
-    return Classifier(
-        load_model(place),
-        load_tokenizer(place),
-        [names[str(i)] for i in range(len(names))],
-        length,
-    )
+    model = load_model(place)
+    length = _length(folder, parameters(model)[_POSITIONS].shape[0], length)
+    label_names = [names[str(i)] for i in range(len(names))]
+    return Classifier(model, load_tokenizer(place), label_names, length)
+
+
+def _length(folder: Path, positions: int, chosen: int | None) -> int:
+    record = folder / "settings.json"
+    if chosen is None:
+        own = read_json(record)["length"] if record.is_file() else _LENGTH
+        return min(own, positions)
+    if chosen > positions:
+        raise LpafError(f"length is {chosen}, but the model reads {positions} tokens at most")
+    return chosen
+
+
+def _check_batch(batch: int) -> None:
+    if batch < 1:
+        raise LpafError(f"batch is {batch}, but must be at least 1")
 
 
 def evaluate_file(
@@ -101,7 +122,12 @@ def evaluate_file(
     batch: int = 32,
     length: int | None = None,
 ) -> dict[str, Any]:
-    """Figures of a saved model on a labelled file; see `lpaf evaluate`."""
+    """Figures of a saved model on a labelled file; see `lpaf evaluate`.
+
+    Raises:
+        LpafError: the model cannot be loaded, or the file is not what the columns say.
+    """
+    _check_batch(batch)
     classifier = load_classifier(folder, stage=stage, length=length)
     examples = read_examples(
         data,

@@ -31,13 +31,12 @@ class Settings:
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder of the run; an unfinished run of the same settings found there is continued."""
     preset: Literal["quick", "standard", "paper"] = "standard"
-    """Set of defaults for all that follows: a short real run, the best found, the paper's shape.
-    `lpaf compress --preset quick --help` shows the defaults of quick."""
+    """Defaults of all that follows: a short real run, the best found, or the paper's shape."""
 
     params: float = 0.5
     """Share of the numbers in the compressible matrices to keep, in (0, 1]."""
     rank: Annotated[int | None, _INT] = None
-    """Rank of every factorization; takes the place of `params`."""
+    """Rank of every factorization; takes the place of --params."""
     solver: Literal["row", "elementwise", "none"] = "row"
     """Factorization: one importance a row (closed form), every entry its own, or plain SVD."""
     importance: Literal["score", "mask", "magnitude", "none"] = "score"
@@ -45,13 +44,11 @@ class Settings:
     floor: float = 0.1
     """Importance every entry has at least, as a share of the mean."""
     criterion: Literal["first-order", "sensitivity", "magnitude"] = "sensitivity"
-    """What pruning keeps: the largest signed first-order score (the paper's), unsigned one, or
-    weight."""
+    """What pruning keeps: largest signed first-order score (paper's), unsigned one, or weight."""
     without: Annotated[
         tuple[Step, ...], arg(metavar="STEP [STEP ...]", help_behavior_hint="(default: none)")
     ] = ()
-    """LPAF steps to leave out: prune (no step 1), weighting (step 2 is a plain SVD), mixing
-    (step 3 tunes the factors alone). All three make plain SVD with fine-tuning."""
+    """LPAF steps to leave out: prune (1), weighting (2: plain SVD), mixing (3: plain tuning)."""
 
     kept: float = 0.5
     """Share of weights that pruning keeps (v)."""
@@ -92,7 +89,7 @@ class Settings:
     length: int = 64
     """Longest text in tokens; what is longer is cut."""
     seed: int = 0
-    """Of the head, the batches, the draws and dropout."""
+    """Decides the new head, the batches, the draws and dropout."""
     limit: Annotated[int | None, _INT] = None
     """Use at most this many training examples."""
 
@@ -106,12 +103,11 @@ class Settings:
     """Local copy of a GLUE task, in place of the hub."""
 
     reuse: Annotated[Path | None, _DIR] = None
-    """Folder of another run: fine-tuning and pruning are taken over from it where the settings
-    they depend on are the same."""
+    """Run to take fine-tuning and pruning over from, as far as their settings are the same."""
     keep: Literal["all", "final"] = "all"
     """Keep the model after every stage, or the final one only."""
     force: bool = False
-    """Start anew where `out` holds another run, which is deleted."""
+    """Start anew where --out holds another run, which is deleted."""
     quiet: bool = False
     """Print nothing but errors."""
 
@@ -206,7 +202,7 @@ def check(settings: Settings) -> None:
         if getattr(settings, name) is not None:
             _demand(settings, name, _whole(1), "a whole number, at least 1")
     _demand(settings, "length", _whole(4), "a whole number, at least 4")
-    # Beyond 31 bits, JAX and numpy no longer make the same of a seed on every platform.
+    # JAX keeps 32 bits of a seed.
     _demand(settings, "seed", _whole(0, 2**31 - 1), "a whole number from 0 to 2147483647")
     _demand(settings, "score_decay", lambda x: x is None or 0 < x <= 1, "in (0, 1]")
     if settings.warmup + settings.cooldown >= 1:
