@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.custom_batching import custom_vmap
 
 from lpaf_jax.linalg import LowRank
 
@@ -66,7 +67,36 @@ class MixedLinear(nnx.Module):
         product = self.a[...] @ self.b[...]
         # A select, not a weighted sum: exact for z in {0, 1} and one pass over the weight.
         kernel = jnp.where(self.draw[...] > 0, dense, product)
-        return x @ kernel + self.bias[...]
+        rows = x.reshape(-1, x.shape[-1])
+        return _product(rows, kernel).reshape(*x.shape[:-1], -1) + self.bias[...]
+
+
+@custom_vmap
+def _matmul(x: Array, w: Array) -> Array:
+    return x @ w
+
+
+@_matmul.def_vmap
+def _matmul_of_stacks(size: int, in_batched: list[bool], x: Array, w: Array) -> tuple[Array, bool]:
+    if not in_batched[1]:
+        return x @ w, True
+    return jnp.stack([(x[i] if in_batched[0] else x) @ w[i] for i in range(size)]), True
+
+
+@jax.custom_vjp
+def _product(x: Array, w: Array) -> Array:
+    """`x @ w` for matrices, one product each under `vmap`.
+
+    The two passes of mixed-rank fine-tuning have a weight each. XLA runs the batched product that
+    `vmap` makes of it on one thread on CPU, and two plain products on all of them.
+    """
+    return _matmul(x, w)
+
+
+_product.defvjp(
+    lambda x, w: (_matmul(x, w), (x, w)),
+    lambda saved, g: (_matmul(g, saved[1].T), _matmul(saved[0].T, g)),
+)
 
 
 class Embedding(nnx.Module):
