@@ -107,10 +107,10 @@ def save_model(
                 shutil.copyfile(source / name, target / name)
         params = parameters(model)
         tensors = {file_name(path, params): _to_file(path, a) for path, a in params.items()}
-        _write_file(target / WEIGHTS, tensors)
+        save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
         if extra is not None:
             arrays = {name: np.ascontiguousarray(array) for name, array in extra.items()}
-            _write_file(target / "state.safetensors", arrays)
+            save_file(arrays, target / "state.safetensors")
 
 
 def load_extra(folder: Path) -> dict[str, np.ndarray]:
@@ -152,13 +152,6 @@ def _to_file(path: str, array: jax.Array) -> np.ndarray:
         value = value.T
     # safetensors writes the memory of an array as it lies: a transposed view would be scrambled.
     return np.ascontiguousarray(value)
-
-
-def _write_file(file: Path, tensors: dict[str, np.ndarray]) -> None:
-    try:
-        save_file(tensors, file, metadata={"format": "pt"})
-    except SafetensorError as error:  # what it makes of a full disk; `atomic_dir` reports OSError
-        raise OSError(str(error)) from error
 
 
 def _empty_low_rank(dense: Any, rank: int) -> LowRankLinear:

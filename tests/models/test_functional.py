@@ -153,10 +153,12 @@ def test_parameters_go_out_and_in(model, factorized):
     changed = {"classifier.bias": np.array([1.0, 2.0, 3.0]), "unknown": jnp.ones(3)}
     set_parameters(model, changed)
     after = parameters(model)
+    for path, array in after.items():
+        assert isinstance(array, jax.Array), path
+        assert array.dtype == jnp.float32, path
     np.testing.assert_array_equal(after.pop("classifier.bias"), [1, 2, 3])
     for path, array in after.items():
         np.testing.assert_array_equal(array, params[path])
-        assert array.dtype == jnp.float32
     with pytest.raises(ValueError, match=r"classifier.bias: \(1,\) does not fit \(3,\)"):
         set_parameters(model, {"classifier.bias": jnp.ones(1)})
     assert {p.rpartition(".")[2] for p in parameters(factorized) if "query" in p} == {
