@@ -50,7 +50,7 @@ class Settings:
     ] = ()
     """LPAF steps to leave out: prune (1), weighting (2: plain SVD), mixing (3: plain tuning)."""
 
-    kept: float = 0.5
+    kept: float = 0.3
     """Share of weights that pruning keeps (v)."""
     scope: Literal["global", "matrix"] = "global"
     """Keep the top share over all matrices together, or of each."""
@@ -59,17 +59,17 @@ class Settings:
     score_decay: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_OPTIONAL)] = None
     """Factor on the accumulated score at each step; without one it is summed and never forgets."""
 
-    finetune_epochs: float = 3.0
+    finetune_epochs: float = 2.0
     """Epochs of fine-tuning; 0 takes MODEL as it is, already fine-tuned."""
-    prune_epochs: float = 4.0
+    prune_epochs: float = 1.0
     """Epochs of pruning."""
-    tune_epochs: float = 4.0
+    tune_epochs: float = 1.0
     """Epochs of fine-tuning after the factorization."""
-    finetune_lr: float = 5e-5
+    finetune_lr: float = 8e-5
     """Peak learning rate of fine-tuning."""
     prune_lr: float = 5e-5
     """Peak learning rate of pruning."""
-    tune_lr: float = 5e-5
+    tune_lr: float = 2e-4
     """Peak learning rate after the factorization."""
     warmup: float = 0.1
     """Share of each stage's steps in which the learning rate rises; pruning starts after it."""
@@ -130,9 +130,10 @@ class Settings:
 NOT_COMPARED = ("out", "preset", "reuse", "keep", "force", "quiet")
 
 _QUICK = {
-    "finetune_epochs": 2.0,
-    "prune_epochs": 1.5,
-    "tune_epochs": 1.0,
+    "kept": 0.5,
+    "finetune_epochs": 1.25,
+    "prune_epochs": 0.5,
+    "tune_epochs": 0.6,
 }
 _PAPER = {
     "criterion": "first-order",
