@@ -271,5 +271,6 @@ def _gradient_norm(w: Array, weight: Array, ridge: Array, f: LowRank) -> Array:
     down_b = matmul(f.a.T, weight * error) - ridge * f.b
     bend_a = matmul(weight, jnp.square(f.b).T) + ridge
     bend_b = matmul(jnp.square(f.a).T, weight) + ridge
-    gain = jnp.sum(ratio(jnp.square(down_a), bend_a)) + jnp.sum(ratio(jnp.square(down_b), bend_b))
-    return jnp.sqrt(ratio(gain, _objective(weight, ridge, f, error)))
+    gain_a = jnp.sum(down_a * ratio(down_a, bend_a))
+    gain_b = jnp.sum(down_b * ratio(down_b, bend_b))
+    return jnp.sqrt(ratio(gain_a + gain_b, _objective(weight, ridge, f, error)))

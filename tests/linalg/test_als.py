@@ -262,9 +262,24 @@ def test_stacked_problems_stop_each_by_itself() -> None:
 
 def test_overflow_is_a_status_and_not_a_silent_nan() -> None:
     w, importance = problem(16)
-    f, info = weighted_als(1e25 * w, importance, RANK)
+    large, info = weighted_als(1e15 * w, importance, RANK)
+    check_descent(1e15 * w, importance, large, info)
+    too_large, info = weighted_als(1e25 * w, importance, RANK)
     assert info.status == FAILED
-    assert np.isfinite(f.a).all()
+    assert np.isfinite(too_large.a).all()
+
+
+def test_a_sweep_that_breaks_down_is_undone_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> tuple[LowRank, jax.Array, jax.Array]:
+        nan = jnp.asarray(jnp.nan, jnp.float32)
+        return LowRank(jnp.full((7, 2), nan), jnp.full((2, 6), nan)), nan, nan
+
+    monkeypatch.setattr(als, "_sweep", broken)
+    w, importance = problem(17, shape=(7, 6))
+    start = weighted_svd(w, importance, 2)
+    f, info = weighted_als(w, importance, 2, init=start)
+    assert (info.sweeps, info.status) == (1, FAILED)
+    np.testing.assert_allclose(f.dense(), start.dense(), atol=1e-5)
 
 
 def test_a_shape_and_rank_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
