@@ -181,11 +181,10 @@ def _compress(settings: Settings) -> None:
 
     metrics = run(settings)
     if not settings.quiet:
-        console = Console()
+        console = Console(highlight=False, markup=False, emoji=False)
         console.print(result_table(metrics))
-        console.print(summary_line(metrics), highlight=False, markup=False)
-        report = f"Report: {settings.out / 'report.html'}"
-        console.print(report, highlight=False, markup=False, soft_wrap=True)
+        console.print(summary_line(metrics))
+        console.print(f"Report: {settings.out / 'report.html'}", soft_wrap=True)
 
 
 def _evaluate(command: Evaluate) -> None:

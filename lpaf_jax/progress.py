@@ -28,7 +28,10 @@ class Progress:
 
     def __init__(self, folder: Path, quiet: bool):
         self._path = log_path(folder)
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        # Names of models and folders are printed as they are: no markup, no emoji in them.
+        self._console = Console(
+            stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
         self._live = self._console.is_terminal and not quiet
         self._printed = 0.0
         self._width = 0
@@ -36,7 +39,7 @@ class Progress:
     def say(self, text: str) -> None:
         """One line that stays."""
         self.close()
-        self._console.print(text, markup=False)
+        self._console.print(text)
 
     def begin(self, stage: str, step: int) -> None:
         """Training stage `stage` sets out from `step`: rows it logged beyond come again."""
@@ -69,7 +72,7 @@ class Progress:
             sys.stderr.flush()
             self._width = len(text)
         else:
-            self._console.print(text, markup=False)
+            self._console.print(text)
 
     def close(self) -> None:
         """Wipe the line that is rewritten, if one stands."""
