@@ -1,0 +1,97 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lpaf_jax.errors import LpafError
+from lpaf_jax.inputs import Inputs, fingerprint, load_inputs
+from lpaf_jax.settings import make_settings
+from tests.tiny import HIDDEN, INNER, LAYERS, POSITIONS, Tiny, sentences, write_table
+
+
+def load(tiny: Tiny, **changes: Any) -> Inputs:
+    return load_inputs(make_settings(**tiny.chosen(Path("unused"), **changes)))
+
+
+@pytest.fixture
+def model(tiny: Tiny, tmp_path: Path) -> Path:
+    """A copy of the model, to be damaged."""
+    return Path(shutil.copytree(tiny.model, tmp_path / "bert"))
+
+
+def change_weights(model: Path, name: str, value: float) -> None:
+    tensors = load_file(model / "model.safetensors")
+    tensors[name] = tensors[name].copy()
+    tensors[name].flat[0] = value
+    save_file(tensors, model / "model.safetensors")
+
+
+def test_what_is_read(tiny: Tiny) -> None:
+    inputs = load(tiny)
+    assert inputs.source == tiny.model
+    assert inputs.positions == POSITIONS
+    square, wide = (HIDDEN, HIDDEN), (HIDDEN, INNER)
+    assert inputs.shapes == LAYERS * [*4 * [square], wide, wide[::-1]]
+    assert inputs.task.label_names == ["negative", "positive"]
+    splits = [len(inputs.train), len(inputs.validation), len(inputs.test)]
+    assert splits == [len(s) for s in (inputs.task.train, inputs.task.validation, inputs.task.test)]
+    assert sum(splits) == 160
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Tiny) -> str:
+    return fingerprint(load(tiny))
+
+
+def test_the_fingerprint_is_of_what_is_read_and_not_of_where(
+    tiny: Tiny, whole: str, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(tiny.model, tmp_path / "elsewhere")
+    rows = write_table(tmp_path / "same.tsv", sentences(160))
+    assert fingerprint(load(tiny, model=moved, task=rows, seed=5, tune_lr=0.1)) == whole
+
+
+@pytest.mark.parametrize("change", ["text", "label", "order", "names", "length", "weight"])
+def test_the_fingerprint_tells_a_change(tiny: Tiny, whole: str, model: Path, change: str) -> None:
+    rows = sentences(160)
+    if change == "text":
+        rows[7] = (rows[7][0].replace("very ", ""), rows[7][1])
+    if change == "label":
+        rows[7] = (rows[7][0], rows[8][1])
+    if change == "order":
+        rows = rows[::-1]
+    if change == "names":
+        rows = [(text, label[:3]) for text, label in rows]
+    if change == "weight":
+        change_weights(model, "encoder.layer.1.output.dense.weight", 0.125)
+    table = write_table(model.parent / "task.csv", rows)
+    changed = load(tiny, model=model, task=table, length=8 if change == "length" else 16)
+    assert fingerprint(changed) != whole
+
+
+def test_a_text_the_model_cannot_read_is_refused(tiny: Tiny) -> None:
+    load(tiny, length=POSITIONS)
+    with pytest.raises(LpafError, match=r"length is 33.*32 tokens"):
+        load(tiny, length=POSITIONS + 1)
+
+
+def test_weights_that_are_nan_are_refused(tiny: Tiny, model: Path) -> None:
+    change_weights(model, "encoder.layer.0.output.dense.weight", np.nan)
+    with pytest.raises(LpafError, match=r"layer\.0\.output\.dense\.weight holds NaN"):
+        load(tiny, model=model)
+
+
+def test_another_kind_of_model_is_refused(tiny: Tiny, model: Path) -> None:
+    (model / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_embd": 32}))
+    with pytest.raises(LpafError, match="'gpt2' is not supported"):
+        load(tiny, model=model)
+
+
+def test_a_factorized_model_is_refused(tiny: Tiny, finished: Path) -> None:
+    with pytest.raises(LpafError, match="factorized already"):
+        load(tiny, model=finished / "model")
+    assert load(tiny, model=finished / "stages" / "dense").shapes == load(tiny).shapes

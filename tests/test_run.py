@@ -1,0 +1,306 @@
+import errno
+import json
+import logging
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lpaf_jax.errors import LpafError
+from lpaf_jax.run import Run
+from lpaf_jax.settings import Settings, make_settings
+
+MADE = ["analysis.json", "checkpoints", "logs", "metrics.json", "model", "report.html"]
+MADE += ["seconds.json", "settings.json", "stages"]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def settings(out: Path, **chosen: Any) -> Settings:
+    return make_settings("minilm", task="sst2", out=out, **chosen)
+
+
+def begin(chosen: Settings, fingerprint: str = "f") -> Run:
+    run = Run(chosen)
+    with run.opened(fingerprint):
+        pass
+    return run
+
+
+def add_stage(run: Run, name: str) -> None:
+    run.stage(name).mkdir(parents=True)
+    (run.stage(name) / "config.json").write_text(json.dumps({"stage": name}))
+    (run.stage(name) / "model.safetensors").write_text(f"weights of {name}")
+    run.note_seconds(name, 2.5)
+    log = run.folder / "logs" / "train.jsonl"
+    logged = {"dense": "finetune", "pruned": "prune"}.get(name, "tune")
+    with log.open("a") as file:
+        file.write(json.dumps({"stage": logged, "step": 10}) + "\n")
+
+
+def whole_run(chosen: Settings) -> Run:
+    """A folder that holds a name of everything a run makes."""
+    run = begin(chosen)
+    for name in ("dense", "pruned", "factorized", "final"):
+        add_stage(run, name)
+    run.checkpoint("tune").mkdir(parents=True)
+    for name in ("analysis.json", "metrics.json"):
+        (run.folder / name).write_text("{}")
+    (run.folder / "report.html").write_text("page")
+    assert names(run.folder) == MADE
+    return run
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def test_nothing_is_written_before_the_run_is_opened(out: Path) -> None:
+    run = Run(settings(out))
+    assert not out.exists()
+    with run.opened("f"):
+        assert (out / "settings.json").is_file()
+    assert names(out) == ["logs", "settings.json"]
+
+
+def test_the_same_run_goes_on_and_keeps_its_settings(out: Path) -> None:
+    whole_run(settings(out, preset="quick"))
+    before = contents(out)
+    values = {"prune_epochs": 1.5, "finetune_epochs": 2, "tune_epochs": 1}
+    again = begin(settings(out, quiet=True, keep="final", reuse=out, force=True, **values))
+    assert again.finished() == {}
+    assert contents(out) == before
+
+
+def test_another_run_is_refused_with_what_differs(out: Path) -> None:
+    whole_run(settings(out, seed=0))
+    before = contents(out)
+    with pytest.raises(LpafError) as caught:
+        Run(settings(out, seed=1, without=["prune"]))
+    message = str(caught.value)
+    assert "seed 0 there, 1 now" in message
+    assert "without [] there, ['prune'] now" in message
+    assert "--force" in message
+    assert "params" not in message
+    assert "\n" not in message
+    assert contents(out) == before
+
+
+def test_force_deletes_what_a_run_made_and_nothing_else(out: Path) -> None:
+    whole_run(settings(out))
+    (out / "notes.txt").write_text("mine")
+    (out / "logs" / "mine.log").write_text("mine")
+    run = Run(settings(out, seed=1, force=True))
+    assert (out / "metrics.json").is_file()  # inputs are read before: they may be wrong
+    assert run.finished() is None
+    with run.opened("f"):
+        pass
+    assert names(out) == ["logs", "notes.txt", "settings.json"]
+    assert names(out / "logs") == ["mine.log", "run.log"]
+    assert json.loads((out / "settings.json").read_text())["seed"] == 1
+
+
+def test_force_that_fails_half_way_leaves_no_finished_run(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_run(settings(out))
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse)
+        with pytest.raises(LpafError, match="cannot be cleared.*Permission denied"):
+            begin(settings(out, seed=1, force=True))
+    assert not (out / "metrics.json").exists()
+    begin(settings(out, seed=1, force=True))
+    assert names(out) == ["logs", "settings.json"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("text", [None, '{"editor.fontSize": 12}', "[1]"])
+def test_a_folder_of_somebody_else_is_left_alone(out: Path, text: str | None, force: bool) -> None:
+    out.mkdir()
+    (out / "thesis.tex").write_text("mine")
+    if text is not None:
+        (out / "settings.json").write_text(text)
+    before = contents(out)
+    with pytest.raises(LpafError, match=r"not empty.*(thesis|settings)"):
+        Run(settings(out, force=force))
+    assert contents(out) == before
+
+
+def test_settings_that_are_no_json_are_named(out: Path) -> None:
+    begin(settings(out))
+    (out / "settings.json").write_text('{"model": ')
+    with pytest.raises(LpafError, match=r"settings\.json cannot be read"):
+        Run(settings(out))
+
+
+def test_hidden_files_and_the_logs_of_a_run_killed_at_once_do_not_count(out: Path) -> None:
+    (out / "logs").mkdir(parents=True)
+    (out / "logs" / "run.log").touch()
+    (out / ".settings.json.123.tmp").touch()
+    begin(settings(out))
+    assert (out / "settings.json").is_file()
+
+
+def test_a_file_is_no_folder(out: Path) -> None:
+    out.touch()
+    with pytest.raises(LpafError, match="is a file"):
+        Run(settings(out))
+    run = Run(settings(out / "below"))
+    with pytest.raises(LpafError, match=r"below cannot be written: Not a directory"):
+        run.opened("f").__enter__()
+
+
+def test_a_folder_without_permission_is_named(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)  # root may write anywhere
+    with pytest.raises(LpafError, match=r"--out .*run cannot be written: Permission denied$"):
+        begin(settings(out))
+
+
+def test_two_processes_do_not_share_a_folder(out: Path) -> None:
+    with Run(settings(out)).opened("f"):
+        with pytest.raises(LpafError, match="another process"):
+            begin(settings(out))
+        with pytest.raises(LpafError, match="another process"):
+            begin(settings(out, seed=1, force=True))
+        assert json.loads((out / "settings.json").read_text())["seed"] == 0
+    begin(settings(out))
+
+
+def test_other_data_under_the_same_name_is_another_run(out: Path) -> None:
+    begin(settings(out), "one")
+    with pytest.raises(LpafError, match=r"sst2 or minilm has changed"):
+        begin(settings(out), "two")
+    begin(settings(out), "one")
+
+
+def test_a_stage_is_done_once_it_is_whole(out: Path) -> None:
+    run = begin(settings(out))
+    run.stage("dense").mkdir(parents=True)
+    assert not run.is_done("dense")
+    add_stage(run, "pruned")
+    add_stage(run, "final")
+    assert [run.is_done(n) for n in ("dense", "pruned", "final")] == [False, True, True]
+
+
+def test_finished_stages_of_the_same_settings_are_taken_over(out: Path) -> None:
+    other = whole_run(settings(out / "a"))
+    run = begin(settings(out / "b", params=0.2, tune_epochs=1, without=["mixing"], reuse=out / "a"))
+    for name in ("dense", "pruned"):
+        assert not run.is_done(name)
+        assert run.take_over(name) is None
+        assert run.is_done(name)
+        assert contents(run.stage(name)) == contents(other.stage(name))
+    assert run.seconds() == {"dense": 2.5, "pruned": 2.5}
+    rows = (run.folder / "logs" / "train.jsonl").read_text().splitlines()
+    assert [json.loads(r)["stage"] for r in rows] == ["finetune", "prune"]
+    assert run.take_over("factorized") is not None
+    assert names(run.folder / "stages") == ["dense", "pruned"]
+
+
+@pytest.mark.parametrize(
+    ("change", "dense", "pruned"),
+    [
+        ({"seed": 1}, "seed", "seed"),
+        ({"finetune_epochs": 1.0}, "finetune_epochs", "finetune_epochs"),
+        ({"batch": 8}, "batch", "batch"),
+        ({"limit": 9}, "limit", "limit"),
+        ({"warmup": 0.2}, "warmup", "warmup"),
+        ({"kept": 0.4, "prune_lr": 1e-3}, None, "kept, prune_lr"),
+        ({"criterion": "magnitude"}, None, "criterion"),
+        ({"cooldown": 0.2}, None, "cooldown"),
+        ({"rank": 3, "solver": "none", "p_init": 0.1, "tune_lr": 1e-3, "preset": "quick"}, 0, 0),
+    ],
+)
+def test_stages_of_other_settings_are_not_taken_over(
+    out: Path, change: dict[str, Any], dense: str | None, pruned: str | None
+) -> None:
+    whole_run(settings(out / "a", finetune_epochs=2.0, prune_epochs=1.5))
+    chosen = {"finetune_epochs": 2.0, "prune_epochs": 1.5} | change
+    run = begin(settings(out / "b", reuse=out / "a", **chosen))
+    for name, differing in (("dense", dense), ("pruned", pruned)):
+        reason = run.take_over(name)
+        assert reason == (f"other {differing}" if differing else None)
+        assert run.is_done(name) == (not differing)
+
+
+def test_stages_of_other_data_or_missing_ones_are_not_taken_over(out: Path) -> None:
+    other = whole_run(settings(out / "a"))
+    run = begin(settings(out / "b", reuse=out / "a"), "other data")
+    assert run.take_over("dense") == "other fingerprint"
+    shutil.rmtree(other.stage("pruned"))
+    assert "does not hold it" in str(run.take_over("pruned"))
+    assert names(run.folder) == ["logs", "settings.json"]
+
+
+def test_a_folder_to_reuse_must_hold_a_run(out: Path, tmp_path: Path) -> None:
+    for folder in (tmp_path / "none", tmp_path):
+        with pytest.raises(LpafError, match="--reuse .* holds no run"):
+            Run(settings(out, reuse=folder))
+
+
+def test_a_copy_that_fails_leaves_no_stage(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole_run(settings(out / "a"))
+    run = begin(settings(out / "b", reuse=out / "a"))
+
+    def full(source: Path, target: Path, **_: Any) -> None:
+        (target / "config.json").write_text("{}")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    with pytest.raises(LpafError, match="No space left"):
+        run.take_over("dense")
+    assert not run.is_done("dense")
+    assert names(run.folder / "stages") == []
+
+
+def test_messages_and_warnings_go_to_the_log_and_only_while_open(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, ours = logging.getLogger(), logging.getLogger("lpaf_jax")
+    own = logging.FileHandler(tmp_path / "own.log")
+    root.addHandler(own)
+    before = (list(root.handlers), ours.level, warnings.showwarning)
+    try:
+        with Run(settings(out)).opened("f"), warnings.catch_warnings():
+            warnings.simplefilter("always")
+            ours.info("told")
+            logging.getLogger("absl").warning("noise")
+            warnings.warn("old function", stacklevel=1)
+        ours.warning("afterwards")
+    finally:
+        root.removeHandler(own)
+        own.close()
+    assert (before[0], ours.level) == ([*root.handlers, own], before[1])
+    log = (out / "logs" / "run.log").read_text()
+    assert [word in log for word in ("told", "noise", "old function", "afterwards")] == [
+        *(True, True, True, False)
+    ]
+    assert "afterwards" in (tmp_path / "own.log").read_text()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_tidy_keeps_the_stages_unless_only_the_final_one_is_wanted(out: Path) -> None:
+    run = whole_run(settings(out))
+    run.tidy()
+    assert names(out) == [n for n in MADE if n != "checkpoints"]
+    Run(settings(out, keep="final")).tidy()
+    assert names(out) == [n for n in MADE if n not in ("checkpoints", "stages")]
+    assert run.is_done("final")

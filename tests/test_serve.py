@@ -1,0 +1,149 @@
+import itertools
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lpaf_jax.data import Examples, encode, load_task
+from lpaf_jax.errors import LpafError
+from lpaf_jax.serve import Classifier, evaluate_file, load_classifier
+from tests.tiny import FAST, POSITIONS, Tiny, sentences, write_table
+
+STAGES = ("dense", "pruned", "factorized", "final")
+
+
+@pytest.fixture(scope="module")
+def table(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test split of the run, as a file of its own."""
+    task = load_task(str(tiny.data))
+    names = [task.label_names[i] for i in task.test.labels]
+    path = tmp_path_factory.mktemp("test") / "test.tsv"
+    return write_table(path, list(zip(task.test.texts, names, strict=True)))
+
+
+@pytest.fixture(scope="module")
+def classifier(finished: Path) -> Classifier:
+    return load_classifier(finished)
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_file_gives_what_the_run_measured(finished: Path, table: Path, stage: str) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    found = evaluate_file(finished, table, stage=stage, batch=5)
+    assert found == metrics["stages"][stage]
+    assert found["n"] == metrics["data"]["test"]
+    correct = sum(
+        found["per_class"][c]["recall"] * found["per_class"][c]["n"] for c in found["per_class"]
+    )
+    assert found["accuracy"] == pytest.approx(correct / found["n"])
+
+
+def test_the_stages_are_not_all_the_same_model(finished: Path) -> None:
+    logits = []
+    for stage in STAGES:
+        classifier = load_classifier(finished, stage=stage)
+        examples = Examples([text for text, _ in sentences(4)], None, np.zeros(4, np.int32))
+        logits.append(classifier.logits(encode(classifier.tokenizer, examples, 16), 4))
+    for one, other in itertools.combinations(logits, 2):
+        assert np.abs(one - other).max() > 1e-3
+
+
+def test_columns_may_have_other_names_and_labels_be_numbers(
+    finished: Path, table: Path, tmp_path: Path
+) -> None:
+    numbers = {"negative": "0", "positive": "1", "label": "y", "sentence": "x"}
+    rows = [line.split("\t") for line in table.read_text().splitlines()]
+    other = tmp_path / "other.csv"
+    other.write_text("".join(f'"{numbers.get(t, t)}",{numbers[y]}\n' for t, y in rows))
+    found = evaluate_file(finished, other, text_column="x", label_column="y")
+    assert found == evaluate_file(finished, table)
+
+
+def test_a_model_folder_is_its_own_final_stage(finished: Path, table: Path) -> None:
+    assert evaluate_file(finished / "model", table) == evaluate_file(finished, table)
+    dense = evaluate_file(finished / "stages" / "dense", table)
+    assert dense == evaluate_file(finished, table, stage="dense")
+    with pytest.raises(LpafError, match="no model of stage 'dense'"):
+        load_classifier(finished / "model", stage="dense")
+
+
+def test_a_stage_that_is_not_there_is_told_with_those_that_are(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(LpafError, match="does not exist"):
+        load_classifier(tmp_path / "none")
+    with pytest.raises(LpafError, match="it holds none$"):
+        load_classifier(tmp_path)
+    shutil.rmtree(copy / "stages" / "pruned")
+    with pytest.raises(LpafError, match="'pruned'; it holds dense, factorized, final$"):
+        load_classifier(copy, stage="pruned")
+    shutil.rmtree(copy / "stages")
+    with pytest.raises(LpafError, match=r"it holds final; .*\(--keep final\)$"):
+        load_classifier(copy, stage="dense")
+
+
+def test_a_model_without_a_head_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(LpafError, match="no classification head"):
+        load_classifier(tiny.model)
+
+
+def test_the_length_is_the_runs_and_never_more_than_the_model_reads(
+    finished: Path, classifier: Classifier
+) -> None:
+    assert classifier.length == FAST["length"]
+    assert load_classifier(finished, length=8).length == 8
+    assert load_classifier(finished / "model").length == POSITIONS
+    with pytest.raises(LpafError, match="length is 33.*32 tokens"):
+        load_classifier(finished, length=POSITIONS + 1)
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_a_batch_holds_something(
+    finished: Path, table: Path, classifier: Classifier, batch: int
+) -> None:
+    with pytest.raises(LpafError, match="batch is"):
+        evaluate_file(finished, table, batch=batch)
+    with pytest.raises(LpafError, match="batch is"):
+        next(classifier.predict(["a"], batch=batch))
+
+
+def test_predictions_come_in_order_with_the_probability_of_the_label(
+    classifier: Classifier,
+) -> None:
+    texts = [text for text, _ in sentences(11)] + ["", "  ", "näïve 漢字 🙂", "very " * 60]
+    examples = Examples(texts, None, np.zeros(len(texts), np.int32))
+    logits = classifier.logits(encode(classifier.tokenizer, examples, 16), 4).astype(np.float64)
+    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    found = list(classifier.predict(iter(texts), batch=4))
+    assert [text for text, _, _ in found] == texts
+    assert [label for _, label, _ in found] == [
+        classifier.label_names[i] for i in logits.argmax(-1)
+    ]
+    assert [p for _, _, p in found] == pytest.approx(expected.max(-1), rel=1e-5)
+    assert len({label for _, label, _ in found}) == 2
+
+
+def test_no_more_texts_are_read_than_one_batch_ahead(classifier: Classifier) -> None:
+    drawn: list[int] = []
+
+    def endless() -> Iterator[str]:
+        for i in itertools.count():
+            drawn.append(i)
+            yield "the film is warm ."
+
+    answers: Any = classifier.predict(endless(), batch=3)
+    assert drawn == []
+    for answered in range(1, 8):
+        next(answers)
+        assert len(drawn) == 3 * -(-answered // 3)
+
+
+def test_no_text_has_no_answer(classifier: Classifier) -> None:
+    assert list(classifier.predict([])) == []

@@ -1,0 +1,191 @@
+"""A model folder and a task so small that the whole job takes seconds, and yet can be learnt."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+
+GOOD = ["bright", "clever", "funny", "lovely", "moving", "superb", "tender", "warm"]
+BAD = ["awful", "boring", "clumsy", "dull", "empty", "flat", "stale", "weak"]
+NOUNS = ["actor", "camera", "comedy", "drama", "ending", "film", "plot", "script", "story", "tale"]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+WORDS = SPECIAL + sorted({*GOOD, *BAD, *NOUNS, "a", "and", "is", "it", "the", "this", "very", "."})
+
+HIDDEN, INNER, LAYERS, POSITIONS = 32, 64, 2, 32
+# Six kernels a layer, the rank at a ratio p is floor(p Σmn / Σ(m + n)): 9 at 50 %.
+SIDES = LAYERS * (4 * 2 * HIDDEN + 2 * (HIDDEN + INNER))
+ENCODER = LAYERS * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
+
+# Few and large steps; dropout stays on, so that a draw out of place would show.
+FAST: dict[str, Any] = {
+    "finetune_epochs": 2.0,
+    "prune_epochs": 2.0,
+    "tune_epochs": 2.0,
+    "finetune_lr": 3e-3,
+    "prune_lr": 1e-3,
+    "tune_lr": 1e-3,
+    "mask_every": 3,
+    "batch": 8,
+    "length": 16,
+    "quiet": True,
+}
+
+
+def flags(chosen: dict[str, Any]) -> list[str]:
+    """Settings as arguments of `lpaf compress`."""
+    words = []
+    for name, value in chosen.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [flag] if value else []
+        elif isinstance(value, tuple | list):
+            words += [flag, *map(str, value)]
+        else:
+            words += [flag, str(value)]
+    return words
+
+
+def write_model(folder: Path, seed: int = 0) -> Path:
+    """A BERT folder without a head, as pretrained encoders are published."""
+    folder.mkdir(parents=True)
+    config = {
+        "model_type": "bert",
+        "vocab_size": len(WORDS),
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "intermediate_size": INNER,
+        "max_position_embeddings": POSITIONS,
+        "pad_token_id": 0,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(_tensors(seed), folder / "model.safetensors")
+    _tokenizer().save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def _tensors(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    tensors: dict[str, np.ndarray] = {}
+
+    def linear(name: str, n: int, m: int) -> None:
+        tensors[f"{name}.weight"] = rng.normal(0, 0.15, (n, m)).astype(np.float32)
+        tensors[f"{name}.bias"] = np.zeros(n, np.float32)
+
+    def norm(name: str) -> None:
+        tensors[f"{name}.weight"] = np.ones(HIDDEN, np.float32)
+        tensors[f"{name}.bias"] = np.zeros(HIDDEN, np.float32)
+
+    for name, rows in (("word", len(WORDS)), ("position", POSITIONS), ("token_type", 2)):
+        table = rng.normal(0, 0.3 if name == "word" else 0.05, (rows, HIDDEN))
+        tensors[f"embeddings.{name}_embeddings.weight"] = table.astype(np.float32)
+    norm("embeddings.LayerNorm")
+    for i in range(LAYERS):
+        layer = f"encoder.layer.{i}"
+        for name in ("query", "key", "value"):
+            linear(f"{layer}.attention.self.{name}", HIDDEN, HIDDEN)
+        linear(f"{layer}.attention.output.dense", HIDDEN, HIDDEN)
+        norm(f"{layer}.attention.output.LayerNorm")
+        linear(f"{layer}.intermediate.dense", INNER, HIDDEN)
+        linear(f"{layer}.output.dense", HIDDEN, INNER)
+        norm(f"{layer}.output.LayerNorm")
+    linear("pooler.dense", HIDDEN, HIDDEN)
+    return tensors
+
+
+def _tokenizer() -> Tokenizer:
+    vocabulary = {word: i for i, word in enumerate(WORDS)}
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    return tokenizer
+
+
+def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """`count` different (sentence, label) pairs; two adjectives of one kind decide the label."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, str] = {}
+    while len(found) < count:
+        label, words = [("negative", BAD), ("positive", GOOD)][len(found) % 2]
+        first, second = rng.choice(words, 2, replace=False)
+        noun, other = rng.choice(NOUNS, 2, replace=False)
+        found.setdefault(f"the {first} {noun} is a very {second} {other} .", label)
+    return list(found.items())
+
+
+def write_table(path: Path, rows: list[tuple[str, str]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writerows([("sentence", "label"), *rows])
+    return path
+
+
+class Tiny(NamedTuple):
+    """Where the model and the task lie."""
+
+    model: Path
+    data: Path
+
+    def chosen(self, out: Path, **changes: Any) -> dict[str, Any]:
+        """Arguments of `compress` for a run of a second or two."""
+        return {"model": self.model, "task": self.data, "out": out, **FAST, **changes}
+
+    def arguments(self, out: Path, **changes: Any) -> list[str]:
+        """The same as words of the command line."""
+        chosen = self.chosen(out, **changes)
+        return ["compress", str(chosen.pop("model")), *flags(chosen)]
+
+
+def cut_back(finished: Path, folder: Path, *without: str) -> Path:
+    """A copy of a finished run as it was when its last stages, `without`, had not been run."""
+    shutil.copytree(finished, folder)
+    for name in ("metrics.json", "report.html", "analysis.json"):
+        (folder / name).unlink()
+    for stage in without:
+        shutil.rmtree(folder / ("model" if stage == "final" else f"stages/{stage}"))
+    return folder
+
+
+def weights(folder: Path) -> bytes:
+    """The final weights, for comparison to the last bit."""
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The tiny model and its task; runs of it share what they compile."""
+    import jax
+
+    folder = tmp_path_factory.mktemp("tiny")
+    # The environment is for processes that tests start, `update` for this one.
+    cache = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    return Tiny(write_model(folder / "bert"), write_table(folder / "task.csv", sentences(160)))
+
+
+@pytest.fixture(scope="session")
+def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run. Shared by all tests: read it, copy it, never change it."""
+    from lpaf_jax.pipeline import compress
+
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    compress(**tiny.chosen(folder))
+    return folder
