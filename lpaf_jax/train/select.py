@@ -50,8 +50,7 @@ def keep_largest(arrays: list[Array], count: Array) -> list[Array]:
 
 
 def _ordered_bits(x: Array) -> Array:
-    """Unsigned integers in the order of the floats."""
-    # Adding 0 turns −0 into +0, which compare equal as floats but not as bits.
-    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32) + 0.0, jnp.uint32)
+    """Unsigned integers in the order of the floats, −0 and +0 the same."""
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
     sign = jnp.uint32(1 << 31)
-    return jnp.where(bits & sign, ~bits, bits | sign)
+    return jnp.where(bits & sign, -bits, bits | sign)
