@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lpaf_jax.linalg.checks import as_floats
+from lpaf_jax.linalg.lapack import qr, thin_svd
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -69,7 +70,7 @@ def balance(factors: LowRank) -> LowRank:
 
 @jax.custom_jvp
 def _balance(a: Array, b: Array) -> LowRank:
-    u, s, vt = _thin_svd(a, b)
+    u, s, vt = _svd_of_product(a, b)
     return from_svd(u, s, vt)
 
 
@@ -78,7 +79,7 @@ def _balance_jvp(
     primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[LowRank, LowRank]:
     (a, b), (da, db) = primals, tangents
-    u, s, vt = _thin_svd(a, b)
+    u, s, vt = _svd_of_product(a, b)
     images = matmul(da, matmul(b, vt.T)) + matmul(a, matmul(db, vt.T))
     preimages = matmul(matmul(u.T, da), b) + matmul(matmul(u.T, a), db)
     core = matmul(u.T, images)
@@ -113,14 +114,8 @@ def ratio(x: Array, y: Array) -> Array:
     return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
 
 
-def _thin_svd(a: Array, b: Array) -> tuple[Array, Array, Array]:
-    # One batched call, the shorter matrix filled up with zero rows: two independent calls, each
-    # batched under vmap, wait for each other in jaxlib's thread pool and lock up a CPU of two
-    # cores (seen with 0.10.2).
-    m, n = a.shape[0], b.shape[1]
-    rows = max(m, n)
-    tall = jnp.stack([jnp.pad(a, ((0, rows - m), (0, 0))), jnp.pad(b.T, ((0, rows - n), (0, 0)))])
-    (qa, qb), (ra, rb) = jnp.linalg.qr(tall)
-    qa, qb = qa[:m], qb[:n]
-    u, s, vt = jnp.linalg.svd(matmul(ra, rb.T), full_matrices=False)
+def _svd_of_product(a: Array, b: Array) -> tuple[Array, Array, Array]:
+    qa, ra = qr(a)
+    qb, rb = qr(b.T)
+    u, s, vt = thin_svd(matmul(ra, rb.T))
     return matmul(qa, u), s, matmul(vt, qb.T)

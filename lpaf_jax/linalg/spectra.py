@@ -4,12 +4,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lpaf_jax.linalg.checks import as_floats
+from lpaf_jax.linalg.lapack import singular_values_of_each
 
 
 def singular_values(w: Float[Array, "*stack m n"]) -> Float[Array, "*stack r"]:
     """Singular values in falling order, r = min(m, n)."""
     (w,) = as_floats(w)
-    return jnp.linalg.svd(w, compute_uv=False)
+    return singular_values_of_each(w)
 
 
 def effective_rank(s: Float[Array, "*stack r"]) -> Float[Array, "*stack"]:

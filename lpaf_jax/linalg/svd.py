@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from lpaf_jax.linalg.checks import as_floats, check_importance, check_matrix, check_rank
 from lpaf_jax.linalg.factors import LowRank, balance, from_svd, lift, matmul, ratio
+from lpaf_jax.linalg.lapack import thin_svd
 
 Sharing = Literal["row", "column", "separable"]
 
@@ -99,7 +100,7 @@ def root_weights(weights: Float[Array, " m"]) -> Float[Array, " m"]:
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 @partial(jax.jit, static_argnums=1)
 def _svd(w: Array, rank: int) -> LowRank:
-    u, s, vt = jnp.linalg.svd(w, full_matrices=False)
+    u, s, vt = thin_svd(w)
     return from_svd(u[:, :rank], s[:rank], vt[:rank])
 
 
@@ -112,7 +113,7 @@ def _svd_jvp(rank: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[
     likewise for ji. Where the cut runs through equal values P has no derivative; those terms are 0.
     """
     (w,), (dw,) = primals, tangents
-    u, s, vt = jnp.linalg.svd(w, full_matrices=False)
+    u, s, vt = thin_svd(w)
     (u1, s1, vt1), (u2, s2, vt2) = (
         (u[:, :rank], s[:rank], vt[:rank]),
         (u[:, rank:], s[rank:], vt[rank:]),
