@@ -9,6 +9,7 @@ so a killed grid goes on where it was.
 """
 
 import argparse
+import dataclasses
 import datetime
 import gc
 import os
@@ -22,13 +23,13 @@ import jax
 
 from lpaf_jax import pipeline
 from lpaf_jax.files import read_json, write_json
-from lpaf_jax.inputs import load_inputs
+from lpaf_jax.inputs import Inputs, fingerprint, load_inputs
 from lpaf_jax.models import load_model
 from lpaf_jax.progress import Progress
 from lpaf_jax.run import Run
-from lpaf_jax.settings import as_json, make_settings
+from lpaf_jax.settings import Settings, Step, as_json, make_settings
 
-RECIPES: dict[str, tuple[str, ...]] = {
+RECIPES: dict[str, tuple[Step, ...]] = {
     "svd-ft": ("prune", "weighting", "mixing"),
     "lpaf": (),
     "lpaf-without-step-1": ("prune",),
@@ -44,35 +45,28 @@ def main() -> None:
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.25, 0.5, 0.16])
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--work", type=Path, default=Path("runs/grid"))
-    parser.add_argument("--preset", default="standard")
-    parser.add_argument("--name", default="lpaf_grid", help="name of the JSON files, one a seed")
-    parser.add_argument(
-        "--set", nargs="*", default=[], metavar="NAME=NUMBER", help="other settings for every cell"
-    )
     args = parser.parse_args()
-    chosen = {name: float(value) for name, _, value in (each.partition("=") for each in args.set)}
     for seed in args.seeds:
-        run_seed(seed, args, chosen)
+        run_seed(seed, args)
 
 
-def run_seed(seed: int, args: argparse.Namespace, chosen: dict[str, Any]) -> None:
-    path = RESULTS / f"{args.name}_seed{seed}.json"
+def run_seed(seed: int, args: argparse.Namespace) -> None:
+    path = RESULTS / f"lpaf_grid_seed{seed}.json"
     table = read_json(path) if path.is_file() else {"cells": []}
-    common = chosen | {"preset": args.preset, "seed": seed}
-    base = make_settings("minilm", task="rotten_tomatoes", out=args.work / f"base{seed}", **common)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    base = make_settings("minilm", task="rotten_tomatoes", out=args.work / f"base{seed}", seed=seed)
     inputs = load_inputs(base)
     job = Run(base)
     progress = Progress(job.folder, quiet=False)
-    pipeline.fine_tune(job, inputs, progress)
-    pipeline.prune(job, inputs, progress)
+    with job.opened(fingerprint(inputs)):
+        pipeline.fine_tune(job, inputs, progress)
+        pipeline.prune(job, inputs, progress)
     shared = {name: accuracy(job, inputs, name) for name in ("dense", "pruned")}
     table |= {
-        "command": f"python benchmarks/lpaf_grid.py --seeds {seed}"
-        + "".join(f" --{n} {getattr(args, n)}" for n in ("preset", "name"))
-        + (f" --set {' '.join(args.set)}" if args.set else ""),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
+        "command": f"python benchmarks/lpaf_grid.py --seeds {seed}",
+        "commit": commit,
         "settings": as_json(base),
         "seconds": job.seconds(),
         "threads": len(os.sched_getaffinity(0)),
@@ -83,37 +77,29 @@ def run_seed(seed: int, args: argparse.Namespace, chosen: dict[str, Any]) -> Non
         for recipe in args.recipes:
             done = {(cell["ratio"], cell["recipe"]) for cell in table["cells"]}
             if (ratio, recipe) not in done:
-                table["cells"].append(run_cell(ratio, recipe, base.out, inputs, args, common))
+                table["cells"].append(run_cell(ratio, recipe, base, inputs))
                 write_json(path, table)
 
 
-def run_cell(
-    ratio: float,
-    recipe: str,
-    base: Path,
-    inputs: Any,
-    args: argparse.Namespace,
-    common: dict[str, Any],
-) -> dict[str, Any]:
+def run_cell(ratio: float, recipe: str, base: Settings, inputs: Inputs) -> dict[str, Any]:
     started = time.monotonic()
-    settings = make_settings(
-        "minilm",
-        task="rotten_tomatoes",
-        out=args.work / f"{recipe}-{ratio}-{common['seed']}",
+    settings = dataclasses.replace(
+        base,
+        out=base.out.with_name(f"{recipe}-{ratio}-{base.seed}"),
         params=ratio,
         without=RECIPES[recipe],
-        reuse=base,
-        **common,
+        reuse=base.out,
     )
     job = Run(settings)
     progress = Progress(job.folder, quiet=False)
     rank = pipeline.choose_rank(settings, inputs)
     progress.say(f"--- {recipe} at {ratio:.0%}, rank {rank}")
-    pipeline.fine_tune(job, inputs, progress)
-    if "prune" not in settings.without:
-        pipeline.prune(job, inputs, progress)
-    pipeline.factorize(job, inputs, progress, rank)
-    pipeline.tune(job, inputs, progress)
+    with job.opened(fingerprint(inputs)):
+        pipeline.fine_tune(job, inputs, progress)
+        if "prune" not in settings.without:
+            pipeline.prune(job, inputs, progress)
+        pipeline.factorize(job, inputs, progress, rank)
+        pipeline.tune(job, inputs, progress)
     before, after = (accuracy(job, inputs, name) for name in ("factorized", "final"))
     progress.say(
         f"--- {recipe} at {ratio:.0%}: {before['accuracy']:.3f} -> {after['accuracy']:.3f}"
@@ -134,7 +120,7 @@ def run_cell(
     return cell
 
 
-def accuracy(job: Run, inputs: Any, stage: str) -> dict[str, Any]:
+def accuracy(job: Run, inputs: Inputs, stage: str) -> dict[str, Any]:
     """Test accuracy of the model after a stage, with counts and interval."""
     model = load_model(job.stage(stage))
     found = pipeline.evaluate_on(model, inputs.test, inputs.task.label_names)

@@ -1,0 +1,74 @@
+"""Accuracy right after the factorization, before any tuning, by solver, importance and floor.
+
+    python benchmarks/solvers.py runs/grid/base0
+
+Needs a run that has finished its pruning stage (any `lpaf compress`, or the grid). Validation
+accuracy is what chose the defaults, so validation is what is printed.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from lpaf_jax.compress import factorize, to_low_rank
+from lpaf_jax.files import read_json, write_json
+from lpaf_jax.inputs import load_inputs
+from lpaf_jax.linalg import rank_for_ratio
+from lpaf_jax.models import is_compressible, load_model, parameters
+from lpaf_jax.settings import make_settings
+from lpaf_jax.stages import accuracy_of, pruning_arrays
+
+CHOICES = [
+    ("none", "none", 0.0),
+    *[(s, "score", f) for s in ("row", "elementwise") for f in (0.01, 0.1, 1.0)],
+    *[(s, "mask", 0.1) for s in ("row", "elementwise")],
+    *[(s, "magnitude", 0.1) for s in ("row", "elementwise")],
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0.25])
+    args = parser.parse_args()
+    record = read_json(args.run / "settings.json")
+    settings = make_settings(
+        record["model"], task=record["task"], out=args.run, length=record["length"]
+    )
+    inputs = load_inputs(settings)
+    pruned = args.run / "stages" / "pruned"
+    scores, masks = pruning_arrays(pruned)
+    weights = {p: w for p, w in parameters(load_model(pruned)).items() if is_compressible(p)}
+    rows = []
+    for ratio in args.ratios:
+        rank = rank_for_ratio([(w.shape[0], w.shape[1]) for w in weights.values()], ratio)
+        for solver, kind, floor in CHOICES:
+            started = time.monotonic()
+            factors = factorize(weights, scores, masks, rank, solver=solver, kind=kind, floor=floor)
+            error = sum(
+                float(jnp.sum(jnp.square(weights[p] - f.dense()))) for p, f in factors.items()
+            ) / sum(float(jnp.sum(jnp.square(w))) for w in weights.values())
+            seconds = time.monotonic() - started
+            model = load_model(pruned)
+            to_low_rank(model, factors)
+            accuracy = accuracy_of(model, inputs.validation, 32)(parameters(model))
+            rows.append(
+                {"ratio": ratio, "solver": solver, "importance": kind, "floor": floor}
+                | {"validation_accuracy": accuracy, "relative_error": error}
+                | {"seconds": round(seconds, 2)}
+            )
+            print(
+                f"{ratio:>5.0%}  {solver:<12}{kind:<10}floor {floor:<5g} validation {accuracy:.1%}"
+                f"  unweighted error {error:.3f}  {seconds:.1f} s",
+                flush=True,
+            )
+    write_json(
+        Path(__file__).parent / "results" / "solvers.json",
+        {"command": f"python benchmarks/solvers.py {args.run}", "settings": record, "rows": rows},
+    )
+
+
+if __name__ == "__main__":
+    main()
