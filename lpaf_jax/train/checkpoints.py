@@ -3,19 +3,22 @@
 import logging
 import shutil
 import time
+import zipfile
 from pathlib import Path
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from lpaf_jax.files import atomic_write
 from lpaf_jax.train.steps import TrainState
 
 _SECONDS_BETWEEN = 60.0
+_KEPT = 2
 
 
 class Checkpoints:
-    """The latest states of one training stage in one folder, written in the background.
+    """The latest states of one training stage, a numpy archive each, in one folder.
 
     Saving never changes a result, so it goes by the clock: a fast stage is not slowed by it and a
     slow one loses a minute at most.
@@ -29,61 +32,49 @@ class Checkpoints:
         self._folder = folder
         self._every = every
         self._last = time.monotonic()
-        self._manager: Any = None
 
     def restore(self, like: TrainState) -> TrainState:
-        """The newest state that can be read; `like` itself where there is none."""
-        if not self._folder.is_dir():
-            return like
-        import orbax.checkpoint as ocp
-
+        """The newest state that can be read and has the arrays of `like`; else `like` itself."""
         leaves, treedef = jax.tree.flatten(like)
-        target = {f"{i:05d}": np.zeros(x.shape, x.dtype) for i, x in enumerate(leaves)}
-        for step in sorted(self._open().all_steps(), reverse=True):
+        for file in reversed(self._files()):
             try:
-                found = self._open().restore(step, args=ocp.args.StandardRestore(target))
-            except Exception as error:  # a damaged checkpoint: the one before it still serves
+                found = _read(file)
+                if [(x.shape, x.dtype) for x in found] != [(x.shape, x.dtype) for x in leaves]:
+                    raise ValueError("it is the state of another model or optimiser")
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
                 logging.getLogger("lpaf_jax").warning(
-                    "checkpoint %s/%d cannot be read (%s); trying the one before",
-                    self._folder,
-                    step,
-                    str(error).splitlines()[0] if str(error) else type(error).__name__,
+                    "checkpoint %s cannot be used (%s); trying the one before", file, error
                 )
                 continue
             # Copied onto the device: steps donate their state, and numpy memory is not theirs.
-            values = [jax.numpy.array(found[name], copy=True) for name in sorted(target)]
-            return jax.tree.unflatten(treedef, values)
+            return jax.tree.unflatten(treedef, [jnp.array(x, copy=True) for x in found])
         return like
 
     def save_if_due(self, state: TrainState, *, now: bool = False) -> None:
-        """Save `state` when the last save is long enough ago, or at once with `now`."""
+        """Save `state` when the last save is long enough ago, or at once with `now`.
+
+        Raises:
+            LpafError: the disk is full or the folder cannot be written.
+        """
         if not now and time.monotonic() - self._last < self._every:
             return
-        import orbax.checkpoint as ocp
-
-        leaves = {f"{i:05d}": x for i, x in enumerate(map(np.array, jax.tree.leaves(state)))}
-        self._open().save(int(state.step), args=ocp.args.StandardSave(leaves))
+        target = self._folder / f"{int(state.step):09d}.npz"
+        with atomic_write(target) as temporary, temporary.open("wb") as file:
+            np.savez(file, *map(np.asarray, jax.tree.leaves(state)))
+        for old in self._files()[:-_KEPT]:
+            old.unlink()
         self._last = time.monotonic()
-
-    def wait(self) -> None:
-        """Return when all that was saved lies on disk."""
-        if self._manager is not None:
-            self._manager.wait_until_finished()
 
     def remove(self) -> None:
         """Forget all states: the stage is finished and its result lies elsewhere."""
-        if self._manager is not None:
-            self._manager.wait_until_finished()
-            self._manager.close()
-            self._manager = None
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _open(self) -> Any:
-        if self._manager is None:
-            import orbax.checkpoint as ocp  # a second to import: not paid by who only evaluates
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("[0-9]*.npz"))
 
-            self._manager = ocp.CheckpointManager(
-                self._folder.absolute(),
-                options=ocp.CheckpointManagerOptions(max_to_keep=2, create=True),
-            )
-        return self._manager
+
+def _read(file: Path) -> list[np.ndarray]:
+    # A zip archive holds a checksum of each array: damage does not go unseen. The file is opened
+    # here because numpy leaves it open where it is no archive.
+    with file.open("rb") as opened, np.load(opened) as archive:
+        return [archive[f"arr_{i}"] for i in range(len(archive.files))]

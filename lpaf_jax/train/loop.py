@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from lpaf_jax.data import Batch, Encoded, eval_batches, steps_per_epoch, train_batches
 from lpaf_jax.errors import LpafError
@@ -63,7 +65,8 @@ def run_steps(
         extras: scheduled quantities to log beside the loss, by step.
 
     Raises:
-        LpafError: the loss is NaN or infinite; the last checkpoint before it stays on disk.
+        LpafError: the loss or a weight is NaN or infinite, or a checkpoint cannot be written. The
+            last checkpoint before it stays on disk.
     """
     key = jax.random.key(stage.seed)
     done = int(state.step)
@@ -72,14 +75,14 @@ def run_steps(
     for batch in _batches_from(stage, done, until):
         state, logged = step(state, masks, batch, key)
         done += 1
-        last = done == stage.steps
-        if done % LOG_EVERY == 0 or last:
+        if done % LOG_EVERY == 0 or done == until:
             values = {name: float(value) for name, value in logged.items()}
-            if not np.isfinite(values["loss"]):
-                checkpoints.wait()
+            # The loss is that of the weights before the step: those after it may be worse.
+            if not (np.isfinite(values["loss"]) and _all_finite(state.params)):
                 raise LpafError(
-                    f"stage {stage.name}: the loss is {values['loss']} at step {done} of "
-                    f"{stage.steps}; lower the learning rate of this stage and run again"
+                    f"stage {stage.name}: training has diverged at step {done} of {stage.steps}, "
+                    f"where the loss is {values['loss']:.4g}; lower the learning rate of this "
+                    "stage and run again"
                 )
             pace = (time.monotonic() - started) / (done - first)
             monitor.row(
@@ -87,12 +90,16 @@ def run_steps(
                 | extras(done)
                 | {"seconds_per_step": round(pace, 4)}
             )
-            # After the check: a state whose loss is not finite is never saved.
             checkpoints.save_if_due(state)
-        if done % per_epoch == 0 or last:
+        if done % per_epoch == 0 or done == stage.steps:
             accuracy = stage.validate(state.params)
             monitor.row({"stage": stage.name, "step": done, "validation_accuracy": accuracy})
     return state
+
+
+@jax.jit
+def _all_finite(params: Params) -> Array:
+    return jnp.array([jnp.isfinite(x).all() for x in params.values()]).all()
 
 
 def _batches_from(stage: Stage, start: int, until: int) -> Iterator[Batch]:

@@ -1,0 +1,231 @@
+"""The loop: where it stands in the data, what it tells, and how it goes on after a stop."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lpaf_jax.data import Encoded
+from lpaf_jax.errors import LpafError
+from lpaf_jax.train import (
+    Checkpoints,
+    Stage,
+    TrainState,
+    initial_state,
+    make_step,
+    predict,
+    run_steps,
+    task_loss,
+)
+
+EXAMPLES, BATCH, STEPS = 22, 4, 23  # five batches an epoch, two examples left out of each
+WORDS = 30
+
+
+class Rows(list):
+    """A monitor that remembers; raises Killed when it is told of step `dies_at`."""
+
+    def __init__(self, dies_at: int | None = None):
+        super().__init__()
+        self.dies_at = dies_at
+
+    def row(self, row: dict[str, Any]) -> None:
+        if row["step"] == self.dies_at:
+            raise Killed
+        self.append(row)
+
+
+class Killed(Exception):
+    pass
+
+
+def forward(params: Any, masks: Any, batch: Any, key: Any = None) -> jax.Array:
+    """Mean of word vectors, with noise from the key where there is one."""
+    mask = batch["attention_mask"][..., None]
+    x = (params["words"][batch["input_ids"]] * mask).sum(1) / mask.sum(1)
+    if key is not None:
+        x = x * (1 + 0.3 * jax.random.normal(key, x.shape))
+    return x @ params["head"] + masks.get("shift", 0.0)
+
+
+OPTIMIZER = optax.adam(0.05)
+STEP = make_step(task_loss(forward), OPTIMIZER)  # compiled once for all tests
+
+
+@pytest.fixture(scope="module")
+def data() -> Encoded:
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(0, WORDS, rng.integers(2, 9)).astype(np.int32) for _ in range(EXAMPLES)]
+    labels = np.array([ids_[0] % 2 for ids_ in ids], np.int32)
+    return Encoded(ids, [np.zeros_like(i) for i in ids], labels, max_length=8, pad_id=0)
+
+
+@pytest.fixture
+def stage(data: Encoded) -> Stage:
+    return Stage("tune", data, BATCH, STEPS, seed=3, validate=lambda params: 0.5)
+
+
+def start() -> TrainState:
+    rng = np.random.default_rng(1)
+    params = {"words": rng.normal(size=(WORDS, 6)), "head": rng.normal(size=(6, 2))}
+    return initial_state({k: jnp.asarray(v, jnp.float32) for k, v in params.items()}, OPTIMIZER)
+
+
+def go(
+    stage: Stage,
+    state: TrainState,
+    *,
+    folder: Path | None = None,
+    until: int = STEPS,
+    monitor: Any = None,
+    step: Any = STEP,
+    **more: Any,
+) -> TrainState:
+    """Run to `until`, saving at every chance where there is a folder."""
+    return run_steps(
+        stage,
+        step,
+        state,
+        {},
+        until=until,
+        monitor=Rows() if monitor is None else monitor,
+        checkpoints=Checkpoints(folder or Path("unused"), every=0.0 if folder else 1e9),
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(data: Encoded) -> tuple[TrainState, Rows]:
+    rows = Rows()
+    stage = Stage("tune", data, BATCH, STEPS, seed=3, validate=lambda params: 0.5)
+    return go(stage, start(), monitor=rows), rows
+
+
+def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "seconds_per_step"} for row in rows]
+
+
+def assert_same(first: TrainState, second: TrainState) -> None:
+    for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_rows(unbroken: tuple[TrainState, Rows]) -> None:
+    state, rows = unbroken
+    assert int(state.step) == STEPS
+    logged = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in logged] == [10, 20, 23]
+    assert all(row["stage"] == "tune" and row["steps"] == STEPS for row in logged)
+    assert all(row["seconds_per_step"] >= 0 for row in logged)
+    validated = [row for row in rows if "validation_accuracy" in row]
+    assert [row["step"] for row in validated] == [5, 10, 15, 20, 23]  # ends of epochs, and the end
+    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+
+
+def test_each_epoch_takes_its_own_batches(stage: Stage) -> None:
+    seen = []
+
+    def spy(state: TrainState, masks: Any, batch: Any, key: Any) -> Any:
+        seen.append(batch["input_ids"])
+        return state._replace(step=state.step + 1), {"loss": jnp.float32(1)}
+
+    go(stage, start(), step=spy)
+    assert len(seen) == STEPS
+    epochs = [np.sort(np.concatenate(seen[i : i + 5]), axis=0) for i in (0, 5, 10, 15)]
+    assert not any(np.array_equal(epochs[0], other) for other in epochs[1:])
+
+
+@pytest.mark.parametrize("stop", range(1, STEPS, 3))
+def test_stopping_anywhere_changes_nothing(
+    stop: int, stage: Stage, unbroken: tuple[TrainState, Rows]
+) -> None:
+    rows = Rows()
+    half = go(stage, start(), until=stop, monitor=rows)
+    assert int(half.step) == stop
+    assert rows[-1]["step"] == stop or stop < 5  # the end of a part is logged too
+    assert_same(go(stage, half), unbroken[0])
+
+
+@pytest.mark.parametrize("dies_at", [20, 15, 23])
+def test_killed_and_resumed(
+    dies_at: int, stage: Stage, unbroken: tuple[TrainState, Rows], tmp_path: Path
+) -> None:
+    first = Rows(dies_at)
+    with pytest.raises(Killed):
+        go(stage, start(), folder=tmp_path, monitor=first)
+    state = Checkpoints(tmp_path).restore(start())
+    resumed_at = int(state.step)
+    assert resumed_at == {20: 10, 15: 10, 23: 20}[dies_at]
+    second = Rows()
+    assert_same(go(stage, state, folder=tmp_path, monitor=second), unbroken[0])
+    known = [row for row in first if row["step"] < resumed_at or "loss" in row]
+    rows = {(r["step"], "loss" in r): r for r in plain([*known, *second])}
+    for row in plain(unbroken[1]):
+        if row["step"] != resumed_at:  # its validation may fall between save and kill
+            assert rows[row["step"], "loss" in row] == row
+
+
+def test_finished_state_does_nothing(stage: Stage, unbroken: tuple[TrainState, Rows]) -> None:
+    rows = Rows()
+    assert_same(go(stage, unbroken[0], monitor=rows), unbroken[0])
+    assert rows == []
+
+
+def test_extras_are_logged_by_step(stage: Stage) -> None:
+    rows = Rows()
+    go(stage, start(), monitor=rows, extras=lambda t: {"lr": 1.0 / t})
+    assert [row["lr"] for row in rows if "loss" in row] == [1 / 10, 1 / 20, 1 / 23]
+
+
+def broken_after(good: int, loss: float, weight: float) -> Any:
+    """A step whose loss and weights are `loss` and `weight` from step `good + 1` on."""
+
+    def step(state: TrainState, masks: Any, batch: Any, key: Any) -> Any:
+        bad = int(state.step) >= good
+        params = {k: jnp.full_like(v, weight) if bad else v for k, v in state.params.items()}
+        value = jnp.float32(loss if bad else 0.7)
+        return TrainState(state.step + 1, params, state.opt_state), {"loss": value}
+
+    return step
+
+
+@pytest.mark.parametrize(
+    ("good", "loss", "weight", "noticed"),
+    [
+        (13, np.nan, np.nan, 20),
+        (13, np.inf, 1.0, 20),
+        (9, 0.7, np.nan, 10),  # a finite loss at the last good weights
+        (19, 0.7, np.inf, 20),
+        (21, np.nan, np.nan, 23),
+    ],
+)
+def test_divergence_names_stage_and_step_and_saves_nothing_bad(
+    good: int, loss: float, weight: float, noticed: int, stage: Stage, tmp_path: Path
+) -> None:
+    rows = Rows()
+    with pytest.raises(LpafError, match=f"stage tune.*step {noticed} of 23.*learning rate"):
+        go(stage, start(), folder=tmp_path, monitor=rows, step=broken_after(good, loss, weight))
+    assert all(row["step"] < noticed for row in rows if "loss" in row)
+    saved = Checkpoints(tmp_path).restore(start())
+    assert int(saved.step) == noticed // 10 * 10 - (10 if noticed % 10 == 0 else 0)
+    assert all(np.isfinite(x).all() for x in saved.params.values())
+
+
+def test_divergence_is_noticed_where_a_part_ends(stage: Stage) -> None:
+    with pytest.raises(LpafError, match="step 4 of 23"):
+        go(stage, start(), until=4, step=broken_after(3, 0.7, np.nan))
+
+
+def test_predict_gives_each_example_its_own_logits(data: Encoded) -> None:
+    params = start().params
+    masks = {"shift": jnp.array([0.0, 2.0])}
+    found = predict(forward, params, data, 4, masks)
+    words, head = np.asarray(params["words"], float), np.asarray(params["head"], float)
+    expected = [words[ids].mean(0) @ head + [0, 2] for ids in data.ids]
+    assert found.shape == (EXAMPLES, 2)  # 22 examples in batches of 4: two rows of padding
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(predict(forward, params, data, 4), found - [0, 2], atol=1e-6)
