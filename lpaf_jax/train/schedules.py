@@ -38,7 +38,8 @@ def linear_replacement(steps: int, initial: float) -> Schedule:
     """Probability of taking the dense branch: `p_t = max(0, p_init − d t)`, 0 from `steps` on."""
 
     def probability(step: ArrayLike) -> Array:
-        return initial * jnp.maximum(1.0 - jnp.asarray(step, jnp.float32) / max(steps, 1), 0.0)
+        left = steps - jnp.asarray(step, jnp.float32)
+        return initial * jnp.maximum(left / max(steps, 1), 0.0)
 
     return probability
 

@@ -1,0 +1,69 @@
+"""Schedules against plain Python floats."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lpaf_jax.train import cubic_sparsity, linear_replacement, warmup_linear
+
+
+def at(schedule: Callable, steps: np.ndarray) -> np.ndarray:
+    """The values inside a compiled step, where the step is a traced int32."""
+    return np.asarray(jax.jit(jax.vmap(schedule))(jnp.asarray(steps, jnp.int32)))
+
+
+def cubic(t: int, T: int, t_i: int, t_f: int, v_f: float) -> float:
+    if t < t_i:
+        return 1.0
+    if t < T - t_f:
+        return v_f + (1.0 - v_f) * ((T - t_f - t) / (T - t_f - t_i)) ** 3
+    return v_f
+
+
+@pytest.mark.parametrize(
+    ("T", "t_i", "t_f", "v_f"),
+    [(100, 10, 30, 0.1), (60, 0, 0, 0.5), (7, 2, 3, 0.25), (12, 0, 11, 0.3), (12, 6, 6, 0.3)],
+)
+def test_cubic_is_the_formula(T: int, t_i: int, t_f: int, v_f: float) -> None:
+    steps = np.arange(2 * T)
+    found = at(cubic_sparsity(T, start=t_i, cooldown=t_f, final=v_f), steps)
+    np.testing.assert_allclose(found, [cubic(t, T, t_i, t_f, v_f) for t in steps], rtol=1e-6)
+    assert (found[: t_i + 1] == 1).all() or t_i == T - t_f  # v_t is 1 at t_i itself
+    assert (found[T - t_f :] == np.float32(v_f)).all()
+    assert (np.diff(found) <= 0).all()
+
+
+def test_cubic_that_keeps_everything() -> None:
+    assert (at(cubic_sparsity(20, start=5, cooldown=5, final=1.0), np.arange(30)) == 1).all()
+
+
+def test_cubic_takes_a_python_step() -> None:
+    # As the log of a run asks for it.
+    assert float(cubic_sparsity(100, 10, 30, 0.1)(40)) == pytest.approx(0.1 + 0.9 / 8)
+
+
+def test_replacement_falls_in_a_line_to_zero() -> None:
+    found = at(linear_replacement(10, 0.5), np.arange(15))
+    expected = [max(0.0, 0.5 - 0.05 * t) for t in range(15)]
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+    assert found[0] == 0.5
+    assert (found[10:] == 0).all()
+
+
+def test_replacement_over_no_steps_is_zero() -> None:
+    assert (at(linear_replacement(0, 0.5), np.arange(3)) == 0).all()
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 10, 50])
+def test_warmup(warmup: int) -> None:
+    T, peak = 50, 3e-5
+    expected = [
+        peak * t / warmup if t < warmup else peak * max(0.0, 1 - (t - warmup) / max(T - warmup, 1))
+        for t in range(60)
+    ]
+    found = at(warmup_linear(peak, T, warmup), np.arange(60))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-12)
+    assert found.argmax() == warmup
