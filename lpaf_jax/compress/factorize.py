@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from lpaf_jax.errors import LpafError
 from lpaf_jax.importance import importance
-from lpaf_jax.linalg import LowRank, balance, svd, weighted_als, weighted_svd
+from lpaf_jax.linalg import LowRank, svd, weighted_als, weighted_svd
 from lpaf_jax.models.functional import Params
 
-# solver(weight, importance, rank) -> factors
+# solver(weight, importance, rank) -> balanced factors, AᵀA = BBᵀ: an adaptive optimiser then moves
+# both alike
 Solver = Callable[[Array, Array, int], LowRank]
 
 SOLVERS: dict[str, Solver] = {
@@ -33,21 +35,23 @@ def factorize(
 ) -> dict[str, LowRank]:
     """Rank-`rank` factors of every matrix in `weights`.
 
-    Matrices of one shape are stacked and solved by one compiled call. Factors are balanced
-    (`AᵀA = BBᵀ`): the product is the same, and an adaptive optimiser then moves both alike.
+    Matrices of one shape are stacked and solved by one compiled call.
 
     Args:
         weights: W by path, (m, n) each, pruned entries 0. scores, masks: S and M by path.
         rank: k, the same for all.
         solver: one of `SOLVERS`.
         kind, floor: see `lpaf_jax.importance.importance`.
+
+    Raises:
+        LpafError: the weights, the scores or the factors of a matrix are not finite.
     """
 
     @jax.jit
     def solve(stack: tuple[Array, Array, Array]) -> LowRank:
         def one(matrices: tuple[Array, Array, Array]) -> LowRank:
             w, s, m = matrices
-            return balance(SOLVERS[solver](w, importance(kind, w, s, m, floor), rank))
+            return SOLVERS[solver](w, importance(kind, w, s, m, floor), rank)
 
         # One after the other: a batched LAPACK call waits for the thread pool that runs it, and
         # two of them at once lock up a CPU of two cores (jaxlib 0.10.2). It would be no faster.
@@ -62,4 +66,7 @@ def factorize(
             tuple(jnp.stack([tree[p] for p in paths]) for tree in (weights, scores, masks))
         )
         factors |= {p: LowRank(stacked.a[i], stacked.b[i]) for i, p in enumerate(paths)}
+    for path, (a, b) in factors.items():
+        if not all(jnp.isfinite(x).all() for x in (weights[path], scores[path], a, b)):
+            raise LpafError(f"{path}: its weights, scores or factors are not finite")
     return factors

@@ -37,4 +37,5 @@ def importance(kind: str, weight: Array, score: Array, mask: Array, floor: float
     """
     raw = IMPORTANCES[kind](weight, score, mask)
     mean = raw.mean()
-    return jnp.where(mean > 0, raw / jnp.where(mean > 0, mean, 1.0), 1.0) + floor
+    # Compared with 0, so that a NaN in the scores is not taken for their absence.
+    return jnp.where(mean == 0, 1.0, raw / jnp.where(mean == 0, 1.0, mean)) + floor

@@ -1,0 +1,97 @@
+"""Factorizing many matrices is factorizing each."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lpaf_jax.compress import SOLVERS, factorize
+from lpaf_jax.errors import LpafError
+from lpaf_jax.importance import importance
+from lpaf_jax.linalg import LowRank, svd, weighted_als, weighted_svd
+
+RANK, FLOOR = 2, 0.1
+ALONE: dict[str, Callable[..., LowRank]] = {
+    "row": lambda w, i: weighted_svd(w, i, RANK, sharing="row"),
+    "elementwise": lambda w, i: weighted_als(w, i, RANK)[0],
+    "none": lambda w, i: svd(w, RANK),
+}
+Arrays = dict[str, jnp.ndarray]
+
+
+@pytest.fixture(scope="module")
+def matrices() -> tuple[Arrays, Arrays, Arrays]:
+    """W with zeros, S and M of five matrices in two shapes, interleaved."""
+    rng = np.random.default_rng(0)
+    weights, scores, masks = {}, {}, {}
+    for i, shape in enumerate([(7, 5), (5, 7), (7, 5), (5, 7), (7, 5)]):
+        mask = rng.random(shape) < 0.6
+        weights[f"m{i}"] = jnp.asarray(rng.normal(size=shape) * mask, jnp.float32)
+        # Uneven rows, so that a weighted solution is not the plain one.
+        uneven = rng.lognormal(sigma=1.5, size=(shape[0], 1))
+        scores[f"m{i}"] = jnp.asarray(rng.normal(size=shape) * uneven, jnp.float32)
+        masks[f"m{i}"] = jnp.asarray(mask)
+    return weights, scores, masks
+
+
+@pytest.fixture(scope="module")
+def weighting(matrices: tuple[Arrays, Arrays, Arrays]) -> Arrays:
+    compute = jax.jit(partial(importance, "score", floor=FLOOR))
+    return {name: compute(*(tree[name] for tree in matrices)) for name in matrices[0]}
+
+
+@pytest.fixture(scope="module")
+def solved(matrices: tuple[Arrays, Arrays, Arrays]) -> dict[str, dict[str, LowRank]]:
+    return {
+        solver: factorize(*matrices, RANK, solver=solver, kind="score", floor=FLOOR)
+        for solver in SOLVERS
+    }
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_is_each_matrix_solved_alone(
+    solver: str, solved: Any, matrices: tuple[Arrays, Arrays, Arrays], weighting: Arrays
+) -> None:
+    weights = matrices[0]
+    assert set(solved[solver]) == set(weights)
+    for name, w in weights.items():
+        a, b = map(np.asarray, solved[solver][name])
+        assert (a.shape, b.shape) == ((w.shape[0], RANK), (RANK, w.shape[1]))
+        alone = ALONE[solver](w, weighting[name])
+        np.testing.assert_allclose(a @ b, np.asarray(alone.a) @ alone.b, atol=1e-4)
+        np.testing.assert_allclose(a.T @ a, b @ b.T, atol=1e-4)  # balanced
+
+
+def test_solvers_differ_as_they_should(
+    solved: Any, matrices: tuple[Arrays, Arrays, Arrays], weighting: Arrays
+) -> None:
+    def error(solver: str, name: str) -> float:
+        a, b = map(np.asarray, solved[solver][name])
+        return float((weighting[name] * (matrices[0][name] - a @ b) ** 2).sum())
+
+    for name in matrices[0]:
+        assert error("elementwise", name) < 0.99 * error("row", name)
+        assert error("elementwise", name) < 0.99 * error("none", name)
+    assert sum(error("row", n) for n in weighting) < sum(error("none", n) for n in weighting)
+
+
+def test_kind_of_importance_is_the_one_asked_for(matrices: tuple[Arrays, Arrays, Arrays]) -> None:
+    # With every entry as important, the weighted solution is the plain one.
+    found = factorize(*matrices, RANK, solver="row", kind="none", floor=0.0)
+    for name, w in matrices[0].items():
+        u, s, vt = np.linalg.svd(np.asarray(w, float))
+        plain = (u[:, :RANK] * s[:RANK]) @ vt[:RANK]
+        np.testing.assert_allclose(np.asarray(found[name].a) @ found[name].b, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", ["weight", "score"])
+def test_what_is_not_finite_is_named(bad: str, matrices: tuple[Arrays, Arrays, Arrays]) -> None:
+    weights, scores, masks = (dict(tree) for tree in matrices)
+    tree = weights if bad == "weight" else scores
+    tree["m3"] = tree["m3"].at[1, 1].set(jnp.nan)
+    with pytest.raises(LpafError, match="m3.*not finite"):
+        factorize(weights, scores, masks, RANK, solver="row", kind="score", floor=FLOOR)
