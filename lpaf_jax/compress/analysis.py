@@ -16,6 +16,7 @@ from lpaf_jax.linalg import (
     stable_rank,
 )
 from lpaf_jax.models.functional import Params
+from lpaf_jax.train import keep_largest
 
 _SHOWN_SPECTRA = 3
 _SHOWN_PATTERNS = 2
@@ -34,70 +35,67 @@ def analyse_pruning(dense: Params, pruned: Params, masks: Params) -> dict[str, A
     Returns:
         JSON values: figures of every matrix, spectra and patterns of a few, and means.
     """
-    magnitude = _largest(dense, int(sum(m.sum() for m in masks.values())))
-    matrices: list[dict[str, Any]] = []
-    spectra: dict[str, dict[str, Array]] = {}
-    for path, w in dense.items():
-        versions = {
-            "dense": (w, None),
-            "first_order": (pruned[path], np.asarray(masks[path])),
-            "magnitude": (jnp.where(magnitude[path], w, 0.0), magnitude[path]),
-        }
-        row: dict[str, Any] = {"name": path.removesuffix(".kernel"), "shape": list(w.shape)}
-        spectra[path] = {}
-        for name, (matrix, mask) in versions.items():
-            s = singular_values(matrix)
-            spectra[path][name] = s
-            row[name] = _figures(s, mask)
-        matrices.append(row)
-    middle = len(dense) // 2
-    shown = sorted(dense, key=lambda path: abs(list(dense).index(path) - middle))
-    versions_of = ("dense", "first_order", "magnitude")
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    total = sum(mask.size for mask in masks.values())
+    largest = keep_largest([jnp.abs(w) for w in dense.values()], jnp.int32(kept))
+    patterns = {"first_order": masks, "magnitude": dict(zip(dense, largest, strict=True))}
+    by_magnitude = {p: jnp.where(patterns["magnitude"][p], w, 0.0) for p, w in dense.items()}
+    versions = {"dense": dense, "first_order": pruned, "magnitude": by_magnitude}
+    spectra = {
+        name: {path: singular_values(w) for path, w in version.items()}
+        for name, version in versions.items()
+    }
+    ranks = {
+        name: {path: _rank_figures(s) for path, s in of.items()} for name, of in spectra.items()
+    }
+    shown = _from_the_middle(list(dense))
+    square = [path for path in shown if dense[path].shape[0] == dense[path].shape[1]]
     return {
-        "sparsity": 1 - float(np.mean(np.concatenate([np.ravel(m) for m in masks.values()]))),
-        "matrices": matrices,
+        "sparsity": 1 - kept / total,
+        "matrices": [
+            {"name": _name(path), "shape": list(w.shape), "dense": ranks["dense"][path]}
+            | {name: ranks[name][path] | _mask_figures(of[path]) for name, of in patterns.items()}
+            for path, w in dense.items()
+        ],
         "spectra": [
-            {"name": path.removesuffix(".kernel")}
-            | {v: _relative(spectra[path][v]) for v in versions_of}
+            {"name": _name(path)} | {name: _relative(of[path]) for name, of in spectra.items()}
             for path in shown[:_SHOWN_SPECTRA]
         ],
         "patterns": [
-            {
-                "name": path.removesuffix(".kernel"),
-                "shape": list(dense[path].shape),
-                "first_order": _pack(np.asarray(masks[path])),
-                "magnitude": _pack(magnitude[path]),
-            }
-            for path in [p for p in shown if dense[p].shape[0] == dense[p].shape[1]][
-                :_SHOWN_PATTERNS
-            ]
+            {"name": _name(path), "shape": list(dense[path].shape)}
+            | {name: _pack(of[path]) for name, of in patterns.items()}
+            for path in square[:_SHOWN_PATTERNS]
         ],
         "mean": {
-            v: {"effective_rank": float(np.mean([row[v]["effective_rank"] for row in matrices]))}
-            for v in versions_of
+            name: {"effective_rank": float(np.mean([f["effective_rank"] for f in of.values()]))}
+            for name, of in ranks.items()
         },
     }
 
 
-def _figures(s: Array, mask: np.ndarray | None) -> dict[str, float]:
-    figures = {
+def _name(path: str) -> str:
+    return path.removesuffix(".kernel")
+
+
+def _from_the_middle(paths: list[str]) -> list[str]:
+    middle = len(paths) // 2
+    return [paths[i] for i in sorted(range(len(paths)), key=lambda i: abs(i - middle))]
+
+
+def _rank_figures(s: Array) -> dict[str, float]:
+    return {
         "effective_rank": float(effective_rank(s)),
         "stable_rank": float(stable_rank(s)),
         "energy_rank": int(energy_rank(s)),
     }
-    if mask is not None:
-        figures |= {
-            "kept": float(mask.mean()),
-            "empty_rows": float(empty_rows(jnp.asarray(mask))),
-            "empty_columns": float(empty_columns(jnp.asarray(mask))),
-        }
-    return figures
 
 
-def _largest(weights: Params, count: int) -> dict[str, np.ndarray]:
-    sizes = np.abs(np.concatenate([np.ravel(w) for w in weights.values()]))
-    threshold = np.partition(sizes, sizes.size - count)[sizes.size - count]
-    return {path: np.abs(np.asarray(w)) >= threshold for path, w in weights.items()}
+def _mask_figures(mask: Array) -> dict[str, float]:
+    return {
+        "kept": float(mask.mean()),
+        "empty_rows": float(empty_rows(mask)),
+        "empty_columns": float(empty_columns(mask)),
+    }
 
 
 def _relative(s: Array) -> list[float]:
@@ -105,5 +103,5 @@ def _relative(s: Array) -> list[float]:
     return [float(f"{x:.4g}") for x in values]
 
 
-def _pack(mask: np.ndarray) -> str:
-    return base64.b64encode(np.packbits(mask).tobytes()).decode()
+def _pack(mask: Array) -> str:
+    return base64.b64encode(np.packbits(np.asarray(mask)).tobytes()).decode()
