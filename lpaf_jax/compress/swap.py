@@ -23,18 +23,6 @@ def to_low_rank(model: nnx.Module, factors: dict[str, LowRank]) -> None:
         replace_layer(model, place, LowRankLinear(pair, _dense(model, place).bias[...]))
 
 
-def drop_dense(model: nnx.Module) -> None:
-    """Turn every mixed layer into the low-rank layer of its factors."""
-    mixed = [
-        (".".join(map(str, path)), layer)
-        for path, layer in nnx.iter_modules(model)
-        if isinstance(layer, MixedLinear)
-    ]
-    for place, layer in mixed:
-        pair = LowRank(layer.a[...], layer.b[...])
-        replace_layer(model, place, LowRankLinear(pair, layer.bias[...]))
-
-
 def _dense(model: nnx.Module, place: str) -> Linear:
     layer = layer_at(model, place)
     if not isinstance(layer, Linear):
