@@ -62,23 +62,47 @@ def test_mixed_starts_at_the_product(arrays, mixed):
 
 @pytest.mark.parametrize("z", [0, 1])
 def test_mixed_sends_the_gradient_where_the_draw_went(arrays, z):
-    w, a, b, c = (single(arrays[name]) for name in "wabc")
+    w, a, b, c, x = (single(arrays[name]) for name in "wabcx")
 
-    def loss(w, a, b):
+    def loss(w, a, b, x):
         layer = MixedLinear(w, jnp.asarray(arrays["mask"]), LowRank(a, b), c)
-        return drawn(layer, z, arrays["x"]).sum()
+        return drawn(layer, z, x).sum()
 
-    gradients = jax.grad(loss, (0, 1, 2))(w, a, b)
+    gradients = jax.grad(loss, (0, 1, 2, 3))(w, a, b, x)
     # d sum(x K) / dK, K the kernel that was drawn.
     to_kernel = np.repeat(arrays["x"].sum((0, 1))[:, None], N, 1)
+    kernel = arrays["w"] * arrays["mask"] if z else arrays["a"] @ arrays["b"]
     expected = (
         z * to_kernel * arrays["mask"],
         (1 - z) * to_kernel @ arrays["b"].T,
         (1 - z) * arrays["a"].T @ to_kernel,
+        np.broadcast_to(kernel.sum(1), arrays["x"].shape),
     )
     for found, wanted in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert not np.asarray(gradients[0])[~arrays["mask"]].any()
+
+
+@pytest.mark.parametrize("own_inputs", [False, True])
+def test_mixed_gradients_of_two_draws_at_once(arrays, own_inputs):
+    """The first layer sees one input under both draws, every further one an input for each."""
+    mask = jnp.asarray(arrays["mask"])
+    w, a, b, c, x = (single(arrays[name]) for name in "wabcx")
+
+    def loss(w, a, b, x, z):
+        layer = MixedLinear(w, mask, LowRank(a, b), c)
+        layer.draw.set_value(z)
+        return jnp.square(layer(x)).sum()
+
+    gradient = jax.grad(loss, (0, 1, 2, 3))
+    draws = jnp.asarray([1.0, 0.0])
+    inputs = jnp.stack([x, 2 * x]) if own_inputs else x
+    axes = (None, None, None, 0 if own_inputs else None, 0)
+    both = jax.vmap(gradient, axes)(w, a, b, inputs, draws)
+    for i, z in enumerate(draws):
+        alone = gradient(w, a, b, inputs[i] if own_inputs else x, z)
+        for found, wanted in zip(both, alone, strict=True):
+            np.testing.assert_allclose(found[i], wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_mixed_without_a_mask_draws_the_whole_kernel(arrays):
