@@ -55,7 +55,7 @@ def solve_rows(w: Any, importance: Any, b: Any) -> Any:
 def test_one_sweep_at_rank_two_solves_every_row_and_then_every_column() -> None:
     """Two steps of conjugate gradients are exact for two unknowns."""
     w, importance = problem(0, shape=(6, 11))
-    start = weighted_svd(w, importance, 2)
+    start = LowRank(w[:, :2], w[:2])
     f, info = weighted_als(w, importance, 2, init=start, max_sweeps=1, tol=0.0)
     a = solve_rows(w, importance, np.asarray(start.b))
     b = solve_rows(w.T, importance.T, a.T).T
@@ -236,14 +236,16 @@ def test_full_rank_is_the_matrix_itself() -> None:
     assert info.status == CONVERGED
 
 
+@pytest.mark.usefixtures("double")
 def test_goes_on_from_an_earlier_solution() -> None:
     w, importance = problem(12)
     first, rough = weighted_als(w, importance, RANK, tol=1e-2)
-    start = LowRank(*(jnp.asarray(x, jnp.bfloat16) for x in first))
     _, fine = weighted_als(w, importance, RANK, init=first, tol=1e-6)
-    _, from_half = weighted_als(w, importance, RANK, init=start, tol=1e-6)
-    np.testing.assert_allclose(fine.objective[0], rough.objective[-1], rtol=1e-5)
+    np.testing.assert_allclose(fine.objective[0], rough.objective[-1], rtol=1e-9)
     assert fine.objective[-1] < rough.objective[-1]
+    half = LowRank(*(jnp.asarray(x, jnp.bfloat16) for x in first))
+    f, from_half = weighted_als(w, importance, RANK, init=half, tol=1e-6)
+    assert f.a.dtype == jnp.float64
     np.testing.assert_allclose(from_half.objective[-1], fine.objective[-1], rtol=1e-2)
 
 
@@ -276,7 +278,7 @@ def test_a_sweep_that_breaks_down_is_undone_and_told(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(als, "_sweep", broken)
     w, importance = problem(17, shape=(7, 6))
-    start = weighted_svd(w, importance, 2)
+    start = LowRank(jnp.asarray(w[:, :2], jnp.float32), jnp.asarray(w[:2], jnp.float32))
     f, info = weighted_als(w, importance, 2, init=start)
     assert (info.sweeps, info.status) == (1, FAILED)
     np.testing.assert_allclose(f.dense(), start.dense(), atol=1e-5)
