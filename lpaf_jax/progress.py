@@ -1,6 +1,7 @@
 """Progress a person can follow, and the same rows in a file."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable
@@ -33,7 +34,7 @@ class Progress:
             stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True
         )
         self._live = self._console.is_terminal and not quiet
-        self._printed = 0.0
+        self._printed = -math.inf
         self._width = 0
 
     def say(self, text: str) -> None:
@@ -46,6 +47,7 @@ class Progress:
         rows = read_rows(self._path)
         kept = [row for row in rows if row["stage"] != stage or row["step"] <= step]
         write_rows(self._path, kept)
+        self._printed = -math.inf  # its first row is shown at once
         if step:
             self.say(f"{_title(stage)} goes on after step {step}")
 
