@@ -286,7 +286,7 @@ def _peak_memory() -> int:
 
 
 def _versions() -> dict[str, str]:
-    names = ("lpaf-jax", "jax", "flax", "optax", "numpy", "safetensors", "orbax-checkpoint")
+    names = ("lpaf-jax", "jax", "flax", "optax", "numpy", "safetensors")
     found = {"python": platform.python_version(), "backend": jax.default_backend()}
     for name in names:
         try:

@@ -11,7 +11,7 @@ import pytest
 
 from lpaf_jax.errors import LpafError
 from lpaf_jax.run import Run
-from lpaf_jax.settings import Settings, make_settings
+from lpaf_jax.settings import PRESETS, Settings, make_settings
 
 MADE = ["analysis.json", "checkpoints", "logs", "metrics.json", "model", "report.html"]
 MADE += ["seconds.json", "settings.json", "stages"]
@@ -77,7 +77,7 @@ def test_nothing_is_written_before_the_run_is_opened(out: Path) -> None:
 def test_the_same_run_goes_on_and_keeps_its_settings(out: Path) -> None:
     whole_run(settings(out, preset="quick"))
     before = contents(out)
-    values = {"prune_epochs": 1.5, "finetune_epochs": 2, "tune_epochs": 1}
+    values = PRESETS["quick"]  # a preset is nothing but its values
     again = begin(settings(out, quiet=True, keep="final", reuse=out, force=True, **values))
     assert again.finished() == {}
     assert contents(out) == before
