@@ -1,6 +1,6 @@
 """LPAF and its neighbours: low-rank compression of transformer models in JAX.
 
-The main job is `lpaf_jax.pipeline.compress`; the linear algebra, `lpaf_jax.linalg`, is usable alone.
+`lpaf_jax.pipeline.compress` is the main job; the linear algebra, `lpaf_jax.linalg`, works alone.
 """
 
 __version__ = "0.1.0"

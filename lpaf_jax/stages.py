@@ -45,6 +45,7 @@ from lpaf_jax.train import (
     task_loss,
     warmup_linear,
 )
+from lpaf_jax.train.steps import Step
 
 Extras = Callable[[int], dict[str, float]]
 _CLIP = 1.0
@@ -63,18 +64,8 @@ def finetune(
     stage = _stage("finetune", settings, inputs, settings.finetune_epochs, model)
     optimizer, rate = _optimizer(settings, settings.finetune_lr, stage.steps)
     step = make_step(task_loss(as_function(model)), optimizer)
-    state = checkpoints.restore(initial_state(parameters(model), optimizer))
-    progress.begin(stage.name, int(state.step))
-    state = run_steps(
-        stage,
-        step,
-        state,
-        {},
-        until=stage.steps,
-        monitor=progress,
-        checkpoints=checkpoints,
-        extras=rate,
-    )
+    fresh = initial_state(parameters(model), optimizer)
+    state = _train(stage, step, fresh, {}, stage.steps, progress, checkpoints, rate)
     set_parameters(model, state.params)
     return model
 
@@ -106,17 +97,16 @@ def prune_weights(
         decay=settings.score_decay,
     )
     step = make_step(task_loss(as_function(model)), optimizer)
-    state = checkpoints.restore(initial_state(parameters(model), optimizer))
-    progress.begin(stage.name, int(state.step))
-    state = run_steps(
+    fresh = initial_state(parameters(model), optimizer)
+    state = _train(
         stage,
         step,
-        state,
+        fresh,
         {},
-        until=stage.steps,
-        monitor=progress,
-        checkpoints=checkpoints,
-        extras=lambda t: rate(t) | {"sparsity": 1.0 - float(kept(t))},
+        stage.steps,
+        progress,
+        checkpoints,
+        lambda t: rate(t) | {"sparsity": 1.0 - float(kept(t))},
     )
     set_parameters(model, state.params)
     paths = [path for path in state.params if is_compressible(path)]
@@ -190,10 +180,8 @@ def tune_factors(
     optimizer, rate = _optimizer(settings, settings.tune_lr, stage.steps)
     if "mixing" in settings.without:
         step = make_step(task_loss(as_function(final)), optimizer)
-        whole = checkpoints("tune")
-        state = whole.restore(initial_state(parameters(final), optimizer))
-        progress.begin(stage.name, int(state.step))
-        state = _run(stage, step, state, {}, stage.steps, progress, whole, rate)
+        fresh = initial_state(parameters(final), optimizer)
+        state = _train(stage, step, fresh, {}, stage.steps, progress, checkpoints("tune"), rate)
         set_parameters(final, state.params)
         return final
 
@@ -204,33 +192,26 @@ def tune_factors(
         dual_loss(as_function(final), probability, 0, settings.consistency), optimizer
     )
     after = checkpoints("tune-factors")
-    state = after.restore(initial_state(parameters(final), optimizer))
-    if int(state.step) == 0 and mixed_steps > 0:
+    state = initial_state(parameters(final), optimizer)
+    if mixed_steps > 0 and int(after.restore(state).step) == 0:
         mixed = _mixed_model(dense, final)
-        fixed = masks(mixed)
-        step = make_step(
-            dual_loss(
-                as_function(mixed), probability, len(mixed_paths(mixed)), settings.consistency
-            ),
-            optimizer,
+        loss = dual_loss(
+            as_function(mixed), probability, len(mixed_paths(mixed)), settings.consistency
         )
-        before = checkpoints("tune-mixed")
-        state = before.restore(initial_state(parameters(mixed), optimizer))
-        progress.begin(stage.name, int(state.step))
-        # The mixed stage validates what will remain: the factors alone.
-        state = _run(stage, step, state, fixed, mixed_steps, progress, before, rate)
+        fresh, fixed = initial_state(parameters(mixed), optimizer), masks(mixed)
+        step, before = make_step(loss, optimizer), checkpoints("tune-mixed")
+        # Validation looks at what will remain: the factors alone.
+        state = _train(stage, step, fresh, fixed, mixed_steps, progress, before, rate)
         state = _keep_parameters(state, names)
         after.save_if_due(state, now=True)
-    else:
-        progress.begin(stage.name, int(state.step))
-    state = _run(stage, second, state, {}, stage.steps, progress, after, rate)
+    state = _train(stage, second, state, {}, stage.steps, progress, after, rate)
     set_parameters(final, state.params)
     return final
 
 
-def _run(
+def _train(
     stage: Stage,
-    step: Any,
+    step: Step,
     state: TrainState,
     fixed: Params,
     until: int,
@@ -238,6 +219,10 @@ def _run(
     checkpoints: Checkpoints,
     extras: Extras,
 ) -> TrainState:
+    """Run a stage, or a part of one: from its last checkpoint, or on from a state under way."""
+    if int(state.step) == 0:
+        state = checkpoints.restore(state)
+        progress.begin(stage.name, int(state.step))
     return run_steps(
         stage,
         step,
