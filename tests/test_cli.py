@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -274,15 +275,15 @@ def test_quiet_is_quiet(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
     assert (run / "metrics.json").is_file()
 
 
-def test_evaluate_prints_one_object(tiny: Tiny, finished: Path) -> None:
-    process = lpaf("evaluate", finished, "--data", tiny.data, "--stage", "dense")
+def test_evaluate_prints_one_object_with_the_figures_of_the_run(
+    finished: Path, held_out: Path
+) -> None:
+    process = lpaf("evaluate", finished, "--data", held_out, "--stage", "factorized")
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
-    figures = json.loads(out)
     assert out.count("\n") == 1
-    assert figures["n"] == 160
-    assert 0 <= figures["accuracy"] <= 1
-    assert figures["per_class"].keys() == {"negative", "positive"}
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert json.loads(out) == metrics["stages"]["factorized"]
 
 
 def test_predict_labels_every_line_there_is(
@@ -329,7 +330,7 @@ def test_a_signal_ends_a_run_with_a_line(
 ) -> None:
     def stop(*_: Any) -> None:
         os.kill(os.getpid(), number)
-        signal.sigtimedwait([], 5)  # the handler runs between two bytecodes, not in the call
+        time.sleep(5)  # the handler ends it
         raise AssertionError("not stopped")
 
     monkeypatch.setattr(stages, "finetune", stop)

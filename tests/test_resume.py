@@ -105,15 +105,19 @@ def test_killed_again_and_again_it_ends_as_if_it_had_not_been(
     # In the mixed part of tuning: all before it is done.
     second = go("row", "tune", 15)
     assert second.returncode == -signal.SIGKILL
-    assert "goes on after step 10" in second.stderr
+    assert "fine-tune     goes on after step 10" in second.stderr
     assert {p.name for p in (run / "stages").iterdir()} == {"dense", "pruned", "factorized"}
     assert (state / "tune-mixed").is_dir()
     assert not (state / "tune-factors").exists()
     # In the part with the factors alone.
-    assert go("row", "tune", 25).returncode == -signal.SIGKILL
+    third = go("row", "tune", 25)
+    assert third.returncode == -signal.SIGKILL
+    assert "tune factors  goes on after step 10" in third.stderr
     assert (state / "tune-factors" / "000000020.npz").is_file()
     # While the final model is being written.
-    assert go("save", "model").returncode == -signal.SIGKILL
+    fourth = go("save", "model")
+    assert fourth.returncode == -signal.SIGKILL
+    assert "tune factors  goes on after step 20" in fourth.stderr
     assert not (run / "model").exists()
     assert list(run.glob(".model.*"))
     last = go("none")

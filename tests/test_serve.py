@@ -8,21 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lpaf_jax.data import Examples, encode, load_task
+from lpaf_jax.data import Examples, encode
 from lpaf_jax.errors import LpafError
 from lpaf_jax.serve import Classifier, evaluate_file, load_classifier
-from tests.tiny import FAST, POSITIONS, Tiny, sentences, write_table
+from tests.tiny import FAST, POSITIONS, Tiny, sentences
 
 STAGES = ("dense", "pruned", "factorized", "final")
-
-
-@pytest.fixture(scope="module")
-def table(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The test split of the run, as a file of its own."""
-    task = load_task(str(tiny.data))
-    names = [task.label_names[i] for i in task.test.labels]
-    path = tmp_path_factory.mktemp("test") / "test.tsv"
-    return write_table(path, list(zip(task.test.texts, names, strict=True)))
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +27,9 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_file_gives_what_the_run_measured(finished: Path, table: Path, stage: str) -> None:
+def test_a_file_gives_what_the_run_measured(finished: Path, held_out: Path, stage: str) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
-    found = evaluate_file(finished, table, stage=stage, batch=5)
+    found = evaluate_file(finished, held_out, stage=stage, batch=5)
     assert found == metrics["stages"][stage]
     assert found["n"] == metrics["data"]["test"]
     correct = sum(
@@ -58,20 +49,20 @@ def test_the_stages_are_not_all_the_same_model(finished: Path) -> None:
 
 
 def test_columns_may_have_other_names_and_labels_be_numbers(
-    finished: Path, table: Path, tmp_path: Path
+    finished: Path, held_out: Path, tmp_path: Path
 ) -> None:
     numbers = {"negative": "0", "positive": "1", "label": "y", "sentence": "x"}
-    rows = [line.split("\t") for line in table.read_text().splitlines()]
+    rows = [line.split("\t") for line in held_out.read_text().splitlines()]
     other = tmp_path / "other.csv"
     other.write_text("".join(f'"{numbers.get(t, t)}",{numbers[y]}\n' for t, y in rows))
     found = evaluate_file(finished, other, text_column="x", label_column="y")
-    assert found == evaluate_file(finished, table)
+    assert found == evaluate_file(finished, held_out)
 
 
-def test_a_model_folder_is_its_own_final_stage(finished: Path, table: Path) -> None:
-    assert evaluate_file(finished / "model", table) == evaluate_file(finished, table)
-    dense = evaluate_file(finished / "stages" / "dense", table)
-    assert dense == evaluate_file(finished, table, stage="dense")
+def test_a_model_folder_is_its_own_final_stage(finished: Path, held_out: Path) -> None:
+    assert evaluate_file(finished / "model", held_out) == evaluate_file(finished, held_out)
+    dense = evaluate_file(finished / "stages" / "dense", held_out)
+    assert dense == evaluate_file(finished, held_out, stage="dense")
     with pytest.raises(LpafError, match="no model of stage 'dense'"):
         load_classifier(finished / "model", stage="dense")
 
@@ -106,10 +97,10 @@ def test_the_length_is_the_runs_and_never_more_than_the_model_reads(
 
 @pytest.mark.parametrize("batch", [0, -1])
 def test_a_batch_holds_something(
-    finished: Path, table: Path, classifier: Classifier, batch: int
+    finished: Path, held_out: Path, classifier: Classifier, batch: int
 ) -> None:
     with pytest.raises(LpafError, match="batch is"):
-        evaluate_file(finished, table, batch=batch)
+        evaluate_file(finished, held_out, batch=batch)
     with pytest.raises(LpafError, match="batch is"):
         next(classifier.predict(["a"], batch=batch))
 

@@ -203,3 +203,14 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "run"
     compress(**tiny.chosen(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def held_out(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test split of the task, as a file of its own."""
+    from lpaf_jax.data import load_task
+
+    task = load_task(str(tiny.data))
+    names = [task.label_names[i] for i in task.test.labels]
+    path = tmp_path_factory.mktemp("test") / "test.tsv"
+    return write_table(path, list(zip(task.test.texts, names, strict=True)))
