@@ -10,7 +10,14 @@ import numpy as np
 import optax
 import pytest
 
-from lpaf_jax.train import Checkpoints, TrainState, cubic_sparsity, prune
+from lpaf_jax.train import (
+    Checkpoints,
+    TrainState,
+    cubic_sparsity,
+    initial_state,
+    make_step,
+    prune,
+)
 
 
 class Head(NamedTuple):
@@ -107,3 +114,19 @@ def test_pruned_under_any_optimiser_donated_saved_and_resumed(
     assert_same_bits(restored, saved)
     resumed = training.run(range(5, 9), (restored.params, restored.opt_state))
     assert_same_bits(resumed, unbroken)
+
+
+def test_in_a_training_step_that_donates_its_state(params: Any) -> None:
+    # The dense weights must not be the very buffers of the parameters they start as.
+    optimizer = prune(optax.sgd(0.1), cubic_sparsity(4, 0, 1, 0.5), matrices, mask_every=1)
+
+    def loss(params: Any, masks: Any, batch: Any, key: Any, step: Any) -> Any:
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(params)), {}
+
+    step = make_step(loss, optimizer)
+    state = initial_state(params, optimizer)
+    for _ in range(4):
+        state, _ = step(state, {}, {}, jax.random.key(0))
+    kernels = [x for x in jax.tree.leaves(state.params) if x.ndim == 2]
+    assert sum(np.count_nonzero(w) for w in kernels) == 15
+    assert not any(x.is_deleted() for x in jax.tree.leaves(params))
