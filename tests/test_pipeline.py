@@ -278,3 +278,17 @@ def test_a_wrong_input_costs_no_finished_run(tiny: Tiny, finished: Path, tmp_pat
         with pytest.raises(LpafError):
             compress(**tiny.chosen(run, force=True, seed=1, **wrong))
         assert files(run) == before
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_run_does_not_go_on_with_other_data(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+    run = cut_back(finished, tmp_path / "run", "final")
+    rows = tiny.data.read_text().splitlines(keepends=True)
+    data = tmp_path / "task.csv"
+    data.write_text("".join(rows[:-1]))
+    begun = read(run, "settings.json") | {"task": str(data)}
+    (run / "settings.json").write_text(json.dumps(begun))
+    before = files(run)
+    with pytest.raises(LpafError, match=r"task\.csv or .*bert has changed since"):
+        compress(**tiny.chosen(run, task=data))
+    assert files(run) == before

@@ -179,5 +179,7 @@ def test_a_full_disk_costs_the_stage_at_work_and_no_other(
             compress(**tiny.chosen(run))
     assert "\n" not in str(caught.value)
     assert sorted(p.name for p in (run / "stages").iterdir()) == ["dense", "pruned"]
+    for done in ("finetune", "prune_weights"):
+        monkeypatch.delattr(stages, done)
     compress(**tiny.chosen(run))
     is_as_unbroken(run, finished)
