@@ -2,6 +2,7 @@
 
 import datetime
 import errno
+import gc
 import importlib.metadata
 import platform
 import resource
@@ -250,6 +251,9 @@ def _stage(
     )
     for each in opened:
         each.remove()
+    # The steps of this stage are compiled code and memory that no later stage uses.
+    jax.clear_caches()
+    gc.collect()
     progress.say(f"{name:<13} done in {job.seconds()[name]:.0f} s")
 
 

@@ -192,8 +192,8 @@ def tune_factors(
         dual_loss(as_function(final), probability, 0, settings.consistency), optimizer
     )
     after = checkpoints("tune-factors")
-    state = initial_state(parameters(final), optimizer)
-    if mixed_steps > 0 and int(after.restore(state).step) == 0:
+    begun = int(after.restore(initial_state(parameters(final), optimizer)).step)
+    if mixed_steps > 0 and begun == 0:
         mixed = _mixed_model(dense, final)
         loss = dual_loss(
             as_function(mixed), probability, len(mixed_paths(mixed)), settings.consistency
@@ -204,6 +204,8 @@ def tune_factors(
         state = _train(stage, step, fresh, fixed, mixed_steps, progress, before, rate)
         state = _keep_parameters(state, names)
         after.save_if_due(state, now=True)
+    else:
+        state = initial_state(parameters(final), optimizer)
     state = _train(stage, second, state, {}, stage.steps, progress, after, rate)
     set_parameters(final, state.params)
     return final
