@@ -32,13 +32,18 @@ def _dense(metrics: Metrics) -> str:
     )
 
 
+_REMOVED = {
+    "magnitude": "those nearest zero (magnitude pruning)",
+    "sensitivity": "those that the loss depends on least (first-order sensitivity)",
+    "first-order": "those that training was pushing toward zero anyway (movement pruning)",
+}
+
+
 def _pruned(metrics: Metrics, analysis: Mapping[str, Any]) -> str:
     removed = facts.number(analysis, "sparsity")
     share = "" if removed is None else f", in the end {facts.percent(removed, 0)} of them"
-    if facts.setting(metrics, "criterion") == "magnitude":
-        which = "those nearest zero (magnitude pruning)"
-    else:
-        which = "those that training was pushing toward zero anyway (movement pruning)"
+    criterion = facts.setting(metrics, "criterion")
+    which = _REMOVED.get(criterion, _REMOVED["first-order"])
     return (
         f"While training goes on, more and more compressible weights are set to zero{share}: "
         f"{which}. The matrices keep their shape, so nothing is smaller yet, but what is left "
@@ -99,9 +104,9 @@ GLOSSARY = {
     ),
     "Sparsity, pruning": (
         "Pruning sets weights to zero; sparsity is the share that is zero. Magnitude pruning "
-        "removes the weights nearest zero. First-order or movement pruning removes the weights "
-        "that training moves toward zero, judged by the gradient times the weight summed over "
-        "the steps."
+        "removes the weights nearest zero. First-order pruning goes by the gradient times the "
+        "weight, summed over the steps: with its sign, it removes weights that training moves "
+        "toward zero (movement pruning); without, those the loss depends on least (sensitivity)."
     ),
     "Importance": (
         "A number per weight that says how much an error in it matters. The factorization makes "

@@ -180,6 +180,7 @@ def test_step_one_left_out(make_run, metrics, log):
         ({"importance": "magnitude"}, "keeping best the largest weights"),
         ({"importance": "score"}, "keeping best the weights that pruning found important"),
         ({"criterion": "magnitude"}, "those nearest zero (magnitude pruning)"),
+        ({"criterion": "sensitivity"}, "that the loss depends on least"),
         ({"criterion": "first-order"}, "pushing toward zero anyway (movement pruning)"),
         ({"criterion": "magnitude"}, "what is called first-order below is that pruning"),
         ({"finetune_epochs": 0}, "as it was given, without further training"),
