@@ -1,5 +1,6 @@
 """The whole job on a tiny model: what it leaves, what it does when run again, its ablations."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -11,8 +12,10 @@ from safetensors.numpy import load_file
 
 from lpaf_jax import pipeline, stages
 from lpaf_jax.errors import LpafError
+from lpaf_jax.inputs import load_inputs
 from lpaf_jax.models import load_model, parameters
-from lpaf_jax.pipeline import compress
+from lpaf_jax.pipeline import choose_rank, compress
+from lpaf_jax.settings import make_settings
 from tests.tiny import ENCODER, LAYERS, SIDES, Tiny, cut_back, weights
 
 STAGES = ["dense", "pruned", "factorized", "final"]
@@ -209,8 +212,8 @@ def test_a_run_killed_before_its_metrics_needs_no_training(
     ("recipe", "chosen"),
     [
         ("lpaf-without-step-1", {"without": ["prune"], "solver": "elementwise"}),
-        ("lpaf-without-step-2", {"without": ["weighting"], "rank": 5}),
-        ("lpaf-without-step-3", {"without": ["mixing"], "importance": "mask", "params": 0.25}),
+        ("lpaf-without-step-2", {"without": ["weighting"]}),
+        ("lpaf-without-step-3", {"without": ["mixing"], "importance": "mask"}),
         ("svd-ft", {"without": ["prune", "weighting", "mixing"], "importance": "magnitude"}),
     ],
 )
@@ -224,18 +227,16 @@ def test_each_ablation_runs_on_the_stages_of_another_run(
     whole = read(finished)["stages"]
     for name in ("dense", "pruned")[: len(present) - 2]:
         assert metrics["stages"][name] == whole[name]
-    rank = chosen.get("rank") or int(chosen.get("params", 0.5) * ENCODER / SIDES)
-    assert metrics["rank"] == rank
-    assert metrics["encoder_params_ratio"] == pytest.approx(rank * SIDES / ENCODER)
+    assert metrics["encoder_params_ratio"] == pytest.approx(RATIO)
     assert metrics["stages"]["final"]["accuracy"] > 0.6
     logged = [row for row in log(tmp_path / "run") if row["stage"] == "tune" and "loss" in row]
     assert ("p" in logged[0]) == ("mixing" not in chosen["without"])
     assert weights(tmp_path / "run") != weights(finished)
     if "weighting" in chosen["without"]:
-        _factors_are_a_plain_svd(tmp_path / "run", rank)
+        factors_are_a_plain_svd(tmp_path / "run")
 
 
-def _factors_are_a_plain_svd(run: Path, rank: int) -> None:
+def factors_are_a_plain_svd(run: Path) -> None:
     """Eckart and Young: nothing of this rank is nearer to the matrix."""
     source = run / "stages" / ("pruned" if (run / "stages" / "pruned").is_dir() else "dense")
     dense = load_file(source / "model.safetensors")
@@ -244,7 +245,7 @@ def _factors_are_a_plain_svd(run: Path, rank: int) -> None:
         place = key.removesuffix("down.weight")
         w = dense[f"{place}weight"].astype(np.float64)
         product = factors[f"{place}up.weight"].astype(np.float64) @ factors[key]
-        least = np.linalg.norm(np.linalg.svd(w, compute_uv=False)[rank:])
+        least = np.linalg.norm(np.linalg.svd(w, compute_uv=False)[RANK:])
         assert np.linalg.norm(w - product) == pytest.approx(least, rel=1e-4)
 
 
@@ -261,6 +262,16 @@ def test_a_model_that_is_tuned_already_is_taken_as_it_is(
     assert kept.keys() == given.keys()
     assert all((np.asarray(kept[k]) == np.asarray(given[k])).all() for k in given)
     assert {row["stage"] for row in log(tmp_path / "run")} == {"tune"}
+
+
+def test_the_rank_is_the_largest_that_keeps_no_more_than_asked_for(tiny: Tiny) -> None:
+    settings = make_settings(**tiny.chosen(Path("unused")))
+    inputs = load_inputs(settings)
+    for params in (1.0, 0.5, 0.25, 0.16):
+        rank = choose_rank(dataclasses.replace(settings, params=params), inputs)
+        assert rank * SIDES <= params * ENCODER < (rank + 1) * SIDES
+    assert choose_rank(dataclasses.replace(settings, params=1e-6), inputs) == 1
+    assert choose_rank(dataclasses.replace(settings, rank=7), inputs) == 7
 
 
 def test_a_rank_beyond_the_smallest_side_is_refused(tiny: Tiny, tmp_path: Path) -> None:
