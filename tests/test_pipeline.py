@@ -15,6 +15,7 @@ from lpaf_jax.errors import LpafError
 from lpaf_jax.inputs import load_inputs
 from lpaf_jax.models import load_model, parameters
 from lpaf_jax.pipeline import choose_rank, compress
+from lpaf_jax.serve import load_classifier
 from lpaf_jax.settings import make_settings
 from tests.tiny import ENCODER, LAYERS, SIDES, Tiny, cut_back, weights
 
@@ -201,6 +202,8 @@ def test_a_run_killed_before_its_metrics_needs_no_training(
     assert "stages" not in held
     assert "checkpoints" not in held
     assert weights(run) == weights(finished)
+    with pytest.raises(LpafError, match=r"holds final; .*\(--keep final\)"):
+        load_classifier(run, stage="dense")
     # Nothing is done, or missed, by running it once more.
     before = files(run)
     assert compress(**tiny.chosen(run, keep="final")) == found
