@@ -96,9 +96,9 @@ def _use(stage: str) -> str:
 ```python
 from pathlib import Path
 
-import lpaf_jax
+from lpaf_jax.models import load_model
 
-model = lpaf_jax.load_model(Path("RUN/{place}"))
+model = load_model(Path("RUN/{place}"))
 ```"""
 
 

@@ -33,7 +33,7 @@ def test_body_holds_figures_use_and_limits(metrics):
     assert "98.6 % of the accuracy kept (80.1 % of 81.3 %)" in body
     assert "k × n matrix, k = 128. The factors were then tuned." in body
     assert "lpaf predict RUN" in body
-    assert 'lpaf_jax.load_model(Path("RUN/model"))' in body
+    assert 'load_model(Path("RUN/model"))' in body
     assert "one run (seed 0) on 1,706 examples" in body
     assert "1.2 percentage points below" in body
 
