@@ -335,7 +335,12 @@ def test_a_signal_ends_a_run_with_a_line(
 
     monkeypatch.setattr(stages, "finetune", stop)
     before = signal.getsignal(signal.SIGTERM)
-    assert main(tiny.arguments(tmp_path / "run")) == code
+    # A shell starts its background jobs, and so perhaps these tests, with SIGINT ignored.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(tiny.arguments(tmp_path / "run")) == code
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert signal.getsignal(signal.SIGTERM) is before
     out, err = capsys.readouterr()
     assert out == ""
