@@ -19,6 +19,7 @@ from lpaf_jax.models import (
     replace_layer,
     save_model,
 )
+from tests.disk import room_for
 
 LABELS = ["bad", "good", "other"]
 QUERY = "bert.encoder.layer.0.attention.self.query"
@@ -154,27 +155,23 @@ def test_a_folder_may_be_its_own_source(model, folder):
     assert_same_parameters(load_model(folder), model)
 
 
-@pytest.fixture
-def full_disk():
-    """No file may grow beyond 20,000 bytes: some are written whole before the weights fail."""
-    resource = pytest.importorskip("resource", reason="Unix")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+# Some files are written whole before the weights fail.
+ROOM = 20_000
 
 
-def test_a_full_disk_is_one_clear_error(model, save, full_disk, tmp_path):
-    with pytest.raises(LpafError, match=r"cannot write .*out: .*too large"):
+def test_a_full_disk_is_one_clear_error(model, save, tmp_path):
+    with (
+        room_for(ROOM),
+        pytest.raises(LpafError, match=r"cannot write .*out: .*too large"),
+    ):
         save(model)
     assert not list(tmp_path.glob("*out*"))
 
 
-def test_a_failed_save_leaves_the_model_that_stood_there(model, save, tmp_path, request):
+def test_a_failed_save_leaves_the_model_that_stood_there(model, save, tmp_path):
     out = save(model)
     before = {file.name: file.read_bytes() for file in out.iterdir()}
-    request.getfixturevalue("full_disk")
-    with pytest.raises(LpafError, match="cannot write"):
+    with room_for(ROOM), pytest.raises(LpafError, match="cannot write"):
         save(model, card="another")
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     assert os.listdir(tmp_path).count("out") == len(list(tmp_path.glob("*out*")))
