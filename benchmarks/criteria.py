@@ -1,0 +1,99 @@
+"""What step 1 keeps: accuracy and rank after pruning with each criterion, from one dense model.
+
+    python benchmarks/criteria.py
+
+Every case prunes the same fine-tuned model for the same number of steps. Accuracy is of the
+validation split; ranks are means over the compressible matrices. Cases already in the JSON are not
+run again.
+"""
+
+import argparse
+import dataclasses
+import gc
+import shutil
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import jax
+
+from lpaf_jax import pipeline
+from lpaf_jax.compress.analysis import analyse_pruning
+from lpaf_jax.files import read_json, write_json
+from lpaf_jax.inputs import Inputs, fingerprint, load_inputs
+from lpaf_jax.models import is_compressible, load_model, parameters
+from lpaf_jax.progress import Progress
+from lpaf_jax.run import Run
+from lpaf_jax.settings import as_json, make_settings
+from lpaf_jax.stages import accuracy_of, pruning_arrays
+
+# Criterion, share of the weights kept, decay of the score.
+CASES: list[tuple[str, float, float | None]] = [
+    ("sensitivity", 0.3, None),
+    ("magnitude", 0.3, None),
+    ("first-order", 0.3, None),
+    ("first-order", 0.3, 0.99),
+    ("first-order", 0.88, None),
+]
+RESULTS = Path(__file__).parent / "results" / "criteria.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/grid"))
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    base = make_settings(
+        "minilm", task="rotten_tomatoes", out=args.work / f"base{args.seed}", seed=args.seed
+    )
+    inputs = load_inputs(base)
+    job, progress = Run(base), Progress(base.out, quiet=False)
+    with job.opened(fingerprint(inputs)):
+        pipeline.fine_tune(job, inputs, progress)
+    dense = load_model(job.stage("dense"))
+    rows = read_json(RESULTS)["rows"] if RESULTS.is_file() else []
+    for criterion, kept, decay in CASES:
+        case = {"criterion": criterion, "kept": kept, "score_decay": decay}
+        if any(case.items() <= row.items() for row in rows):
+            continue
+        settings = dataclasses.replace(
+            base, out=args.work / f"{criterion}-{kept}-{decay}", reuse=base.out, **case
+        )
+        rows.append(case | run_case(Run(settings), inputs))
+        table = {"command": "python benchmarks/criteria.py", "settings": as_json(base)}
+        accuracy = accuracy_of(dense, inputs.validation, base.batch)(parameters(dense))
+        write_json(RESULTS, table | {"dense_validation_accuracy": accuracy, "rows": rows})
+        jax.clear_caches()
+        gc.collect()
+    for row in rows:
+        print(row)
+
+
+def run_case(job: Run, inputs: Inputs) -> dict[str, Any]:
+    progress = Progress(job.folder, quiet=False)
+    with job.opened(fingerprint(inputs)):
+        pipeline.fine_tune(job, inputs, progress)
+        pipeline.prune(job, inputs, progress)
+    dense, pruned = (load_model(job.stage(name)) for name in ("dense", "pruned"))
+    accuracy = accuracy_of(pruned, inputs.validation, job.settings.batch)(parameters(pruned))
+    kernels = [
+        {path: w for path, w in parameters(model).items() if is_compressible(path)}
+        for model in (dense, pruned)
+    ]
+    found = analyse_pruning(*kernels, pruning_arrays(job.stage("pruned"))[1])["matrices"]
+    shutil.rmtree(job.folder / "stages")
+    # Beside it, the largest weights of the dense model at the same sparsity, not trained since.
+    figures = {
+        name: {key: mean(row[name][key] for row in found) for key in found[0][name]}
+        for name in ("dense", "first_order", "magnitude")
+    }
+    return {
+        "validation_accuracy": accuracy,
+        "dense": figures["dense"],
+        "pruned": figures["first_order"],
+        "largest_of_dense": figures["magnitude"],
+    }
+
+
+if __name__ == "__main__":
+    main()
