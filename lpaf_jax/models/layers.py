@@ -4,6 +4,9 @@ All three map `x: (..., m)` to `(..., n)`, so a model that holds one never asks 
 compressing a model is nothing but putting another layer in its place.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -45,11 +48,11 @@ class LowRankLinear(nnx.Module):
 
 
 class MixedLinear(nnx.Module):
-    """`y = x (z (M ∘ W) + (1 − z) A B) + c` for a draw `z` in {0, 1}.
+    """`y = z x (M ∘ W) + (1 − z) (x A) B + c` for a draw `z` in {0, 1}.
 
-    The effective weight is formed first: one `m k n` product a step, whatever the number of
-    tokens, where evaluating both branches on the tokens would cost `2mn + 2k(m + n)` a token.
-    Gradients reach W, A and B. `mask` is None where W was never pruned.
+    Only the branch that was drawn is computed, forward and backward: `2mn` or `2k(m + n)` FLOP a
+    token. Gradients reach W, A and B, and are 0 in the branch that was not drawn. `mask` is None
+    where W was never pruned.
     """
 
     def __init__(self, kernel: Array, mask: Array | None, factors: LowRank, bias: Array):
@@ -64,38 +67,58 @@ class MixedLinear(nnx.Module):
         dense = self.kernel[...]
         if self.mask is not None:
             dense = jnp.where(self.mask[...], dense, 0.0)
-        product = self.a[...] @ self.b[...]
-        # A select, not a weighted sum: exact for z in {0, 1} and one pass over the weight.
-        kernel = jnp.where(self.draw[...] > 0, dense, product)
         rows = x.reshape(-1, x.shape[-1])
-        return _product(rows, kernel).reshape(*x.shape[:-1], -1) + self.bias[...]
+        y = _drawn(self.draw[...], rows, dense, self.a[...], self.b[...])
+        return y.reshape(*x.shape[:-1], -1) + self.bias[...]
 
 
-@custom_vmap
-def _matmul(x: Array, w: Array) -> Array:
-    return x @ w
+def _pass_by_pass(branch: Callable[..., Any]) -> Callable[..., Any]:
+    """`branch`, which `vmap` applies to one element after the other.
+
+    Under a plain `vmap` a choice between two branches becomes both, and the two passes' products
+    one batched product, which XLA runs on a single thread on CPU.
+    """
+    single = custom_vmap(branch)
+
+    @single.def_vmap
+    def stacked(size: int, in_batched: list[bool], *args: Array) -> tuple[Any, Any]:
+        outputs = [
+            branch(*(x[i] if along else x for x, along in zip(args, in_batched, strict=True)))
+            for i in range(size)
+        ]
+        return jax.tree.map(lambda *each: jnp.stack(each), *outputs), jax.tree.map(
+            lambda _: True, outputs[0]
+        )
+
+    return single
 
 
-@_matmul.def_vmap
-def _matmul_of_stacks(size: int, in_batched: list[bool], x: Array, w: Array) -> tuple[Array, bool]:
-    if not in_batched[1]:
-        return x @ w, True
-    return jnp.stack([(x[i] if in_batched[0] else x) @ w[i] for i in range(size)]), True
+@_pass_by_pass
+def _forward(z: Array, x: Array, w: Array, a: Array, b: Array) -> Array:
+    return jax.lax.cond(z > 0, lambda: x @ w, lambda: (x @ a) @ b)
+
+
+@_pass_by_pass
+def _backward(z: Array, x: Array, w: Array, a: Array, b: Array, g: Array) -> tuple[Array, ...]:
+    def dense() -> tuple[Array, ...]:
+        return g @ w.T, x.T @ g, jnp.zeros_like(a), jnp.zeros_like(b)
+
+    def low_rank() -> tuple[Array, ...]:
+        inner = g @ b.T
+        return inner @ a.T, jnp.zeros_like(w), x.T @ inner, (x @ a).T @ g
+
+    return jax.lax.cond(z > 0, dense, low_rank)
 
 
 @jax.custom_vjp
-def _product(x: Array, w: Array) -> Array:
-    """`x @ w` for matrices, one product each under `vmap`.
-
-    The two passes of mixed-rank fine-tuning have a weight each. XLA runs the batched product that
-    `vmap` makes of it on one thread on CPU, and two plain products on all of them.
-    """
-    return _matmul(x, w)
+def _drawn(z: Array, x: Array, w: Array, a: Array, b: Array) -> Array:
+    """`x @ w` where `z` is 1 and `(x @ a) @ b` where it is 0."""
+    return _forward(z, x, w, a, b)
 
 
-_product.defvjp(
-    lambda x, w: (_matmul(x, w), (x, w)),
-    lambda saved, g: (_matmul(g, saved[1].T), _matmul(saved[0].T, g)),
+_drawn.defvjp(
+    lambda *args: (_forward(*args), args),
+    lambda args, g: (jnp.zeros_like(args[0]), *_backward(*args, g)),
 )
 
 
