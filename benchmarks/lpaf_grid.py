@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import datetime
 import gc
-import os
 import shutil
 import subprocess
 import time
@@ -69,7 +68,7 @@ def run_seed(seed: int, args: argparse.Namespace) -> None:
         "commit": commit,
         "settings": as_json(base),
         "seconds": job.seconds(),
-        "threads": len(os.sched_getaffinity(0)),
+        "threads": pipeline.usable_cpus(),
         **shared,
     }
     write_json(path, table)

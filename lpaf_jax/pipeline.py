@@ -4,6 +4,7 @@ import datetime
 import errno
 import gc
 import importlib.metadata
+import os
 import platform
 import resource
 import sys
@@ -176,7 +177,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[st
         "bytes_on_disk": {
             name: (job.stage(name) / "model.safetensors").stat().st_size for name in ends
         },
-        "latency_ms": {"length": length, **latency},
+        "latency_ms": {"length": length, "threads": usable_cpus(), **latency},
         "seconds": seconds | {"total": round(sum(seconds.values()), 2)},
         "peak_memory_bytes": _peak_memory(),
         "data": {
@@ -266,6 +267,13 @@ def _told_of_a_full_disk(job: Run) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         raise LpafError(f"cannot write {job.folder}: {error.strerror}") from error
+
+
+def usable_cpus() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -39,6 +39,7 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None
     num_labels: int = 2
 
     @classmethod
@@ -196,7 +197,8 @@ class BertClassifier(nnx.Module):
         init = Initializer(key)
         self.bert = Bert(config, init)
         self.classifier = init.linear(config.hidden_size, config.num_labels)
-        self.dropout_rate = config.hidden_dropout_prob
+        rate = config.classifier_dropout
+        self.dropout_rate = config.hidden_dropout_prob if rate is None else rate
 
     def __call__(
         self,

@@ -2,8 +2,8 @@
 
 A dense checkpoint is a plain BERT folder. A factorized one says `model_type: lpaf_bert`, lists the
 rank of every factorized layer in its config under `lpaf_ranks`, and stores `<path>.down.weight`,
-`<path>.up.weight` and `<path>.up.bias`, so that no tool can take it for a BERT and quietly
-initialise the encoder anew.
+`<path>.up.weight` and `<path>.up.bias`. The `Auto` classes of `transformers` refuse such a folder,
+where under the name of BERT they would load it and quietly initialise the encoder anew.
 """
 
 import json
@@ -92,7 +92,14 @@ def save_model(
         label_names: name of each class, in order.
         card: text of the model card, README.md.
         extra: further arrays to keep beside the weights, in `state.safetensors`.
+
+    Raises:
+        LpafError: the folder cannot be written.
+        ValueError: not as many names as the head has classes.
     """
+    classes = model.classifier.bias[...].shape[0]
+    if len(label_names) != classes:
+        raise ValueError(f"{len(label_names)} label names for a head of {classes} classes")
     low_rank = {
         path.removesuffix(".a"): int(array.shape[1])
         for path, array in parameters(model).items()

@@ -82,7 +82,7 @@ def run_steps(
                 raise LpafError(
                     f"stage {stage.name}: training has diverged at step {done} of {stage.steps}, "
                     f"where the loss is {values['loss']:.4g}; lower the learning rate of this "
-                    "stage and run again"
+                    "stage (with --reuse and another --out, the stages before it are kept)"
                 )
             pace = (time.monotonic() - started) / (done - first)
             monitor.row(

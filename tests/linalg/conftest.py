@@ -7,15 +7,6 @@ import pytest
 Matrix = Callable[..., np.ndarray]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilation() -> Iterator[None]:
-    """These matrices are tiny: nearly all the time goes into compiling for them."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(autouse=True)
 def _strict_promotion() -> Iterator[None]:
     """A float32 solve that picks up a float64 constant on its way is an error here."""

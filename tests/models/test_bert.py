@@ -118,7 +118,7 @@ def test_inputs_end_where_the_positions_end(model, batch):
 
 def test_dropout_has_a_key_of_its_own_at_every_site(write_folder, tensors, batch, monkeypatch):
     rates = {"hidden_dropout_prob": 0.125, "attention_probs_dropout_prob": 0.25}
-    model = load_model(write_folder(tensors, **rates))
+    model = load_model(write_folder(tensors, **rates, classifier_dropout=0.5))
     seen = []
 
     def record(x, rate, key):
@@ -134,7 +134,7 @@ def test_dropout_has_a_key_of_its_own_at_every_site(write_folder, tensors, batch
 
     assert len(np.unique(keys(), axis=0)) == len(seen)
     # Embeddings, two projections a layer and the pooled token; attention weights a layer.
-    assert Counter(rate for rate, _ in seen) == {0.125: 1 + 2 * 2 + 1, 0.25: 2}
+    assert Counter(rate for rate, _ in seen) == {0.125: 1 + 2 * 2, 0.25: 2, 0.5: 1}
 
 
 def test_dropout_follows_its_key(write_folder, tensors, batch, evaluate):

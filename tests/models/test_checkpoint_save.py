@@ -175,3 +175,8 @@ def test_a_failed_save_leaves_the_model_that_stood_there(model, save, tmp_path):
         save(model, card="another")
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     assert os.listdir(tmp_path).count("out") == len(list(tmp_path.glob("*out*")))
+
+
+def test_as_many_label_names_as_classes(model, folder, tmp_path):
+    with pytest.raises(ValueError, match="2 label names for a head of 3 classes"):
+        save_model(model, tmp_path / "out", source=folder, label_names=LABELS[:2], card="")
