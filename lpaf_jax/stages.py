@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from lpaf_jax.compress import factorize, to_low_rank, to_mixed
-from lpaf_jax.data import Encoded, train_batches
+from lpaf_jax.data import Encoded, steps_per_epoch, train_batches
 from lpaf_jax.errors import LpafError
 from lpaf_jax.importance import first_order_scores
 from lpaf_jax.inputs import Inputs
@@ -281,10 +281,16 @@ def _optimizer(
 def _stage(
     name: str, settings: Settings, inputs: Inputs, epochs: float, model: BertClassifier
 ) -> Stage:
-    per_epoch = max(1, len(inputs.train) // settings.batch)
+    per_epoch = steps_per_epoch(len(inputs.train), settings.batch)
     validate = accuracy_of(model, inputs.validation, settings.batch)
     steps = max(1, round(epochs * per_epoch))
-    return Stage(name, inputs.train, settings.batch, steps, settings.seed, validate)
+    return Stage(name, inputs.train, settings.batch, steps, _seed_of(name, settings), validate)
+
+
+def _seed_of(stage: str, settings: Settings) -> int:
+    """A seed for each stage: with one for all, stages of half an epoch would see the same half."""
+    number = ("finetune", "prune", "tune").index(stage)
+    return int(np.random.default_rng([settings.seed, number]).integers(2**31))
 
 
 def accuracy_of(model: BertClassifier, data: Encoded, batch_size: int) -> Callable[[Params], float]:
