@@ -23,12 +23,14 @@ from typing import Any
 import jax
 
 from lpaf_jax import pipeline
+from lpaf_jax.data import classification_metrics
 from lpaf_jax.files import read_json, write_json
 from lpaf_jax.inputs import Inputs, fingerprint, load_inputs
-from lpaf_jax.models import load_model
+from lpaf_jax.models import as_function, load_model, parameters
 from lpaf_jax.progress import Progress
 from lpaf_jax.run import Run
 from lpaf_jax.settings import Settings, Step, as_json, make_settings
+from lpaf_jax.train import predict
 
 RECIPES: dict[str, tuple[Step, ...]] = {
     "svd-ft": ("prune", "weighting", "mixing"),
@@ -132,7 +134,8 @@ def run_cell(ratio: float, recipe: str, base: Settings, inputs: Inputs) -> dict[
 def accuracy(job: Run, inputs: Inputs, stage: str) -> dict[str, Any]:
     """Test accuracy of the model after a stage, with counts and interval."""
     model = load_model(job.stage(stage))
-    found = pipeline.evaluate_on(model, inputs.test, inputs.task.label_names)
+    logits = predict(jax.jit(as_function(model)), parameters(model), inputs.test, 32)
+    found = classification_metrics(inputs.test.labels, logits.argmax(-1), inputs.task.label_names)
     return {name: found[name] for name in ("accuracy", "correct", "n", "interval95")}
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,8 @@ from lpaf_jax.errors import LpafError
 from lpaf_jax.settings import PRESETS, Settings
 
 StageName = Literal["dense", "pruned", "factorized", "final"]
-_LENGTH = arg(metavar="INT", help_behavior_hint="(default: the run's own)")
+_DESCRIPTION = "Compress a BERT classifier by low-rank factorization of pruned weights."
+_LENGTH = arg(metavar="INT", help_behavior_hint="(default: what it was trained with)")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,10 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Label each line of standard input; prints `label <tab> probability <tab> text`."""
+    """Label each line of standard input; prints `label <tab> probability <tab> text`.
+
+    A model of text pairs reads both from one line, with a tab between them.
+    """
 
     dir: Positional[Path]
     """Folder of a run, or of a model."""
@@ -89,6 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
     except LpafError as error:
         print(f"lpaf: error: {error}", file=sys.stderr)
+        return 2
+    except PermissionError as error:  # met while looking whether a path is there
+        print(f"lpaf: error: {error.filename} cannot be read: {error.strerror}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # Python flushes stdout once more at its end, and would complain again.
@@ -148,13 +155,35 @@ def _parse(argv: list[str]) -> Any:
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Predict, subcommand("predict")]
     )
-    return tyro.cli(
-        commands,
-        args=argv,
-        prog="lpaf",
-        description="Compress a BERT classifier by low-rank factorization of pruned weights.",
-        config=(DisallowNone, FlagCreatePairsOff, PositionalMetavarFromFieldName),
-    )
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(
+                commands,
+                args=argv,
+                prog="lpaf",
+                description=_DESCRIPTION,
+                config=(DisallowNone, FlagCreatePairsOff, PositionalMetavarFromFieldName),
+            )
+    except SystemExit as stop:
+        if stop.code != 2:
+            raise
+        raise LpafError(_one_line(said.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """What a box of tyro's says, without its frame, the help texts and the advice below."""
+    sections: list[list[str]] = [[]]
+    for line in box.splitlines()[1:]:
+        text = line[2:].rstrip(" │|")  # frames are drawn, or spaces, as the encoding allows
+        if set(text) <= set(" ─-╯"):
+            sections.append([])
+        elif not text.startswith(" " * 8):  # so deep stands the help of an option
+            sections[-1].append(text.strip())
+    told = [" ".join(lines) for lines in sections]
+    advice = ("For full helptext", "Argument helptext", "Available subcommands")
+    said = "; ".join(text.rstrip(".") for text in told if text and not text.startswith(advice))
+    return f"{said}; lpaf COMMAND --help lists what there is"
 
 
 def _set_environment() -> None:

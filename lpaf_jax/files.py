@@ -90,6 +90,14 @@ def read_json(path: Path) -> Any:
         raise LpafError(f"{path} cannot be read as JSON: {error}") from error
 
 
+def free_bytes(path: Path) -> int:
+    """Bytes free on the disk that holds `path`, or will hold it once it is made."""
+    place = path.absolute()
+    while not place.is_dir():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
 def _hidden(path: Path, ending: str) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.{ending}")
 

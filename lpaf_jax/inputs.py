@@ -4,9 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from lpaf_jax.data import Encoded, Task, encode, load_task, load_tokenizer
+from lpaf_jax.data import GLUE, Encoded, Task, check_task_name, encode, load_task, load_tokenizer
 from lpaf_jax.errors import LpafError
-from lpaf_jax.models import is_compressible, load_model, parameters, resolve_model
+from lpaf_jax.models import is_compressible, is_hub_id, load_model, parameters, resolve_model
 from lpaf_jax.settings import Settings
 
 
@@ -17,11 +17,13 @@ class Inputs(NamedTuple):
         source: folder of the pretrained model.
         positions: longest text it can read, in tokens.
         shapes: (m, n) of its compressible matrices.
+        weight_bytes: size of all its weights.
     """
 
     source: Path
     positions: int
     shapes: list[tuple[int, int]]
+    weight_bytes: int
     task: Task
     train: Encoded
     validation: Encoded
@@ -35,8 +37,9 @@ def load_inputs(settings: Settings) -> Inputs:
         LpafError: the model or the task is unknown, the weights are damaged or not dense, or the
             data cannot serve.
     """
+    check_task_name(settings.task)  # before anything is fetched
     source = resolve_model(settings.model)
-    positions, shapes = _measure(source, settings)
+    positions, shapes, weight_bytes = _measure(source, settings)
     task = load_task(
         settings.task,
         text_column=settings.text_column,
@@ -48,11 +51,18 @@ def load_inputs(settings: Settings) -> Inputs:
     tokenizer = load_tokenizer(source)
     splits = (task.train, task.validation, task.test)
     encoded = (encode(tokenizer, split, settings.length) for split in splits)
-    return Inputs(source, positions, shapes, task, *encoded)
+    return Inputs(source, positions, shapes, weight_bytes, task, *encoded)
 
 
-def _measure(source: Path, settings: Settings) -> tuple[int, list[tuple[int, int]]]:
-    params = parameters(load_model(source))
+def hub_names(settings: Settings) -> list[str]:
+    """What of these settings is asked of the hub."""
+    model = settings.model
+    names = [model] if is_hub_id(model) else []
+    return names + ([settings.task] if settings.task in GLUE and settings.data is None else [])
+
+
+def _measure(source: Path, settings: Settings) -> tuple[int, list[tuple[int, int]], int]:
+    params = parameters(load_model(source, num_labels=2))
     shapes = [(w.shape[0], w.shape[1]) for path, w in params.items() if is_compressible(path)]
     if not shapes or any(path.endswith(".a") for path in params):
         raise LpafError(f"model {settings.model} is factorized already; start from a dense one")
@@ -62,7 +72,7 @@ def _measure(source: Path, settings: Settings) -> tuple[int, list[tuple[int, int
             f"length is {settings.length}, but model {settings.model} reads {positions} tokens at "
             "most"
         )
-    return positions, shapes
+    return positions, shapes, sum(x.nbytes for x in params.values())
 
 
 def fingerprint(inputs: Inputs) -> str:

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from lpaf_jax import stages
 from lpaf_jax.compress.analysis import analyse_pruning
-from lpaf_jax.data import Encoded, classification_metrics
+from lpaf_jax.data import Encoded, classification_metrics, compare_paired
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import atomic_write, write_json
-from lpaf_jax.inputs import Inputs, fingerprint, load_inputs
+from lpaf_jax.inputs import Inputs, fingerprint, hub_names, load_inputs
 from lpaf_jax.linalg import rank_for_ratio
 from lpaf_jax.models import (
     BertClassifier,
@@ -40,6 +41,10 @@ from lpaf_jax.settings import Settings, as_json, check, make_settings
 from lpaf_jax.train import Checkpoints, predict
 
 LATENCY_LENGTH = 64
+_EVALUATION_BATCH = 32
+# Bytes that a run has on disk at most, in sizes of its model: the models of four stages with
+# scores and masks, and three checkpoints of a stage that trains dense and low-rank weights.
+_FOLDER_SIZE = 16
 
 
 def compress(
@@ -67,20 +72,29 @@ def run(settings: Settings) -> dict[str, Any]:
     check(settings)
     job = Run(settings)
     progress = Progress(job.folder, settings.quiet)
-    metrics = job.finished()
-    if metrics is not None:
-        job.tidy()
-        if not (job.folder / "report.html").is_file():
-            write_report(job.folder)
-        progress.say(f"{job.folder} is finished; its results:")
-        return metrics
+    for name in hub_names(settings):  # the hub's client tries for a minute before it gives up
+        progress.say(f"looking for {name} at the hub")
     inputs = load_inputs(settings)
     rank = choose_rank(settings, inputs)
-    with job.opened(fingerprint(inputs)), _told_of_a_full_disk(job), closing(progress):
+    needs = _FOLDER_SIZE * inputs.weight_bytes
+    with job.opened(fingerprint(inputs), needs), _told_of_a_full_disk(job), closing(progress):
+        metrics = job.finished()
+        if metrics is not None:
+            job.tidy()
+            if not (job.folder / "report.html").is_file():
+                write_report(job.folder)
+            progress.say(f"{job.folder} is finished; its results:")
+            return metrics
         progress.say(
             f"{settings.recipe}: {settings.model} on {inputs.task.name} "
             f"({len(inputs.train)} training examples), rank {rank} everywhere"
         )
+        cut = _share_cut(inputs)
+        if cut > 0.01:
+            progress.say(
+                f"{cut:.0%} of the texts have {settings.length} tokens or more, where they are "
+                "cut; --length sets another limit"
+            )
         fine_tune(job, inputs, progress)
         if "prune" not in settings.without:
             prune(job, inputs, progress)
@@ -153,10 +167,12 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[st
     started = time.monotonic()
     names = [n for n in ("dense", "pruned", "factorized", "final") if job.stage(n).is_dir()]
     models = {name: load_model(job.stage(name)) for name in names}
+    logits = _logits_of(models, inputs.test)
     results = {
-        name: evaluate_on(model, inputs.test, inputs.task.label_names)
-        for name, model in models.items()
+        name: classification_metrics(inputs.test.labels, found.argmax(-1), inputs.task.label_names)
+        for name, found in logits.items()
     }
+    right = {name: found.argmax(-1) == inputs.test.labels for name, found in logits.items()}
     ends = {name: models[name] for name in ("dense", "final")}
     counts = {name: count_parameters(parameters(model)) for name, model in ends.items()}
     length = min(LATENCY_LENGTH, inputs.positions)
@@ -169,6 +185,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[st
         "task": inputs.task.name,
         "recipe": job.settings.recipe,
         "stages": results,
+        "paired": compare_paired(right["dense"], right["final"]),
         "retained": _ratio(results["final"]["accuracy"], results["dense"]["accuracy"]),
         "rank": rank,
         "encoder_params_ratio": counts["final"]["encoder"] / counts["dense"]["encoder"],
@@ -184,6 +201,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[st
             "train": len(inputs.train),
             "validation": len(inputs.validation),
             "test": len(inputs.test),
+            "share_cut": round(_share_cut(inputs), 4),
         },
         "settings": as_json(job.settings),
         "versions": _versions(),
@@ -202,12 +220,16 @@ def finish(job: Run, metrics: dict[str, Any]) -> None:
     job.tidy()
 
 
-def evaluate_on(
-    model: BertClassifier, data: Encoded, label_names: list[str], batch: int = 32
-) -> dict[str, Any]:
-    """Accuracy, its interval and per-class figures of `model` on `data`."""
-    logits = predict(jax.jit(as_function(model)), parameters(model), data, batch)
-    return classification_metrics(data.labels, logits.argmax(-1), label_names)
+def _logits_of(models: dict[str, BertClassifier], data: Encoded) -> dict[str, np.ndarray]:
+    """Logits of every model; models of one structure share what is compiled."""
+    compiled: dict[frozenset[tuple[str, tuple[int, ...]]], Any] = {}
+    found = {}
+    for name, model in models.items():
+        params = parameters(model)
+        structure = frozenset((path, x.shape) for path, x in params.items())
+        forward = compiled.setdefault(structure, jax.jit(as_function(model)))
+        found[name] = predict(forward, params, data, _EVALUATION_BATCH)
+    return found
 
 
 Saved = tuple[BertClassifier, dict[str, Any] | None]
@@ -248,6 +270,7 @@ def _stage(
         source=source,
         label_names=inputs.task.label_names,
         card=card,
+        reads={"length": job.settings.length, "pairs": inputs.task.test.pairs is not None},
         extra=extra,
     )
     for each in opened:
@@ -278,6 +301,12 @@ def usable_cpus() -> int:
 
 def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
+
+
+def _share_cut(inputs: Inputs) -> float:
+    """Share of the training texts that fill the limit, and may have been longer."""
+    limit = inputs.train.max_length
+    return sum(len(ids) == limit for ids in inputs.train.ids) / len(inputs.train)
 
 
 def _factorized_from(job: Run) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lpaf_jax.errors import LpafError
-from lpaf_jax.files import atomic_dir, read_json, write_json
+from lpaf_jax.files import atomic_dir, free_bytes, read_json, write_json
 from lpaf_jax.progress import borrow_rows
 from lpaf_jax.settings import NOT_COMPARED, Settings, as_json
 
@@ -63,21 +63,28 @@ class Run:
         return (self.stage(name) / "config.json").is_file()
 
     def finished(self) -> dict[str, Any] | None:
-        """The metrics of a run that is finished; None for one that is not, or is not this one."""
+        """The metrics of an opened run that is finished, else None."""
         path = self.folder / "metrics.json"
-        return read_json(path) if path.is_file() and not self._replace else None
+        return read_json(path) if path.is_file() else None
 
     @contextmanager
-    def opened(self, fingerprint: str) -> Iterator[None]:
+    def opened(self, fingerprint: str, needs: int = 0) -> Iterator[None]:
         """Work in the folder: make it this run's, alone, with a log of messages and warnings.
 
         Args:
             fingerprint: of what the run reads; see `lpaf_jax.inputs.fingerprint`.
+            needs: bytes that a run will write, from its start.
 
         Raises:
-            LpafError: the folder cannot be written, another process works in it, or it holds a
-                run that read something else.
+            LpafError: the folder cannot be written, its disk is too full, another process works
+                in it, or it holds a run that read something else.
         """
+        free = free_bytes(self.folder)
+        if free < needs and not (self.folder / "stages").is_dir():
+            raise LpafError(
+                f"--out {self.folder} lies on a disk with {free / 1e9:.1f} GB free, and the run "
+                f"may need {needs / 1e9:.1f} GB: make room or name a folder elsewhere"
+            )
         try:
             (self.folder / "logs").mkdir(parents=True, exist_ok=True)
             log = (self.folder / "logs" / "run.log").open("a", encoding="utf-8")
@@ -85,9 +92,13 @@ class Run:
             raise LpafError(f"--out {self.folder} cannot be written: {error.strerror}") from None
         with log, _logging_to(log):
             self._lock(log)
-            if self._replace:
+            held = _settings_in(self.folder)
+            if held is not None and (self._replace or self._changed(held, fingerprint)):
                 self._clear()
-            self._sign(fingerprint)
+                held = None
+            if held is None:
+                path = self.folder / "settings.json"
+                write_json(path, as_json(self.settings) | {"fingerprint": fingerprint})
             yield
 
     def take_over(self, name: str) -> str | None:
@@ -153,16 +164,17 @@ class Run:
         except OSError as error:
             raise LpafError(f"--out {self.folder} cannot be cleared: {error}") from None
 
-    def _sign(self, fingerprint: str) -> None:
-        held = _settings_in(self.folder)
-        if held is None:
-            path = self.folder / "settings.json"
-            write_json(path, as_json(self.settings) | {"fingerprint": fingerprint})
-        elif held["fingerprint"] != fingerprint:
-            raise LpafError(
-                f"--out {self.folder} was begun with other data or weights: what lies at "
-                f"{held['task']} or {held['model']} has changed since; name another folder"
-            )
+    def _changed(self, held: dict[str, Any], fingerprint: str) -> bool:
+        """Whether the run in the folder read something else, and is to be replaced for that."""
+        if held["fingerprint"] == fingerprint:
+            return False
+        if self.settings.force:
+            return True
+        raise LpafError(
+            f"--out {self.folder} was begun with other data or weights: what lies at "
+            f"{held['task']} or {held['model']} has changed since; name another folder, or start "
+            "anew there with --force"
+        )
 
 
 def _holds_another(settings: Settings) -> bool:

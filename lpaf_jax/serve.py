@@ -35,6 +35,7 @@ class Classifier:
     tokenizer: Tokenizer
     label_names: list[str]
     length: int
+    pairs: bool
 
     def logits(self, data: Encoded, batch: int) -> np.ndarray:
         """Logits of all examples, (n, labels)."""
@@ -44,21 +45,32 @@ class Classifier:
     def predict(self, texts: Iterable[str], batch: int = 32) -> Iterator[tuple[str, str, float]]:
         """`(text, label, probability)` of each text, in order, `batch` texts at a time.
 
-        Lazy in its input: no more than `batch` texts are drawn before the first is answered.
+        A model of text pairs reads both from one string, with a tab between them. Lazy in its
+        input: no more than `batch` texts are drawn before the first is answered.
 
         Raises:
-            LpafError: `batch` is less than 1.
+            LpafError: `batch` is less than 1, or a text is no pair where it must be one.
         """
         _check_batch(batch)
         forward, params = jax.jit(as_function(self.model)), parameters(self.model)
         stream = iter(texts)
         while chunk := list(islice(stream, batch)):
-            examples = Examples(chunk, None, np.zeros(len(chunk), np.int32))
-            logits = predict(forward, params, encode(self.tokenizer, examples, self.length), batch)
+            encoded = encode(self.tokenizer, self._examples(chunk), self.length)
+            logits = predict(forward, params, encoded, batch)
             shifted = np.exp(logits - logits.max(-1, keepdims=True))
             probabilities = shifted / shifted.sum(-1, keepdims=True)
             for text, row in zip(chunk, probabilities, strict=True):
                 yield text, self.label_names[int(row.argmax())], float(row.max())
+
+    def _examples(self, texts: list[str]) -> Examples:
+        labels = np.zeros(len(texts), np.int32)
+        if not self.pairs:
+            return Examples(texts, None, labels)
+        parts = [text.split("\t") for text in texts]
+        wrong = [text for text, part in zip(texts, parts, strict=True) if len(part) != 2]
+        if wrong:
+            raise LpafError(f"the model reads two texts a line with a tab between: {wrong[0]!r}")
+        return Examples([first for first, _ in parts], [second for _, second in parts], labels)
 
 
 def load_classifier(folder: Path, *, stage: str = "final", length: int | None = None) -> Classifier:
@@ -67,7 +79,7 @@ def load_classifier(folder: Path, *, stage: str = "final", length: int | None = 
     Args:
         folder: of a run or of a model.
         stage: dense, pruned, factorized or final; a model folder is its own final stage.
-        length: longest text in tokens; None takes the run's.
+        length: longest text in tokens; None takes what the model was trained with.
 
     Raises:
         LpafError: there is no such folder or stage, its files are damaged, or the model cannot
@@ -87,19 +99,20 @@ def load_classifier(folder: Path, *, stage: str = "final", length: int | None = 
             f"{folder} holds no model of stage {stage!r}; "
             f"it holds {', '.join(kept) if kept else 'none'}{hint}"
         )
-    names = read_json(place / "config.json").get("id2label")
+    config = read_json(place / "config.json")
+    names, reads = config.get("id2label"), config.get("lpaf_reads", {})
     if not names:
         raise LpafError(f"{place} has no classification head: config.json names no labels")
     model = load_model(place)
-    length = _length(folder, parameters(model)[_POSITIONS].shape[0], length)
+    own = reads.get("length", _LENGTH)
+    length = _length(own, parameters(model)[_POSITIONS].shape[0], length)
     label_names = [names[str(i)] for i in range(len(names))]
-    return Classifier(model, load_tokenizer(place), label_names, length)
+    pairs = reads.get("pairs", False)
+    return Classifier(model, load_tokenizer(place), label_names, length, pairs)
 
 
-def _length(folder: Path, positions: int, chosen: int | None) -> int:
-    record = folder / "settings.json"
+def _length(own: int, positions: int, chosen: int | None) -> int:
     if chosen is None:
-        own = read_json(record)["length"] if record.is_file() else _LENGTH
         return min(own, positions)
     if chosen > positions:
         raise LpafError(f"length is {chosen}, but the model reads {positions} tokens at most")
@@ -129,6 +142,8 @@ def evaluate_file(
     """
     _check_batch(batch)
     classifier = load_classifier(folder, stage=stage, length=length)
+    if classifier.pairs and pair_column is None:
+        raise LpafError(f"the model reads two texts: name {data}'s second one with --pair-column")
     examples = read_examples(
         data,
         text_column=text_column,

@@ -121,8 +121,13 @@ class Settings:
             ("mixing",): "lpaf-without-step-3",
             ("mixing", "prune", "weighting"): "svd-ft",
         }
-        left_out = tuple(sorted(set(self.without)))
-        return names.get(left_out, "lpaf-without-" + "-".join(left_out))
+        left_out = set(self.without)
+        if self.solver == "none" or self.importance == "none":
+            left_out.add("weighting")
+        steps = tuple(sorted(left_out))
+        name = names.get(steps, "lpaf-without-" + "-".join(steps))
+        by_magnitude = self.criterion == "magnitude" and "prune" not in steps
+        return f"{name}-magnitude" if by_magnitude else name
 
 
 # Settings that do not change what is computed, so a run may be continued under others. A preset

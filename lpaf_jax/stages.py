@@ -12,6 +12,7 @@ import optax
 from lpaf_jax.compress import factorize, to_low_rank, to_mixed
 from lpaf_jax.data import Encoded, steps_per_epoch, train_batches
 from lpaf_jax.errors import LpafError
+from lpaf_jax.files import read_json
 from lpaf_jax.importance import first_order_scores
 from lpaf_jax.inputs import Inputs
 from lpaf_jax.linalg import LowRank
@@ -57,16 +58,34 @@ def finetune(
     settings: Settings, inputs: Inputs, progress: Progress, checkpoints: Checkpoints
 ) -> BertClassifier:
     """Fine-tune the pretrained model on the task."""
-    labels = len(inputs.task.label_names)
-    model = load_model(inputs.source, num_labels=labels, seed=settings.seed)
+    labels = inputs.task.label_names
     if settings.finetune_epochs == 0:
-        return model
+        return _with_labels(load_model(inputs.source), inputs.source, labels)
+    model = load_model(inputs.source, num_labels=len(labels), seed=settings.seed)
     stage = _stage("finetune", settings, inputs, settings.finetune_epochs, model)
     optimizer, rate = _optimizer(settings, settings.finetune_lr, stage.steps)
     step = make_step(task_loss(as_function(model)), optimizer)
     fresh = initial_state(parameters(model), optimizer)
     state = _train(stage, step, fresh, {}, stage.steps, progress, checkpoints, rate)
     set_parameters(model, state.params)
+    return model
+
+
+def _with_labels(model: BertClassifier, source: Path, labels: list[str]) -> BertClassifier:
+    """A fine-tuned model with its classes in the order of the task's."""
+    names = read_json(source / "config.json").get("id2label", {})
+    theirs = [names.get(str(i), "").lower() for i in range(len(names))]
+    ours = [label.lower() for label in labels]
+    head = model.classifier
+    if head.bias[...].shape[0] != len(labels):
+        raise LpafError(
+            f"{source} tells {head.bias[...].shape[0]} classes apart and the task has "
+            f"{len(labels)}: fine-tune it, with --finetune-epochs above 0"
+        )
+    if sorted(theirs) == sorted(ours):  # else their names mean nothing to us, as LABEL_0 does
+        order = jnp.array([theirs.index(label) for label in ours])
+        head.kernel.set_value(head.kernel[...][:, order])
+        head.bias.set_value(head.bias[...][order])
     return model
 
 
@@ -149,13 +168,6 @@ def factorize_weights(
                 "sensitivity" if settings.criterion == "magnitude" else settings.criterion,
             )
     factors = factorize(weights, scores, kept, rank, solver=solver, kind=kind, floor=settings.floor)
-    # Saved, they would be refused by whoever loads them, and the stage never be computed again.
-    bad = [path for path, pair in factors.items() if not jnp.isfinite(pair.dense()).all()]
-    if bad:
-        raise LpafError(
-            f"stage factorized: the factors of {bad[0]} hold NaN or infinity; choose another "
-            "--solver or a larger --floor"
-        )
     to_low_rank(model, factors)
     return model
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from lpaf_jax.errors import LpafError
 from lpaf_jax.inputs import load_inputs
 from lpaf_jax.models import load_model, parameters
 from lpaf_jax.pipeline import choose_rank, compress
+from lpaf_jax.progress import Progress
+from lpaf_jax.run import Run
 from lpaf_jax.serve import load_classifier
 from lpaf_jax.settings import make_settings
+from lpaf_jax.train import Checkpoints
 from tests.tiny import ENCODER, LAYERS, SIDES, Tiny, cut_back, weights
 
 STAGES = ["dense", "pruned", "factorized", "final"]
@@ -92,6 +96,12 @@ def test_the_metrics_hold_what_the_readers_of_them_expect(finished: Path) -> Non
         assert figures["per_class"].keys() == {"negative", "positive"}
     accuracy = {name: figures["accuracy"] for name, figures in metrics["stages"].items()}
     assert metrics["retained"] == pytest.approx(accuracy["final"] / accuracy["dense"])
+    right = {c: accuracy[c] * n for c in ("dense", "final")}
+    paired = metrics["paired"]
+    gained = paired["final_only"] - paired["dense_only"]
+    assert gained == round(right["final"] - right["dense"])
+    assert metrics["data"]["share_cut"] == 0
+    assert metrics["latency_ms"]["threads"] >= 1
     assert metrics["recipe"] == "lpaf"
     assert metrics["seed"] == metrics["settings"]["seed"] == 0
     assert metrics["peak_memory_bytes"] > 1e7
@@ -267,6 +277,33 @@ def test_a_model_that_is_tuned_already_is_taken_as_it_is(
     assert {row["stage"] for row in log(tmp_path / "run")} == {"tune"}
 
 
+def test_the_classes_of_a_tuned_model_are_known_by_name(
+    tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(finished / "stages" / "dense", tmp_path / "model"))
+    settings = make_settings(**tiny.chosen(tmp_path / "run", model=source, finetune_epochs=0))
+    inputs = load_inputs(settings)
+    job, quiet = Run(settings), Progress(tmp_path / "run", quiet=True)
+
+    def head(names: list[str]) -> np.ndarray:
+        config = json.loads((source / "config.json").read_text())
+        config["id2label"] = {str(i): name for i, name in enumerate(names)}
+        (source / "config.json").write_text(json.dumps(config))
+        checkpoints = Checkpoints(job.checkpoint("finetune"))
+        model = stages.finetune(settings, inputs, quiet, checkpoints)
+        return np.asarray(model.classifier.kernel[...])
+
+    given = np.asarray(load_model(source).classifier.kernel[...])
+    np.testing.assert_array_equal(head(["NEGATIVE", "POSITIVE"]), given)
+    np.testing.assert_array_equal(head(["Positive", "Negative"]), given[:, ::-1])
+    np.testing.assert_array_equal(head(["LABEL_0", "LABEL_1"]), given)
+
+
+def test_a_model_without_a_head_is_not_taken_as_tuned(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(LpafError, match="no classification head"):
+        compress(**tiny.chosen(tmp_path / "run", finetune_epochs=0))
+
+
 def test_the_rank_is_the_largest_that_keeps_no_more_than_asked_for(tiny: Tiny) -> None:
     settings = make_settings(**tiny.chosen(Path("unused")))
     inputs = load_inputs(settings)
@@ -295,8 +332,13 @@ def test_a_wrong_input_costs_no_finished_run(tiny: Tiny, finished: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("no_training")
-def test_a_run_does_not_go_on_with_other_data(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
-    run = cut_back(finished, tmp_path / "run", "final")
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_a_run_does_not_go_on_with_other_data(
+    tiny: Tiny, finished: Path, tmp_path: Path, is_finished: bool
+) -> None:
+    run = cut_back(finished, tmp_path / "run")
+    if is_finished:
+        shutil.copyfile(finished / "metrics.json", run / "metrics.json")
     rows = tiny.data.read_text().splitlines(keepends=True)
     data = tmp_path / "task.csv"
     data.write_text("".join(rows[:-1]))

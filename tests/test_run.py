@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lpaf_jax import run as run_module
 from lpaf_jax.errors import LpafError
 from lpaf_jax.run import Run
 from lpaf_jax.settings import PRESETS, Settings, make_settings
@@ -103,12 +104,35 @@ def test_force_deletes_what_a_run_made_and_nothing_else(out: Path) -> None:
     (out / "logs" / "mine.log").write_text("mine")
     run = Run(settings(out, seed=1, force=True))
     assert (out / "metrics.json").is_file()  # inputs are read before: they may be wrong
-    assert run.finished() is None
     with run.opened("f"):
-        pass
+        assert run.finished() is None
     assert names(out) == ["logs", "notes.txt", "settings.json"]
     assert names(out / "logs") == ["mine.log", "run.log"]
     assert json.loads((out / "settings.json").read_text())["seed"] == 1
+
+
+def test_force_starts_anew_where_what_the_run_read_has_changed(out: Path) -> None:
+    whole_run(settings(out))
+    with pytest.raises(LpafError, match="other data or weights.*--force"):
+        begin(settings(out), "g")
+    assert (out / "metrics.json").is_file()
+    begin(settings(out, force=True), "g")
+    assert not (out / "metrics.json").exists()
+    assert json.loads((out / "settings.json").read_text())["fingerprint"] == "g"
+
+
+def test_a_disk_too_full_for_the_run_is_told_before_it_begins(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "free_bytes", lambda path: 2_000_000_000)
+    with (
+        pytest.raises(LpafError, match=r"2\.0 GB free.*may need 2\.5 GB"),
+        Run(settings(out)).opened("f", needs=2_500_000_000),
+    ):
+        pytest.fail("the work began")
+    assert not out.exists()
+    with Run(settings(out)).opened("f", needs=1_500_000_000):
+        pass
 
 
 def test_force_that_fails_half_way_leaves_no_finished_run(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from lpaf_jax.data import Examples, encode
 from lpaf_jax.errors import LpafError
@@ -85,12 +86,37 @@ def test_a_model_without_a_head_is_refused(tiny: Tiny) -> None:
         load_classifier(tiny.model)
 
 
+def test_a_head_that_only_the_config_tells_of_is_refused(copy: Path) -> None:
+    weights = load_file(copy / "model" / "model.safetensors")
+    bare = {name: x for name, x in weights.items() if not name.startswith("classifier.")}
+    save_file(bare, copy / "model" / "model.safetensors")
+    with pytest.raises(LpafError, match="no classification head for the 2 classes"):
+        load_classifier(copy)
+
+
+def test_a_model_of_pairs_reads_two_texts(copy: Path, held_out: Path, tmp_path: Path) -> None:
+    config = json.loads((copy / "model" / "config.json").read_text())
+    config["lpaf_reads"] = {"length": 16, "pairs": True}
+    (copy / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(LpafError, match="--pair-column"):
+        evaluate_file(copy, held_out)
+    classifier = load_classifier(copy)
+    text, other = "the film is superb", "a dull plot"
+    examples = Examples([text], [other], np.zeros(1, np.int32))
+    logits = classifier.logits(encode(classifier.tokenizer, examples, 16), 1)[0]
+    ((given, _, probability),) = classifier.predict([f"{text}\t{other}"])
+    assert given == f"{text}\t{other}"
+    assert probability == pytest.approx(1 / (1 + np.exp(-abs(logits[1] - logits[0]))), abs=1e-5)
+    with pytest.raises(LpafError, match="a tab between: 'the film is superb'"):
+        list(classifier.predict([text]))
+
+
 def test_the_length_is_the_runs_and_never_more_than_the_model_reads(
     finished: Path, classifier: Classifier
 ) -> None:
     assert classifier.length == FAST["length"]
     assert load_classifier(finished, length=8).length == 8
-    assert load_classifier(finished / "model").length == POSITIONS
+    assert load_classifier(finished / "model").length == FAST["length"]
     with pytest.raises(LpafError, match="length is 33.*32 tokens"):
         load_classifier(finished, length=POSITIONS + 1)
 

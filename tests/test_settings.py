@@ -114,6 +114,10 @@ def test_the_recipe_is_named_by_what_is_left_out() -> None:
     assert settings(without=["mixing"]).recipe == "lpaf-without-step-3"
     for order in itertools.permutations(STEPS):
         assert settings(without=[*order, order[0]]).recipe == "svd-ft"
+    assert settings(solver="none").recipe == settings(importance="none").recipe
+    assert settings(solver="none").recipe == "lpaf-without-step-2"
+    assert settings(criterion="magnitude").recipe == "lpaf-magnitude"
+    assert settings(criterion="magnitude", without=["prune"]).recipe == "lpaf-without-step-1"
     names = {settings(without=c).recipe for n in range(4) for c in itertools.combinations(STEPS, n)}
     assert len(names) == 8
     assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in names)

@@ -68,5 +68,8 @@ def factorize(
         factors |= {p: LowRank(stacked.a[i], stacked.b[i]) for i, p in enumerate(paths)}
     for path, (a, b) in factors.items():
         if not all(jnp.isfinite(x).all() for x in (weights[path], scores[path], a, b)):
-            raise LpafError(f"{path}: its weights, scores or factors are not finite")
+            raise LpafError(
+                f"{path}: its weights, scores or factors hold NaN or infinity; if the weights do "
+                "not, choose another solver or a larger floor"
+            )
     return factors

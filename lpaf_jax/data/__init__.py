@@ -9,13 +9,15 @@ from lpaf_jax.data.batches import (
     train_batches,
 )
 from lpaf_jax.data.examples import Examples, Task
-from lpaf_jax.data.metrics import classification_metrics, wilson_interval
+from lpaf_jax.data.glue import GLUE
+from lpaf_jax.data.metrics import classification_metrics, compare_paired, wilson_interval
 from lpaf_jax.data.tables import read_examples
-from lpaf_jax.data.tasks import TASK_NAMES, load_task
+from lpaf_jax.data.tasks import TASK_NAMES, check_task_name, load_task
 from lpaf_jax.data.tokenize import Encoded, Tokenizer, encode, load_tokenizer
 
 __all__ = [
     "BUCKETS",
+    "GLUE",
     "TASK_NAMES",
     "Batch",
     "Batches",
@@ -23,7 +25,9 @@ __all__ = [
     "Examples",
     "Task",
     "Tokenizer",
+    "check_task_name",
     "classification_metrics",
+    "compare_paired",
     "encode",
     "eval_batches",
     "load_task",

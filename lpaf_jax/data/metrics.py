@@ -68,6 +68,32 @@ def classification_metrics(
     }
 
 
+def compare_paired(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
+    """Whether two models that answered the same examples differ: McNemar's exact test.
+
+    Examples that both answer alike say nothing. If the models were equally good, each of the
+    `b + c` others would fall to one side or the other like a coin:
+
+        p = min(1, 2 · P(X ≤ min(b, c))),    X ~ Binomial(b + c, ½)
+
+    Args:
+        first, second: (n,) whether each model is right on each example.
+
+    Returns:
+        A dict ready for JSON: `dense_only` b and `final_only` c, the examples that the first and
+        the second model alone have right, and `p`.
+
+    References:
+        Q. McNemar, Note on the sampling error of the difference between correlated proportions or
+        percentages, 1947.
+    """
+    b, c = int(np.sum(first & ~second)), int(np.sum(second & ~first))
+    tail = sum(math.comb(b + c, i) for i in range(min(b, c) + 1))
+    # Whole numbers to the end: 2^-(b + c) is no float from some 1,000 examples on.
+    p = min(1.0, 2 * tail / 2 ** (b + c))
+    return {"dense_only": b, "final_only": c, "p": p}
+
+
 def _class_metrics(actual: np.ndarray, predicted: np.ndarray) -> dict[str, float | int]:
     hit = int(np.sum(actual & predicted))
     n, n_predicted = int(np.sum(actual)), int(np.sum(predicted))

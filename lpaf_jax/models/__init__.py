@@ -16,7 +16,7 @@ from lpaf_jax.models.functional import (
     replace_layer,
     set_parameters,
 )
-from lpaf_jax.models.hub import packaged_minilm, resolve_model
+from lpaf_jax.models.hub import is_hub_id, packaged_minilm, resolve_model
 from lpaf_jax.models.layers import Linear, LowRankLinear, MixedLinear
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "compressible_layers",
     "count_parameters",
     "is_compressible",
+    "is_hub_id",
     "layer_at",
     "load_extra",
     "load_model",

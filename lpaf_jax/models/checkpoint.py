@@ -45,12 +45,13 @@ def load_model(folder: Path, *, num_labels: int | None = None, seed: int = 0) ->
 
     Args:
         folder: a Hugging Face BERT folder, or one written by `save_model`.
-        num_labels: classes of the head; None takes what the folder says. A head that the folder
-            does not hold, or holds for another number of classes, is drawn anew.
-        seed: of the newly drawn head.
+        num_labels: classes of the head; one that the folder does not hold, or holds for another
+            number of classes, is drawn anew. None takes the head of the folder.
+        seed: of a newly drawn head.
 
     Raises:
-        LpafError: a file or tensor is missing, damaged, of the wrong shape or not finite.
+        LpafError: a file or tensor is missing, damaged, of the wrong shape or not finite; the
+            folder holds no head, and none was to be drawn.
     """
     values = read_json(folder / "config.json")
     kind = values.get("model_type")
@@ -70,7 +71,13 @@ def load_model(folder: Path, *, num_labels: int | None = None, seed: int = 0) ->
         replace_layer(model, path, _empty_low_rank(layer_at(model, path), rank))
     head = Initializer(jax.random.key(seed)).linear(config.hidden_size, config.num_labels)
     drawn = {f"classifier.{name}": array for name, array in parameters(head).items()}
-    set_parameters(model, drawn | _read_parameters(folder, parameters(model)))
+    found = _read_parameters(folder, parameters(model))
+    if num_labels is None and not found.keys() >= drawn.keys():
+        raise LpafError(
+            f"{folder} holds no classification head for the {config.num_labels} classes of its "
+            "config.json"
+        )
+    set_parameters(model, drawn | found)
     return model
 
 
@@ -81,6 +88,7 @@ def save_model(
     source: Path,
     label_names: list[str],
     card: str,
+    reads: dict[str, Any] | None = None,
     extra: dict[str, np.ndarray] | None = None,
 ) -> None:
     """Write `model` as a folder that `load_model` reads; it appears whole or not at all.
@@ -91,6 +99,8 @@ def save_model(
         source: the folder whose `config.json` and tokenizer go along.
         label_names: name of each class, in order.
         card: text of the model card, README.md.
+        reads: what its texts are, kept in `config.json` as `lpaf_reads`: `length`, the longest
+            in tokens, and `pairs`, whether they come in twos.
         extra: further arrays to keep beside the weights, in `state.safetensors`.
 
     Raises:
@@ -107,6 +117,7 @@ def save_model(
     }
     with atomic_dir(folder) as target:
         config = _config(read_json(source / "config.json"), label_names, low_rank)
+        config |= {} if reads is None else {"lpaf_reads": reads}
         (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (target / "README.md").write_text(card, encoding="utf-8")
         for name in _TOKENIZER_FILES:

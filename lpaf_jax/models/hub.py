@@ -26,14 +26,20 @@ def resolve_model(name: str) -> Path:
         if not (folder / "config.json").is_file():
             raise LpafError(f"{folder} is not a model folder: it holds no config.json")
         return folder
-    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+    if "/" in name and not is_hub_id(name):
         raise LpafError(f"model folder {name} does not exist")
-    if "/" not in name:
+    if not is_hub_id(name):
         raise LpafError(
             f"unknown model {name!r}: give 'minilm', a folder that exists, or a hub id "
             "such as 'google-bert/bert-base-uncased'"
         )
     return _from_hub(name)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` is of the form `owner/name` and no folder that is there."""
+    like_a_path = name.count("/") > 1 or name.startswith((".", "/", "~"))
+    return "/" in name and not like_a_path and not Path(name).is_dir()
 
 
 def packaged_minilm() -> Path:

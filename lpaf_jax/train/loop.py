@@ -112,12 +112,8 @@ def _batches_from(stage: Stage, start: int, until: int) -> Iterator[Batch]:
         start += len(part)
 
 
-def predict(
-    forward: Forward, params: Params, data: Encoded, batch_size: int, masks: Params | None = None
-) -> np.ndarray:
+def predict(forward: Forward, params: Params, data: Encoded, batch_size: int) -> np.ndarray:
     """Logits of all examples, (n, labels), in the order of the data."""
     batches = eval_batches(data, batch_size)
-    logits = [
-        np.asarray(forward(params, masks or {}, batch))[batch["weight"] > 0] for batch in batches
-    ]
+    logits = [np.asarray(forward(params, {}, batch))[batch["weight"] > 0] for batch in batches]
     return batches.restore(np.concatenate(logits))

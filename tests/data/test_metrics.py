@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from lpaf_jax.data import classification_metrics, wilson_interval
+from lpaf_jax.data import classification_metrics, compare_paired, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,13 @@ def test_metrics_are_plain_json_whatever_array_type_comes_in():
 def test_metrics_refuse_arrays_that_do_not_match(labels, predictions):
     with pytest.raises(ValueError, match=r"do not match|n > 0"):
         classification_metrics(np.array(labels), np.array(predictions), ["a", "b"])
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 1), (3, 3), (9, 2), (40, 61), (900, 1000)])
+def test_mcnemar_is_the_binomial_test_of_those_that_differ(b, c):
+    first = np.array([True] * b + [False] * c + [True, True, False])
+    second = np.array([False] * b + [True] * c + [True, True, False])
+    found = compare_paired(first, second)
+    assert (found["dense_only"], found["final_only"]) == (b, c)
+    expected = binomtest(b, b + c).pvalue if b + c else 1.0
+    assert found["p"] == pytest.approx(expected, rel=1e-9)

@@ -119,6 +119,8 @@ def test_a_limit_cuts_the_training_split_only(tmp_path):
     assert load_task(path, limit=10**6).train.texts == whole.train.texts
     with pytest.raises(LpafError, match="limit of 0"):
         load_task(path, limit=0)
+    with pytest.raises(LpafError, match="one class"):
+        load_task(path, limit=1)
 
 
 @pytest.mark.parametrize(
