@@ -51,18 +51,27 @@ def main() -> None:
     with job.opened(fingerprint(inputs)):
         pipeline.fine_tune(job, inputs, progress)
     dense = load_model(job.stage("dense"))
+    table = {
+        "command": "python benchmarks/criteria.py",
+        "settings": as_json(base) | {"out": "runs"},
+        "dense_validation_accuracy": accuracy_of(dense, inputs.validation, base.batch)(
+            parameters(dense)
+        ),
+    }
     rows = read_json(RESULTS)["rows"] if RESULTS.is_file() else []
     for criterion, kept, decay in CASES:
-        case = {"criterion": criterion, "kept": kept, "score_decay": decay}
+        case: dict[str, Any] = {"criterion": criterion, "kept": kept, "score_decay": decay}
+        case["seed"] = args.seed
         if any(case.items() <= row.items() for row in rows):
             continue
         settings = dataclasses.replace(
-            base, out=args.work / f"{criterion}-{kept}-{decay}", reuse=base.out, **case
+            base,
+            out=args.work / f"{criterion}-{kept}-{decay}-{args.seed}",
+            reuse=base.out,
+            **case,
         )
         rows.append(case | run_case(Run(settings), inputs))
-        table = {"command": "python benchmarks/criteria.py", "settings": as_json(base)}
-        accuracy = accuracy_of(dense, inputs.validation, base.batch)(parameters(dense))
-        write_json(RESULTS, table | {"dense_validation_accuracy": accuracy, "rows": rows})
+        write_json(RESULTS, table | {"rows": rows})
         jax.clear_caches()
         gc.collect()
     for row in rows:

@@ -74,7 +74,7 @@ def run_seed(seed: int, args: argparse.Namespace) -> None:
     shared = {name: accuracy(job, inputs, name) for name in ("dense", "pruned")}
     table |= {
         "command": f"python benchmarks/lpaf_grid.py --seeds {seed}",
-        "settings": as_json(base),
+        "settings": as_json(base) | {"out": "runs"},
         "seconds": job.seconds(),
         "threads": pipeline.usable_cpus(),
         **shared,

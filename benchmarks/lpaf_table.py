@@ -17,6 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 RATIOS = (0.5, 0.25, 0.16)
 TITLES = {
     "svd-ft": "SVD_Ft",
+    "svd-ft-longer": "SVD_Ft, three times as long",
     "lpaf": "LPAF",
     "lpaf-without-step-1": "LPAF without step 1 (pruning)",
     "lpaf-without-step-2": "LPAF without step 2 (plain SVD)",
@@ -45,8 +46,9 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for recipe, title in TITLES.items():
         row = [_cell(cells[recipe, ratio]) for ratio in RATIOS]
-        paper = " / ".join(f"{100 * x / PAPER_DENSE:.1f}" for x in PAPER[recipe])
-        print(f"| {title} | {' | '.join(row)} | {paper} % |")
+        kept = [f"{100 * x / PAPER_DENSE:.1f}" for x in PAPER.get(recipe, ())]
+        paper = f"{' / '.join(kept)} %" if kept else "–"
+        print(f"| {title} | {' | '.join(row)} | {paper} |")
     for run in runs:
         print(
             f"\nSeed {run['settings']['seed']}: dense {_share(run['dense'])}, "

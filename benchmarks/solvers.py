@@ -20,6 +20,7 @@ from lpaf_jax.models import is_compressible, load_model, parameters
 from lpaf_jax.settings import make_settings
 from lpaf_jax.stages import accuracy_of, pruning_arrays
 
+_NOT_SETTINGS = ("model", "task", "out", "fingerprint")
 CHOICES = [
     ("none", "none", 0.0),
     *[(s, "score", f) for s in ("row", "elementwise") for f in (0.01, 0.1, 1.0)],
@@ -34,9 +35,8 @@ def main() -> None:
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.25])
     args = parser.parse_args()
     record = read_json(args.run / "settings.json")
-    settings = make_settings(
-        record["model"], task=record["task"], out=args.run, length=record["length"]
-    )
+    chosen = {name: value for name, value in record.items() if name not in _NOT_SETTINGS}
+    settings = make_settings(record["model"], task=record["task"], out=args.run, **chosen)
     inputs = load_inputs(settings)
     pruned = args.run / "stages" / "pruned"
     scores, masks = pruning_arrays(pruned)
