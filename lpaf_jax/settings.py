@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from tyro.conf import Positional, arg
 
@@ -216,21 +216,17 @@ def check(settings: Settings) -> None:
 
 
 def _choices(settings: Settings) -> None:
-    allowed = {
-        "solver": ("row", "elementwise", "none"),
-        "importance": ("score", "mask", "magnitude", "none"),
-        "criterion": ("first-order", "sensitivity", "magnitude"),
-        "scope": ("global", "matrix"),
-        "keep": ("all", "final"),
-    }
-    for name, values in allowed.items():
-        if getattr(settings, name) not in values:
+    for field in dataclasses.fields(Settings):
+        values = get_args(field.type) if get_origin(field.type) is Literal else ()
+        if values and getattr(settings, field.name) not in values:
             raise LpafError(
-                f"{name} {getattr(settings, name)!r} is unknown: choose one of {', '.join(values)}"
+                f"{field.name} {getattr(settings, field.name)!r} is unknown: "
+                f"choose one of {', '.join(values)}"
             )
+    steps = get_args(Step)
     for step in settings.without:
-        if step not in ("prune", "weighting", "mixing"):
-            raise LpafError(f"without {step!r} is unknown: choose from prune, weighting, mixing")
+        if step not in steps:
+            raise LpafError(f"without {step!r} is unknown: choose from {', '.join(steps)}")
 
 
 def _whole(least: int, most: int | None = None) -> Callable[[Any], bool]:
