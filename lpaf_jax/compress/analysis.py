@@ -13,7 +13,6 @@ from lpaf_jax.linalg import (
     empty_rows,
     energy_rank,
     singular_values,
-    stable_rank,
 )
 from lpaf_jax.models.functional import Params
 from lpaf_jax.train import keep_largest
@@ -33,7 +32,8 @@ def analyse_pruning(dense: Params, pruned: Params, masks: Params) -> dict[str, A
         masks: what pruning kept, by path.
 
     Returns:
-        JSON values: figures of every matrix, spectra and patterns of a few, and means.
+        JSON values: figures of every matrix and their means over all, spectra and patterns of
+        a few.
     """
     kept = sum(int(mask.sum()) for mask in masks.values())
     total = sum(mask.size for mask in masks.values())
@@ -45,16 +45,19 @@ def analyse_pruning(dense: Params, pruned: Params, masks: Params) -> dict[str, A
         name: {path: singular_values(w) for path, w in version.items()}
         for name, version in versions.items()
     }
-    ranks = {
+    figures = {
         name: {path: _rank_figures(s) for path, s in of.items()} for name, of in spectra.items()
     }
+    for name, of in patterns.items():
+        for path, mask in of.items():
+            figures[name][path] |= _mask_figures(mask)
     shown = _from_the_middle(list(dense))
     square = [path for path in shown if dense[path].shape[0] == dense[path].shape[1]]
     return {
         "sparsity": 1 - kept / total,
         "matrices": [
-            {"name": _name(path), "shape": list(w.shape), "dense": ranks["dense"][path]}
-            | {name: ranks[name][path] | _mask_figures(of[path]) for name, of in patterns.items()}
+            {"name": _name(path), "shape": list(w.shape)}
+            | {name: of[path] for name, of in figures.items()}
             for path, w in dense.items()
         ],
         "spectra": [
@@ -66,10 +69,7 @@ def analyse_pruning(dense: Params, pruned: Params, masks: Params) -> dict[str, A
             | {name: _pack(of[path]) for name, of in patterns.items()}
             for path in square[:_SHOWN_PATTERNS]
         ],
-        "mean": {
-            name: {"effective_rank": float(np.mean([f["effective_rank"] for f in of.values()]))}
-            for name, of in ranks.items()
-        },
+        "mean": {name: _means(list(of.values())) for name, of in figures.items()},
     }
 
 
@@ -85,7 +85,6 @@ def _from_the_middle(paths: list[str]) -> list[str]:
 def _rank_figures(s: Array) -> dict[str, float]:
     return {
         "effective_rank": float(effective_rank(s)),
-        "stable_rank": float(stable_rank(s)),
         "energy_rank": int(energy_rank(s)),
     }
 
@@ -96,6 +95,13 @@ def _mask_figures(mask: Array) -> dict[str, float]:
         "empty_rows": float(empty_rows(mask)),
         "empty_columns": float(empty_columns(mask)),
     }
+
+
+def _means(figures: list[dict[str, float]]) -> dict[str, float]:
+    """Means over the matrices, of which each counts the same, whatever its size."""
+    # The share kept is known of all weights together: its mean over matrices would mislead.
+    keys = figures[0].keys() - {"kept"}
+    return {key: float(np.mean([f[key] for f in figures])) for key in sorted(keys)}
 
 
 def _relative(s: Array) -> list[float]:
