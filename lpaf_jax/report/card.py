@@ -5,43 +5,40 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lpaf_jax.data.glue import GLUE, HUB_ID
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.words import statement, verdicts
 
 # Where a short name has a page of its own on the hub: (model id, its licence).
 _BASES = {"minilm": ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0")}
-_GLUE = ("sst2", "cola", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 _DATASETS = {
     "rotten_tomatoes": "cornell-movie-review-data/rotten_tomatoes",
     "imdb": "stanfordnlp/imdb",
-    **dict.fromkeys(_GLUE, "nyu-mll/glue"),
+    **dict.fromkeys(GLUE, HUB_ID),
 }
 
 
 def model_card(metrics: Metrics) -> str:
     """README.md for a model hub: YAML front matter, then what it is, figures, use and limits.
 
-    Figures that `metrics` does not hold are left out, so a run without timings has a card too.
-    A model kept from the middle of a run names its stage: `{"model", "task", "stage"}` is enough.
+    A model kept from the middle of a run has no figures yet and names its stage:
+    `{"model", "task", "stage"}` is all that is known of it.
     """
-    stage = str(metrics.get("stage") or "final")
+    stage = metrics.get("stage", "final")
     model, task = _text(facts.model_name(metrics)), _text(facts.task_name(metrics))
-    measured = bool(facts.stages(metrics))
     parts = [
         f"---\n{_yaml(_front_matter(metrics))}---",
-        f"# {model} on {task}, {_TITLES.get(stage, _text(stage))}",
-        _text(statement(metrics)) if measured else None,
+        f"# {model} on {task}, {_TITLES[stage]}",
+        *([] if "stage" in metrics else [_text(statement(metrics))]),
         _what(metrics, stage),
-        "## Figures" if measured else None,
-        _figures(metrics) if measured else None,
-        "\n".join(f"- {_text(note)}" for note in verdicts(metrics)) if measured else None,
+        *([] if "stage" in metrics else ["## Figures", _figures(metrics), _notes(metrics)]),
         "## Use",
         _use(stage),
         "## Limits",
         _limits(metrics),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 _TITLES = {
@@ -64,9 +61,9 @@ def _what(metrics: Metrics, stage: str) -> str:
             "weights of its query, key, value, attention-output and feed-forward matrices were "
             "set to zero and are stored as zeros, so the file is not smaller."
         )
-    rank = facts.number(metrics, "rank")
-    size = f", k = {rank:.0f}" if rank is not None else ""
-    tuned = "Nothing was tuned since." if stage == "factorized" else "The factors were then tuned."
+    size, tuned = "", "Nothing was tuned since."
+    if stage == "final":
+        size, tuned = f", k = {metrics['rank']}", "The factors were then tuned."
     return (
         "A BERT-style text classifier made smaller by low-rank factorization (LPAF): every "
         "query, key, value, attention-output and feed-forward matrix of m × n numbers is stored "
@@ -103,53 +100,50 @@ model = load_model(Path("RUN/{place}"))
 
 
 def _figures(metrics: Metrics) -> str:
-    rows = facts.stages(metrics)
     batches = facts.batches(metrics)
     heads = ["stage", "accuracy", "95 % interval", "compressible weights", "all weights", "file"]
     heads += [f"batch {batch}" for batch in batches]
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
-    for row in rows:
-        low, high = facts.percent(row.low), facts.percent(row.high)
-        cells = [row.label.lower(), facts.percent(row.accuracy), f"{low} to {high}"]
+    for row in facts.stages(metrics).values():
+        cells = [row.label.lower(), facts.percent(row.accuracy)]
+        cells += [f"{facts.percent(row.low)} to {facts.percent(row.high)}"]
         cells += [facts.percent(row.encoder), facts.percent(row.total), facts.size(row.bytes)]
-        cells += [facts.milliseconds(row.median(batch)) for batch in batches]
-        lines.append(cells)
+        lines.append(cells + [row.median(batch) for batch in batches])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _notes(metrics: Metrics) -> str:
+    return "\n".join(f"- {_text(note)}" for note in verdicts(metrics))
 
 
 def _limits(metrics: Metrics) -> str:
     task = _text(facts.task_name(metrics))
-    n = facts.number(metrics, "data", "test") or facts.number(metrics, "stages", "final", "n")
-    seed = facts.number(metrics, "seed")
-    tested = f"{facts.count(n)} examples of {task}" if n else task
-    once = f"one run (seed {seed:.0f})" if seed is not None else "one run"
-    return "\n".join(
-        [
-            f"- It answers the one question it was tuned for, {task}; other text was not tested.",
-            f"- Accuracy is from {once} on {tested}, split off by this project: "
-            "it is not a figure of a public leaderboard.",
-            "- Timings hold for the machine they were taken on.",
-            "- It inherits whatever bias the base model and the training texts carry.",
+    lines = [f"It answers the one question it was tuned for, {task}; other text was not tested."]
+    if "stage" not in metrics:
+        lines += [
+            f"Accuracy is from one run (seed {metrics['seed']}) on {metrics['data']['test']:,} "
+            f"examples of {task}, split off by this project: it is not a figure of a "
+            "public leaderboard.",
+            "Timings hold for the machine they were taken on.",
         ]
-    )
+    lines.append("It inherits whatever bias the base model and the training texts carry.")
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _front_matter(metrics: Metrics) -> dict[str, Any]:
-    front: dict[str, Any] = {}
-    base, licence = _base(str(metrics.get("model") or ""))
-    if licence:
-        front["license"] = licence
-    front["library_name"] = "lpaf-jax"
-    front["pipeline_tag"] = "text-classification"
-    front["tags"] = ["text-classification", "lpaf", "low-rank", "model-compression", "jax"]
-    if base:
-        front["base_model"] = base
-    dataset = _DATASETS.get(str(metrics.get("task") or ""))
-    if dataset:
-        front["datasets"] = [dataset]
-    front["metrics"] = ["accuracy"]
-    accuracy = facts.number(metrics, "stages", "final", "accuracy")
-    if dataset and accuracy is not None:
+    base, licence = _base(metrics["model"])
+    dataset = _DATASETS.get(metrics["task"])
+    front: dict[str, Any] = {
+        "license": licence,
+        "library_name": "lpaf-jax",
+        "pipeline_tag": "text-classification",
+        "tags": ["text-classification", "lpaf", "low-rank", "model-compression", "jax"],
+        "base_model": base,
+        "datasets": [dataset] if dataset else None,
+        "metrics": ["accuracy"],
+    }
+    if dataset and "stage" not in metrics:
+        accuracy = metrics["stages"]["final"]["accuracy"]
         result = {
             "task": {"type": "text-classification"},
             "dataset": {"type": dataset, "name": facts.task_name(metrics)},
@@ -157,7 +151,7 @@ def _front_matter(metrics: Metrics) -> dict[str, Any]:
         }
         name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{facts.model_name(metrics)}-lpaf").strip("-")
         front["model-index"] = [{"name": name, "results": [result]}]
-    return front
+    return {key: value for key, value in front.items() if value}
 
 
 def _base(model: str) -> tuple[str, str]:

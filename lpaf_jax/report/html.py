@@ -1,14 +1,15 @@
 """One self-contained page on a run, for a reader who never saw the paper."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import atomic_write, read_json
 from lpaf_jax.report import facts, sections
+from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.logs import Log, read_log
 from lpaf_jax.report.markup import Html, el, join
+from lpaf_jax.report.sections import Analysis
 from lpaf_jax.report.style import CSS
 
 
@@ -23,7 +24,7 @@ def write_report(run_dir: Path) -> Path:
     """
     metrics = _object(run_dir / "metrics.json")
     path = run_dir / "analysis.json"
-    analysis = _object(path) if path.exists() else {}
+    analysis = _object(path) if path.exists() else None
     page = render(metrics, analysis, read_log(run_dir / "logs" / "train.jsonl"))
     target = run_dir / "report.html"
     with atomic_write(target) as temporary:
@@ -38,19 +39,21 @@ def _object(path: Path) -> dict[str, Any]:
     return value
 
 
-def render(metrics: Mapping[str, Any], analysis: Mapping[str, Any], log: Log) -> str:
+def render(metrics: Metrics, analysis: Analysis | None, log: Log) -> str:
     """The page as text. Parts a run has no figures for are left out."""
     title = f"{facts.model_name(metrics)} on {facts.task_name(metrics)}"
+    outcome = sections.outcome(metrics)
     parts: dict[str, tuple[str, Html | None]] = {
         "results": ("Results", sections.results(metrics)),
-        "steps": ("What was done", sections.steps(metrics, analysis)),
+        "steps": ("What was done", sections.steps(metrics)),
         "speed": ("Speed", sections.speed(metrics)),
         "training": ("Training", sections.training(log)),
         "matrices": ("Inside the matrices", sections.matrices(metrics, analysis)),
         "time": ("Where the time went", sections.seconds(metrics)),
-        "glossary": ("Words used here", sections.glossary()),
-        "particulars": ("Particulars", sections.particulars(metrics)),
     }
+    told = join(outcome, [content for _, content in parts.values()])
+    parts["glossary"] = ("Words used here", sections.glossary(told))
+    parts["particulars"] = ("Particulars", sections.particulars(metrics))
     shown = {key: part for key, part in parts.items() if part[1]}
     nav = el("nav", [el("a", name, href=f"#{key}") for key, (name, _) in shown.items()])
     body = [
@@ -67,16 +70,11 @@ def render(metrics: Mapping[str, Any], analysis: Mapping[str, Any], log: Log) ->
         el("title", f"{title}: compression report"),
         el("style", Html(CSS)),
     )
-    top = join(el("h1", f"Compression report: {title}"), sections.outcome(metrics), nav)
+    top = join(el("h1", f"Compression report: {title}"), outcome, nav)
     main = el("main", el("header", top), body, el("footer", _foot(metrics), class_="small"))
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{main}</body></html>\n'
 
 
-def _foot(metrics: Mapping[str, Any]) -> str:
-    facts_known = {
-        "recipe": metrics.get("recipe"),
-        "seed": metrics.get("seed"),
-        "finished": metrics.get("finished"),
-    }
-    told = [f"{key} {value}" for key, value in facts_known.items() if value is not None]
-    return "lpaf-jax" + "".join(f" · {item}" for item in told)
+def _foot(metrics: Metrics) -> str:
+    told = (f"{key} {metrics[key]}" for key in ("recipe", "seed", "finished"))
+    return " · ".join(["lpaf-jax", *told])

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from lpaf_jax.report import facts
 from lpaf_jax.report.svg import BLUE, GREY, GRID, MUTED, ORANGE, svg
 
 METHODS = {"dense": "dense", "first_order": "first-order", "magnitude": "magnitude"}
@@ -20,9 +19,7 @@ def spectrum(item: Mapping[str, Any], index: int) -> str:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         for row, (key, label) in enumerate(METHODS.items()):
-            values = np.asarray(item.get(key) or [], dtype=float)
-            if values.size == 0:
-                continue
+            values = np.asarray(item[key], dtype=float)
             # Empty rows and columns leave exact zeros: there the curve drops out of sight.
             axes.plot(np.arange(1, values.size + 1), values, color=COLOURS[key])
             _key(axes, (0.04, 0.22 - 0.09 * row), label, COLOURS[key])
@@ -32,9 +29,9 @@ def spectrum(item: Mapping[str, Any], index: int) -> str:
         axes.minorticks_off()
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("singular value, from the largest")
-        axes.set_title(short_name(str(item.get("name", ""))))
+        axes.set_title(short_name(item["name"]))
 
-    return svg(f"spectrum{index}", f"Singular values of {item.get('name')}", 290, 240, draw)
+    return svg(f"spectrum{index}", f"Singular values of {item['name']}", 290, 240, draw)
 
 
 def _key(axes: Any, place: tuple[float, float], label: str, colour: str) -> None:
@@ -82,7 +79,7 @@ def pattern(item: Mapping[str, Any], key: str, index: int) -> str:
         axes.set_ylabel("row (input)", labelpad=-14)
         axes.set_title(f"kept by {METHODS[key]}", color=COLOURS[key])
 
-    label = f"Weights of {item.get('name')} kept by {METHODS[key]} pruning"
+    label = f"Weights of {item['name']} kept by {METHODS[key]} pruning"
     return svg(f"pattern{index}{key}", label, 290, 250, draw)
 
 
@@ -114,7 +111,7 @@ def kept_by_line(item: Mapping[str, Any], index: int) -> str:
         axes.set_xlabel("% of rows or columns, fullest first")
         axes.set_title("% kept: — rows, ··· columns")
 
-    label = f"Share kept in each row and column of {item.get('name')}"
+    label = f"Share kept in each row and column of {item['name']}"
     return svg(f"kept{index}", label, 290, 250, draw)
 
 
@@ -122,7 +119,7 @@ def effective_ranks(matrices: Sequence[Mapping[str, Any]]) -> str:
     """Effective rank of every matrix under each way of pruning, grouped by kind of matrix."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for matrix in sorted(matrices, key=order):
-        groups.setdefault(kind(str(matrix.get("name", ""))), []).append(matrix)
+        groups.setdefault(kind(matrix["name"]), []).append(matrix)
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
@@ -130,8 +127,7 @@ def effective_ranks(matrices: Sequence[Mapping[str, Any]]) -> str:
         for name, members in groups.items():
             places = np.arange(start, start + len(members))
             for key, colour in COLOURS.items():
-                values = [facts.number(m, key, "effective_rank") for m in members]
-                heights = [np.nan if v is None else v for v in values]
+                heights = [m[key]["effective_rank"] for m in members]
                 axes.plot(places, heights, "o-", color=colour, markersize=4, linewidth=1.2)
             middle = places.mean()
             axes.annotate(
@@ -153,9 +149,8 @@ def effective_ranks(matrices: Sequence[Mapping[str, Any]]) -> str:
         axes.margins(y=0.12)
         low, high = axes.get_ylim()
         last = list(groups.values())[-1][-1]
-        ends = {key: facts.number(last, key, "effective_rank") for key in METHODS}
-        known = {key: end for key, end in ends.items() if end is not None}
-        for key, height in apart(known, 0.06 * (high - low)).items():
+        ends = {key: last[key]["effective_rank"] for key in METHODS}
+        for key, height in apart(ends, 0.06 * (high - low)).items():
             axes.annotate(
                 METHODS[key],
                 (start - 2, height),
@@ -189,22 +184,27 @@ _KINDS = {
 }
 
 
+_NAME = re.compile(r"\.(\d+)\.(.+)$")
+
+
+def _parts(name: str) -> tuple[int, str]:
+    found = _NAME.search(name)
+    assert found is not None
+    return int(found[1]), _KINDS[found[2]]
+
+
 def kind(name: str) -> str:
     """What sort of matrix a path names, the layer's number left out."""
-    tail = re.split(r"\.\d+\.", name)[-1]
-    return _KINDS.get(tail, ".".join(tail.split(".")[-2:]))
+    return _parts(name)[1]
 
 
 def order(matrix: Mapping[str, Any]) -> tuple[int, int]:
     """Layer by number (10 after 9), then the order in which a layer uses its matrices."""
-    name = str(matrix.get("name", ""))
-    layer = re.search(r"\.(\d+)\.", name)
-    kinds = list(_KINDS.values())
-    place = kinds.index(kind(name)) if kind(name) in kinds else len(kinds)
-    return int(layer[1]) if layer else -1, place
+    layer, what = _parts(matrix["name"])
+    return layer, list(_KINDS.values()).index(what)
 
 
 def short_name(name: str) -> str:
-    """`layer 1, query` for the path of a compressible kernel; other names as they are."""
-    found = re.search(r"\.(\d+)\.", name)
-    return f"layer {int(found[1]) + 1}, {kind(name)}" if found else name
+    """`layer 1, query` for the path of a compressible kernel."""
+    layer, what = _parts(name)
+    return f"layer {layer + 1}, {what}"

@@ -8,7 +8,7 @@ import numpy as np
 
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics, Stage
-from lpaf_jax.report.logs import Log
+from lpaf_jax.report.logs import Line, Log, Phase
 from lpaf_jax.report.svg import BLUE, GREEN, GREY, INK, MUTED, ORANGE, svg
 
 _STAGE_COLOURS = {"dense": GREY, "pruned": GREEN, "factorized": ORANGE, "final": BLUE}
@@ -16,16 +16,16 @@ _STAGE_COLOURS = {"dense": GREY, "pruned": GREEN, "factorized": ORANGE, "final":
 
 def accuracy_against_size(metrics: Metrics) -> str:
     """Every stage by the numbers its compressible matrices store and its test accuracy."""
-    rows = [r for r in facts.stages(metrics) if r.accuracy is not None and r.encoder is not None]
-    common = facts.majority(metrics)
+    rows = facts.stages(metrics)
+    common = 100 * facts.majority(metrics)
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        places = _dodged(rows)
+        places = _dodged(list(rows.values()))
         axes.plot(*zip(*places, strict=True), color="#c4c7c2", linewidth=1.5, zorder=1)
-        for index, (row, (x, y)) in enumerate(zip(rows, places, strict=True)):
-            colour = _STAGE_COLOURS[row.key]
-            low, high = _bounds(row)
+        for index, ((key, row), (x, y)) in enumerate(zip(rows.items(), places, strict=True)):
+            colour = _STAGE_COLOURS[key]
+            low, high = 100 * row.low, 100 * row.high
             axes.plot([x, x], [low, high], color=colour, linewidth=2, alpha=0.55)
             axes.plot([x], [y], "o", color=colour, markersize=8)
             # Of stages side by side one is labelled above; of equal ones, the later.
@@ -39,17 +39,17 @@ def accuracy_against_size(metrics: Metrics) -> str:
                 # Close to the full size, step aside from the dense model's label.
                 ha="right" if 75 < x < 99 else "center",
                 va="bottom" if above else "top",
-                color=colour if row.key != "dense" else INK,
-                fontweight="bold" if row.key == "final" else "normal",
+                color=colour if key != "dense" else INK,
+                fontweight="bold" if key == "final" else "normal",
             )
         axes.margins(y=0.16)
         axes.set_xlim(0, max(118, max(x for x, _ in places) + 18))
         low, high = axes.get_ylim()
-        if common is not None and low < 100 * common < high:
-            axes.axhline(100 * common, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
+        if low < common < high:
+            axes.axhline(common, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
             axes.annotate(
                 "always the most common class",
-                (_widest_gap([x for x, _ in places]), 100 * common),
+                (_widest_gap([x for x, _ in places]), common),
                 xytext=(0, 3),
                 textcoords="offset points",
                 ha="center",
@@ -60,15 +60,8 @@ def accuracy_against_size(metrics: Metrics) -> str:
         axes.set_xlabel("numbers stored for the compressible matrices, share of the dense model")
         axes.set_title("Test accuracy, %")
 
-    spoken = ", ".join(f"{row.label} {facts.percent(row.accuracy)}" for row in rows)
+    spoken = ", ".join(f"{row.label} {facts.percent(row.accuracy)}" for row in rows.values())
     return svg("size", f"Accuracy against size: {spoken}", 560, 340, draw)
-
-
-def _bounds(row: Stage) -> tuple[float, float]:
-    assert row.accuracy is not None
-    low = row.accuracy if row.low is None else row.low
-    high = row.accuracy if row.high is None else row.high
-    return 100 * low, 100 * high
 
 
 def _widest_gap(places: Sequence[float]) -> float:
@@ -81,9 +74,9 @@ def _dodged(rows: Sequence[Stage]) -> list[tuple[float, float]]:
     """Points in percent; stages of equal size stand side by side so that no bar hides another."""
     places: list[tuple[float, float]] = []
     for row in rows:
-        x = 100 * (row.encoder or 0.0)
+        x = 100 * row.encoder
         taken = sum(abs(u - x) < 2 for u, _ in places)
-        places.append((x + 2.2 * taken, 100 * (row.accuracy or 0.0)))
+        places.append((x + 2.2 * taken, 100 * row.accuracy))
     return places
 
 
@@ -91,10 +84,7 @@ def training_curves(log: Log) -> str:
     """Loss, validation accuracy and the two schedules: a column per stage, a row per quantity."""
     stages = list(log)
     schedule = any(log[s].sparsity or log[s].p for s in stages)
-    validation = any(log[s].validation for s in stages)
-    titles = ["Training loss"]
-    titles += ["Validation accuracy, %"] if validation else []
-    titles += ["Schedules, %"] if schedule else []
+    titles = ["Training loss", "Validation accuracy, %", *(["Schedules, %"] if schedule else [])]
 
     def draw(figure: Any) -> None:
         grid = figure.subplots(len(titles), len(stages), squeeze=False, sharey="row")
@@ -102,29 +92,25 @@ def training_curves(log: Log) -> str:
             phase = log[stage]
             axes = dict(zip(titles, grid[:, column], strict=True))
             _loss(axes["Training loss"], phase.loss)
-            if validation:
-                _scores(axes["Validation accuracy, %"], phase.validation)
+            _scores(axes["Validation accuracy, %"], phase.validation)
             if schedule:
                 _schedules(axes["Schedules, %"], phase)
-            last = max((step for line in phase.lines() for step, _ in line), default=1)
+            last = phase.loss[-1][0]
             for axis in grid[:, column]:
                 axis.set_xlim(-0.02 * last, 1.04 * last)
                 axis.locator_params(axis="x", nbins=4, integer=True)
                 axis.locator_params(axis="y", nbins=5)
                 if axis is not grid[-1, column]:
                     axis.tick_params(labelbottom=False)
-            name = facts.PHASES.get(stage, stage)
-            grid[-1, column].set_xlabel(f"step of {name.lower()}")
+            grid[-1, column].set_xlabel(f"step of {facts.PHASES[stage].lower()}")
         for row, title in enumerate(titles):
             grid[row, 0].set_title(title)
 
-    names = ", ".join(facts.PHASES.get(s, s) for s in stages)
+    names = ", ".join(facts.PHASES[s] for s in stages)
     return svg("training", f"Training curves of {names}", 620, 60 + 140 * len(titles), draw)
 
 
-def _loss(axes: Any, line: Sequence[tuple[float, float]]) -> None:
-    if not line:
-        return
+def _loss(axes: Any, line: Line) -> None:
     steps, values = np.array(line, dtype=float).T
     single = {"marker": "o", "markersize": 5} if len(steps) == 1 else {}
     axes.plot(steps, values, color=BLUE, alpha=0.22, linewidth=1)
@@ -137,9 +123,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
-def _scores(axes: Any, line: Sequence[tuple[float, float]]) -> None:
-    if not line:
-        return
+def _scores(axes: Any, line: Line) -> None:
     steps, values = np.array(line, dtype=float).T
     axes.plot(steps, 100 * values, "o-", color=BLUE, markersize=4.5, linewidth=1.2)
     best = int(np.argmax(values))
@@ -154,11 +138,11 @@ def _scores(axes: Any, line: Sequence[tuple[float, float]]) -> None:
     axes.margins(y=0.25)
 
 
-def _schedules(axes: Any, phase: Any) -> None:
+def _schedules(axes: Any, phase: Phase) -> None:
     if not phase.sparsity and not phase.p:
         axes.annotate(
             "none in this stage",
-            (0.5, 0.5),
+            (0.5, 0.6),  # between two lines of the grid
             xycoords="axes fraction",
             ha="center",
             va="center",

@@ -10,54 +10,33 @@ _SAME = 1.05
 
 
 def statement(metrics: Metrics) -> str:
-    """What was done and what came of it, in at most two sentences."""
-    dense, final = facts.stage(metrics, "dense"), facts.stage(metrics, "final")
-    text = f"{facts.model_name(metrics)} fine-tuned on {facts.task_name(metrics)}"
-    if final is None:
-        done = ", ".join(row.label.lower() for row in facts.stages(metrics)) or "none"
-        return f"{text}: the run is not finished. Stages with results so far: {done}."
-    if final.encoder is not None:
-        text += f": compressible weights reduced to {facts.percent(final.encoder)}"
-        if final.total is not None:
-            text += f" of their number (the whole model to {facts.percent(final.total)})"
-    text += f", {_accuracy(metrics, dense, final)}."
-    clauses = []
-    if file := _file(dense, final):
-        clauses.append(f"the file is {file}")
-    if speed := _speed(dense, final):
-        clauses.append(f"inference is {speed}")
-    if not clauses:
-        return text
-    second = ", and ".join(clauses)
-    return f"{text} {second[0].upper()}{second[1:]}."
+    """What was done and what came of it, in two sentences."""
+    final = facts.stages(metrics)["final"]
+    return (
+        f"{facts.model_name(metrics)} fine-tuned on {facts.task_name(metrics)}, now with "
+        f"{facts.percent(final.encoder)} of its compressible weights "
+        f"({facts.percent(final.total)} of the whole model): {_accuracy(metrics)}. "
+        f"The file is {_file(metrics)}, and inference is {_speed(metrics)}."
+    )
 
 
 def summary_line(metrics: Metrics) -> str:
     """The outcome on one line of plain text (not terminal markup: names are kept as given)."""
-    dense, final = facts.stage(metrics, "dense"), facts.stage(metrics, "final")
-    line = f"{facts.model_name(metrics)} on {facts.task_name(metrics)}"
-    if final is None:
-        return f"{line}: not finished"
-    if final.encoder is not None:
-        line += f", {facts.percent(final.encoder)} of the compressible weights"
-    parts = [_accuracy(metrics, dense, final)]
-    if file := _file(dense, final):
-        parts.append(f"file {file}")
-    if speed := _speed(dense, final):
-        parts.append(speed)
-    return f"{line}: {'; '.join(parts)}"
+    parts = [_accuracy(metrics), f"file {_file(metrics)}", _speed(metrics)]
+    weights = facts.percent(metrics["encoder_params_ratio"])
+    return (
+        f"{facts.model_name(metrics)} on {facts.task_name(metrics)}, {weights} of the "
+        f"compressible weights: {'; '.join(parts)}"
+    )
 
 
-def _accuracy(metrics: Metrics, dense: Stage | None, final: Stage) -> str:
-    kept = facts.retained(metrics)
-    if final.accuracy is None:
-        return "accuracy not measured"
-    reached = facts.percent(final.accuracy)
-    if dense is None or dense.accuracy is None or kept is None:
-        return f"accuracy {reached}"
-    before = facts.percent(dense.accuracy)
-    if final.accuracy > dense.accuracy:
-        return f"accuracy {reached}, above the {before} it had before"
+def _accuracy(metrics: Metrics) -> str:
+    before, reached = (
+        facts.percent(metrics["stages"][key]["accuracy"]) for key in ("dense", "final")
+    )
+    kept = metrics["retained"]
+    if kept is None or kept > 1:  # None: the dense model has not one example right
+        return f"accuracy {reached} (before: {before})"
     return f"{facts.percent(kept)} of the accuracy kept ({reached} of {before})"
 
 
@@ -69,11 +48,10 @@ def compared(before: float, after: float, less: str, more: str, same: str) -> st
     return f"{ratio:.1f}× {word}"
 
 
-def _file(dense: Stage | None, final: Stage) -> str:
-    if dense is None or not dense.bytes or not final.bytes:
-        return ""
-    words = compared(dense.bytes, final.bytes, "smaller", "larger", "about as large")
-    return f"{words} ({facts.size(dense.bytes)} to {facts.size(final.bytes)})"
+def _file(metrics: Metrics) -> str:
+    dense, final = (metrics["bytes_on_disk"][key] for key in ("dense", "final"))
+    words = compared(dense, final, "smaller", "larger", "about as large")
+    return f"{words} ({facts.size(dense)} to {facts.size(final)})"
 
 
 class Speed(NamedTuple):
@@ -86,54 +64,39 @@ class Speed(NamedTuple):
 
 
 def speeds(metrics: Metrics) -> list[Speed]:
-    """One comparison per batch size timed for both models, smallest batch first."""
-    return _speeds(facts.stage(metrics, "dense"), facts.stage(metrics, "final"))
-
-
-def _speeds(dense: Stage | None, final: Stage | None) -> list[Speed]:
-    rows = []
-    for batch, after in (final.timings if final else {}).items():
-        before = dense.timings.get(batch) if dense else None
-        if before is None or before.median <= 0 or after.median <= 0:
-            continue
+    """One comparison per batch size, smallest batch first."""
+    rows = facts.stages(metrics)
+    found = []
+    for batch, after in rows["final"].timings.items():
+        before = rows["dense"].timings[batch]
         words = compared(before.median, after.median, "faster", "slower", "about as fast")
-        ends = (before.low, before.high, after.low, after.high)
-        overlap = None not in ends and before.low <= after.high and after.low <= before.high  # type: ignore[operator]
-        rows.append(Speed(batch, words, "slower" in words, overlap))
-    return rows
+        overlap = before.min <= after.max and after.min <= before.max
+        found.append(Speed(batch, words, "slower" in words, overlap))
+    return found
 
 
-def _speed(dense: Stage | None, final: Stage) -> str:
-    rows = _speeds(dense, final)
-    ends = [rows[-1], rows[0]] if len(rows) > 1 else rows
-    return " and ".join(f"{row.words} at batch {row.batch}" for row in ends)
+def _speed(metrics: Metrics) -> str:
+    largest_first = reversed(speeds(metrics))
+    return " and ".join(f"{row.words} at batch {row.batch}" for row in largest_first)
 
 
 def verdicts(metrics: Metrics) -> list[str]:
     """What a careful reader should know before quoting the headline, worst matters included."""
-    dense, final = facts.stage(metrics, "dense"), facts.stage(metrics, "final")
-    if final is None:
-        return ["The run has no final model yet, so nothing can be said about the outcome."]
-    notes = []
-    if dense is not None and dense.accuracy is not None and final.accuracy is not None:
-        notes.append(_difference(dense, final))
+    rows = facts.stages(metrics)
+    dense, final, rough = rows["dense"], rows["final"], rows["factorized"]
+    notes = [_difference(dense, final)]
     common = facts.majority(metrics)
-    if common is not None and final.accuracy is not None and final.accuracy <= common:
+    if final.accuracy <= common:
         notes.append(
             "The final model is no better than always answering the most common class "
             f"({facts.percent(common)})."
         )
-    rough = facts.stage(metrics, "factorized")
-    if (
-        rough is not None
-        and None not in (rough.accuracy, final.accuracy)
-        and final.accuracy <= rough.accuracy  # type: ignore[operator]
-    ):
+    if final.accuracy <= rough.accuracy:
         notes.append(
             "Tuning after the factorization did not help: the factorized model scored "
             f"{facts.percent(rough.accuracy)} before it and {facts.percent(final.accuracy)} after."
         )
-    if dense is not None and dense.bytes and final.bytes and final.bytes >= dense.bytes:
+    if metrics["bytes_on_disk"]["final"] >= metrics["bytes_on_disk"]["dense"]:
         notes.append("The final file is not smaller than the dense model's.")
     for row in speeds(metrics):
         if row.slower:
@@ -147,22 +110,11 @@ def verdicts(metrics: Metrics) -> list[str]:
 
 
 def _difference(dense: Stage, final: Stage) -> str:
-    """The change in accuracy, and what the two intervals allow one to say about it."""
-    assert dense.accuracy is not None
-    assert final.accuracy is not None
-    points = 100 * (final.accuracy - dense.accuracy)
-    if abs(points) < 0.05:
-        change = "The final model is as accurate as the dense one on the test set."
-    else:
-        word = "above" if points > 0 else "below"
-        change = f"The final model is {abs(points):.1f} percentage points {word} the dense one."
-    if None in (dense.low, dense.high, final.low, final.high):
-        return f"{change} No interval was stored, so chance cannot be judged."
-    apart = final.high < dense.low or dense.high < final.low  # type: ignore[operator]
-    if apart:
-        return (
-            f"{change} The 95 % intervals do not overlap: the difference is larger than the luck "
-            "of the drawn test examples explains."
-        )
-    asked = f"with {facts.count(final.n)} test examples" if final.n else "on this test set"
-    return f"{change} The 95 % intervals overlap: {asked} a difference of this size may be chance."
+    """The change in accuracy."""
+    points = abs(100 * (final.accuracy - dense.accuracy))
+    size = f"{points:.1f}" if points >= 0.05 else "less than 0.1"
+    text = f"The final model is {size} percentage points "
+    text += "above the dense one" if final.accuracy > dense.accuracy else "below the dense one"
+    if final.accuracy == dense.accuracy:
+        text = "The final model is as accurate as the dense one"
+    return f"{text}."

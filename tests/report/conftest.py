@@ -80,6 +80,8 @@ def synthetic_metrics() -> dict[str, Any]:
         "peak_memory_bytes": 2310000000,
         "data": {"train": 5971, "validation": 853, "test": 1706},
         "settings": {
+            "model": "minilm",
+            "task": "rotten_tomatoes",
             "preset": "quick",
             "params": 0.5,
             "solver": "row",
@@ -122,11 +124,7 @@ def synthetic_analysis() -> dict[str, Any]:
             row: dict[str, Any] = {"name": f"encoder.layer.{layer}.{kind}", "shape": list(shape)}
             for key, rank in (("dense", 318.0), ("first_order", 96.0), ("magnitude", 262.0)):
                 value = rank + 8 * layer + 12 * rng.standard_normal()
-                row[key] = {
-                    "effective_rank": value,
-                    "energy_rank": int(0.6 * value),
-                    "stable_rank": value / 9,
-                }
+                row[key] = {"effective_rank": value, "energy_rank": int(0.6 * value)}
                 if key != "dense":
                     striped = key == "first_order"
                     row[key] |= {
@@ -158,7 +156,10 @@ def synthetic_analysis() -> dict[str, Any]:
             for name, shape in zip(names, ((384, 384), (384, 1536)), strict=True)
         ],
         "mean": {
-            key: {"effective_rank": float(np.mean([m[key]["effective_rank"] for m in matrices]))}
+            key: {
+                figure: float(np.mean([m[key][figure] for m in matrices]))
+                for figure in matrices[0][key].keys() - {"kept"}
+            }
             for key in ("dense", "first_order", "magnitude")
         },
     }
@@ -169,7 +170,7 @@ def synthetic_log() -> list[dict[str, Any]]:
     rng = np.random.default_rng(1)
     rows: list[dict[str, Any]] = []
     for stage, steps in (("finetune", 372), ("prune", 558), ("tune", 744)):
-        for step in range(0, steps + 1, 6):
+        for step in range(6, steps + 1, 6):
             at = step / steps
             row = {"stage": stage, "step": step, "steps": steps, "lr": 3e-5 * (1 - at)}
             row["loss"] = 0.28 + 0.4 * np.exp(-4 * at) + 0.06 * rng.standard_normal()
@@ -177,8 +178,9 @@ def synthetic_log() -> list[dict[str, Any]]:
                 row["sparsity"] = 0.75 * (1 - (1 - at) ** 3)
             if stage == "tune":
                 row["p"] = max(0.0, 0.5 - at / 1.4)
-            rows.append({**row, "seconds": 0.4 * step})
-        for epoch, accuracy in enumerate((0.77, 0.802, 0.811), start=1):
+            rows.append({**row, "seconds_per_step": 0.4})
+        # The best is not the last.
+        for epoch, accuracy in enumerate((0.77, 0.811, 0.802), start=1):
             at_step = steps * epoch // 3
             rows.append({"stage": stage, "step": at_step, "validation_accuracy": accuracy})
     return rows

@@ -1,6 +1,5 @@
 import io
 
-import pytest
 from rich.console import Console
 
 from lpaf_jax.report import result_table
@@ -29,17 +28,3 @@ def test_large_figures_fit_too(metrics, stage_of):
     metrics["stages"]["final"] = stage_of(1706)
     assert "…" not in printed(metrics)
     assert "438.0 MB" in printed(metrics)
-
-
-@pytest.mark.parametrize("left_out", ["latency_ms", "bytes_on_disk", "encoder_params_ratio"])
-def test_a_column_without_figures_is_left_out(metrics, left_out):
-    heads = {"latency_ms": "Batch", "bytes_on_disk": "File", "encoder_params_ratio": "50.0 %"}
-    assert heads[left_out] in printed(metrics)
-    del metrics[left_out]
-    assert heads[left_out] not in printed(metrics)
-    assert "80.1 %" in printed(metrics)
-
-
-def test_an_empty_run_prints_a_head_only():
-    assert printed({}).split()[0] == "Stage"
-    assert "%" not in printed({})
