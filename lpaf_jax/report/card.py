@@ -120,19 +120,31 @@ def _limits(metrics: Metrics) -> str:
     task = _text(facts.task_name(metrics))
     lines = [f"It answers the one question it was tuned for, {task}; other text was not tested."]
     if "stage" not in metrics:
+        given = _given_task(metrics)
+        split = (
+            f"its split {GLUE[given].held_out}, as the labels of the test split are not public"
+            if given in GLUE
+            else "split off by a hash of the text"
+        )
         lines += [
             f"Accuracy is from one run (seed {metrics['seed']}) on {metrics['data']['test']:,} "
-            f"examples of {task}, split off by this project: it is not a figure of a "
-            "public leaderboard.",
+            f"examples of {task}, {_text(split)}: it is not a figure of a public leaderboard.",
             "Timings hold for the machine they were taken on.",
         ]
     lines.append("It inherits whatever bias the base model and the training texts carry.")
     return "\n".join(f"- {line}" for line in lines)
 
 
+def _given_task(metrics: Metrics) -> str:
+    """The task as it was asked for: a file `sst2.csv` makes a task of the name sst2, too."""
+    settings = metrics.get("settings", metrics)
+    return str(settings["task"])
+
+
 def _front_matter(metrics: Metrics) -> dict[str, Any]:
     base, licence = _base(metrics["model"])
-    dataset = _DATASETS.get(metrics["task"])
+    given = _given_task(metrics)
+    dataset = _DATASETS.get(given)
     front: dict[str, Any] = {
         "license": licence,
         "library_name": "lpaf-jax",
@@ -144,9 +156,13 @@ def _front_matter(metrics: Metrics) -> dict[str, Any]:
     }
     if dataset and "stage" not in metrics:
         accuracy = metrics["stages"]["final"]["accuracy"]
+        tested = {"type": dataset, "name": f"{facts.task_name(metrics)}, own split"}
+        if given in GLUE:
+            tested |= {"name": facts.task_name(metrics), "config": given}
+            tested["split"] = GLUE[given].held_out
         result = {
             "task": {"type": "text-classification"},
-            "dataset": {"type": dataset, "name": facts.task_name(metrics)},
+            "dataset": tested,
             "metrics": [{"type": "accuracy", "value": accuracy}],
         }
         name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{facts.model_name(metrics)}-lpaf").strip("-")

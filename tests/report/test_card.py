@@ -34,8 +34,43 @@ def test_body_holds_figures_use_and_limits(metrics):
     assert "k × n matrix, k = 128. The factors were then tuned." in body
     assert "lpaf predict RUN" in body
     assert 'load_model(Path("RUN/model"))' in body
-    assert "one run (seed 0) on 1,706 examples of Rotten Tomatoes" in body
+    assert "one run (seed 0) on 1,706 examples of Rotten Tomatoes, split off by a hash" in body
     assert "1.2 percentage points below" in body
+
+
+@pytest.mark.parametrize(
+    ("task", "tested", "words"),
+    [
+        (
+            "mnli",
+            {
+                "type": "nyu-mll/glue",
+                "name": "MNLI",
+                "config": "mnli",
+                "split": "validation_matched",
+            },
+            r"examples of MNLI, its split validation\_matched",
+        ),
+        (
+            "imdb",
+            {"type": "stanfordnlp/imdb", "name": "IMDb, own split"},
+            "examples of IMDb, split off by a hash of the text",
+        ),
+    ],
+)
+def test_the_card_names_the_split_that_was_the_test(metrics, task, tested, words):
+    metrics |= {"task": task, "settings": {"task": task}}
+    front, body = split(model_card(metrics))
+    assert front["model-index"][0]["results"][0]["dataset"] == tested
+    assert words in body
+
+
+def test_a_file_named_like_a_public_task_is_not_taken_for_it(metrics):
+    metrics |= {"task": "sst2", "settings": {"task": "reviews/sst2.csv"}}
+    front, body = split(model_card(metrics))
+    assert "datasets" not in front
+    assert "model-index" not in front
+    assert "split off by a hash of the text" in body
 
 
 def test_every_table_row_has_as_many_cells_as_the_head(metrics):
