@@ -126,10 +126,10 @@ def smooth(values: np.ndarray) -> np.ndarray:
 def _scores(axes: Any, line: Line) -> None:
     steps, values = np.array(line, dtype=float).T
     axes.plot(steps, 100 * values, "o-", color=BLUE, markersize=4.5, linewidth=1.2)
-    best = int(np.argmax(values))
+    # The last, not the best: the weights after the last step are the ones kept.
     axes.annotate(
-        f"{100 * values[best]:.1f}",
-        (steps[best], 100 * values[best]),
+        f"{100 * values[-1]:.1f}",
+        (steps[-1], 100 * values[-1]),
         xytext=(0, 6),
         textcoords="offset points",
         ha="center",

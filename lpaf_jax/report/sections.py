@@ -98,8 +98,8 @@ def training(log: Log) -> Html | None:
         return None
     return figure(
         "Pale lines are single logged steps, strong lines their moving average. The number in "
-        "the second row is the best validation accuracy of a stage. "
-        "Losses of different stages need not contain the same terms.",
+        "the second row is the validation accuracy at the end of a stage, whose weights are the "
+        "ones kept. Losses of different stages need not contain the same terms.",
         plots.training_curves(log),
     )
 
@@ -221,7 +221,10 @@ def seconds(metrics: Metrics) -> Html:
         rows.append([facts.PHASES[key], facts.duration(value), bar])
     text = f"{facts.duration(total)} in all."
     if peak := metrics.get("peak_memory_bytes"):
-        text += f" At most {facts.size(peak)} of memory was used."
+        text += (
+            f" The process that finished the run used at most {facts.size(peak)} of memory (where "
+            "the run was interrupted, those before it are not counted)."
+        )
     return join(table(["Stage", "time", ""], rows, class_="bars"), el("p", text, class_="small"))
 
 

@@ -83,6 +83,8 @@ footer { margin-top: 4rem; }
   h2 { margin-top: 3rem; }
   .card { padding: .4rem; }
   .many .card { max-width: 24rem; }
+  .one .card { overflow-x: auto; }
+  .one svg { min-width: 34rem; }
   .columns { columns: 1; }
   .stack, .stack tbody, .stack tr, .stack th, .stack td { display: block; text-align: left; }
   .stack thead { display: none; }

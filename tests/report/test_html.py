@@ -85,7 +85,7 @@ def test_shows_timings_seconds_settings_and_versions(whole):
     for words in (
         "32 texts 282 ms 271 to 307 ms 157 ms 150 to 171 ms 1.8× faster",
         "Pruning 2 min 51 s",
-        "9 min 13 s in all. At most 2.3 GB of memory was used",
+        "9 min 13 s in all. The process that finished the run used at most 2.3 GB of memory",
         "mask_every 10",
         "without []",
         "jax 0.10.2",

@@ -44,3 +44,11 @@ def test_labels_of_equally_accurate_stages_do_not_cover_each_other(metrics, stag
     metrics["stages"]["factorized"] = metrics["stages"]["final"] = stage_of(1300)
     at = labels(plots.accuracy_against_size(metrics))
     assert at["Factorized 76.2 %"][1] - at["Final 76.2 %"][1] > 50
+
+
+def test_the_curve_names_the_accuracy_of_the_weights_that_are_kept(whole_page, log):
+    scores = [row["validation_accuracy"] for row in log if "validation_accuracy" in row]
+    assert scores[-1] < max(scores)
+    curves = whole_page.split("Training curves of")[1].split("</svg>")[0]
+    assert curves.count(f">{100 * scores[-1]:.1f}<") == 3
+    assert f">{100 * max(scores):.1f}<" not in curves
