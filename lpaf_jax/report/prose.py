@@ -94,6 +94,13 @@ GLOSSARY = {
         "texts (Wilson's score interval). It is about one model: two of them may overlap although "
         "the models differ by more than chance."
     ),
+    "Chance": (
+        "Two models that answer the same test examples are told apart by those that only one of "
+        "them has right. The probability given is that of a fair coin, thrown once for each of "
+        "these, coming down at least as unevenly (McNemar's exact test); below 5 % the page says "
+        "that a difference is hardly chance. Another training run with another seed may still "
+        "turn out otherwise."
+    ),
     "Batch": "How many texts go through the model at once.",
     "Pruning": (
         "Setting weights to zero. Magnitude pruning removes the weights nearest zero. First-order "

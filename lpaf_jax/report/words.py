@@ -23,6 +23,10 @@ def statement(metrics: Metrics) -> str:
 def summary_line(metrics: Metrics) -> str:
     """The outcome on one line of plain text (not terminal markup: names are kept as given)."""
     parts = [_accuracy(metrics), f"file {_file(metrics)}", _speed(metrics)]
+    if paired := metrics.get("paired"):
+        lost, won = paired["dense_only"], paired["final_only"]
+        judged = "" if lost == won else f", which {_judged(paired['p'])}"
+        parts.insert(1, f"{lost} test examples lost and {won} won{judged}")
     weights = facts.percent(metrics["encoder_params_ratio"])
     return (
         f"{facts.model_name(metrics)} on {facts.task_name(metrics)}, {weights} of the "
@@ -84,7 +88,7 @@ def verdicts(metrics: Metrics) -> list[str]:
     """What a careful reader should know before quoting the headline, worst matters included."""
     rows = facts.stages(metrics)
     dense, final, rough = rows["dense"], rows["final"], rows["factorized"]
-    notes = [_difference(dense, final)]
+    notes = [_difference(metrics, dense, final)]
     common = facts.majority(metrics)
     if final.accuracy <= common:
         notes.append(
@@ -109,12 +113,34 @@ def verdicts(metrics: Metrics) -> list[str]:
     return notes
 
 
-def _difference(dense: Stage, final: Stage) -> str:
-    """The change in accuracy."""
+def _difference(metrics: Metrics, dense: Stage, final: Stage) -> str:
+    """The change in accuracy, and whether chance alone would bring as much."""
     points = abs(100 * (final.accuracy - dense.accuracy))
     size = f"{points:.1f}" if points >= 0.05 else "less than 0.1"
     text = f"The final model is {size} percentage points "
     text += "above the dense one" if final.accuracy > dense.accuracy else "below the dense one"
     if final.accuracy == dense.accuracy:
         text = "The final model is as accurate as the dense one"
-    return f"{text}."
+    paired = metrics.get("paired")
+    if paired is None:
+        return f"{text}."
+    lost, won, p = paired["dense_only"], paired["final_only"], paired["p"]
+    text += (
+        f": it is wrong on {lost} of the test examples that the dense one has right, "
+        f"and right on {won} that it has wrong."
+    )
+    if lost == won:
+        return text
+    return (
+        f"{text} If the two were equally good, a difference of this size or more would come by "
+        f"chance with a probability of {_probability(p)}: it {_judged(p)}."
+    )
+
+
+def _probability(p: float) -> str:
+    return "less than 0.1 %" if p < 0.001 else facts.percent(p)
+
+
+def _judged(p: float) -> str:
+    """The usual bound of one in twenty."""
+    return "is hardly chance" if p < 0.05 else "may be chance"

@@ -55,6 +55,7 @@ def synthetic_metrics() -> dict[str, Any]:
             "final": synthetic_stage(1367),
         },
         "retained": 1367 / 1387,
+        "paired": {"dense_only": 74, "final_only": 54, "p": 0.0926},
         "rank": 128,
         "encoder_params_ratio": 0.5,
         "total_params_ratio": 0.7656,

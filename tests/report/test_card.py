@@ -36,6 +36,7 @@ def test_body_holds_figures_use_and_limits(metrics):
     assert 'load_model(Path("RUN/model"))' in body
     assert "one run (seed 0) on 1,706 examples of Rotten Tomatoes, split off by a hash" in body
     assert "1.2 percentage points below" in body
+    assert "it may be chance" in body
 
 
 @pytest.mark.parametrize(

@@ -23,16 +23,62 @@ def test_compared(before, after, words):
 def test_summary_is_one_line_with_the_figures_that_count(metrics):
     assert summary_line(metrics) == (
         "MiniLM on Rotten Tomatoes, 50.0 % of the compressible weights: 98.6 % of the accuracy "
-        "kept (80.1 % of 81.3 %); file 1.4× smaller (90.9 MB to 64.9 MB); 1.8× faster at batch 32 "
-        "and 1.1× faster at batch 1"
+        "kept (80.1 % of 81.3 %); 74 test examples lost and 54 won, which may be chance; "
+        "file 1.4× smaller (90.9 MB to 64.9 MB); 1.8× faster at batch 32 and 1.1× faster at batch 1"
     )
     assert "\n" not in summary_line(metrics | {"model": "two\nlines"})
+
+
+def test_a_file_of_before_has_no_pairs(metrics):
+    del metrics["paired"]
+    assert "(80.1 % of 81.3 %); file 1.4× smaller" in summary_line(metrics)
+    assert verdicts(metrics)[0] == "The final model is 1.2 percentage points below the dense one."
 
 
 def test_a_local_model_is_called_by_its_last_part(metrics):
     line = summary_line(metrics | {"model": "/home/me/models/tiny", "task": "mine"})
     assert line.startswith("tiny on mine")
     assert summary_line(metrics | {"model": "org/name"}).startswith("org/name on")
+
+
+def test_a_difference_that_chance_brings_often_is_called_so(metrics):
+    assert verdicts(metrics)[0] == (
+        "The final model is 1.2 percentage points below the dense one: it is wrong on 74 of the "
+        "test examples that the dense one has right, and right on 54 that it has wrong. If the two "
+        "were equally good, a difference of this size or more would come by chance with a "
+        "probability of 9.3 %: it may be chance."
+    )
+
+
+def changed(metrics, stage_of, lost, won, p):
+    """The same run with another final model, paired with the same dense one."""
+    metrics["stages"]["final"] = stage_of(1387 - lost + won)
+    metrics["retained"] = (1387 - lost + won) / 1387
+    metrics["paired"] = {"dense_only": lost, "final_only": won, "p": p}
+    return metrics
+
+
+def test_few_swaps_all_one_way_are_hardly_chance_though_the_intervals_overlap(metrics, stage_of):
+    run = changed(metrics, stage_of, 20, 0, 1.9e-6)
+    assert run["stages"]["final"]["interval95"][1] > run["stages"]["dense"]["interval95"][0]
+    assert "a probability of less than 0.1 %: it is hardly chance." in verdicts(run)[0]
+    assert "20 test examples lost and 0 won, which is hardly chance;" in summary_line(run)
+
+
+def test_a_gain_is_not_oversold(metrics, stage_of):
+    run = changed(metrics, stage_of, 40, 53, 0.2132)
+    assert "accuracy 82.1 % (before: 81.3 %)" in statement(run)
+    assert "0.8 percentage points above" in verdicts(run)[0]
+    assert "21.3 %: it may be chance" in verdicts(run)[0]
+
+
+def test_equal_accuracy_is_not_put_down_to_chance(metrics, stage_of):
+    run = changed(metrics, stage_of, 31, 31, 1.0)
+    assert verdicts(run)[0] == (
+        "The final model is as accurate as the dense one: it is wrong on 31 of the test examples "
+        "that the dense one has right, and right on 31 that it has wrong."
+    )
+    assert "31 test examples lost and 31 won;" in summary_line(run)
 
 
 def test_a_difference_too_small_to_print_is_not_called_none(metrics):
