@@ -263,7 +263,10 @@ def _stage(
         model, extra = work(checkpoints)
     finally:
         job.note_seconds(name, time.monotonic() - started)
-    card = model_card({"model": job.settings.model, "task": inputs.task.name, "stage": name})
+    card = model_card(
+        {"model": job.settings.model, "task": inputs.task.name, "stage": name}
+        | {"settings": as_json(job.settings)}
+    )
     save_model(
         model,
         job.stage(name),

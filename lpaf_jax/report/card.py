@@ -23,7 +23,7 @@ def model_card(metrics: Metrics) -> str:
     """README.md for a model hub: YAML front matter, then what it is, figures, use and limits.
 
     A model kept from the middle of a run has no figures yet and names its stage:
-    `{"model", "task", "stage"}` is all that is known of it.
+    `{"model", "task", "stage", "settings"}` is all that is known of it.
     """
     stage = metrics.get("stage", "final")
     model, task = _text(facts.model_name(metrics)), _text(facts.task_name(metrics))
@@ -61,9 +61,9 @@ def _what(metrics: Metrics, stage: str) -> str:
             "weights of its query, key, value, attention-output and feed-forward matrices were "
             "set to zero and are stored as zeros, so the file is not smaller."
         )
-    size, tuned = "", "Nothing was tuned since."
-    if stage == "final":
-        size, tuned = f", k = {metrics['rank']}", "The factors were then tuned."
+    # The final model is saved a moment before its figures are known.
+    size = f", k = {metrics['rank']}" if "rank" in metrics else ""
+    tuned = "The factors were then tuned." if stage == "final" else "Nothing was tuned since."
     return (
         "A BERT-style text classifier made smaller by low-rank factorization (LPAF): every "
         "query, key, value, attention-output and feed-forward matrix of m × n numbers is stored "
