@@ -1,6 +1,7 @@
-"""Low-rank approximation: arrays in, arrays out. Needs jax and numpy, nothing else.
+"""Low-rank, Kronecker and tensor-train approximation: arrays in, arrays out.
 
-Matrices are `(in, out)` as Flax stores kernels: `y = x @ w`, a row is an input feature.
+Needs jax and numpy, nothing else. Matrices are `(in, out)` as Flax stores kernels: `y = x @ w`, a
+row is an input feature.
 """
 
 from lpaf_jax.linalg.als import AlsInfo as AlsInfo
@@ -8,6 +9,8 @@ from lpaf_jax.linalg.als import weighted_als as weighted_als
 from lpaf_jax.linalg.factors import LowRank as LowRank
 from lpaf_jax.linalg.factors import balance as balance
 from lpaf_jax.linalg.factors import weighted_error as weighted_error
+from lpaf_jax.linalg.kronecker import Kronecker as Kronecker
+from lpaf_jax.linalg.kronecker import nearest_kronecker as nearest_kronecker
 from lpaf_jax.linalg.ranks import rank_for_ratio as rank_for_ratio
 from lpaf_jax.linalg.spectra import effective_rank as effective_rank
 from lpaf_jax.linalg.spectra import empty_columns as empty_columns
@@ -17,3 +20,5 @@ from lpaf_jax.linalg.spectra import singular_values as singular_values
 from lpaf_jax.linalg.spectra import stable_rank as stable_rank
 from lpaf_jax.linalg.svd import svd as svd
 from lpaf_jax.linalg.svd import weighted_svd as weighted_svd
+from lpaf_jax.linalg.tensor_train import TensorTrain as TensorTrain
+from lpaf_jax.linalg.tensor_train import tensor_train as tensor_train

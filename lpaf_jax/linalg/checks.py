@@ -1,6 +1,7 @@
 """Checks of arguments: shapes always, values only where they are known (not under tracing)."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -62,12 +63,32 @@ def check_importance(importance: Array, w: Array) -> None:
         raise ValueError("importance is zero everywhere: nothing would be fitted; pass ones")
 
 
+def check_integer(number: Any, name: str) -> None:
+    """Raise TypeError unless `number` is a Python integer, which a static argument must be."""
+    if isinstance(number, bool) or not isinstance(number, int | np.integer):
+        kind = type(number).__name__
+        raise TypeError(f"{name} must be a Python integer (it is static), got {kind}")
+
+
 def check_rank(rank: int, shape: tuple[int, ...]) -> None:
     """Raise unless `rank` is a Python integer between 1 and the smaller side of `shape`."""
-    if isinstance(rank, bool) or not isinstance(rank, int | np.integer):
-        raise TypeError(f"rank must be a Python integer (it is static), got {type(rank).__name__}")
+    check_integer(rank, "rank")
     if not 1 <= rank <= min(shape):
         raise ValueError(f"rank must lie between 1 and {min(shape)} for shape {shape}, got {rank}")
+
+
+def check_sides(rows: Sequence[int], columns: Sequence[int], w: Array) -> None:
+    """Raise unless `rows` multiply to the rows of the matrix `w`, and `columns` to its columns."""
+    for side in (*rows, *columns):
+        check_integer(side, "each side in shape")
+    if min(*rows, *columns) < 1:
+        raise ValueError(f"each side in shape must be at least 1, got {rows} and {columns}")
+    product = math.prod(rows), math.prod(columns)
+    if product != w.shape:
+        raise ValueError(
+            f"shape splits a matrix {product}, but w has {w.shape}: rows {tuple(rows)} must "
+            f"multiply to {w.shape[0]} and columns {tuple(columns)} to {w.shape[1]}"
+        )
 
 
 def check_at_least_zero(**numbers: Any) -> None:

@@ -1,4 +1,7 @@
+import math
+import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,3 +38,16 @@ def spectrum_matrix(rng: np.random.Generator) -> Matrix:
         return (u * s) @ v.T
 
     return make
+
+
+@pytest.fixture
+def compiled_cost() -> Callable[..., tuple[int, int]]:
+    """FLOP of a function, and the number of entries of the largest array it forms when compiled."""
+
+    def of(function: Callable[..., Any], *arguments: Any) -> tuple[int, int]:
+        lowered = jax.jit(function).lower(*arguments)
+        shapes = re.findall(r"[a-z]\d+\[([\d,]+)\]", lowered.compile().as_text())
+        largest = max(math.prod(map(int, shape.split(","))) for shape in shapes)
+        return int(lowered.cost_analysis()["flops"]), largest
+
+    return of
