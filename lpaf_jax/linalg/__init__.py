@@ -11,6 +11,9 @@ from lpaf_jax.linalg.factors import balance as balance
 from lpaf_jax.linalg.factors import weighted_error as weighted_error
 from lpaf_jax.linalg.kronecker import Kronecker as Kronecker
 from lpaf_jax.linalg.kronecker import nearest_kronecker as nearest_kronecker
+from lpaf_jax.linalg.metric import metric_svd as metric_svd
+from lpaf_jax.linalg.randomized import randomized_svd as randomized_svd
+from lpaf_jax.linalg.ranks import allocate_ranks as allocate_ranks
 from lpaf_jax.linalg.ranks import rank_for_ratio as rank_for_ratio
 from lpaf_jax.linalg.spectra import effective_rank as effective_rank
 from lpaf_jax.linalg.spectra import empty_columns as empty_columns

@@ -9,6 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+# How far from symmetric, relative to its largest entry, a matrix counts as badly rounded (twice the
+# resolution of bfloat16), and beyond it as the wrong matrix.
+_VISIBLE = 2**-6
+
 
 def is_known(x: Any) -> bool:
     """Whether this process can look at the values of `x`: not traced, no part on other machines."""
@@ -70,6 +74,24 @@ def check_integer(number: Any, name: str) -> None:
         raise TypeError(f"{name} must be a Python integer (it is static), got {kind}")
 
 
+def check_metric(metric: Array, size: int, name: str) -> None:
+    """Raise ValueError unless `metric` may be a semi-definite matrix or its diagonal, of `size`."""
+    if metric.shape not in ((size,), (size, size)):
+        raise ValueError(
+            f"{name} has shape {metric.shape} but must be ({size}, {size}) or, diagonal, ({size},)"
+        )
+    if not holds(jnp.isfinite, metric):
+        raise ValueError(f"{name} has NaN or infinite entries: compute it anew without them")
+    if metric.ndim == 1:
+        if not holds(lambda x: x >= 0, metric):
+            raise ValueError(f"{name} has negative entries: a weight is at least 0")
+        return
+    if not holds(lambda x: jnp.abs(x - x.T) <= _VISIBLE * jnp.abs(x).max(), metric):
+        raise ValueError(f"{name} is not symmetric: pass second moments, e.g. x.T @ x / len(x)")
+    if not holds(lambda x: jnp.diagonal(x) >= -_VISIBLE * jnp.abs(x).max(), metric):
+        raise ValueError(f"{name} has negative diagonal entries: it is not semi-definite")
+
+
 def check_rank(rank: int, shape: tuple[int, ...]) -> None:
     """Raise unless `rank` is a Python integer between 1 and the smaller side of `shape`."""
     check_integer(rank, "rank")
@@ -98,6 +120,26 @@ def check_at_least_zero(**numbers: Any) -> None:
             raise ValueError(f"{name} must be one number, got shape {jnp.shape(number)}")
         if is_known(number) and not (np.isfinite(float(number)) and float(number) >= 0):
             raise ValueError(f"{name} must be finite and at least 0, got {float(number)}")
+
+
+def check_share(**numbers: Any) -> None:
+    """Raise ValueError unless each of the named arguments is one number above 0, at most 1."""
+    for name, number in numbers.items():
+        if jnp.ndim(number) != 0:
+            raise ValueError(f"{name} must be one number, got shape {jnp.shape(number)}")
+        if is_known(number) and not 0 < float(number) <= 1:
+            raise ValueError(f"{name} must lie in (0, 1], got {float(number)}")
+
+
+def check_count(**numbers: Any) -> None:
+    """Raise unless each of the named arguments is a Python integer >= 0."""
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int | np.integer):
+            raise TypeError(
+                f"{name} must be a Python integer (it is static), got {type(number).__name__}"
+            )
+        if number < 0:
+            raise ValueError(f"{name} must be at least 0, got {number}")
 
 
 def check_init(a: Array, b: Array, shape: tuple[int, ...], rank: int) -> None:

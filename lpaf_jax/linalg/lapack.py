@@ -1,4 +1,4 @@
-"""QR and SVD, one matrix at a time even under `vmap`.
+"""QR, SVD and eigenvalues, one matrix at a time even under `vmap`.
 
 A batched LAPACK call of jaxlib splits its batch over the thread pool that XLA runs on and waits.
 Two such calls that depend on nothing of each other are started at once, and on a CPU of two cores
@@ -27,6 +27,13 @@ def thin_svd(
     """`x = u @ diag(s) @ vt`, r = min(m, n), s falling."""
     u, s, vt = jnp.linalg.svd(x, full_matrices=False)
     return u, s, vt
+
+
+@sequential_vmap
+def eigh(x: Float[Array, "m m"]) -> tuple[Float[Array, " m"], Float[Array, "m m"]]:
+    """`(x + xᵀ) / 2 = q @ diag(s) @ qᵀ`, s rising."""
+    s, q = jnp.linalg.eigh(x)
+    return s, q
 
 
 def singular_values_of_each(x: Float[Array, "*stack m n"]) -> Float[Array, "*stack r"]:

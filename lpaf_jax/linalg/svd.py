@@ -90,11 +90,13 @@ def scaled_svd(w: Array, rows: Array, columns: Array, rank: int) -> LowRank:
     return LowRank(scaled.a / rows[:, None], scaled.b / columns)
 
 
-def root_weights(weights: Float[Array, " m"]) -> Float[Array, " m"]:
-    """√(weights / largest), floored at √eps; all 1 where every weight is zero."""
+def root_weights(
+    weights: Float[Array, " m"], floor: Float[Array, ""] | None = None
+) -> Float[Array, " m"]:
+    """√(weights / largest), floored at √floor (√eps); all 1 where no weight is above zero."""
     largest = weights.max()
     shares = jnp.where(largest > 0, weights / jnp.where(largest > 0, largest, 1), 1)
-    return jnp.sqrt(jnp.maximum(shares, jnp.finfo(weights.dtype).eps))
+    return jnp.sqrt(jnp.maximum(shares, jnp.finfo(weights.dtype).eps if floor is None else floor))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -6,20 +6,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from lpaf_jax.linalg import balance, singular_values, svd
-from lpaf_jax.linalg.lapack import qr, thin_svd
+from lpaf_jax.linalg.lapack import eigh, qr, thin_svd
 
 SCRIPT = """
 import os
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 import jax, jax.numpy as jnp
-from lpaf_jax.linalg import LowRank, balance, singular_values, svd
+from lpaf_jax.linalg import LowRank, balance, metric_svd, singular_values, svd
 
 @jax.jit
 def at_once(a, b):
     pair, stack = LowRank(a[0], b[0]), jax.vmap(lambda a, b: balance(LowRank(a, b)))
     each = jax.vmap(lambda w: svd(w, 2))
-    return balance(pair), stack(a, b), stack(2 * a, b), each(a), each(b), singular_values(a)
+    outputs = jax.vmap(lambda w: metric_svd(w, 2, right=w.T @ w))
+    plain = stack(a, b), stack(2 * a, b), each(a), each(b), singular_values(a)
+    return balance(pair), plain, outputs(a), outputs(2 * a)
 
 for _ in range(5):
     jax.block_until_ready(at_once(jnp.ones((24, 384, 32)), jnp.ones((24, 32, 384))))
@@ -42,6 +44,11 @@ def test_stacks_equal_numpy(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(q @ r, x[0], atol=1e-5)
     u, s, vt = jax.jit(jax.vmap(thin_svd))(x[0])
     np.testing.assert_allclose((u * s[:, None]) @ vt, x[0], atol=1e-5)
+    square = x[0, :, :4]
+    s, q = jax.jit(jax.vmap(eigh))(square)
+    symmetric = (square + square.swapaxes(1, 2)) / 2
+    np.testing.assert_allclose(s, np.linalg.eigvalsh(symmetric), atol=1e-5)
+    np.testing.assert_allclose((q * s[:, None]) @ q.swapaxes(1, 2), symmetric, atol=1e-5)
 
 
 def test_derivatives_of_stacks(rng: np.random.Generator) -> None:
