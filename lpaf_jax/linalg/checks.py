@@ -134,10 +134,7 @@ def check_share(**numbers: Any) -> None:
 def check_count(**numbers: Any) -> None:
     """Raise unless each of the named arguments is a Python integer >= 0."""
     for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int | np.integer):
-            raise TypeError(
-                f"{name} must be a Python integer (it is static), got {type(number).__name__}"
-            )
+        check_integer(number, name)
         if number < 0:
             raise ValueError(f"{name} must be at least 0, got {number}")
 
