@@ -66,7 +66,11 @@ def main() -> None:
             )
     write_json(
         Path(__file__).parent / "results" / "solvers.json",
-        {"command": f"python benchmarks/solvers.py {args.run}", "settings": record, "rows": rows},
+        {
+            "command": f"python benchmarks/solvers.py {args.run}",
+            "settings": record | {"out": "runs"},
+            "rows": rows,
+        },
     )
 
 
