@@ -1,0 +1,310 @@
+"""The exact weighted solver against cmfrec, textbook ALS and one SVD, on real importance.
+
+    python benchmarks/linalg.py runs/quick
+
+RUN is any finished or half-finished run that has its dense and pruned stages; real importance is
+taken from it once. Time is that to come within 0.1 % of the least objective known for a problem,
+the best of long runs from several starts and of all solvers. Problems already in the JSON are not
+run again.
+"""
+
+import argparse
+import gc
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from lpaf_jax.data import train_batches
+from lpaf_jax.files import read_json, write_json
+from lpaf_jax.importance import fisher_scores, importance
+from lpaf_jax.inputs import load_inputs
+from lpaf_jax.linalg import LowRank, rank_for_ratio, svd, weighted_als, weighted_svd
+from lpaf_jax.models import as_function, load_model, parameters
+from lpaf_jax.pipeline import usable_cpus
+from lpaf_jax.settings import make_settings
+from lpaf_jax.stages import pruning_arrays
+from lpaf_jax.train import cross_entropy
+
+RESULTS = Path(__file__).parent / "results" / "linalg.json"
+RATIOS = (0.5, 0.25, 0.16)
+TARGET = 1e-3
+LONG_RUN = 600  # sweeps
+EXAMPLES = 1024  # whose gradients make the Fisher information
+_LAYER = "bert.encoder.layer"
+# Blocks of kernels that make matrices of the wanted shapes: rows of blocks, by path.
+REAL = {
+    "384x384": [[f"{_LAYER}.2.attention.self.query.kernel"]],
+    "384x1536": [[f"{_LAYER}.3.intermediate.dense.kernel"]],
+    "768x768": [
+        [f"{_LAYER}.3.attention.self.{name}.kernel" for name in ("query", "key")],
+        [
+            f"{_LAYER}.3.attention.self.value.kernel",
+            f"{_LAYER}.3.attention.output.dense.kernel",
+        ],
+    ],
+    "3072x768": [[f"{_LAYER}.{i}.output.dense.kernel" for i in pair] for pair in ((0, 1), (2, 3))],
+}
+
+
+class Problem(NamedTuple):
+    """A matrix, its importance scaled to mean 1, and a rank."""
+
+    name: str
+    w: np.ndarray
+    importance: np.ndarray
+    rank: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("--only", default="", help="problems whose name holds this")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds a slow solver gets")
+    args = parser.parse_args()
+    table = read_json(RESULTS) if RESULTS.is_file() else {"problems": []}
+    table |= {
+        "command": "python benchmarks/linalg.py RUN",
+        "backend": jax.default_backend(),
+        "threads": usable_cpus(),
+        "jax": jax.__version__,
+    }
+    done = {row["name"] for row in table["problems"]}
+    for problem in problems(args.run):
+        if problem.name in done or args.only not in problem.name:
+            continue
+        row = measure(problem, args.limit)
+        print(as_line(row), flush=True)
+        table["problems"].append(row)
+        write_json(RESULTS, table)
+        jax.clear_caches()
+        gc.collect()
+
+
+def problems(run: Path) -> Iterator[Problem]:
+    matrices = real_importance(run)
+    for shape, kind in itertools.product(REAL, ("fisher", "score")):
+        w, importance_ = matrices[f"{shape}/{kind}/w"], matrices[f"{shape}/{kind}/i"]
+        yield from at_all_ranks(f"{kind} {shape}", w, importance_)
+    for shape in REAL:
+        random = np.random.default_rng(0)
+        m, n = map(int, shape.split("x"))
+        # A spectrum like that of a trained weight under weights of a heavy tail.
+        w = random.normal(size=(m, n)) @ np.diag(1 / np.sqrt(1 + np.arange(n)))
+        heavy = np.exp(1.5 * random.normal(size=(m, n)))
+        yield from at_all_ranks(f"log-normal {shape}", w, heavy)
+
+
+def at_all_ranks(name: str, w: np.ndarray, importance_: np.ndarray) -> Iterator[Problem]:
+    w, importance_ = w.astype(np.float32), (importance_ / importance_.mean()).astype(np.float32)
+    for ratio in RATIOS:
+        rank = rank_for_ratio([(w.shape[0], w.shape[1])], ratio)
+        yield Problem(f"{name} k={rank}", w, importance_, rank)
+
+
+def real_importance(run: Path) -> dict[str, np.ndarray]:
+    """Weights and importance of the blocks in `REAL`, computed once and kept beside the run."""
+    kept = run / "importance.npz"
+    if kept.is_file():
+        return dict(np.load(kept))
+    record = read_json(run / "settings.json")
+    settings = make_settings(record["model"], task=record["task"], out=run)
+    inputs = load_inputs(settings)
+    dense = load_model(run / "stages" / "dense")
+    batches = train_batches(inputs.train, 32, seed=0, epoch=0)[: EXAMPLES // 32]
+    fisher = fisher_scores(
+        as_function(dense),
+        parameters(dense),
+        batches,
+        lambda logits, batch: cross_entropy(logits, batch["labels"], batch["weight"]),
+    )
+    pruned = parameters(load_model(run / "stages" / "pruned"))
+    scores, masks = pruning_arrays(run / "stages" / "pruned")
+    by_score = {p: importance("score", pruned[p], scores[p], masks[p], 0.1) for p in scores}
+    sources = {
+        "fisher": (parameters(dense), fisher),
+        "score": (pruned, by_score),
+    }
+    found = {
+        f"{shape}/{kind}/{part}": np.block([[np.asarray(tree[p]) for p in row] for row in blocks])
+        for shape, blocks in REAL.items()
+        for kind, trees in sources.items()
+        for part, tree in zip("wi", trees, strict=True)
+    }
+    np.savez(kept, **found)
+    return found
+
+
+def measure(problem: Problem, limit: float) -> dict[str, Any]:
+    """Objectives of all solvers on one problem, and their times to the target."""
+    w, weight = jnp.asarray(problem.w), jnp.asarray(problem.importance)
+    rank = problem.rank
+    started = time.perf_counter()
+    jax.block_until_ready(weighted_als(w, weight, rank, max_sweeps=LONG_RUN, tol=0.0))
+    first_call = time.perf_counter() - started
+
+    closed = {s: weighted_svd(w, weight, rank, s) for s in ("row", "column", "separable")}
+    starts = [None, closed["row"], svd(w, rank), *(_random(w.shape, rank, s) for s in (0, 1))]
+    traces = [
+        np.asarray(weighted_als(w, weight, rank, init=i, max_sweeps=LONG_RUN, tol=0.0)[1].objective)
+        for i in starts
+    ]
+    cmfrec = {cg: Recorded(partial(_cmfrec, problem, cg), problem, limit) for cg in (True, False)}
+    textbook = Recorded(partial(_textbook, problem), problem, limit)
+    others = {"cmfrec, CG": cmfrec[True], "cmfrec, Cholesky": cmfrec[False], "ALS": textbook}
+    best = float(min(*(t.min() for t in traces), *(r.least for r in others.values())))
+    goal = best * (1 + TARGET)
+    ours = _time_of_als(w, weight, rank, traces[0], goal)
+    svd_seconds = _seconds(lambda: jnp.linalg.svd(w, full_matrices=False))
+    return {
+        "name": problem.name,
+        "best": float(best),
+        "svd_seconds": svd_seconds,
+        "seconds": {"ours": ours, **{name: r.seconds_to(goal) for name, r in others.items()}},
+        "seconds_to_1_percent": _time_of_als(w, weight, rank, traces[0], best * 1.01),
+        "sweeps": int(np.argmax(traces[0] <= goal)) if (traces[0] <= goal).any() else None,
+        "objective": {name: _objective(problem, f) / best for name, f in closed.items()}
+        | {"svd": _objective(problem, starts[2]) / best}
+        | {"ours": float(traces[0].min()) / best}
+        | {name: r.least / best for name, r in others.items()},
+        "first_call_seconds": first_call,
+    }
+
+
+class Recorded:
+    """A solver run for 1, 2, 4, … iterations until it stands still or its time is up."""
+
+    def __init__(
+        self, solve: Callable[[int], tuple[float, LowRank]], problem: Problem, limit: float
+    ):
+        self.points: list[tuple[float, float]] = []
+        iterations, spent = 2, 0.0
+        while spent < limit:
+            seconds, factors = solve(iterations)
+            self.points.append((seconds, _objective(problem, factors)))
+            still = len(self.points) > 3 and self.points[-1][1] > self.points[-2][1] * (1 - 1e-4)
+            if still:
+                break
+            spent += seconds
+            iterations *= 2
+
+    @property
+    def least(self) -> float:
+        return min(value for _, value in self.points)
+
+    def seconds_to(self, goal: float) -> float | None:
+        """Time to the goal, between two runs by the logarithm of what is left; None if never."""
+        for (t0, f0), (t1, f1) in itertools.pairwise([(0.0, float("inf")), *self.points]):
+            if f1 <= goal:
+                if not np.isfinite(f0):
+                    return t1
+                share = (np.log(f0) - np.log(goal)) / (np.log(f0) - np.log(f1))
+                return float(t0 + share * (t1 - t0))
+        return None
+
+
+def _time_of_als(
+    w: Array, weight: Array, rank: int, trace: np.ndarray, goal: float
+) -> float | None:
+    if not (trace <= goal).any():
+        return None
+    sweeps = max(1, int(np.argmax(trace <= goal)))
+    return _seconds(lambda: weighted_als(w, weight, rank, max_sweeps=sweeps, tol=0.0))
+
+
+def _seconds(work: Callable[[], Any], repeats: int = 5) -> float:
+    jax.block_until_ready(work())
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(work())
+        times.append(time.perf_counter() - started)
+    return float(np.median(times))
+
+
+def _random(shape: tuple[int, ...], rank: int, seed: int) -> LowRank:
+    random = np.random.default_rng(seed)
+    a, b = random.normal(size=(shape[0], rank)), random.normal(size=(rank, shape[1]))
+    return LowRank(jnp.asarray(0.1 * a, jnp.float32), jnp.asarray(0.1 * b, jnp.float32))
+
+
+def _objective(problem: Problem, factors: LowRank) -> float:
+    a, b = (np.asarray(x, np.float64) for x in factors)
+    return float(np.sum(problem.importance * np.square(problem.w - a @ b)))
+
+
+def _cmfrec(problem: Problem, use_cg: bool, iterations: int) -> tuple[float, LowRank]:
+    from cmfrec import CMF
+
+    model = CMF(
+        method="als",
+        k=problem.rank,
+        lambda_=1e-6,
+        center=False,
+        user_bias=False,
+        item_bias=False,
+        scale_lam=False,
+        use_cg=use_cg,
+        niter=iterations,
+        finalize_chol=False,
+        use_float=True,
+        precompute_for_predictions=False,
+        verbose=False,
+        nthreads=usable_cpus(),
+    )
+    started = time.perf_counter()
+    model.fit(problem.w, W=problem.importance)
+    seconds = time.perf_counter() - started
+    return seconds, LowRank(jnp.asarray(model.A_), jnp.asarray(model.B_.T))
+
+
+def _textbook(problem: Problem, iterations: int) -> tuple[float, LowRank]:
+    """ALS by a Cholesky factorization of every row's system, as textbooks have it."""
+    w, weight = jnp.asarray(problem.w), jnp.asarray(problem.importance)
+    start = weighted_svd(w, weight, problem.rank, "separable")
+    solve = lambda n: jax.block_until_ready(_textbook_sweeps(w, weight, start, n))  # noqa: E731
+    solve(1)
+    started = time.perf_counter()
+    factors = solve(iterations)
+    return time.perf_counter() - started, factors
+
+
+@jax.jit
+def _textbook_sweeps(w: Array, weight: Array, start: LowRank, count: int) -> LowRank:
+    def rows(b: Array, w: Array, weight: Array) -> Array:
+        def one(row: tuple[Array, Array]) -> Array:
+            target, i = row
+            gram = (b * i) @ b.T
+            ridge = 1e-6 * jnp.trace(gram) / len(gram)
+            factor = jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(len(gram)))
+            return jax.scipy.linalg.cho_solve(factor, b @ (i * target))
+
+        return jax.lax.map(one, (w, weight))
+
+    def sweep(_: int, f: LowRank) -> LowRank:
+        a = rows(f.b, w, weight)
+        return LowRank(a, rows(a.T, w.T, weight.T).T)
+
+    return jax.lax.fori_loop(0, count, sweep, start)
+
+
+def as_line(row: dict[str, Any]) -> str:
+    one = row["svd_seconds"]
+    times = "  ".join(
+        f"{name} {'not reached' if s is None else f'{s:.2f} s ({s / one:.0f} SVD)'}"
+        for name, s in row["seconds"].items()
+    )
+    objective = row["objective"]
+    shared = "  ".join(f"{k} {objective[k]:.2f}" for k in ("row", "column", "separable", "ours"))
+    return f"{row['name']:<26} SVD {one * 1e3:.0f} ms  {times}  | objective / best: {shared}"
+
+
+if __name__ == "__main__":
+    main()
