@@ -3,7 +3,7 @@
     python benchmarks/lpaf_table.py
 
 Reads `results/lpaf_grid_seed*.json` as `lpaf_grid.py` writes them; a cell is a mean over the seeds
-it was run with.
+it was run with, and says how many where there is more than one.
 """
 
 from collections import defaultdict
@@ -60,7 +60,8 @@ def _cell(found: list[tuple[float, float, float]]) -> str:
     if not found:
         return "not run"
     before, after, kept = (100 * mean(values) for values in zip(*found, strict=True))
-    return f"{before:.1f} → **{after:.1f}** ({kept:.1f} %)"
+    seeds = f", {len(found)} seeds" if len(found) > 1 else ""
+    return f"{before:.1f} → **{after:.1f}** ({kept:.1f} %{seeds})"
 
 
 def _share(metrics: dict[str, Any]) -> str:
