@@ -12,7 +12,6 @@ import dataclasses
 import gc
 import shutil
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ from lpaf_jax import pipeline
 from lpaf_jax.compress.analysis import analyse_pruning
 from lpaf_jax.files import read_json, write_json
 from lpaf_jax.inputs import Inputs, fingerprint, load_inputs
-from lpaf_jax.models import is_compressible, load_model, parameters
+from lpaf_jax.models import compressible, load_model, parameters
 from lpaf_jax.progress import Progress
 from lpaf_jax.run import Run
 from lpaf_jax.settings import as_json, make_settings
@@ -85,21 +84,14 @@ def run_case(job: Run, inputs: Inputs) -> dict[str, Any]:
         pipeline.prune(job, inputs, progress)
     dense, pruned = (load_model(job.stage(name)) for name in ("dense", "pruned"))
     accuracy = accuracy_of(pruned, inputs.validation, job.settings.batch)(parameters(pruned))
-    kernels = [
-        {path: w for path, w in parameters(model).items() if is_compressible(path)}
-        for model in (dense, pruned)
-    ]
-    found = analyse_pruning(*kernels, pruning_arrays(job.stage("pruned"))[1])["matrices"]
+    kernels = [compressible(parameters(model)) for model in (dense, pruned)]
+    figures = analyse_pruning(*kernels, pruning_arrays(job.stage("pruned"))[1])["mean"]
     shutil.rmtree(job.folder / "stages")
-    # Beside it, the largest weights of the dense model at the same sparsity, not trained since.
-    figures = {
-        name: {key: mean(row[name][key] for row in found) for key in found[0][name]}
-        for name in ("dense", "first_order", "magnitude")
-    }
     return {
         "validation_accuracy": accuracy,
         "dense": figures["dense"],
         "pruned": figures["first_order"],
+        # The largest weights of the dense model at the same sparsity, not trained since.
         "largest_of_dense": figures["magnitude"],
     }
 

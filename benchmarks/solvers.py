@@ -16,7 +16,7 @@ from lpaf_jax.compress import factorize, to_low_rank
 from lpaf_jax.files import read_json, write_json
 from lpaf_jax.inputs import load_inputs
 from lpaf_jax.linalg import rank_for_ratio
-from lpaf_jax.models import is_compressible, load_model, parameters
+from lpaf_jax.models import compressible, load_model, parameters
 from lpaf_jax.settings import make_settings
 from lpaf_jax.stages import accuracy_of, pruning_arrays
 
@@ -40,7 +40,7 @@ def main() -> None:
     inputs = load_inputs(settings)
     pruned = args.run / "stages" / "pruned"
     scores, masks = pruning_arrays(pruned)
-    weights = {p: w for p, w in parameters(load_model(pruned)).items() if is_compressible(p)}
+    weights = compressible(parameters(load_model(pruned)))
     rows = []
     for ratio in args.ratios:
         rank = rank_for_ratio([(w.shape[0], w.shape[1]) for w in weights.values()], ratio)

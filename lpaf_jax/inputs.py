@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from lpaf_jax.data import GLUE, Encoded, Task, check_task_name, encode, load_task, load_tokenizer
 from lpaf_jax.errors import LpafError
-from lpaf_jax.models import is_compressible, is_hub_id, load_model, parameters, resolve_model
+from lpaf_jax.models import compressible, is_hub_id, load_model, parameters, resolve_model
 from lpaf_jax.settings import Settings
 
 
@@ -63,7 +63,7 @@ def hub_names(settings: Settings) -> list[str]:
 
 def _measure(source: Path, settings: Settings) -> tuple[int, list[tuple[int, int]], int]:
     params = parameters(load_model(source, num_labels=2))
-    shapes = [(w.shape[0], w.shape[1]) for path, w in params.items() if is_compressible(path)]
+    shapes = [(w.shape[0], w.shape[1]) for w in compressible(params).values()]
     if not shapes or any(path.endswith(".a") for path in params):
         raise LpafError(f"model {settings.model} is factorized already; start from a dense one")
     positions = params["bert.embeddings.position_embeddings.weight"].shape[0]

@@ -27,8 +27,8 @@ from lpaf_jax.linalg import rank_for_ratio
 from lpaf_jax.models import (
     BertClassifier,
     as_function,
+    compressible,
     count_parameters,
-    is_compressible,
     load_model,
     parameters,
     save_model,
@@ -317,11 +317,8 @@ def _factorized_from(job: Run) -> Path:
 
 
 def _analyse(job: Run, dense: BertClassifier, pruned: BertClassifier) -> dict[str, Any]:
-    def kernels(model: BertClassifier) -> dict[str, jax.Array]:
-        return {path: w for path, w in parameters(model).items() if is_compressible(path)}
-
     _, kept = stages.pruning_arrays(job.stage("pruned"))
-    return analyse_pruning(kernels(dense), kernels(pruned), kept)
+    return analyse_pruning(compressible(parameters(dense)), compressible(parameters(pruned)), kept)
 
 
 def _peak_memory() -> int:

@@ -19,6 +19,7 @@ from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import (
     BertClassifier,
     as_function,
+    compressible,
     is_compressible,
     load_extra,
     load_model,
@@ -128,7 +129,7 @@ def prune_weights(
         lambda t: rate(t) | {"sparsity": 1.0 - float(kept(t))},
     )
     set_parameters(model, state.params)
-    paths = [path for path in state.params if is_compressible(path)]
+    paths = list(compressible(state.params))
     extra = {_SCORE + p: np.asarray(state.opt_state.scores[p]) for p in paths}
     extra |= {_MASK + p: np.asarray(state.opt_state.masks[p]) for p in paths}
     return model, extra
@@ -152,7 +153,7 @@ def factorize_weights(
     """
     model = load_model(source)
     params = parameters(model)
-    weights = {path: w for path, w in params.items() if is_compressible(path)}
+    weights = compressible(params)
     plain = "weighting" in settings.without
     solver, kind = ("none", "none") if plain else (settings.solver, settings.importance)
     scores, kept = pruning_arrays(source)

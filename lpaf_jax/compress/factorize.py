@@ -53,8 +53,8 @@ def factorize(
             w, s, m = matrices
             return SOLVERS[solver](w, importance(kind, w, s, m, floor), rank)
 
-        # One after the other: a batched LAPACK call waits for the thread pool that runs it, and
-        # two of them at once lock up a CPU of two cores (jaxlib 0.10.2). It would be no faster.
+        # One after the other: on a CPU a batched product runs on one thread, and a batched SVD
+        # takes its matrices one by one anyway.
         return jax.lax.map(one, stack)
 
     by_shape: dict[tuple[int, ...], list[str]] = defaultdict(list)

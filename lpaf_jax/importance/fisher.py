@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 
-from lpaf_jax.models.compressible import is_compressible
+from lpaf_jax.models.compressible import compressible
 from lpaf_jax.models.functional import Batch, Forward, Params
 
 
@@ -37,7 +37,7 @@ def fisher_scores(
 
     Source: Hsu et al., "Language model compression with weighted low-rank factorization" (2022).
     """
-    kernels = {path: w for path, w in params.items() if is_compressible(path)}
+    kernels = compressible(params)
 
     def value(kernels: Params, params: Params, example: Batch) -> jax.Array:
         # An example that only fills up a batch still needs a loss: its square is dropped below.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 
-from lpaf_jax.models.compressible import is_compressible
+from lpaf_jax.models.compressible import compressible
 from lpaf_jax.models.functional import Batch, Forward, Params
 
 # (S, gradient, W) -> S after one more step
@@ -39,7 +39,7 @@ def first_order_scores(
     Returns:
         the scores by parameter path.
     """
-    kernels = {path: w for path, w in params.items() if is_compressible(path)}
+    kernels = compressible(params)
 
     def value(kernels: Params, params: Params, batch: Batch) -> jax.Array:
         return loss(forward({**params, **kernels}, {}, batch), batch)

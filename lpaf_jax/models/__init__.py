@@ -3,6 +3,7 @@
 from lpaf_jax.models.bert import BertClassifier, BertConfig
 from lpaf_jax.models.checkpoint import load_extra, load_model, save_model
 from lpaf_jax.models.compressible import (
+    compressible,
     compressible_layers,
     count_parameters,
     is_compressible,
@@ -26,6 +27,7 @@ __all__ = [
     "LowRankLinear",
     "MixedLinear",
     "as_function",
+    "compressible",
     "compressible_layers",
     "count_parameters",
     "is_compressible",

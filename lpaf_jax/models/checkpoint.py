@@ -110,9 +110,10 @@ def save_model(
     classes = model.classifier.bias[...].shape[0]
     if len(label_names) != classes:
         raise ValueError(f"{len(label_names)} label names for a head of {classes} classes")
+    params = parameters(model)
     low_rank = {
-        path.removesuffix(".a"): int(array.shape[1])
-        for path, array in parameters(model).items()
+        path.removesuffix(".a"): int(a.shape[1])
+        for path, a in params.items()
         if path.endswith(".a")
     }
     with atomic_dir(folder) as target:
@@ -123,7 +124,6 @@ def save_model(
         for name in _TOKENIZER_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, target / name)
-        params = parameters(model)
         tensors = {file_name(path, params): _to_file(path, a) for path, a in params.items()}
         save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
         if extra is not None:

@@ -20,13 +20,18 @@ def is_compressible(path: str) -> bool:
     return _COMPRESSIBLE.search(path) is not None
 
 
+def compressible(params: Params) -> Params:
+    """The part of `params` that a compression is about, by path."""
+    return {path: array for path, array in params.items() if is_compressible(path)}
+
+
 def compressible_layers(params: Params) -> list[str]:
     """Paths of the layers whose kernel is compressible, in the model's order."""
-    found = {path.rpartition(".")[0] for path in params if is_compressible(path)}
+    found = {path.rpartition(".")[0] for path in compressible(params)}
     return sorted(found, key=lambda p: [int(x) if x.isdigit() else x for x in p.split(".")])
 
 
 def count_parameters(params: Params) -> dict[str, int]:
     """Stored numbers: of the compressible matrices ("encoder") and of all ("total")."""
-    encoder = sum(array.size for path, array in params.items() if is_compressible(path))
+    encoder = sum(array.size for array in compressible(params).values())
     return {"encoder": encoder, "total": sum(array.size for array in params.values())}

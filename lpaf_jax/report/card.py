@@ -105,8 +105,7 @@ def _figures(metrics: Metrics) -> str:
     heads += [f"batch {batch}" for batch in batches]
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
     for row in facts.stages(metrics).values():
-        cells = [row.label.lower(), facts.percent(row.accuracy)]
-        cells += [f"{facts.percent(row.low)} to {facts.percent(row.high)}"]
+        cells = [row.label.lower(), facts.percent(row.accuracy), row.interval]
         cells += [facts.percent(row.encoder), facts.percent(row.total), facts.size(row.bytes)]
         lines.append(cells + [row.median(batch) for batch in batches])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

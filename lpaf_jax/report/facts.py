@@ -116,6 +116,11 @@ class Stage(NamedTuple):
     bytes: float | None
     timings: dict[str, Timing]
 
+    @property
+    def interval(self) -> str:
+        """The 95 % interval of the accuracy."""
+        return f"{100 * self.low:.1f} to {100 * self.high:.1f} %"
+
     def median(self, batch: str) -> str:
         """Median time at one batch size; a dash where this model was not timed."""
         return milliseconds(self.timings[batch].median) if self.timings else "–"

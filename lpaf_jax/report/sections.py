@@ -29,7 +29,7 @@ def results(metrics: Metrics) -> Html:
         [
             row.label,
             facts.percent(row.accuracy),
-            f"{100 * row.low:.1f} to {100 * row.high:.1f} %",
+            row.interval,
             facts.percent(row.encoder),
             facts.percent(row.total),
             facts.size(row.bytes),

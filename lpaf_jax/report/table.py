@@ -18,7 +18,7 @@ def result_table(metrics: Metrics) -> Table:
         cells = [
             row.label,
             facts.percent(row.accuracy),
-            f"{100 * row.low:.1f} to {100 * row.high:.1f}",
+            row.interval,
             facts.percent(row.encoder),
             facts.size(row.bytes),
             *(row.median(batch) for batch in batches),

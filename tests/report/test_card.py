@@ -28,7 +28,7 @@ def test_front_matter_says_what_a_hub_wants_to_know(metrics):
 
 def test_body_holds_figures_use_and_limits(metrics):
     _, body = split(model_card(metrics))
-    row = "| final | 80.1 % | 78.2 % to 82.0 % | 50.0 % | 76.6 % | 64.9 MB | 10.7 ms | 157 ms |"
+    row = "| final | 80.1 % | 78.2 to 82.0 % | 50.0 % | 76.6 % | 64.9 MB | 10.7 ms | 157 ms |"
     assert row in body
     assert "98.6 % of the accuracy kept (80.1 % of 81.3 %)" in body
     assert "k × n matrix, k = 128. The factors were then tuned." in body

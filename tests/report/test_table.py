@@ -16,8 +16,8 @@ def test_every_figure_stands_whole_within_80_columns(metrics):
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "…" not in text
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "Final 80.1 % 78.2 to 82.0 50.0 % 64.9 MB 10.7 ms 157 ms" in lines
-    assert "Pruned 80.8 % 78.9 to 82.6 100.0 % – – –" in lines
+    assert "Final 80.1 % 78.2 to 82.0 % 50.0 % 64.9 MB 10.7 ms 157 ms" in lines
+    assert "Pruned 80.8 % 78.9 to 82.6 % 100.0 % – – –" in lines
 
 
 def test_large_figures_fit_too(metrics, stage_of):
