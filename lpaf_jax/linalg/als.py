@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from lpaf_jax.linalg.checks import (
@@ -23,7 +24,8 @@ from lpaf_jax.linalg.checks import (
     check_matrix,
     check_rank,
 )
-from lpaf_jax.linalg.factors import LowRank, balance, matmul, ratio
+from lpaf_jax.linalg.factors import LowRank, balance, matmul, ratio, sharded_like
+from lpaf_jax.linalg.sharding import on_mesh
 from lpaf_jax.linalg.svd import root_weights, scaled_svd
 
 CONVERGED, MAX_SWEEPS, FAILED = 0, 1, 2
@@ -113,7 +115,14 @@ def weighted_als(
         init = LowRank(*(factor.astype(w.dtype) for factor in as_floats(*init)))
         check_init(init.a, init.b, w.shape, rank)
     settings = jnp.asarray(ridge, w.dtype), jnp.asarray(tol, w.dtype)
-    return _weighted_als(w, importance, rank, init, max_sweeps, *settings)
+    return on_mesh(
+        lambda w, i, init, *settings: _weighted_als(w, i, rank, init, max_sweeps, *settings),
+        w,
+        importance,
+        init,
+        *settings,
+        out=(sharded_like(w, w), PartitionSpec()),
+    )
 
 
 class _State(NamedTuple):

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from lpaf_jax.linalg.checks import as_floats
 from lpaf_jax.linalg.lapack import qr, thin_svd
+from lpaf_jax.linalg.sharding import axis_specs, on_mesh
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -65,7 +66,8 @@ def balance(factors: LowRank) -> LowRank:
 
     Cost: two thin QR factorizations and a k × k SVD, O((m + n) k²).
     """
-    return _balance(*as_floats(*factors))
+    a, b = as_floats(*factors)
+    return on_mesh(_balance, a, b, out=sharded_like(a, b))
 
 
 @jax.custom_jvp
@@ -85,6 +87,11 @@ def _balance_jvp(
     core = matmul(u.T, images)
     tangent = lift(u, s, vt, core, images - matmul(u, core), preimages - matmul(core, vt))
     return from_svd(u, s, vt), tangent
+
+
+def sharded_like(w: Array, other: Array) -> LowRank:
+    """Specs of factors whose rows are sharded as those of w, and columns as those of `other`."""
+    return LowRank(axis_specs(w)[0], axis_specs(other)[1])  # type: ignore[arg-type]
 
 
 def from_svd(u: Array, s: Array, vt: Array) -> LowRank:

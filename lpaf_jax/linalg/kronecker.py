@@ -11,9 +11,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from lpaf_jax.linalg.checks import as_floats, check_matrix, check_rank, check_sides
+from lpaf_jax.linalg.sharding import on_mesh
 from lpaf_jax.linalg.svd import svd
 
 
@@ -97,6 +99,10 @@ def nearest_kronecker(
     (m1, n1), (m2, n2) = shape
     check_sides((m1, m2), (n1, n2), w)
     check_rank(rank, (m1 * n1, m2 * n2))
-    blocks = w.reshape(m1, m2, n1, n2).transpose(0, 2, 1, 3)
-    f = svd(blocks.reshape(m1 * n1, m2 * n2), rank)
-    return Kronecker(f.a.T.reshape(rank, m1, n1), f.b.reshape(rank, m2, n2))
+
+    def solve(w: Array) -> Kronecker:
+        blocks = w.reshape(m1, m2, n1, n2).transpose(0, 2, 1, 3)
+        f = svd(blocks.reshape(m1 * n1, m2 * n2), rank)
+        return Kronecker(f.a.T.reshape(rank, m1, n1), f.b.reshape(rank, m2, n2))
+
+    return on_mesh(solve, w, out=PartitionSpec())

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lpaf_jax.linalg.checks import as_floats, check_matrix, check_metric, check_rank, check_share
-from lpaf_jax.linalg.factors import LowRank, balance, matmul, ratio
+from lpaf_jax.linalg.factors import LowRank, balance, matmul, ratio, sharded_like
 from lpaf_jax.linalg.lapack import eigh
+from lpaf_jax.linalg.sharding import on_mesh
 from lpaf_jax.linalg.svd import root_weights, svd
 
 
@@ -96,7 +97,13 @@ def metric_svd(
     ]
     for level in floors:
         check_share(floor=level)
-    return _metric_svd(w, rank, solved, floors)
+    return on_mesh(
+        lambda w, metrics, floors: _metric_svd(w, rank, metrics, floors),
+        w,
+        solved,
+        floors,
+        out=sharded_like(w, w),
+    )
 
 
 def _resolution(metric: Array, dtype: Any) -> float:

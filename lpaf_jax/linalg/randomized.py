@@ -11,8 +11,9 @@ import jax
 from jaxtyping import Array, Float, Key, UInt32
 
 from lpaf_jax.linalg.checks import as_floats, check_count, check_matrix, check_rank
-from lpaf_jax.linalg.factors import LowRank, matmul
+from lpaf_jax.linalg.factors import LowRank, matmul, sharded_like
 from lpaf_jax.linalg.lapack import qr
+from lpaf_jax.linalg.sharding import on_mesh
 from lpaf_jax.linalg.svd import svd
 
 
@@ -63,7 +64,13 @@ def randomized_svd(
     check_matrix(w)
     check_rank(rank, w.shape)
     check_count(oversample=oversample, iterations=iterations)
-    return _randomized_svd(w, key, rank, min(rank + oversample, *w.shape), iterations)
+    vectors = min(rank + oversample, *w.shape)
+    return on_mesh(
+        lambda w, key: _randomized_svd(w, key, rank, vectors, iterations),
+        w,
+        key,
+        out=sharded_like(w, w),
+    )
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))

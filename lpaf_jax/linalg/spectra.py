@@ -1,16 +1,18 @@
 """What a matrix's singular values and zero pattern say about how far it can be compressed."""
 
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from lpaf_jax.linalg.checks import as_floats
 from lpaf_jax.linalg.lapack import singular_values_of_each
+from lpaf_jax.linalg.sharding import on_mesh
 
 
 def singular_values(w: Float[Array, "*stack m n"]) -> Float[Array, "*stack r"]:
     """Singular values in falling order, r = min(m, n)."""
     (w,) = as_floats(w)
-    return singular_values_of_each(w)
+    return on_mesh(singular_values_of_each, w, out=PartitionSpec())
 
 
 def effective_rank(s: Float[Array, "*stack r"]) -> Float[Array, "*stack"]:

@@ -8,8 +8,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lpaf_jax.linalg.checks import as_floats, check_importance, check_matrix, check_rank
-from lpaf_jax.linalg.factors import LowRank, balance, from_svd, lift, matmul, ratio
+from lpaf_jax.linalg.factors import (
+    LowRank,
+    balance,
+    from_svd,
+    lift,
+    matmul,
+    ratio,
+    sharded_like,
+)
 from lpaf_jax.linalg.lapack import thin_svd
+from lpaf_jax.linalg.sharding import on_mesh
 
 Sharing = Literal["row", "column", "separable"]
 
@@ -33,7 +42,7 @@ def svd(w: Float[Array, "m n"], rank: int) -> LowRank:
     (w,) = as_floats(w)
     check_matrix(w)
     check_rank(rank, w.shape)
-    return _svd(w, rank)
+    return on_mesh(lambda w: _svd(w, rank), w, out=sharded_like(w, w))
 
 
 def weighted_svd(
@@ -78,7 +87,12 @@ def weighted_svd(
     check_rank(rank, w.shape)
     if sharing not in get_args(Sharing):
         raise ValueError(f"sharing must be one of {get_args(Sharing)}, got {sharing!r}")
-    return _weighted_svd(w, importance, rank, sharing)
+    return on_mesh(
+        lambda w, importance: _weighted_svd(w, importance, rank, sharing),
+        w,
+        importance,
+        out=sharded_like(w, w),
+    )
 
 
 def scaled_svd(w: Array, rows: Array, columns: Array, rank: int) -> LowRank:

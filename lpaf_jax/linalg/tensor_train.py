@@ -18,10 +18,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from lpaf_jax.linalg.checks import as_floats, check_integer, check_matrix, check_sides
 from lpaf_jax.linalg.lapack import thin_svd
+from lpaf_jax.linalg.sharding import on_mesh
 
 Sides = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -126,7 +128,7 @@ def tensor_train(w: Float[Array, "m n"], shape: Sides, max_rank: int) -> TensorT
     check_integer(max_rank, "max_rank")
     if max_rank < 1:
         raise ValueError(f"max_rank must be at least 1, got {max_rank}")
-    return _tensor_train(w, (rows, columns), max_rank)
+    return on_mesh(lambda w: _tensor_train(w, (rows, columns), max_rank), w, out=PartitionSpec())
 
 
 @partial(jax.jit, static_argnums=(1, 2))
