@@ -101,7 +101,8 @@ def weighted_als(
       ValueError: shapes differ, a value is negative or not finite, `rank` is out of range. Under
         tracing values cannot be looked at, and a failure shows as status 2.
 
-    Cost: 18 m n k FLOP a sweep, about five arrays of the size of `w`, and one SVD to start.
+    Cost: 18 m n k FLOP a sweep, memory for two arrays of the size of `w` and
+    eight of that of the factors, beside the inputs, and one SVD to start.
     Source: Srebro & Jaakkola, "Weighted low-rank approximations" (2003) for the problem; Mitchell,
     Ye & De Sterck, "Nesterov acceleration of alternating least squares for canonical tensor
     decomposition" (2020) for extrapolation with restarts, here over inexact solves.
@@ -144,16 +145,19 @@ def _weighted_als(
     ridge: Array,
     tol: Array,
 ) -> tuple[LowRank, AlsInfo]:
+    # The importance in units of its mean would be one more array of the size of W. It is the ridge
+    # that is brought to the scale of the importance, and the objective that is brought back.
     mean = importance.mean()
-    weight = importance / jnp.where(mean > 0, mean, 1)
-    start = _start(w, weight, rank, init, ridge)
+    unit = jnp.where(mean > 0, mean, 1)
+    ridge = ridge * unit
+    start = _start(w, importance, rank, init, ridge)
     # An exact fit falls by a constant share for ever; below this all of it is rounding.
-    rounding = jnp.square(10 * jnp.finfo(w.dtype).eps) * jnp.sum(weight * jnp.square(w))
+    rounding = jnp.square(10 * jnp.finfo(w.dtype).eps) * jnp.sum(importance * jnp.square(w)) / unit
 
     steps = jnp.arange(max_sweeps + 1, dtype=jnp.int32)
 
     def body(state: _State) -> _State:
-        new, objective, norm = _sweep(w, weight, ridge, state.ahead)
+        new, objective, norm = _sweep(w, importance, unit, ridge, state.ahead)
         old = state.trace[state.sweep]
         kept = objective <= old
         # Without extrapolation only rounding or overflow can keep a sweep from descending.
@@ -176,7 +180,7 @@ def _weighted_als(
     def goes_on(state: _State) -> Array:
         return (state.status == MAX_SWEEPS) & (state.sweep < max_sweeps)
 
-    first = _objective(weight, ridge, start, w - start.dense())
+    first = _objective(importance, ridge, start, w - start.dense()) / unit
     trace = jnp.full(max_sweeps + 1, first)
     status = jnp.where(jnp.isfinite(first), MAX_SWEEPS, FAILED)
     state = _State(start, start, jnp.ones_like(first), trace, jnp.int32(0), status)
@@ -184,9 +188,9 @@ def _weighted_als(
 
     factors = balance(state.best)
     # Under a ridge balancing is a last descent of its own.
-    last = jnp.minimum(state.trace[-1], _objective(weight, ridge, factors, w - factors.dense()))
-    trace = jnp.where(steps < state.sweep, state.trace, last)
-    norm = _gradient_norm(w, weight, ridge, factors)
+    last = _objective(importance, ridge, factors, w - factors.dense()) / unit
+    trace = jnp.where(steps < state.sweep, state.trace, jnp.minimum(state.trace[-1], last))
+    norm = _gradient_norm(w, importance, ridge, factors)
     return factors, AlsInfo(trace, norm, state.sweep, state.status)
 
 
@@ -203,11 +207,13 @@ def _start(w: Array, weight: Array, rank: int, init: LowRank | None, ridge: Arra
     return LowRank(start.a / rows[:, None], start.b / columns)
 
 
-def _sweep(w: Array, weight: Array, ridge: Array, f: LowRank) -> tuple[LowRank, Array, Array]:
+def _sweep(
+    w: Array, weight: Array, unit: Array, ridge: Array, f: LowRank
+) -> tuple[LowRank, Array, Array]:
     """Descend in A, then in B: the new factors, their objective, the gradient norm on the way."""
-    rows, columns = weight.mean(axis=1, keepdims=True), weight.mean(axis=0, keepdims=True)
+    rows, columns = weight.mean(axis=1, keepdims=True), weight.mean(axis=0, keepdims=True) / unit
 
-    # Half the second derivatives, exact where the importance is separable (its mean is 1).
+    # Half the second derivatives, exact where the importance is separable (`unit` is its mean).
     curvature = rows * jnp.sum(columns * jnp.square(f.b), axis=1) + ridge
     a, error, gain_a = _descend(
         f.a,
@@ -232,7 +238,7 @@ def _sweep(w: Array, weight: Array, ridge: Array, f: LowRank) -> tuple[LowRank, 
     )
     new = LowRank(a, b)
     objective = _objective(weight, ridge, new, error)
-    return new, objective, jnp.sqrt(ratio(gain_a + gain_b, objective))
+    return new, objective / unit, jnp.sqrt(ratio(gain_a + gain_b, objective))
 
 
 def _descend(
