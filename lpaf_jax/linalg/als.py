@@ -25,14 +25,19 @@ from lpaf_jax.linalg.checks import (
     check_rank,
 )
 from lpaf_jax.linalg.factors import LowRank, balance, matmul, ratio, sharded_like
+from lpaf_jax.linalg.randomized import OVERSAMPLE, randomized_svd
 from lpaf_jax.linalg.sharding import on_mesh
-from lpaf_jax.linalg.svd import root_weights, scaled_svd
+from lpaf_jax.linalg.svd import root_weights, svd
 
 CONVERGED, MAX_SWEEPS, FAILED = 0, 1, 2
 
 # Conjugate-gradient steps a half-sweep. 1, 2 and 3 cost about the same to a given objective; 2 was
 # never far from the best on Fisher-like, heavy-tailed and mostly-zero importance.
 _STEPS = 2
+# An SVD takes as long as 10 to 60 sweeps on a CPU, on a GPU as hundreds. Where it could be at least
+# this many times larger than the k + 8 vectors of a subspace iteration, that is the start: it costs
+# about as much as two sweeps and is a few sweeps behind.
+_LARGER = 3
 # Extrapolation makes the decrease uneven, so it is measured over this many sweeps.
 _WINDOW = 5
 
@@ -88,7 +93,8 @@ def weighted_als(
       importance: non-negative, the shape of `w`. Zeros are allowed, whole rows and columns too.
       rank: k, static.
       ridge: at least 0, in units of the mean importance.
-      init: factors to start from; the separable closed form (see `weighted_svd`) where None.
+      init: factors to start from. Where None, the separable closed form (see `weighted_svd`), found
+        by `randomized_svd` where k is below about a third of min(m, n), else by a full SVD.
       max_sweeps: static.
       tol: stop when the objective falls by less than this share of itself a sweep (mean of 5), or
         when the gradient norm is below it. 1e-4 ends about 1 % above the local minimum on hard
@@ -101,8 +107,8 @@ def weighted_als(
       ValueError: shapes differ, a value is negative or not finite, `rank` is out of range. Under
         tracing values cannot be looked at, and a failure shows as status 2.
 
-    Cost: 18 m n k FLOP a sweep, memory for two arrays of the size of `w` and
-    eight of that of the factors, beside the inputs, and one SVD to start.
+    Cost: 18 m n k FLOP a sweep; for the start an SVD, or the 12 m n (k + 8) FLOP of a subspace
+    iteration. Memory, beside the inputs: two arrays of the size of `w`, five pairs of factors.
     Source: Srebro & Jaakkola, "Weighted low-rank approximations" (2003) for the problem; Mitchell,
     Ye & De Sterck, "Nesterov acceleration of alternating least squares for canonical tensor
     decomposition" (2020) for extrapolation with restarts, here over inexact solves.
@@ -201,9 +207,14 @@ def _start(w: Array, weight: Array, rank: int, init: LowRank | None, ridge: Arra
     where r and c are the mean weights of rows and columns. A ridge asks for the balanced gauge.
     """
     rows, columns = root_weights(weight.sum(axis=1)), root_weights(weight.sum(axis=0))
-    start = scaled_svd(w, rows, columns, rank) if init is None else init
+    if init is None:
+        scaled = rows[:, None] * w * columns
+        far = _LARGER * (rank + OVERSAMPLE) <= min(w.shape)
+        start = randomized_svd(scaled, rank, jax.random.key(0)) if far else svd(scaled, rank)
+        start = LowRank(start.a / rows[:, None], start.b / columns)
+        return lax.cond(ridge > 0, balance, lambda f: f, start)
     rows, columns = jnp.where(ridge > 0, 1, rows), jnp.where(ridge > 0, 1, columns)
-    start = balance(LowRank(rows[:, None] * start.a, start.b * columns))
+    start = balance(LowRank(rows[:, None] * init.a, init.b * columns))
     return LowRank(start.a / rows[:, None], start.b / columns)
 
 

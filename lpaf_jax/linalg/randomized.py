@@ -16,13 +16,15 @@ from lpaf_jax.linalg.lapack import qr
 from lpaf_jax.linalg.sharding import on_mesh
 from lpaf_jax.linalg.svd import svd
 
+OVERSAMPLE = 8
+
 
 def randomized_svd(
     w: Float[Array, "m n"],
     rank: int,
     key: Key[Array, ""] | UInt32[Array, "2"],
     *,
-    oversample: int = 8,
+    oversample: int = OVERSAMPLE,
     iterations: int = 2,
 ) -> LowRank:
     """A nearly best rank-k approximation of W by subspace iteration from a random start.

@@ -95,15 +95,6 @@ def weighted_svd(
     )
 
 
-def scaled_svd(w: Array, rows: Array, columns: Array, rank: int) -> LowRank:
-    """`argmin ‖diag(rows) (W − AB) diag(columns)‖_F` for positive scales.
-
-    The gauge is the one in which the scaled factors `diag(rows) A` and `B diag(columns)` balance.
-    """
-    scaled = _svd(rows[:, None] * w * columns, rank)
-    return LowRank(scaled.a / rows[:, None], scaled.b / columns)
-
-
 def root_weights(
     weights: Float[Array, " m"], floor: Float[Array, ""] | None = None
 ) -> Float[Array, " m"]:
@@ -152,4 +143,5 @@ def _weighted_svd(w: Array, importance: Array, rank: int, sharing: Sharing) -> L
         rows = root_weights(importance.sum(axis=1))
     if sharing != "row":
         columns = root_weights(importance.sum(axis=0))
-    return balance(scaled_svd(w, rows, columns, rank))
+    f = _svd(rows[:, None] * w * columns, rank)
+    return balance(LowRank(f.a / rows[:, None], f.b / columns))

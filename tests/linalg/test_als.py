@@ -236,6 +236,18 @@ def test_full_rank_is_the_matrix_itself() -> None:
     assert info.status == CONVERGED
 
 
+def test_small_ranks_start_without_a_full_svd(monkeypatch: pytest.MonkeyPatch) -> None:
+    w, importance = problem(18, shape=(60, 50))
+    closed = objective(w, importance, weighted_svd(w, importance, RANK, "separable"))
+    monkeypatch.setattr(als, "svd", None)
+    f, info = weighted_als(w, importance, RANK, tol=1e-6)
+    check_descent(w, importance, f, info)
+    assert closed < info.objective[0] < 1.05 * closed
+    assert info.objective[-1] < 0.9 * closed
+    with pytest.raises(TypeError):  # at larger ranks it is the full one
+        weighted_als(w, importance, 10)
+
+
 @pytest.mark.usefixtures("double")
 def test_goes_on_from_an_earlier_solution() -> None:
     w, importance = problem(12)
