@@ -1,6 +1,7 @@
 # make run    the whole job on real data, about ten minutes on two cores; report in runs/quick
 # make test   install what the tests need and run them
 # make lint   ruff and mypy
+# make bench  time the exact solver against others, on the importance that `make run` found (hours)
 # make clean  remove the environment and the caches, never a run
 #
 # PYTHON=python3.12 chooses the interpreter. Versions are pinned in constraints/.
@@ -32,7 +33,7 @@ TORCH ?= auto
 FAST_MALLOC := GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 \
 	MALLOC_TRIM_THRESHOLD_=17179869184
 
-.PHONY: run test lint clean torch-auto torch-yes torch-no
+.PHONY: run test lint bench clean torch-auto torch-yes torch-no
 
 run: $(BASE)
 	$(FAST_MALLOC) $(VENV)/bin/lpaf compress minilm --task rotten_tomatoes --params 0.5 \
@@ -45,6 +46,9 @@ lint: $(DEV)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+
+bench: $(VENV)/installed-bench run
+	$(FAST_MALLOC) OPENBLAS_NUM_THREADS=2 $(VENV)/bin/python benchmarks/linalg.py runs/quick
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -67,6 +71,11 @@ $(BASE): $(MADE) pyproject.toml $(PINS)
 
 $(DEV): $(BASE)
 	$(INSTALL) --editable '.[test,lint]'
+	touch $@
+
+# cmfrec is built from source, which needs a C compiler.
+$(VENV)/installed-bench: $(DEV)
+	$(INSTALL) --editable '.[bench]'
 	touch $@
 
 # The CUDA builds exist for Linux only and name their libraries as requirements.
