@@ -2,8 +2,8 @@
 
     python benchmarks/lpaf_table.py
 
-Reads `results/lpaf_grid_seed*.json` as `lpaf_grid.py` writes them; a cell is a mean over the seeds
-it was run with, and says how many where there is more than one.
+Reads `results/lpaf_grid_seed*.json` as `lpaf_grid.py` writes them. A cell is a mean over the seeds
+it was run with, and says how many where that is not all of them; recipes not run are left out.
 """
 
 from collections import defaultdict
@@ -45,7 +45,9 @@ def main() -> None:
     print("| | 50 % | 25 % | 16 % | paper, kept of BERT-base on SST-2 |")
     print("|---|---|---|---|---|")
     for recipe, title in TITLES.items():
-        row = [_cell(cells[recipe, ratio]) for ratio in RATIOS]
+        if not any((recipe, ratio) in cells for ratio in RATIOS):
+            continue
+        row = [_cell(cells[recipe, ratio], len(runs)) for ratio in RATIOS]
         kept = [f"{100 * x / PAPER_DENSE:.1f}" for x in PAPER.get(recipe, ())]
         paper = f"{' / '.join(kept)} %" if kept else "–"
         print(f"| {title} | {' | '.join(row)} | {paper} |")
@@ -56,11 +58,11 @@ def main() -> None:
         )
 
 
-def _cell(found: list[tuple[float, float, float]]) -> str:
+def _cell(found: list[tuple[float, float, float]], all_seeds: int) -> str:
     if not found:
         return "not run"
     before, after, kept = (100 * mean(values) for values in zip(*found, strict=True))
-    seeds = f", {len(found)} seeds" if len(found) > 1 else ""
+    seeds = "" if len(found) == all_seeds else f", of {len(found)} seed"
     return f"{before:.1f} → **{after:.1f}** ({kept:.1f} %{seeds})"
 
 
