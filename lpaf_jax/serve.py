@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,18 @@ _POSITIONS = "bert.embeddings.position_embeddings.weight"
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model, its tokenizer and the names of its classes."""
+    """A model, its tokenizer and the names of its classes.
+
+    Attributes:
+        length: longest text in tokens; what is longer is cut.
+        pairs: whether it reads two texts; None where its config.json does not say.
+    """
 
     model: BertClassifier
     tokenizer: Tokenizer
     label_names: list[str]
     length: int
-    pairs: bool
+    pairs: bool | None
 
     def logits(self, data: Encoded, batch: int) -> np.ndarray:
         """Logits of all examples, (n, labels)."""
@@ -49,27 +54,36 @@ class Classifier:
         input: no more than `batch` texts are drawn before the first is answered.
 
         Raises:
-            LpafError: `batch` is less than 1, or a text is no pair where it must be one.
+            LpafError: `batch` is less than 1, or a text is no pair where it must be one; all
+                texts before it have been answered then.
         """
         _check_batch(batch)
         forward, params = jax.jit(as_function(self.model)), parameters(self.model)
-        stream = iter(texts)
-        while chunk := list(islice(stream, batch)):
-            encoded = encode(self.tokenizer, self._examples(chunk), self.length)
-            logits = predict(forward, params, encoded, batch)
-            shifted = np.exp(logits - logits.max(-1, keepdims=True))
-            probabilities = shifted / shifted.sum(-1, keepdims=True)
-            for text, row in zip(chunk, probabilities, strict=True):
-                yield text, self.label_names[int(row.argmax())], float(row.max())
+        stream, answered = iter(texts), 0
+        while drawn := list(islice(stream, batch)):
+            chunk = list(takewhile(self._can_read, drawn))
+            if chunk:
+                encoded = encode(self.tokenizer, self._examples(chunk), self.length)
+                logits = predict(forward, params, encoded, batch)
+                shifted = np.exp(logits - logits.max(-1, keepdims=True))
+                probabilities = shifted / shifted.sum(-1, keepdims=True)
+                for text, row in zip(chunk, probabilities, strict=True):
+                    yield text, self.label_names[int(row.argmax())], float(row.max())
+            answered += len(chunk)
+            if len(chunk) < len(drawn):
+                raise LpafError(
+                    f"line {answered + 1}: the model reads two texts a line with a tab between: "
+                    f"{drawn[len(chunk)]!r}"
+                )
+
+    def _can_read(self, text: str) -> bool:
+        return not self.pairs or text.count("\t") == 1
 
     def _examples(self, texts: list[str]) -> Examples:
         labels = np.zeros(len(texts), np.int32)
         if not self.pairs:
             return Examples(texts, None, labels)
         parts = [text.split("\t") for text in texts]
-        wrong = [text for text, part in zip(texts, parts, strict=True) if len(part) != 2]
-        if wrong:
-            raise LpafError(f"the model reads two texts a line with a tab between: {wrong[0]!r}")
         return Examples([first for first, _ in parts], [second for _, second in parts], labels)
 
 
@@ -88,7 +102,12 @@ def load_classifier(folder: Path, *, stage: str = "final", length: int | None = 
     if not folder.is_dir():
         raise LpafError(f"{folder} does not exist: name the --out folder of a run, or a model")
     place = folder / ("model" if stage == "final" else f"stages/{stage}")
-    if stage == "final" and (folder / "config.json").is_file():
+    if (folder / "config.json").is_file():
+        if stage != "final":
+            raise LpafError(
+                f"{folder} is a model, which has no stages: leave --stage {stage} out, or name "
+                "the --out folder of a run"
+            )
         place = folder
     if not (place / "config.json").is_file():
         kept = sorted(p.parent.name for p in folder.glob("stages/*/config.json"))
@@ -107,8 +126,7 @@ def load_classifier(folder: Path, *, stage: str = "final", length: int | None = 
     own = reads.get("length", _LENGTH)
     length = _length(own, parameters(model)[_POSITIONS].shape[0], length)
     label_names = [names[str(i)] for i in range(len(names))]
-    pairs = reads.get("pairs", False)
-    return Classifier(model, load_tokenizer(place), label_names, length, pairs)
+    return Classifier(model, load_tokenizer(place), label_names, length, reads.get("pairs"))
 
 
 def _length(own: int, positions: int, chosen: int | None) -> int:
@@ -144,6 +162,8 @@ def evaluate_file(
     classifier = load_classifier(folder, stage=stage, length=length)
     if classifier.pairs and pair_column is None:
         raise LpafError(f"the model reads two texts: name {data}'s second one with --pair-column")
+    if classifier.pairs is False and pair_column is not None:
+        raise LpafError(f"the model reads one text: leave --pair-column {pair_column} out")
     examples = read_examples(
         data,
         text_column=text_column,

@@ -166,7 +166,8 @@ def test_the_folder_of_another_run_is_one_line(tiny: Tiny, finished: Path, capsy
         ({"length": 99}, "length is 99"),
         ({"batch": 0}, "batch is 0"),
         ({"stage": "pruned", "dir": "nowhere"}, "nowhere does not exist"),
-        ({"stage": "pruned", "dir": "model"}, "no model of stage 'pruned'"),
+        ({"stage": "pruned", "dir": "model"}, "model is a model, which has no stages"),
+        ({"pair-column": "label"}, "leave --pair-column label out"),
     ],
 )
 def test_a_mistake_in_what_to_evaluate_is_one_line(

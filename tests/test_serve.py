@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import shutil
@@ -64,7 +65,7 @@ def test_a_model_folder_is_its_own_final_stage(finished: Path, held_out: Path) -
     assert evaluate_file(finished / "model", held_out) == evaluate_file(finished, held_out)
     dense = evaluate_file(finished / "stages" / "dense", held_out)
     assert dense == evaluate_file(finished, held_out, stage="dense")
-    with pytest.raises(LpafError, match="no model of stage 'dense'"):
+    with pytest.raises(LpafError, match="model is a model, which has no stages: leave --stage d"):
         load_classifier(finished / "model", stage="dense")
 
 
@@ -107,8 +108,30 @@ def test_a_model_of_pairs_reads_two_texts(copy: Path, held_out: Path, tmp_path: 
     ((given, _, probability),) = classifier.predict([f"{text}\t{other}"])
     assert given == f"{text}\t{other}"
     assert probability == pytest.approx(1 / (1 + np.exp(-abs(logits[1] - logits[0]))), abs=1e-5)
-    with pytest.raises(LpafError, match="a tab between: 'the film is superb'"):
-        list(classifier.predict([text]))
+
+
+def test_a_line_that_is_no_pair_is_named_after_the_answers_before_it(
+    classifier: Classifier,
+) -> None:
+    reader = dataclasses.replace(classifier, pairs=True)
+    lines = ["a\tb", "the film\tis warm", "c\td", "superb", "e\tf", "a\tb\tc"]
+    for batch in (1, 2, 3, 4, 9):
+        answers = reader.predict(iter(lines), batch=batch)
+        assert [next(answers)[0] for _ in range(3)] == lines[:3]
+        with pytest.raises(LpafError, match="^line 4: .* a tab between: 'superb'$"):
+            next(answers)
+    with pytest.raises(LpafError, match="^line 1: "):
+        next(reader.predict(lines[5:]))
+
+
+def test_a_second_text_is_refused_by_a_model_of_one(copy: Path, held_out: Path) -> None:
+    with pytest.raises(LpafError, match="reads one text: leave --pair-column label out"):
+        evaluate_file(copy, held_out, pair_column="label")
+    config = json.loads((copy / "model" / "config.json").read_text())
+    del config["lpaf_reads"]  # as in a folder from elsewhere, which may read two
+    (copy / "model" / "config.json").write_text(json.dumps(config))
+    found = evaluate_file(copy, held_out, pair_column="label")
+    assert found["n"] == evaluate_file(copy, held_out)["n"]
 
 
 def test_the_length_is_the_runs_and_never_more_than_the_model_reads(
