@@ -1,7 +1,7 @@
 """Transformer families in Flax NNX, the layers a factorization needs, checkpoints in and out."""
 
 from lpaf_jax.models.bert import BertClassifier, BertConfig
-from lpaf_jax.models.checkpoint import load_extra, load_model, save_model
+from lpaf_jax.models.checkpoint import check_saved, load_extra, load_model, save_model
 from lpaf_jax.models.compressible import (
     compressible,
     compressible_layers,
@@ -27,6 +27,7 @@ __all__ = [
     "LowRankLinear",
     "MixedLinear",
     "as_function",
+    "check_saved",
     "compressible",
     "compressible_layers",
     "count_parameters",

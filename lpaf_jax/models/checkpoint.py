@@ -9,6 +9,7 @@ where under the name of BERT they would load it and quietly initialise the encod
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from lpaf_jax.models.layers import LowRankLinear
 
 FACTORIZED_TYPE = "lpaf_bert"
 WEIGHTS = "model.safetensors"
+_EXTRA = "state.safetensors"
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -128,12 +130,29 @@ def save_model(
         save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
         if extra is not None:
             arrays = {name: np.ascontiguousarray(array) for name, array in extra.items()}
-            save_file(arrays, target / "state.safetensors")
+            save_file(arrays, target / _EXTRA)
+        for file in target.glob("*.safetensors"):  # the library lets only their owner read them
+            shutil.copymode(target / "config.json", file)
+
+
+def check_saved(folder: Path) -> None:
+    """See whether the files that `save_model` left in `folder` are whole, at the cost of a look.
+
+    Raises:
+        LpafError: config.json is missing or no JSON, or the weights or the arrays beside them are
+            missing, damaged or cut off: their headers and sizes are read, not their numbers.
+    """
+    read_json(folder / "config.json")
+    files = _weight_files(folder)
+    files += [folder / _EXTRA] if (folder / _EXTRA).is_file() else []
+    for file in files:
+        with _opened(file):
+            pass
 
 
 def load_extra(folder: Path) -> dict[str, np.ndarray]:
     """The arrays that `save_model` was given as `extra`; empty where there were none."""
-    path = folder / "state.safetensors"
+    path = folder / _EXTRA
     return dict(_read_file(path)) if path.is_file() else {}
 
 
@@ -221,9 +240,15 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _read_file(file: Path) -> Iterator[tuple[str, np.ndarray]]:
+    with _opened(file) as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
+            yield name, tensors.get_tensor(name)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[safe_open]:
     try:
         with safe_open(file, framework="numpy") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-                yield name, tensors.get_tensor(name)
+            yield tensors
     except (SafetensorError, OSError) as error:
         raise LpafError(f"{file} is damaged or cannot be read: {error}") from error

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from lpaf_jax.errors import LpafError
 from lpaf_jax.models import (
     Linear,
+    check_saved,
     compressible_layers,
     layer_at,
     load_extra,
@@ -62,6 +63,31 @@ def test_the_file_holds_what_transformers_would_write(model, save, tensors):
     assert set(stored) == set(tensors)
     for name, array in tensors.items():
         np.testing.assert_array_equal(stored[name], array, err_msg=name)
+
+
+def test_files_have_the_mode_that_the_umask_gives(model, save):
+    before = os.umask(0o027)
+    try:
+        out = save(model, extra={"score": np.ones(3)})
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in out.iterdir()}
+    assert {"model.safetensors", "state.safetensors"} <= modes.keys()
+    assert set(modes.values()) == {0o640}
+
+
+def test_a_look_finds_what_is_damaged(model, save):
+    out = save(model, extra={"score": np.ones(3)})
+    check_saved(out)
+    for name in ("state.safetensors", "model.safetensors"):
+        whole = (out / name).read_bytes()
+        for damaged in (b"garbage" * 9, whole[:-1], b""):
+            (out / name).write_bytes(damaged)
+            with pytest.raises(LpafError, match=f"{name} is damaged or cannot be read"):
+                check_saved(out)
+        (out / name).unlink()
+    with pytest.raises(LpafError, match=r"holds no model\.safetensors"):
+        check_saved(out)
 
 
 def test_a_factorized_model_comes_back_bit_by_bit(factorized, save):
