@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import atomic_dir, free_bytes, read_json, write_json
+from lpaf_jax.models import check_saved
 from lpaf_jax.progress import borrow_rows
 from lpaf_jax.settings import NOT_COMPARED, Settings, as_json
 
@@ -31,6 +32,7 @@ _LOGGED_AS = {"dense": "finetune", "pruned": "prune"}
 # delete. The metrics go first: without them a run is not finished.
 _FILES = ("metrics.json", "report.html", "analysis.json", "seconds.json", "logs/train.jsonl")
 _FOLDERS = ("model", "stages", "checkpoints")
+_AGAIN = "give the same command again, which makes what is missing"
 
 
 class Run:
@@ -59,13 +61,34 @@ class Run:
         return self.folder / "checkpoints" / name
 
     def is_done(self, name: str) -> bool:
-        """Whether stage `name` is finished."""
-        return (self.stage(name) / "config.json").is_file()
+        """Whether stage `name` is finished.
+
+        Raises:
+            LpafError: it is, but what it left is damaged.
+        """
+        place = self.stage(name)
+        if not (place / "config.json").is_file():
+            return False
+        with _mended_by(f"delete {place} and {_AGAIN}"):
+            check_saved(place)
+        return True
 
     def finished(self) -> dict[str, Any] | None:
-        """The metrics of an opened run that is finished, else None."""
-        path = self.folder / "metrics.json"
-        return read_json(path) if path.is_file() else None
+        """The metrics of an opened run that is finished, else None.
+
+        Raises:
+            LpafError: it is finished, but its metrics or its model are damaged.
+        """
+        path, model = self.folder / "metrics.json", self.stage("final")
+        if not path.is_file():
+            return None
+        with _mended_by(f"delete it and {_AGAIN}"):
+            metrics = read_json(path)
+            if not isinstance(metrics, dict):
+                raise LpafError(f"{path} does not hold the figures of a run")
+        with _mended_by(f"delete {path} and {model} and {_AGAIN}"):
+            check_saved(model)
+        return metrics
 
     @contextmanager
     def opened(self, fingerprint: str, needs: int = 0) -> Iterator[None]:
@@ -117,6 +140,10 @@ class Run:
         differing = [name for name in (*fields, "fingerprint") if theirs.get(name) != ours[name]]
         if differing:
             return f"other {', '.join(differing)}"
+        try:
+            check_saved(source)
+        except LpafError as error:
+            return str(error)
         with atomic_dir(self.stage(name)) as temporary:
             shutil.copytree(source, temporary, dirs_exist_ok=True)
         borrow_rows(other, self.folder, _LOGGED_AS[name])
@@ -209,7 +236,8 @@ def _holds_another(settings: Settings) -> bool:
 def _settings_in(folder: Path) -> dict[str, Any] | None:
     """The settings of the run in `folder`; None where there is none of ours."""
     path = folder / "settings.json"
-    values = read_json(path) if path.is_file() else None
+    with _mended_by(f"no run goes on without it: name another folder, or delete {folder}"):
+        values = read_json(path) if path.is_file() else None
     ours = isinstance(values, dict) and {"fingerprint", "params", "task"} <= values.keys()
     return values if ours else None
 
@@ -230,3 +258,12 @@ def _logging_to(log: TextIO) -> Iterator[None]:
         logging.captureWarnings(False)
         ours.setLevel(level)
         root.removeHandler(handler)
+
+
+@contextmanager
+def _mended_by(remedy: str) -> Iterator[None]:
+    """Add to what is wrong with a file what to do about it."""
+    try:
+        yield
+    except LpafError as error:
+        raise LpafError(f"{error}; {remedy}") from None

@@ -7,7 +7,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from lpaf_jax import run as run_module
 from lpaf_jax.errors import LpafError
@@ -37,7 +39,7 @@ def begin(chosen: Settings, fingerprint: str = "f") -> Run:
 def add_stage(run: Run, name: str) -> None:
     run.stage(name).mkdir(parents=True)
     (run.stage(name) / "config.json").write_text(json.dumps({"stage": name}))
-    (run.stage(name) / "model.safetensors").write_text(f"weights of {name}")
+    save_file({name: np.ones(3)}, run.stage(name) / "model.safetensors")
     run.note_seconds(name, 2.5)
     log = run.folder / "logs" / "train.jsonl"
     logged = {"dense": "finetune", "pruned": "prune"}.get(name, "tune")
@@ -168,8 +170,32 @@ def test_a_folder_of_somebody_else_is_left_alone(out: Path, text: str | None, fo
 def test_settings_that_are_no_json_are_named(out: Path) -> None:
     begin(settings(out))
     (out / "settings.json").write_text('{"model": ')
-    with pytest.raises(LpafError, match=r"settings\.json cannot be read"):
+    with pytest.raises(LpafError, match=r"settings\.json cannot be read.*or delete .*run$"):
         Run(settings(out))
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"stages": '])
+def test_metrics_that_are_no_figures_are_told_with_the_mend(out: Path, text: str) -> None:
+    run = whole_run(settings(out))
+    (out / "metrics.json").write_text(text)
+    with pytest.raises(LpafError, match=r"metrics\.json (cannot|does not).*; delete it and give"):
+        run.finished()
+
+
+def test_a_finished_run_without_its_model_is_not_taken_for_finished(out: Path) -> None:
+    run = whole_run(settings(out))
+    weights = out / "model" / "model.safetensors"
+    weights.write_bytes(b"garbage")
+    mend = rf"; delete {out}/metrics\.json and {out}/model and give the same command again"
+    with pytest.raises(LpafError, match=rf"model\.safetensors is damaged.*{mend}"):
+        run.finished()
+    weights.unlink()
+    with pytest.raises(LpafError, match=rf"holds no model\.safetensors{mend}"):
+        run.finished()
+    (out / "metrics.json").unlink()
+    shutil.rmtree(out / "model")
+    assert run.finished() is None
+    assert not run.is_done("final")
 
 
 def test_hidden_files_and_the_logs_of_a_run_killed_at_once_do_not_count(out: Path) -> None:
@@ -222,6 +248,10 @@ def test_a_stage_is_done_once_it_is_whole(out: Path) -> None:
     add_stage(run, "pruned")
     add_stage(run, "final")
     assert [run.is_done(n) for n in ("dense", "pruned", "final")] == [False, True, True]
+    place = run.stage("pruned")
+    os.truncate(place / "model.safetensors", 20)
+    with pytest.raises(LpafError, match=rf"damaged.*; delete {place} and give the same command"):
+        run.is_done("pruned")
 
 
 def test_finished_stages_of_the_same_settings_are_taken_over(out: Path) -> None:
@@ -271,6 +301,10 @@ def test_stages_of_other_data_or_missing_ones_are_not_taken_over(out: Path) -> N
     assert run.take_over("dense") == "other fingerprint"
     shutil.rmtree(other.stage("pruned"))
     assert "does not hold it" in str(run.take_over("pruned"))
+    same = begin(settings(out / "c", reuse=out / "a"))
+    os.truncate(other.stage("dense") / "model.safetensors", 20)
+    assert "safetensors is damaged" in str(same.take_over("dense"))
+    assert not same.is_done("dense")
     assert names(run.folder) == ["logs", "settings.json"]
 
 
