@@ -38,7 +38,7 @@ from lpaf_jax.progress import Progress
 from lpaf_jax.report import model_card, write_report
 from lpaf_jax.run import STAGE_FIELDS, Run
 from lpaf_jax.settings import Settings, as_json, check, make_settings
-from lpaf_jax.train import Checkpoints, predict
+from lpaf_jax.train import Checkpoints, Stopwatch, predict
 
 LATENCY_LENGTH = 64
 _EVALUATION_BATCH = 32
@@ -253,16 +253,14 @@ def _stage(
             return
         progress.say(f"{name:<13} not taken over: {reason}")
     opened: list[Checkpoints] = []
+    stopwatch = Stopwatch()
 
     def checkpoints(part: str) -> Checkpoints:
-        opened.append(Checkpoints(job.checkpoint(part)))
+        opened.append(Checkpoints(job.checkpoint(part), stopwatch=stopwatch))
         return opened[-1]
 
-    started = time.monotonic()
-    try:
-        model, extra = work(checkpoints)
-    finally:
-        job.note_seconds(name, time.monotonic() - started)
+    model, extra = work(checkpoints)
+    job.note_seconds(name, stopwatch.seconds())
     card = model_card(
         {"model": job.settings.model, "task": inputs.task.name, "stage": name}
         | {"settings": as_json(job.settings)}

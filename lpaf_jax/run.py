@@ -147,20 +147,17 @@ class Run:
         with atomic_dir(self.stage(name)) as temporary:
             shutil.copytree(source, temporary, dirs_exist_ok=True)
         borrow_rows(other, self.folder, _LOGGED_AS[name])
-        times = other / "seconds.json"
-        self.note_seconds(name, read_json(times).get(name, 0.0) if times.is_file() else 0.0)
         return None
 
     def note_seconds(self, name: str, seconds: float) -> None:
-        """Add to the time that stage `name` has taken, over all tries."""
-        all_seconds = self.seconds()
-        all_seconds[name] = round(all_seconds.get(name, 0.0) + seconds, 2)
-        write_json(self.folder / "seconds.json", all_seconds)
+        """Keep the time that stage `name` has taken."""
+        write_json(self.folder / "seconds.json", self.seconds() | {name: round(seconds, 2)})
 
     def seconds(self) -> dict[str, float]:
-        """Seconds a stage."""
+        """Seconds of each stage that was done here: one that was taken over has none."""
         path = self.folder / "seconds.json"
-        return dict(read_json(path)) if path.is_file() else {}
+        with _mended_by("delete it: nothing but times is lost"):
+            return dict(read_json(path)) if path.is_file() else {}
 
     def tidy(self) -> None:
         """Clear what only an unfinished run needs, and the stages that are not to be kept."""

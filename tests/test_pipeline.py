@@ -238,6 +238,8 @@ def test_each_ablation_runs_on_the_stages_of_another_run(
     present = [s for s in STAGES if s != "pruned" or "prune" not in chosen["without"]]
     assert list(metrics["stages"]) == present
     whole = read(finished)["stages"]
+    taken = {"dense", "pruned"} & set(present)
+    assert metrics["seconds"].keys() == {*present, "evaluate", "total"} - taken
     for name in ("dense", "pruned")[: len(present) - 2]:
         assert metrics["stages"][name] == whole[name]
     assert metrics["encoder_params_ratio"] == pytest.approx(RATIO)

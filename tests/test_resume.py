@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from lpaf_jax import pipeline, stages
@@ -160,7 +161,14 @@ def test_a_stage_that_diverges_stops_and_what_stood_before_it_serves(
     assert {p.name for p in (run / "stages").iterdir()} == {"dense"}
     assert [p.name for p in (run / "checkpoints" / "prune").iterdir()] == ["000000010.npz"]
     assert not (run / "metrics.json").exists()
-    compress(**tiny.chosen(run))
+    assert "ERROR lpaf_jax: stage prune: training has diverged" in run_log(run)
+    (saved,) = (run / "checkpoints" / "prune").iterdir()
+    with np.load(saved) as held:
+        arrays = dict(held)
+    np.savez(saved, **arrays | {"seconds": np.float64(5000.0)})
+    found = compress(**tiny.chosen(run))
+    assert 5000 < found["seconds"]["pruned"] < found["seconds"]["total"]
+    assert "prune         goes on after step 10" in run_log(run).split("has diverged")[1]
     is_as_unbroken(run, finished)
 
 

@@ -262,7 +262,7 @@ def test_finished_stages_of_the_same_settings_are_taken_over(out: Path) -> None:
         assert run.take_over(name) is None
         assert run.is_done(name)
         assert contents(run.stage(name)) == contents(other.stage(name))
-    assert run.seconds() == {"dense": 2.5, "pruned": 2.5}
+    assert run.seconds() == {}  # they cost this run nothing
     rows = (run.folder / "logs" / "train.jsonl").read_text().splitlines()
     assert [json.loads(r)["stage"] for r in rows] == ["finetune", "prune"]
     assert run.take_over("factorized") is not None

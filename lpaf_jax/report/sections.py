@@ -220,6 +220,8 @@ def seconds(metrics: Metrics) -> Html:
         bar = el("span", class_="bar", style=f"width: {100 * value / longest:.1f}%")
         rows.append([facts.PHASES[key], facts.duration(value), bar])
     text = f"{facts.duration(total)} in all."
+    if taken := [facts.STAGES[key] for key in metrics["stages"] if key not in spent]:
+        text += f" Taken over from another run, and not counted: {', '.join(taken).lower()}."
     if peak := metrics.get("peak_memory_bytes"):
         text += (
             f" The process that finished the run used at most {facts.size(peak)} of memory (where "

@@ -1,6 +1,6 @@
 """Training: jitted steps and the loop around them."""
 
-from lpaf_jax.train.checkpoints import Checkpoints
+from lpaf_jax.train.checkpoints import Checkpoints, Stopwatch
 from lpaf_jax.train.loop import Monitor, Stage, predict, run_steps
 from lpaf_jax.train.losses import cross_entropy, symmetric_kl
 from lpaf_jax.train.prune import PruneState, prune
@@ -13,6 +13,7 @@ __all__ = [
     "Monitor",
     "PruneState",
     "Stage",
+    "Stopwatch",
     "TrainState",
     "cross_entropy",
     "cubic_sparsity",

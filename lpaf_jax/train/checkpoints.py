@@ -17,6 +17,21 @@ _SECONDS_BETWEEN = 60.0
 _KEPT = 2
 
 
+class Stopwatch:
+    """Seconds that a stage has taken, those of the processes before this one included."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._before = 0.0
+
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._started
+
+    def go_on_after(self, seconds: float) -> None:
+        """Let this process go on where one stood that had taken `seconds`."""
+        self._before = seconds
+
+
 class Checkpoints:
     """The latest states of one training stage, a numpy archive each, in one folder.
 
@@ -26,11 +41,18 @@ class Checkpoints:
     Args:
         folder: of this stage alone; created at the first save.
         every: seconds between two saves.
+        stopwatch: of the stage; kept with each state, and set back to it when it is restored.
     """
 
-    def __init__(self, folder: Path, every: float = _SECONDS_BETWEEN):
+    def __init__(
+        self,
+        folder: Path,
+        every: float = _SECONDS_BETWEEN,
+        stopwatch: Stopwatch | None = None,
+    ):
         self._folder = folder
         self._every = every
+        self._stopwatch = stopwatch or Stopwatch()
         self._last = time.monotonic()
 
     def restore(self, like: TrainState) -> TrainState:
@@ -38,7 +60,7 @@ class Checkpoints:
         leaves, treedef = jax.tree.flatten(like)
         for file in reversed(self._files()):
             try:
-                found = _read(file)
+                found, seconds = _read(file)
                 if [(x.shape, x.dtype) for x in found] != [(x.shape, x.dtype) for x in leaves]:
                     raise ValueError("it is the state of another model or optimiser")
             except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -46,6 +68,7 @@ class Checkpoints:
                     "checkpoint %s cannot be used (%s); trying the one before", file, error
                 )
                 continue
+            self._stopwatch.go_on_after(seconds)
             # Copied onto the device: steps donate their state, and numpy memory is not theirs.
             return jax.tree.unflatten(treedef, [jnp.array(x, copy=True) for x in found])
         return like
@@ -60,7 +83,8 @@ class Checkpoints:
             return
         target = self._folder / f"{int(state.step):09d}.npz"
         with atomic_write(target) as temporary, temporary.open("wb") as file:
-            np.savez(file, *map(np.asarray, jax.tree.leaves(state)))
+            leaves = map(np.asarray, jax.tree.leaves(state))
+            np.savez(file, *leaves, seconds=np.asarray(self._stopwatch.seconds()))
         for old in self._files()[:-_KEPT]:
             old.unlink()
         self._last = time.monotonic()
@@ -73,8 +97,10 @@ class Checkpoints:
         return sorted(self._folder.glob("[0-9]*.npz"))
 
 
-def _read(file: Path) -> list[np.ndarray]:
+def _read(file: Path) -> tuple[list[np.ndarray], float]:
     # A zip archive holds a checksum of each array: damage does not go unseen. The file is opened
     # here because numpy leaves it open where it is no archive.
     with file.open("rb") as opened, np.load(opened) as archive:
-        return [archive[f"arr_{i}"] for i in range(len(archive.files))]
+        count = len(set(archive.files) - {"seconds"})
+        leaves = [archive[f"arr_{i}"] for i in range(count)]
+        return leaves, float(archive.get("seconds", 0.0))

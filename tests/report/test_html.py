@@ -94,6 +94,14 @@ def test_shows_timings_seconds_settings_and_versions(whole):
         assert words in whole.text
 
 
+def test_stages_taken_over_are_told_and_not_counted(make_run, metrics):
+    words = "Taken over from another run, and not counted"
+    assert words not in page_of(make_run(metrics)).text
+    for name in ("dense", "pruned"):
+        del metrics["seconds"][name]
+    assert f"{words}: dense, pruned." in page_of(make_run(metrics)).text
+
+
 def test_draws_every_figure_and_says_what_it_shows(whole):
     labels = [value for tag, key, value in whole.attributes if (tag, key) == ("svg", "aria-label")]
     assert len(labels) == 3 + 3 + 2 * 3

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lpaf_jax.errors import LpafError
-from lpaf_jax.train import Checkpoints, TrainState
+from lpaf_jax.train import Checkpoints, Stopwatch, TrainState
 from lpaf_jax.train import checkpoints as module
 from tests.disk import room_for
 
@@ -152,6 +152,32 @@ def test_saves_go_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         checkpoints.save_if_due(state(step))
         saved.append(int(checkpoints.restore(LIKE).step))
     assert saved == [0, 0, 3, 3, 5]
+
+
+def test_seconds_go_on_from_those_of_the_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = {"now": 100.0}
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock["now"])
+    first = Stopwatch()
+    before, after = (Checkpoints(tmp_path / n, stopwatch=first) for n in ("a", "b"))
+    clock["now"] = 130.0
+    before.save_if_due(state(10), now=True)
+    clock["now"] = 150.0
+    after.save_if_due(state(20), now=True)
+    clock["now"] = 1000.0  # what is not saved is done again, and not counted twice
+    for name, taken in (("a", 30.0), ("b", 50.0), ("none", 0.0)):
+        again = Stopwatch()
+        checkpoints = Checkpoints(tmp_path / name, stopwatch=again)
+        clock["now"] += 4.0
+        for _ in range(2):
+            checkpoints.restore(LIKE)
+        assert again.seconds() == taken + 4.0
+
+
+def test_a_state_without_seconds_can_be_used(tmp_path: Path) -> None:
+    np.savez(tmp_path / "000000012.npz", *map(np.asarray, jax.tree.leaves(state(12))))
+    assert bits(Checkpoints(tmp_path).restore(LIKE)) == bits(state(12))
 
 
 def test_remove(tmp_path: Path) -> None:
