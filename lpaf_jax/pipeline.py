@@ -83,7 +83,7 @@ def run(settings: Settings) -> dict[str, Any]:
             job.tidy()
             if not (job.folder / "report.html").is_file():
                 write_report(job.folder)
-            progress.say(f"{job.folder} is finished; its results:")
+            progress.say(f"{job.folder} is finished; there is nothing left to do")
             return metrics
         progress.say(
             f"{settings.recipe}: {settings.model} on {inputs.task.name} "
@@ -325,7 +325,8 @@ def _peak_memory() -> int:
 
 
 def _versions() -> dict[str, str]:
-    names = ("lpaf-jax", "jax", "flax", "optax", "numpy", "safetensors")
+    names = ("lpaf-jax", "jax", "jaxlib", "flax", "optax", "numpy", "safetensors")
+    names += ("tokenizers", "transformers", "datasets")
     found = {"python": platform.python_version(), "backend": jax.default_backend()}
     for name in names:
         try:

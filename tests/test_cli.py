@@ -260,7 +260,7 @@ def test_a_finished_run_prints_its_results(tiny: Tiny, finished: Path, capsys: C
         assert stage in out
     assert f"{100 * metrics['stages']['final']['accuracy']:.1f}" in out
     assert out.splitlines()[-1] == f"Report: {finished / 'report.html'}"
-    assert err == f"{finished} is finished; its results:\n"
+    assert err == f"{finished} is finished; there is nothing left to do\n"
 
 
 def test_quiet_is_quiet(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
