@@ -4,6 +4,7 @@ import datetime
 import errno
 import gc
 import importlib.metadata
+import logging
 import os
 import platform
 import resource
@@ -35,11 +36,12 @@ from lpaf_jax.models import (
 )
 from lpaf_jax.models.latency import compare_latency
 from lpaf_jax.progress import Progress
-from lpaf_jax.report import model_card, write_report
+from lpaf_jax.report import model_card, result_text, write_report
 from lpaf_jax.run import STAGE_FIELDS, Run
 from lpaf_jax.settings import Settings, as_json, check, make_settings
 from lpaf_jax.train import Checkpoints, Stopwatch, predict
 
+_LOG = logging.getLogger("lpaf_jax")
 LATENCY_LENGTH = 64
 _EVALUATION_BATCH = 32
 # Bytes that a run has on disk at most, in sizes of its model: the models of four stages with
@@ -102,6 +104,7 @@ def run(settings: Settings) -> dict[str, Any]:
         tune(job, inputs, progress)
         metrics = evaluate(job, inputs, progress, rank)
         finish(job, metrics)
+        _LOG.info("finished\n%s", result_text(metrics))
     return metrics
 
 
@@ -252,6 +255,7 @@ def _stage(
             progress.say(f"{name:<13} taken over from {job.settings.reuse}")
             return
         progress.say(f"{name:<13} not taken over: {reason}")
+    _LOG.info("%-13s begins", name)
     opened: list[Checkpoints] = []
     stopwatch = Stopwatch()
 

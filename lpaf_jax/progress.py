@@ -1,6 +1,7 @@
 """Progress a person can follow, and the same rows in a file."""
 
 import json
+import logging
 import math
 import sys
 import time
@@ -18,6 +19,8 @@ _PLAIN_SECONDS = 10.0
 
 class Progress:
     """Writes each row to `logs/train.jsonl` and a line of progress to standard error.
+
+    Lines that stay go to the package's logger too, and with it to the log of the run.
 
     On a terminal the line is rewritten in place; elsewhere (a file, CI) one is printed every ten
     seconds.
@@ -40,6 +43,7 @@ class Progress:
     def say(self, text: str) -> None:
         """One line that stays."""
         self.close()
+        logging.getLogger("lpaf_jax").info("%s", text)
         self._console.print(text)
 
     def begin(self, stage: str, step: int) -> None:

@@ -2,9 +2,10 @@
 
 import fcntl
 import logging
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,7 +33,10 @@ _LOGGED_AS = {"dense": "finetune", "pruned": "prune"}
 # delete. The metrics go first: without them a run is not finished.
 _FILES = ("metrics.json", "report.html", "analysis.json", "seconds.json", "logs/train.jsonl")
 _FOLDERS = ("model", "stages", "checkpoints")
+_LOG = logging.getLogger("lpaf_jax")
 _AGAIN = "give the same command again, which makes what is missing"
+# Colours and the like, and every character that moves the cursor but a new line and a tab.
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Run:
@@ -113,7 +117,7 @@ class Run:
             log = (self.folder / "logs" / "run.log").open("a", encoding="utf-8")
         except OSError as error:
             raise LpafError(f"--out {self.folder} cannot be written: {error.strerror}") from None
-        with log, _logging_to(log):
+        with _closed(log), _logging_to(log):
             self._lock(log)
             held = _settings_in(self.folder)
             if held is not None and (self._replace or self._changed(held, fingerprint)):
@@ -122,7 +126,8 @@ class Run:
             if held is None:
                 path = self.folder / "settings.json"
                 write_json(path, as_json(self.settings) | {"fingerprint": fingerprint})
-            yield
+            with _end_logged():
+                yield
 
     def take_over(self, name: str) -> str | None:
         """Copy the finished stage `name` from the run to reuse.
@@ -174,7 +179,7 @@ class Run:
                 "another folder"
             ) from None
         except OSError:  # a file system without locks
-            logging.getLogger("lpaf_jax").warning("%s cannot be locked", self.folder)
+            _LOG.warning("%s cannot be locked", self.folder)
 
     def _clear(self) -> None:
         try:
@@ -242,19 +247,54 @@ def _settings_in(folder: Path) -> dict[str, Any] | None:
 @contextmanager
 def _logging_to(log: TextIO) -> Iterator[None]:
     """Send the package's messages, and warnings of libraries, to the log and not to the screen."""
-    handler = logging.StreamHandler(log)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root, ours = logging.getLogger(), logging.getLogger("lpaf_jax")
-    level = ours.level
+    handler = _Handler(log)
+    handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = _LOG.level
     root.addHandler(handler)
-    ours.setLevel(logging.INFO)
+    _LOG.setLevel(logging.INFO)
     logging.captureWarnings(True)
     try:
         yield
     finally:
         logging.captureWarnings(False)
-        ours.setLevel(level)
+        _LOG.setLevel(level)
         root.removeHandler(handler)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A disk too full for the log is told of by whatever work it stops."""
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return _CONTROL.sub("", super().format(record))
+
+
+@contextmanager
+def _closed(log: TextIO) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # on a full disk the last lines cannot be written
+            log.close()
+
+
+@contextmanager
+def _end_logged() -> Iterator[None]:
+    """Log what ends a run before its time."""
+    try:
+        yield
+    except LpafError as error:
+        _LOG.error("%s", error)
+        raise
+    except Exception:
+        _LOG.exception("a defect of the program ended the run")
+        raise
+    except BaseException as stop:
+        _LOG.warning("stopped: %s", type(stop).__name__.lstrip("_"))
+        raise
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,15 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
         assert not [name for name in held if name.startswith(".")]
     assert "final" not in os.listdir(finished / "stages")
     assert {p.name for p in (finished / "logs").iterdir()} == {"run.log", "train.jsonl"}
+    told = (finished / "logs" / "run.log").read_text()
+    for words in (
+        "dense         begins",
+        "tune factors  step 28: validation",
+        "final         done",
+    ):
+        assert f"INFO lpaf_jax: {words}" in told
+    final = 100 * read(finished)["stages"]["final"]["accuracy"]
+    assert re.search(rf"^Final +{final:.1f} %", told, re.MULTILINE)
     page = (finished / "report.html").read_text()
     assert "<html" in page
     assert "data:image" in page or "<svg" in page

@@ -1,5 +1,6 @@
 import io
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,12 +68,17 @@ def test_a_file_gets_few_lines_and_always_the_last(
 
 
 def test_quiet_prints_nothing_and_keeps_the_rows(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     progress = Progress(folder, quiet=True)
-    progress.say("hello")
+    with caplog.at_level(logging.INFO, logger="lpaf_jax"):
+        progress.say("hello 100%s")
+    assert caplog.messages == ["hello 100%s"]
     progress.row(row(step=40))
     progress.row({"stage": "prune", "step": 40, "validation_accuracy": 0.5})
     progress.begin("prune", 40)

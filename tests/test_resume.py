@@ -59,6 +59,10 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def run_log(run: Path) -> str:
+    return (run / "logs" / "run.log").read_text()
+
+
 def timeless(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != "seconds_per_step"}
 

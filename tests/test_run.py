@@ -15,6 +15,7 @@ from lpaf_jax import run as run_module
 from lpaf_jax.errors import LpafError
 from lpaf_jax.run import Run
 from lpaf_jax.settings import PRESETS, Settings, make_settings
+from tests.disk import room_for
 
 MADE = ["analysis.json", "checkpoints", "logs", "metrics.json", "model", "report.html"]
 MADE += ["seconds.json", "settings.json", "stages"]
@@ -358,6 +359,35 @@ def test_messages_and_warnings_go_to_the_log_and_only_while_open(
     ]
     assert "afterwards" in (tmp_path / "own.log").read_text()
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (LpafError("no \x1b[31mred\x1b[0m\rroom"), "ERROR lpaf_jax: no redroom\n"),
+        (KeyError("defect"), "Traceback (most recent call last):\n"),
+        (KeyboardInterrupt(), "WARNING lpaf_jax: stopped: KeyboardInterrupt\n"),
+    ],
+)
+def test_what_ends_a_run_stands_in_its_log_after_what_was_there(
+    out: Path, error: BaseException, told: str
+) -> None:
+    for count in (1, 2):
+        with pytest.raises(type(error)), Run(settings(out)).opened("f"):
+            raise error
+        log = (out / "logs" / "run.log").read_bytes().decode()
+        assert log.count(told) == count
+        assert not set("\r\x1b") & set(log)
+
+
+def test_a_log_that_cannot_be_written_is_no_trouble_of_its_own(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(settings(out))
+    with Run(settings(out)).opened("f"), room_for(10):
+        logging.getLogger("lpaf_jax").info("a line longer than ten bytes")
+    assert capsys.readouterr() == ("", "")
+    begin(settings(out))  # and the lock is free
 
 
 def test_tidy_keeps_the_stages_unless_only_the_final_one_is_wanted(out: Path) -> None:

@@ -1,10 +1,14 @@
 """The result table a run prints last."""
 
+import io
+
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
+from lpaf_jax.report.words import summary_line
 
 
 def result_table(metrics: Metrics) -> Table:
@@ -25,3 +29,14 @@ def result_table(metrics: Metrics) -> Table:
         ]
         table.add_row(*cells, style="bold" if key == "final" else "")
     return table
+
+
+def result_text(metrics: Metrics) -> str:
+    """The table and what it comes to, as lines of plain text for a log."""
+    file = io.StringIO()
+    console = Console(
+        file=file, width=100, force_terminal=False, color_system=None, highlight=False, markup=False
+    )
+    console.print(result_table(metrics))
+    lines = [line.rstrip() for line in file.getvalue().splitlines() if line.strip()]
+    return "\n".join([*lines, summary_line(metrics)])

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from lpaf_jax.report import result_table
+from lpaf_jax.report import result_table, result_text
 
 
 def printed(metrics, width=80):
@@ -28,3 +28,12 @@ def test_large_figures_fit_too(metrics, stage_of):
     metrics["stages"]["final"] = stage_of(1706)
     assert "…" not in printed(metrics)
     assert "438.0 MB" in printed(metrics)
+
+
+def test_the_text_for_a_log_is_plain_on_any_terminal(metrics, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    text = result_text(metrics)
+    assert all(character.isprintable() or character == "\n" for character in text)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "Final 80.1 % 78.2 to 82.0 % 50.0 % 64.9 MB 10.7 ms 157 ms" in lines
+    assert lines[-1].startswith("MiniLM on Rotten Tomatoes, 50.0 %")
