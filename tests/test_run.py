@@ -384,7 +384,7 @@ def test_a_log_that_cannot_be_written_is_no_trouble_of_its_own(
     out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin(settings(out))
-    with Run(settings(out)).opened("f"), room_for(10):
+    with room_for(10), Run(settings(out)).opened("f"):
         logging.getLogger("lpaf_jax").info("a line longer than ten bytes")
     assert capsys.readouterr() == ("", "")
     begin(settings(out))  # and the lock is free
