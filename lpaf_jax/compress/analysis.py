@@ -17,9 +17,6 @@ from lpaf_jax.linalg import (
 from lpaf_jax.models.functional import Params
 from lpaf_jax.train import keep_largest
 
-_SHOWN_SPECTRA = 3
-_SHOWN_PATTERNS = 2
-
 
 def analyse_pruning(dense: Params, pruned: Params, masks: Params) -> dict[str, Any]:
     """Compare the pruned matrices with magnitude pruning at the same overall sparsity.
@@ -32,8 +29,9 @@ def analyse_pruning(dense: Params, pruned: Params, masks: Params) -> dict[str, A
         masks: what pruning kept, by path.
 
     Returns:
-        JSON values: figures of every matrix and their means over all, spectra and patterns of
-        a few.
+        JSON values: figures of every matrix and their means over all; spectra of the three
+        matrices whose effective rank pruning lowers most, in the middle and least, in this order;
+        patterns of the three square matrices found in the same way.
     """
     kept = sum(int(mask.sum()) for mask in masks.values())
     total = sum(mask.size for mask in masks.values())
@@ -51,8 +49,8 @@ def analyse_pruning(dense: Params, pruned: Params, masks: Params) -> dict[str, A
     for name, of in patterns.items():
         for path, mask in of.items():
             figures[name][path] |= _mask_figures(mask)
-    shown = _from_the_middle(list(dense))
-    square = [path for path in shown if dense[path].shape[0] == dense[path].shape[1]]
+    drops = {path: _drop(figures["dense"][path], figures["first_order"][path]) for path in dense}
+    square = {path: drops[path] for path, w in dense.items() if w.shape[0] == w.shape[1]}
     return {
         "sparsity": 1 - kept / total,
         "matrices": [
@@ -62,12 +60,12 @@ def analyse_pruning(dense: Params, pruned: Params, masks: Params) -> dict[str, A
         ],
         "spectra": [
             {"name": _name(path)} | {name: _relative(of[path]) for name, of in spectra.items()}
-            for path in shown[:_SHOWN_SPECTRA]
+            for path in _most_middle_least(drops)
         ],
         "patterns": [
             {"name": _name(path), "shape": list(dense[path].shape)}
             | {name: _pack(of[path]) for name, of in patterns.items()}
-            for path in square[:_SHOWN_PATTERNS]
+            for path in _most_middle_least(square)
         ],
         "mean": {name: _means(list(of.values())) for name, of in figures.items()},
     }
@@ -77,9 +75,16 @@ def _name(path: str) -> str:
     return path.removesuffix(".kernel")
 
 
-def _from_the_middle(paths: list[str]) -> list[str]:
-    middle = len(paths) // 2
-    return [paths[i] for i in sorted(range(len(paths)), key=lambda i: abs(i - middle))]
+def _drop(before: dict[str, float], after: dict[str, float]) -> float:
+    """Share of the effective rank that is lost; negative where it rises."""
+    return 1 - after["effective_rank"] / max(before["effective_rank"], 1e-30)
+
+
+def _most_middle_least(drops: dict[str, float]) -> list[str]:
+    """The matrices at the top, in the middle and at the end of a ranking; fewer where not three."""
+    ranking = sorted(drops, key=lambda path: -drops[path])
+    places = sorted({0, len(ranking) // 2, len(ranking) - 1}) if ranking else []
+    return [ranking[i] for i in places]
 
 
 def _rank_figures(s: Array) -> dict[str, float]:

@@ -112,12 +112,40 @@ def test_nothing_and_everything_kept(share: int, dense: Arrays) -> None:
             assert row["magnitude"]["effective_rank"] == 0
 
 
+def _by_drop(dense: Arrays, masks: Arrays) -> list[int]:
+    """Positions of the matrices, the largest relative drop of the effective rank first."""
+
+    def rank(matrix: np.ndarray) -> float:
+        p = np.linalg.svd(matrix, compute_uv=False)
+        p = p[p > 1e-9] / p.sum()
+        return float(np.exp(-(p * np.log(p)).sum()))
+
+    left = [rank(dense[path] * masks[path]) / rank(dense[path]) for path in PATHS]
+    return sorted(range(len(PATHS)), key=lambda i: left[i])
+
+
+def test_what_is_shown_lost_most_middle_and_least(
+    analysis: dict[str, Any], dense: Arrays, masks: Arrays
+) -> None:
+    order = _by_drop(dense, masks)
+    assert order[-1] == 2  # nothing of it is removed
+    shown = [PATHS[order[i]].removesuffix(".kernel") for i in (0, 2, 3)]
+    assert [spectrum["name"] for spectrum in analysis["spectra"]] == shown
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_few_matrices_are_shown_once(count: int, dense: Arrays, masks: Arrays) -> None:
+    chosen = PATHS[:count]
+    found = analyse({p: dense[p] for p in chosen}, {p: masks[p] for p in chosen})
+    names = [spectrum["name"] for spectrum in found["spectra"]]
+    assert len(names) == len(set(names)) == min(count, 3)
+
+
 def test_patterns_are_the_masks(analysis: dict[str, Any], dense: Arrays, masks: Arrays) -> None:
     magnitude = magnitude_masks(dense, sum(int(m.sum()) for m in masks.values()))
-    # From the middle of the model, square matrices only.
+    # Square matrices only: of rank 9 to 3 at most, of rank 2 before and after, as it was.
     assert [p["name"] for p in analysis["patterns"]] == [
-        PATHS[2].removesuffix(".kernel"),
-        PATHS[1].removesuffix(".kernel"),
+        PATHS[i].removesuffix(".kernel") for i in _by_drop(dense, masks) if i != 3
     ]
     for pattern in analysis["patterns"]:
         path = pattern["name"] + ".kernel"
