@@ -6,6 +6,7 @@ stage `pruned`, and files and passes are measured for the first and the last mod
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -28,6 +29,14 @@ PHASES = {
     "final": "Tuning the factors",
     "tune": "Tuning the factors",
     "evaluate": "Evaluating",
+}
+
+# The parts of `data`: numbers of examples, and a share of the training texts.
+DATA = {
+    "train": "training examples",
+    "validation": "validation examples",
+    "test": "test examples",
+    "share_cut": "training texts that fill the longest length and may have been cut",
 }
 
 # Pruning writes zeros into matrices of unchanged shape: these alone store fewer numbers.
@@ -76,6 +85,15 @@ def duration(seconds: float) -> str:
 def milliseconds(value: float) -> str:
     """Milliseconds, to three figures or so."""
     return f"{value:.1f} ms" if value < 100 else f"{value:,.0f} ms"
+
+
+def moment(written: str) -> str:
+    """A time of ISO 8601 to the minute, in UTC; as it is written where it is no such time."""
+    try:
+        time = datetime.fromisoformat(written)
+    except ValueError:
+        return written
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if time.tzinfo else written
 
 
 def model_name(metrics: Metrics) -> str:

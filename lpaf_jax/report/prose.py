@@ -3,6 +3,11 @@
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
 
+ORIGIN = (
+    "The stages are those of Low-Rank Prune-And-Factorize (LPAF), a method of Siyu Ren and Kenny "
+    "Q. Zhu, “Low-Rank Prune-And-Factorize for Language Model Compression”, LREC-COLING 2024."
+)
+
 
 def explanations(metrics: Metrics) -> dict[str, str]:
     """Two sentences on each stage this run went through, from what the run recorded."""

@@ -2,8 +2,10 @@
 
 from typing import NamedTuple
 
+from lpaf_jax.data.metrics import wilson_interval
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics, Stage
+from lpaf_jax.report.logs import Log
 
 # Up to five percent, a ratio of two timings or sizes is called no change.
 _SAME = 1.05
@@ -82,6 +84,48 @@ def speeds(metrics: Metrics) -> list[Speed]:
 def _speed(metrics: Metrics) -> str:
     largest_first = reversed(speeds(metrics))
     return " and ".join(f"{row.words} at batch {row.batch}" for row in largest_first)
+
+
+# The stage that a part of the log trains the model of.
+_TRAINED = {"finetune": "dense", "prune": "pruned", "tune": "final"}
+_NOTABLE = 0.02
+
+
+def validation_and_test(metrics: Metrics, log: Log) -> str | None:
+    """Why the two accuracies differ, where they do by two points or more; None elsewhere.
+
+    They differ at the end of the run, or in how far they moved since a stage before it.
+    """
+    rows = facts.stages(metrics)
+    ends = {
+        stage: (log[part].validation[-1][1], rows[stage].accuracy)
+        for part, stage in _TRAINED.items()
+        if part in log and log[part].validation and stage in rows
+    }
+    if "final" not in ends:
+        return None
+    gaps = {stage: validation - test for stage, (validation, test) in ends.items()}
+    farthest = max(gaps, key=lambda stage: abs(gaps["final"] - gaps[stage]))
+    if max(abs(gaps["final"]), abs(gaps["final"] - gaps[farthest])) < _NOTABLE:
+        return None
+    (before, tested_before), (after, tested) = ends[farthest], ends["final"]
+    n = metrics["data"]["validation"]
+    low, high = wilson_interval(round(after * n), n)
+    final = rows["final"]
+    moved = (
+        f"ends at {facts.percent(after)}, test accuracy at {facts.percent(tested)}"
+        if farthest == "final"
+        else f"goes from {facts.percent(before)} ({rows[farthest].label.lower()}) to "
+        f"{facts.percent(after)} (final), test accuracy from {facts.percent(tested_before)} to "
+        f"{facts.percent(tested)}"
+    )
+    far = "" if low <= final.high and final.low <= high else ", though hardly by as much as this"
+    return (
+        f"Validation accuracy {moved}. The two are measured on different texts, {n:,} and "
+        f"{metrics['data']['test']:,} of them, and with others either would be some points off"
+        f"{far}: the 95 % intervals of the final model are {100 * low:.1f} to {100 * high:.1f} % "
+        f"(validation) and {final.interval} (test)."
+    )
 
 
 def verdicts(metrics: Metrics) -> list[str]:

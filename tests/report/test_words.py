@@ -1,7 +1,9 @@
 import pytest
 
 from lpaf_jax.report import summary_line
-from lpaf_jax.report.words import compared, statement, verdicts
+from lpaf_jax.report.facts import moment
+from lpaf_jax.report.logs import Phase
+from lpaf_jax.report.words import compared, statement, validation_and_test, verdicts
 
 
 @pytest.mark.parametrize(
@@ -113,3 +115,46 @@ def test_noisy_timings_are_called_noisy(metrics):
     assert about_batch_32() == []
     metrics["latency_ms"]["final"]["32"]["max"] = 400.0
     assert "too noisy" in about_batch_32()[0]
+
+
+def validated(*accuracies):
+    """A log with nothing but the last validation of each stage."""
+    return {
+        part: Phase([], [(6, 0.5), (9, accuracy)], [], [])
+        for part, accuracy in zip(("finetune", "prune", "tune"), accuracies, strict=True)
+    }
+
+
+def test_validation_that_agrees_with_the_test_needs_no_word(metrics):
+    assert validation_and_test(metrics, validated(0.8, 0.8, 0.8)) is None
+    assert validation_and_test(metrics, {}) is None
+    without_end = {"finetune": validated(0.5, 0.5, 0.5)["finetune"]}
+    assert validation_and_test(metrics, without_end) is None
+
+
+def test_validation_that_falls_otherwise_than_the_test_is_explained(metrics):
+    assert validation_and_test(metrics, validated(0.813, 0.827, 0.787)) == (
+        "Validation accuracy goes from 82.7 % (pruned) to 78.7 % (final), test accuracy from "
+        "80.8 % to 80.1 %. The two are measured on different texts, 853 and 1,706 of them, and "
+        "with others either would be some points off: the 95 % intervals of the final model are "
+        "75.8 to 81.3 % (validation) and 78.2 to 82.0 % (test)."
+    )
+
+
+def test_validation_that_is_lower_throughout_is_explained(metrics):
+    told = validation_and_test(metrics, {"tune": validated(0, 0, 0.7)["tune"]})
+    assert "Validation accuracy ends at 70.0 %, test accuracy at 80.1 %." in told
+    assert "some points off, though hardly by as much as this:" in told
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("2026-11-22T11:10:48+00:00", "2026-11-22 11:10 UTC"),
+        ("2026-11-22T01:10:48+02:00", "2026-11-21 23:10 UTC"),
+        ("2026-11-22T11:10:48", "2026-11-22T11:10:48"),
+        ("yesterday", "yesterday"),
+    ],
+)
+def test_times_are_told_to_the_minute(written, shown):
+    assert moment(written) == shown
