@@ -47,7 +47,7 @@ def render(metrics: Metrics, analysis: Analysis | None, log: Log) -> str:
         "results": ("Results", sections.results(metrics)),
         "steps": ("What was done", sections.steps(metrics)),
         "speed": ("Speed", sections.speed(metrics)),
-        "training": ("Training", sections.training(log)),
+        "training": ("Training", sections.training(metrics, log)),
         "matrices": ("Inside the matrices", sections.matrices(metrics, analysis)),
         "time": ("Where the time went", sections.seconds(metrics)),
     }
@@ -76,5 +76,5 @@ def render(metrics: Metrics, analysis: Analysis | None, log: Log) -> str:
 
 
 def _foot(metrics: Metrics) -> str:
-    told = (f"{key} {metrics[key]}" for key in ("recipe", "seed", "finished"))
-    return " · ".join(["lpaf-jax", *told])
+    told = [f"{key} {metrics[key]}" for key in ("recipe", "seed")]
+    return " · ".join(["lpaf-jax", *told, f"finished {facts.moment(metrics['finished'])}"])

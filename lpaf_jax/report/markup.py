@@ -74,6 +74,14 @@ def details(summary: str, *children: Child) -> Html:
     return el("details", el("summary", summary), *children)
 
 
+def responsive(wide: str, narrow: str) -> Html:
+    """One picture drawn twice, of which the style sheet shows the one that fits the screen."""
+    return join(
+        el("div", Html(wide), class_="wide"),
+        el("div", Html(narrow), class_="narrow"),
+    )
+
+
 def figure(caption: Child, *pictures: str) -> Html:
     """Pictures side by side where there is room, one under the other where there is not."""
     cards = [el("div", Html(picture), class_="card") for picture in pictures]

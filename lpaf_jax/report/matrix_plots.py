@@ -10,11 +10,15 @@ import numpy as np
 from lpaf_jax.report.svg import BLUE, GREY, GRID, MUTED, ORANGE, svg
 
 METHODS = {"dense": "dense", "first_order": "first-order", "magnitude": "magnitude"}
+Groups = dict[str, list[Mapping[str, Any]]]
 COLOURS = {"dense": GREY, "first_order": BLUE, "magnitude": ORANGE}
 
 
-def spectrum(item: Mapping[str, Any], index: int) -> str:
-    """Singular values of one matrix, relative to its largest, under each way of pruning."""
+def spectrum(item: Mapping[str, Any], ranks: str, index: int) -> str:
+    """Singular values of one matrix, relative to its largest, under each way of pruning.
+
+    `ranks` is said beside the name of the matrix.
+    """
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
@@ -29,7 +33,7 @@ def spectrum(item: Mapping[str, Any], index: int) -> str:
         axes.minorticks_off()
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("singular value, from the largest")
-        axes.set_title(short_name(item["name"]))
+        axes.set_title(f"{short_name(item['name'])} ({ranks})")
 
     return svg(f"spectrum{index}", f"Singular values of {item['name']}", 290, 240, draw)
 
@@ -115,54 +119,69 @@ def kept_by_line(item: Mapping[str, Any], index: int) -> str:
     return svg(f"kept{index}", label, 290, 250, draw)
 
 
-def effective_ranks(matrices: Sequence[Mapping[str, Any]]) -> str:
+def effective_ranks(matrices: Sequence[Mapping[str, Any]], narrow: bool = False) -> str:
     """Effective rank of every matrix under each way of pruning, grouped by kind of matrix."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: Groups = {}
     for matrix in sorted(matrices, key=order):
         groups.setdefault(kind(matrix["name"]), []).append(matrix)
+    named = list(groups.items())
+    half = -(-len(named) // 2)
+    strips = [dict(named[:half]), dict(named[half:])] if narrow else [groups]
+    strips = [strip for strip in strips if strip]
 
     def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        start = 0
-        for name, members in groups.items():
-            places = np.arange(start, start + len(members))
-            for key, colour in COLOURS.items():
-                heights = [m[key]["effective_rank"] for m in members]
-                axes.plot(places, heights, "o-", color=colour, markersize=4, linewidth=1.2)
-            middle = places.mean()
-            axes.annotate(
-                name,
-                (middle, 0),
-                xycoords=("data", "axes fraction"),
-                xytext=(0, -7),
-                textcoords="offset points",
-                ha="center",
-                va="top",
-                color=MUTED,
-                fontsize=9.5,
-            )
-            start += len(members) + 1
-            if start > len(members) + 1:
-                axes.axvline(places[0] - 1, color=GRID, linewidth=0.8)
-        axes.set_xticks([])
-        axes.set_xlim(-1, start + 0.13 * start)
-        axes.margins(y=0.12)
-        low, high = axes.get_ylim()
-        last = list(groups.values())[-1][-1]
-        ends = {key: last[key]["effective_rank"] for key in METHODS}
-        for key, height in apart(ends, 0.06 * (high - low)).items():
-            axes.annotate(
-                METHODS[key],
-                (start - 2, height),
-                xytext=(8, 0),
-                textcoords="offset points",
-                va="center",
-                color=COLOURS[key],
-                fontweight="bold",
-            )
-        axes.set_title("Effective rank; within a group, first layer to last")
+        rows = figure.subplots(len(strips), 1, squeeze=False, sharey=True)[:, 0]
+        for axes, strip in zip(rows, strips, strict=True):
+            _rank_curves(axes, strip, 0.32 if narrow else 0.13)
+        _end_labels(rows[-1], strips[-1], 0.1 if narrow else 0.06)
+        rows[0].set_title("Effective rank; within a group, first layer to last")
 
-    return svg("ranks", "Effective rank of every compressible matrix", 620, 310, draw)
+    name, width, height = ("ranks-narrow", 340, 420) if narrow else ("ranks", 620, 310)
+    return svg(name, "Effective rank of every compressible matrix", width, height, draw)
+
+
+def _rank_curves(axes: Any, groups: Groups, room: float) -> None:
+    """A piece of curve for each group and way of pruning; `room` is left for labels, as a share."""
+    start = 0
+    for name, members in groups.items():
+        places = np.arange(start, start + len(members))
+        for key, colour in COLOURS.items():
+            heights = [m[key]["effective_rank"] for m in members]
+            axes.plot(places, heights, "o-", color=colour, markersize=4, linewidth=1.2)
+        axes.annotate(
+            name,
+            (places.mean(), 0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, -7),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            color=MUTED,
+            fontsize=9.5,
+        )
+        if start:
+            axes.axvline(places[0] - 1, color=GRID, linewidth=0.8)
+        start += len(members) + 1
+    axes.set_xticks([])
+    axes.set_xlim(-1, (1 + room) * start)
+    axes.margins(y=0.12)
+
+
+def _end_labels(axes: Any, groups: Groups, gap: float) -> None:
+    """The ways of pruning, each at the end of its curve; `gap` is a share of the axis."""
+    low, high = axes.get_ylim()
+    members = list(groups.values())
+    ends = {key: members[-1][-1][key]["effective_rank"] for key in METHODS}
+    for key, height in apart(ends, gap * (high - low)).items():
+        axes.annotate(
+            METHODS[key],
+            (sum(len(group) + 1 for group in members) - 2, height),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            color=COLOURS[key],
+            fontweight="bold",
+        )
 
 
 def apart(heights: Mapping[str, float], gap: float) -> dict[str, float]:
@@ -205,6 +224,6 @@ def order(matrix: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def short_name(name: str) -> str:
-    """`layer 1, query` for the path of a compressible kernel."""
+    """`layer 0, query` for the path of a compressible kernel, its layer counted as there."""
     layer, what = _parts(name)
-    return f"layer {layer + 1}, {what}"
+    return f"layer {layer}, {what}"

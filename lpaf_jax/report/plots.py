@@ -2,54 +2,75 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
 
 from lpaf_jax.report import facts
-from lpaf_jax.report.facts import Metrics, Stage
+from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.logs import Line, Log, Phase
+from lpaf_jax.report.matrix_plots import apart
 from lpaf_jax.report.svg import BLUE, GREEN, GREY, INK, MUTED, ORANGE, svg
 
 _STAGE_COLOURS = {"dense": GREY, "pruned": GREEN, "factorized": ORANGE, "final": BLUE}
 
 
-def accuracy_against_size(metrics: Metrics) -> str:
+_MARKERS = {"dense": "s", "pruned": "D", "factorized": "v", "final": "o"}
+
+
+def accuracy_against_size(metrics: Metrics, narrow: bool = False) -> str:
     """Every stage by the numbers its compressible matrices store and its test accuracy."""
     rows = facts.stages(metrics)
     common = 100 * facts.majority(metrics)
+    places = {key: (100 * row.encoder, 100 * row.accuracy) for key, row in rows.items()}
+    width, height = (340, 300) if narrow else (560, 340)
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        places = _dodged(list(rows.values()))
-        axes.plot(*zip(*places, strict=True), color="#c4c7c2", linewidth=1.5, zorder=1)
-        for index, ((key, row), (x, y)) in enumerate(zip(rows.items(), places, strict=True)):
-            colour = _STAGE_COLOURS[key]
-            low, high = 100 * row.low, 100 * row.high
-            axes.plot([x, x], [low, high], color=colour, linewidth=2, alpha=0.55)
-            axes.plot([x], [y], "o", color=colour, markersize=8)
-            # Of stages side by side one is labelled above; of equal ones, the later.
-            beside = [(v, i) for i, (u, v) in enumerate(places) if abs(u - x) < 4]
-            above = max(beside) == (y, index)
+        # Room for the labels of the full size, which stand to the right of it.
+        axes.set_xlim(0, 30 + max(100, *(x for x, _ in places.values())))
+        for start, end in pairwise(places.values()):
+            arrow = {"arrowstyle": "->", "color": "#969b9f", "shrinkA": 6, "shrinkB": 6}
+            axes.annotate("", end, start, arrowprops=arrow, zorder=2.5)
+        taken: list[float] = []
+        for key, (x, y) in places.items():
+            row, colour = rows[key], _STAGE_COLOURS[key]
+            # Bars of one size lie on each other: the later, the narrower.
+            below = sum(abs(x - u) < 2 for u in taken)
+            taken.append(x)
+            axes.plot(
+                [x, x],
+                [100 * row.low, 100 * row.high],
+                color=colour,
+                linewidth=8 / (1 + 2 * below),
+                alpha=0.8 if below else 0.3,
+                solid_capstyle="butt",
+            )
+            axes.plot([x], [y], _MARKERS[key], color=colour, markersize=7)
+        axes.margins(y=0.12)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high)
+        for key, (x, _) in places.items():
+            column = {k: v for k, (u, v) in places.items() if abs(u - x) < 2}
+            right = x > 98 or x < 38
+            line = "\n" if narrow else " "
+            gap = (0.13 if narrow else 0.06) * (high - low)
             axes.annotate(
-                f"{row.label} {y:.1f} %",
-                (x, high if above else low),
-                xytext=(0, 5 if above else -5),
+                f"{rows[key].label}{line}{places[key][1]:.1f} %",
+                (x, apart(column, gap)[key]),
+                xytext=(8 if right else -8, 0),
                 textcoords="offset points",
-                # Close to the full size, step aside from the dense model's label.
-                ha="right" if 75 < x < 99 else "center",
-                va="bottom" if above else "top",
-                color=colour if key != "dense" else INK,
+                ha="left" if right else "right",
+                va="center",
+                color=_STAGE_COLOURS[key] if key != "dense" else INK,
                 fontweight="bold" if key == "final" else "normal",
             )
-        axes.margins(y=0.16)
-        axes.set_xlim(0, max(118, max(x for x, _ in places) + 18))
-        low, high = axes.get_ylim()
         if low < common < high:
             axes.axhline(common, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
             axes.annotate(
                 "always the most common class",
-                (_widest_gap([x for x, _ in places]), common),
+                (_widest_gap([x for x, _ in places.values()]), common),
                 xytext=(0, 3),
                 textcoords="offset points",
                 ha="center",
@@ -57,11 +78,15 @@ def accuracy_against_size(metrics: Metrics) -> str:
                 fontsize=9.5,
             )
         axes.set_xticks(range(0, 101, 25), [f"{tick} %" for tick in range(0, 101, 25)])
-        axes.set_xlabel("numbers stored for the compressible matrices, share of the dense model")
+        line = "\n" if narrow else " "
+        axes.set_xlabel(
+            f"numbers stored for the compressible matrices,{line}share of the dense model"
+        )
         axes.set_title("Test accuracy, %")
 
     spoken = ", ".join(f"{row.label} {facts.percent(row.accuracy)}" for row in rows.values())
-    return svg("size", f"Accuracy against size: {spoken}", 560, 340, draw)
+    name = "size-narrow" if narrow else "size"
+    return svg(name, f"Accuracy against size: {spoken}", width, height, draw)
 
 
 def _widest_gap(places: Sequence[float]) -> float:
@@ -70,17 +95,10 @@ def _widest_gap(places: Sequence[float]) -> float:
     return max((right - left, (left + right) / 2) for left, right in pairwise(edges))[1]
 
 
-def _dodged(rows: Sequence[Stage]) -> list[tuple[float, float]]:
-    """Points in percent; stages of equal size stand side by side so that no bar hides another."""
-    places: list[tuple[float, float]] = []
-    for row in rows:
-        x = 100 * row.encoder
-        taken = sum(abs(u - x) < 2 for u, _ in places)
-        places.append((x + 2.2 * taken, 100 * row.accuracy))
-    return places
+_SHORT = {"Training loss": "Loss", "Validation accuracy, %": "Validation, %"}
 
 
-def training_curves(log: Log) -> str:
+def training_curves(log: Log, narrow: bool = False) -> str:
     """Loss, validation accuracy and the two schedules: a column per stage, a row per quantity."""
     stages = list(log)
     schedule = any(log[s].sparsity or log[s].p for s in stages)
@@ -98,29 +116,40 @@ def training_curves(log: Log) -> str:
             last = phase.loss[-1][0]
             for axis in grid[:, column]:
                 axis.set_xlim(-0.02 * last, 1.04 * last)
-                axis.locator_params(axis="x", nbins=4, integer=True)
+                axis.locator_params(axis="x", nbins=2 if narrow else 4, integer=True)
                 axis.locator_params(axis="y", nbins=5)
                 if axis is not grid[-1, column]:
                     axis.tick_params(labelbottom=False)
-            grid[-1, column].set_xlabel(f"step of {facts.PHASES[stage].lower()}")
+            said = f"step of {facts.PHASES[stage].lower()}"
+            grid[-1, column].set_xlabel("\n".join(wrap(said, 11)) if narrow else said)
         for row, title in enumerate(titles):
-            grid[row, 0].set_title(title)
+            # A title may not push the columns apart.
+            grid[row, 0].set_title(_SHORT.get(title, title) if narrow else title)
 
     names = ", ".join(facts.PHASES[s] for s in stages)
-    return svg("training", f"Training curves of {names}", 620, 60 + 140 * len(titles), draw)
+    name, width = ("training-narrow", 340) if narrow else ("training", 620)
+    return svg(name, f"Training curves of {names}", width, 60 + 140 * len(titles), draw)
 
 
 def _loss(axes: Any, line: Line) -> None:
     steps, values = np.array(line, dtype=float).T
-    single = {"marker": "o", "markersize": 5} if len(steps) == 1 else {}
-    axes.plot(steps, values, color=BLUE, alpha=0.22, linewidth=1)
-    axes.plot(steps, smooth(values), color=BLUE, **single)
+    axes.plot(steps, values, color=BLUE, alpha=0.3, linewidth=1)
+    # A mean stands at the mean of its steps: the last is logged soon after the one before it. Of
+    # three values or fewer there is one mean.
+    few = {"marker": "o", "markersize": 5} if len(steps) <= 3 else {}
+    axes.plot(smooth(steps), smooth(values), color=BLUE, **few)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Centred moving average over a tenth of the curve, the window cut at both ends."""
-    window = np.ones(2 * (len(values) // 20) + 1)
-    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+    """Centred moving average over a tenth of the curve, the window cut at both ends.
+
+    A value is the loss on one batch, mostly noise: at least five are averaged, so that neither a
+    short curve nor the end of one follows single batches.
+    """
+    half = max(len(values) // 20, 2)
+    window = np.ones(2 * half + 1)
+    sums, counts = (np.convolve(v, window)[half:-half] for v in (values, np.ones(len(values))))
+    return sums / counts
 
 
 def _scores(axes: Any, line: Line) -> None:
@@ -141,7 +170,7 @@ def _scores(axes: Any, line: Line) -> None:
 def _schedules(axes: Any, phase: Phase) -> None:
     if not phase.sparsity and not phase.p:
         axes.annotate(
-            "none in this stage",
+            "none in\nthis stage",
             (0.5, 0.6),  # between two lines of the grid
             xycoords="axes fraction",
             ha="center",

@@ -1,13 +1,12 @@
 """The parts of the page, each a function from what a run recorded to markup or nothing."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from lpaf_jax.report import facts, matrix_plots, plots, prose, words
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.logs import Log
-from lpaf_jax.report.markup import Child, Html, details, el, figure, join, table
+from lpaf_jax.report.markup import Child, Html, details, el, figure, join, responsive, table
 
 Analysis = Mapping[str, Any]
 
@@ -44,8 +43,9 @@ def results(metrics: Metrics) -> Html:
         f"All weights: {dense:,} before, {final:,} after."
     )
     caption = (
-        "The further up and to the left, the better. Bars are 95 % intervals; the line follows "
-        "the run from stage to stage."
+        "The further up and to the left, the better. Bars are 95 % intervals; arrows lead from "
+        "stage to stage. Where stages of one size stand in line, the narrower bar is the later "
+        "one's."
     )
     if "pruned" in rows:
         caption += (
@@ -55,7 +55,13 @@ def results(metrics: Metrics) -> Html:
     return join(
         table(heads, cells, class_="stack", emphasis=list(rows).index("final")),
         el("p", under, class_="small"),
-        figure(caption, plots.accuracy_against_size(metrics)),
+        figure(
+            caption,
+            responsive(
+                plots.accuracy_against_size(metrics),
+                plots.accuracy_against_size(metrics, narrow=True),
+            ),
+        ),
     )
 
 
@@ -66,7 +72,8 @@ def _texts(batch: str) -> str:
 def steps(metrics: Metrics) -> Html:
     """Two sentences on every stage."""
     texts = prose.explanations(metrics)
-    return el("dl", [[el("dt", facts.STAGES[k]), el("dd", t)] for k, t in texts.items()])
+    listed = el("dl", [[el("dt", facts.STAGES[k]), el("dd", t)] for k, t in texts.items()])
+    return join(el("p", prose.ORIGIN), listed)
 
 
 def speed(metrics: Metrics) -> Html:
@@ -92,16 +99,19 @@ def speed(metrics: Metrics) -> Html:
     )
 
 
-def training(log: Log) -> Html | None:
+def training(metrics: Metrics, log: Log) -> Html | None:
     """The training curves."""
     if not log:
         return None
-    return figure(
-        "Pale lines are single logged steps, strong lines their moving average. The number in "
-        "the second row is the validation accuracy at the end of a stage, whose weights are the "
-        "ones kept. Losses of different stages need not contain the same terms.",
-        plots.training_curves(log),
+    pictures = responsive(plots.training_curves(log), plots.training_curves(log, narrow=True))
+    caption = (
+        "Pale lines are the losses of single steps, each on one batch and so mostly noise, strong "
+        "lines their moving average. The number in the second row is the validation accuracy at "
+        "the end of a stage, whose weights are the ones kept. Losses of different stages need not "
+        "contain the same terms."
     )
+    apart = words.validation_and_test(metrics, log)
+    return join(figure(caption, pictures), el("p", apart) if apart else None)
 
 
 def matrices(metrics: Metrics, analysis: Analysis | None) -> Html | None:
@@ -127,18 +137,36 @@ def matrices(metrics: Metrics, analysis: Analysis | None) -> Html | None:
             "Effective rank: how many directions each matrix really uses. Lower is easier to "
             "factorize. Mind the scale, which need not start at zero. (attn: attention, ff: "
             "feed-forward.)",
-            matrix_plots.effective_ranks(rows),
+            responsive(
+                matrix_plots.effective_ranks(rows), matrix_plots.effective_ranks(rows, narrow=True)
+            ),
         ),
         el("h3", "Singular values"),
         figure(
-            "Each curve is scaled to start at 1; the vertical scale is logarithmic. The faster it "
-            "falls, the smaller the rank that is needed.",
-            *(matrix_plots.spectrum(item, i) for i, item in enumerate(analysis["spectra"])),
+            f"Of all {len(rows)} matrices, those whose effective rank first-order pruning lowers "
+            "most, in the middle and least (or raises), in this order; in brackets their effective "
+            "rank before and after it. Layers are counted from 0. Each curve is scaled to start at "
+            "1; the vertical scale is logarithmic. The faster it falls, the smaller the rank that "
+            "is needed.",
+            *(
+                matrix_plots.spectrum(item, _ranks(rows, item["name"]), i)
+                for i, item in enumerate(analysis["spectra"])
+            ),
         ),
         el("h3", "Where the remaining weights are"),
-        *(_pattern(item, i) for i, item in enumerate(analysis["patterns"])),
+        *(
+            _pattern(item, _ranks(rows, item["name"]), i)
+            for i, item in enumerate(analysis["patterns"])
+        ),
         _matrix_table(rows),
     )
+
+
+def _ranks(rows: list[Mapping[str, Any]], name: str) -> str:
+    """`276 → 91`: the effective rank of a matrix before and after first-order pruning."""
+    row = next(row for row in rows if row["name"] == name)
+    before, after = (row[key]["effective_rank"] for key in ("dense", "first_order"))
+    return f"{before:.0f} → {after:.0f}"
 
 
 def _means(mean: Mapping[str, Mapping[str, float]]) -> Html:
@@ -178,13 +206,15 @@ def _beside(one: float, other: float) -> str:
     return f"{facts.percent(abs(change), 0)} {'below' if change < 0 else 'above'}"
 
 
-def _pattern(item: Mapping[str, Any], index: int) -> Html:
+def _pattern(item: Mapping[str, Any], ranks: str, index: int) -> Html:
     rows, columns = item["shape"]
-    caption = f"{matrix_plots.short_name(item['name'])}, {rows} × {columns}. ".capitalize()
+    caption = f"{matrix_plots.short_name(item['name'])}, {rows} × {columns}, ".capitalize()
+    caption += f"effective rank {ranks}. "
     if index == 0:
         caption += (
-            "White is removed. Pale stripes are rows or columns of which little is left; the "
-            "steeper a curve of shares kept, the more a few of them hold most of what is left."
+            "Chosen as above, among the square matrices. White is removed. Pale stripes are rows "
+            "or columns of which little is left; the steeper a curve of shares kept, the more a "
+            "few of them hold most of what is left."
         )
     pictures = [matrix_plots.pattern(item, key, index) for key in ("first_order", "magnitude")]
     return figure(caption, *pictures, matrix_plots.kept_by_line(item, index))
@@ -232,12 +262,36 @@ def seconds(metrics: Metrics) -> Html:
 
 def particulars(metrics: Metrics) -> Html:
     """Figures by class, settings, data and versions, closed until asked for."""
+    data = {facts.DATA.get(name, name): _amount(v) for name, v in metrics["data"].items()}
     return join(
         _classes(metrics),
-        _pairs("Settings of this run", metrics["settings"]),
-        _pairs("Data", metrics["data"]),
+        _pairs("Settings of this run, by their names in lpaf compress", _options(metrics)),
+        details("Data", table(["What", "how much"], list(data.items()), class_="plain")),
         _pairs("Versions", metrics["versions"]),
     )
+
+
+def _amount(value: float) -> str:
+    """Data are counted, or are shares."""
+    return f"{value:,}" if isinstance(value, int) else facts.percent(value)
+
+
+def _options(metrics: Metrics) -> dict[str, str]:
+    """Settings as they are typed; MODEL has no name in front."""
+    return {
+        "MODEL" if name == "model" else f"--{name.replace('_', '-')}": _value(value)
+        for name, value in metrics["settings"].items()
+    }
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "not given"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " ".join(str(item) for item in value) or "nothing"
+    return str(value)
 
 
 def _classes(metrics: Metrics) -> Html:
@@ -250,11 +304,8 @@ def _classes(metrics: Metrics) -> Html:
     return details("Figures by class", table(heads, rows))
 
 
-def _pairs(title: str, values: Mapping[str, Any]) -> Html:
-    rows = [
-        [el("code", name), el("code", value if isinstance(value, str) else json.dumps(value))]
-        for name, value in values.items()
-    ]
+def _pairs(title: str, values: Mapping[str, str]) -> Html:
+    rows = [[el("code", name), el("code", value)] for name, value in values.items()]
     return details(title, table(["Name", "value"], rows, class_="plain"))
 
 

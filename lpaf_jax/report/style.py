@@ -41,6 +41,8 @@ figcaption { margin-top: .6rem; max-width: 42rem; }
 .many { grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); }
 .one .card { max-width: 48rem; }
 .card { background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: .75rem; }
+.narrow { display: none; }
+.narrow svg { max-width: 26rem; margin: 0 auto; }
 svg { display: block; width: 100%; height: auto; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 .scroll { overflow-x: auto; margin: 1.5rem 0 .75rem; }
@@ -83,8 +85,8 @@ footer { margin-top: 4rem; }
   h2 { margin-top: 3rem; }
   .card { padding: .4rem; }
   .many .card { max-width: 24rem; }
-  .one .card { overflow-x: auto; }
-  .one svg { min-width: 34rem; }
+  .wide { display: none; }
+  .narrow { display: block; }
   .columns { columns: 1; }
   .stack, .stack tbody, .stack tr, .stack th, .stack td { display: block; text-align: left; }
   .stack thead { display: none; }

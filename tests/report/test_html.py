@@ -86,10 +86,15 @@ def test_shows_timings_seconds_settings_and_versions(whole):
         "32 texts 282 ms 271 to 307 ms 157 ms 150 to 171 ms 1.8× faster",
         "Pruning 2 min 51 s",
         "9 min 13 s in all. The process that finished the run used at most 2.3 GB of memory",
-        "mask_every 10",
-        "without []",
+        "MODEL minilm",
+        "--mask-every 10",
+        "--rank not given",
+        "--without nothing",
+        "--quiet no",
+        "training examples 5,971",
+        "training texts that fill the longest length and may have been cut 0.1 %",
         "jax 0.10.2",
-        "recipe lpaf · seed 0 · finished 2026-01-02T03:04:05Z",
+        "recipe lpaf · seed 0 · finished 2026-01-02 03:04 UTC",
     ):
         assert words in whole.text
 
@@ -104,10 +109,38 @@ def test_stages_taken_over_are_told_and_not_counted(make_run, metrics):
 
 def test_draws_every_figure_and_says_what_it_shows(whole):
     labels = [value for tag, key, value in whole.attributes if (tag, key) == ("svg", "aria-label")]
-    assert len(labels) == 3 + 3 + 2 * 3
-    assert len(set(labels)) == len(labels)
-    for words in ("step of pruning", "weights removed", "layer 6, ff in", "kept by first-order"):
+    assert len(labels) == 2 * 3 + 3 + 2 * 3  # three of them once more for narrow screens
+    assert len(set(labels)) == len(labels) - 3
+    for words in ("step of pruning", "weights removed", "layer 5, ff in", "kept by first-order"):
         assert words in whole.text
+
+
+def test_every_wide_figure_has_a_twin_that_fits_a_phone(whole_page):
+    figures = re.findall(r'<div class="(\w*)"><svg [^>]*viewBox="0 0 ([\d.]+) ', whole_page)
+    widths = {kind: [float(w) for k, w in figures if k == kind] for kind, _ in figures}
+    assert set(widths) == {"wide", "narrow", "card"}
+    assert len(widths["wide"]) == len(widths["narrow"]) == 3
+    assert max(widths["narrow"] + widths["card"]) <= 360
+    phone = whole_page.split("@media (max-width: 40rem)")[1]
+    assert ".wide { display: none; }" in phone
+    assert ".narrow { display: block; }" in phone
+
+
+def test_says_whose_method_it_is(whole):
+    assert (
+        "Low-Rank Prune-And-Factorize (LPAF), a method of Siyu Ren and Kenny Q. Zhu" in whole.text
+    )
+    assert "LREC-COLING 2024" in whole.text
+
+
+def test_matrices_that_are_shown_come_with_their_ranks(metrics, analysis):
+    name = analysis["spectra"][0]["name"]
+    row = next(row for row in analysis["matrices"] if row["name"] == name)
+    row["dense"]["effective_rank"], row["first_order"]["effective_rank"] = 275.8, 91.1
+    told = matrices(metrics, analysis)
+    assert "layer 0, query (276 → 91)" in told
+    assert "Layer 0, query, 384 × 384, effective rank 276 → 91." in told
+    assert "Of all 36 matrices, those whose effective rank first-order pruning lowers" in told
 
 
 def test_tells_the_means_of_the_matrices(analysis, make_run, metrics):
@@ -186,7 +219,8 @@ def test_names_from_outside_stay_text(make_run, metrics, analysis, log):
     page = page_of(make_run(metrics, analysis, log))
     assert "script" not in page.tags
     assert f"hub/{NASTY} fine-tuned on {NASTY}" in page.text
-    assert sum(NASTY in word for word in page.words) > 12
+    assert f"--{NASTY.replace('_', '-')}" in page.words
+    assert sum(NASTY in word for word in page.words) > 11
 
 
 def test_a_dollar_sign_in_a_figure_is_no_mathematics():

@@ -37,11 +37,12 @@ def test_matrices_stand_in_the_order_the_model_uses_them():
     assert [m["name"] for m in sorted(matrices, key=matrix_plots.order)] == names
 
 
-def test_labels_of_close_curves_are_moved_apart(analysis, labels):
+@pytest.mark.parametrize("narrow", [False, True])
+def test_labels_of_close_curves_are_moved_apart(analysis, labels, narrow):
     assert matrix_plots.apart({"a": 3.0, "b": 1.0, "c": 1.1}, 0.5) == {"b": 1.0, "c": 1.5, "a": 3.0}
     for matrix in analysis["matrices"]:
         matrix["magnitude"] = matrix["first_order"] = matrix["dense"]
-    at = labels(matrix_plots.effective_ranks(analysis["matrices"]))
+    at = labels(matrix_plots.effective_ranks(analysis["matrices"], narrow))
     heights = sorted(at[label][1] for label in matrix_plots.METHODS.values())
     assert min(np.diff(heights)) > 9  # the height of a letter
 
@@ -49,9 +50,9 @@ def test_labels_of_close_curves_are_moved_apart(analysis, labels):
 @pytest.mark.parametrize(
     ("name", "kind", "short"),
     [
-        ("encoder.layer.0.attention.self.query", "query", "layer 1, query"),
-        ("encoder.layer.11.attention.output.dense", "attn out", "layer 12, attn out"),
-        ("encoder.layer.2.output.dense", "ff out", "layer 3, ff out"),
+        ("encoder.layer.0.attention.self.query", "query", "layer 0, query"),
+        ("encoder.layer.11.attention.output.dense", "attn out", "layer 11, attn out"),
+        ("encoder.layer.2.output.dense", "ff out", "layer 2, ff out"),
     ],
 )
 def test_names_of_matrices(name, kind, short):
@@ -64,7 +65,7 @@ def test_a_spectrum_ends_where_its_values_are_zero():
     cut = np.where(np.arange(100) < 40, full, 0)
     item = {"name": "encoder.layer.0.output.dense", "dense": full.tolist()}
     item |= {"first_order": cut.tolist(), "magnitude": full.tolist()}
-    svg = matrix_plots.spectrum(item, 0)
+    svg = matrix_plots.spectrum(item, "9 → 4", 0)
 
     def right_end(colour):
         path = re.search(rf'<path d="([^"]*)"[^>]*stroke: {colour}; stroke-width: 1.8', svg)
