@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from lpaf_jax import __version__, stages
 from lpaf_jax.cli import main
 from lpaf_jax.progress import Progress
+from lpaf_jax.report import cautions, model_card
 from lpaf_jax.settings import PRESETS, Settings
 from tests.tiny import Tiny, cut_back, sentences, write_model, write_table
 
@@ -261,6 +263,20 @@ def test_a_finished_run_prints_its_results(tiny: Tiny, finished: Path, capsys: C
     assert f"{100 * metrics['stages']['final']['accuracy']:.1f}" in out
     assert out.splitlines()[-1] == f"Report: {finished / 'report.html'}"
     assert err == f"{finished} is finished; there is nothing left to do\n"
+
+
+def test_the_results_come_with_the_cautions_of_the_card(
+    tiny: Tiny, finished: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["stages"]["final"]["accuracy"] = metrics["stages"]["dense"]["accuracy"] = 0.25
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert main(tiny.arguments(run, quiet=False)) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "no better than always answering the most common class" in out
+    notes = cautions(metrics)
+    assert all(f"Caution: {note}" in out and note in model_card(metrics) for note in notes)
 
 
 def test_quiet_is_quiet(tiny: Tiny, finished: Path, tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ def summary_line(metrics: Metrics) -> str:
     if paired := metrics.get("paired"):
         lost, won = paired["dense_only"], paired["final_only"]
         judged = "" if lost == won else f", which {_judged(paired['p'])}"
-        parts.insert(1, f"{lost} test examples lost and {won} won{judged}")
+        examples = "example" if lost == 1 else "examples"
+        parts.insert(1, f"{lost} test {examples} lost and {won} won{judged}")
     weights = facts.percent(metrics["encoder_params_ratio"])
     return (
         f"{facts.model_name(metrics)} on {facts.task_name(metrics)}, {weights} of the "
@@ -131,8 +132,14 @@ def validation_and_test(metrics: Metrics, log: Log) -> str | None:
 def verdicts(metrics: Metrics) -> list[str]:
     """What a careful reader should know before quoting the headline, worst matters included."""
     rows = facts.stages(metrics)
-    dense, final, rough = rows["dense"], rows["final"], rows["factorized"]
-    notes = [_difference(metrics, dense, final)]
+    return [_difference(metrics, rows["dense"], rows["final"]), *cautions(metrics)]
+
+
+def cautions(metrics: Metrics) -> list[str]:
+    """What is wrong with the outcome, or not to be relied on; nothing where all is well."""
+    rows = facts.stages(metrics)
+    final, rough = rows["final"], rows["factorized"]
+    notes = []
     common = facts.majority(metrics)
     if final.accuracy <= common:
         notes.append(

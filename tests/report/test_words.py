@@ -83,6 +83,11 @@ def test_equal_accuracy_is_not_put_down_to_chance(metrics, stage_of):
     assert "31 test examples lost and 31 won;" in summary_line(run)
 
 
+def test_one_example_is_one(metrics, stage_of):
+    run = changed(metrics, stage_of, 1, 1, 1.0)
+    assert "; 1 test example lost and 1 won;" in summary_line(run)
+
+
 def test_a_difference_too_small_to_print_is_not_called_none(metrics):
     metrics["stages"]["final"]["accuracy"] = metrics["stages"]["dense"]["accuracy"] - 1e-4
     assert "less than 0.1 percentage points below" in verdicts(metrics)[0]
