@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,11 +25,16 @@ from tyro.conf import (
 )
 
 from lpaf_jax import __version__
-from lpaf_jax.errors import LpafError
+from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.settings import PRESETS, Settings
 
 StageName = Literal["dense", "pruned", "factorized", "final"]
-_DESCRIPTION = "Compress a BERT classifier by low-rank factorization of pruned weights."
+_DESCRIPTION = (
+    "Compress a BERT classifier by low-rank factorization of pruned weights.\n\n"
+    "`lpaf --version` prints the version."
+)
+# What tyro says of a word that is no number: the flag, the kind of number, the word.
+_NO_NUMBER = re.compile(r"Error parsing (--[\w-]+): .*(int|float)\b[^:]*: (['\"].*['\"])")
 _LENGTH = arg(metavar="INT", help_behavior_hint="(default: what it was trained with)")
 
 
@@ -91,6 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _set_environment()
                 _run(command)
                 sys.stdout.flush()
+    except SettingError as error:
+        flags = (f"--{name.replace('_', '-')}" for name in error.names)
+        print(f"lpaf: error: {' and '.join(flags)} {error.rest}", file=sys.stderr)
+        return 2
     except LpafError as error:
         print(f"lpaf: error: {error}", file=sys.stderr)
         return 2
@@ -183,6 +193,9 @@ def _one_line(box: str) -> str:
     told = [" ".join(lines) for lines in sections]
     advice = ("For full helptext", "Argument helptext", "Available subcommands")
     said = "; ".join(text.rstrip(".") for text in told if text and not text.startswith(advice))
+    if wrong := _NO_NUMBER.fullmatch(said):
+        flag, kind, word = wrong.groups()
+        said = f"{flag} is {word}, but must be a {'whole number' if kind == 'int' else 'number'}"
     return f"{said}; lpaf COMMAND --help lists what there is"
 
 

@@ -7,3 +7,14 @@ class LpafError(ValueError):
     The command line prints it without a traceback and exits with status 2; anything else that is
     raised is a defect of the program and keeps its traceback.
     """
+
+
+class SettingError(LpafError):
+    """A value of one or more settings that cannot serve.
+
+    Reads `{names} {rest}`; the command line puts its flags in place of the names.
+    """
+
+    def __init__(self, names: tuple[str, ...], rest: str):
+        super().__init__(f"{' and '.join(names)} {rest}")
+        self.names, self.rest = names, rest

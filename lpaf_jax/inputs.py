@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lpaf_jax.data import GLUE, Encoded, Task, check_task_name, encode, load_task, load_tokenizer
-from lpaf_jax.errors import LpafError
+from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.models import compressible, is_hub_id, load_model, parameters, resolve_model
 from lpaf_jax.settings import Settings
 
@@ -68,9 +68,9 @@ def _measure(source: Path, settings: Settings) -> tuple[int, list[tuple[int, int
         raise LpafError(f"model {settings.model} is factorized already; start from a dense one")
     positions = params["bert.embeddings.position_embeddings.weight"].shape[0]
     if settings.length > positions:
-        raise LpafError(
-            f"length is {settings.length}, but model {settings.model} reads {positions} tokens at "
-            "most"
+        raise SettingError(
+            ("length",),
+            f"is {settings.length}, but model {settings.model} reads {positions} tokens at most",
         )
     return positions, shapes, sum(x.nbytes for x in params.values())
 

@@ -21,7 +21,7 @@ import numpy as np
 from lpaf_jax import stages
 from lpaf_jax.compress.analysis import analyse_pruning
 from lpaf_jax.data import Encoded, classification_metrics, compare_paired
-from lpaf_jax.errors import LpafError
+from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.files import atomic_write, write_json
 from lpaf_jax.inputs import Inputs, fingerprint, hub_names, load_inputs
 from lpaf_jax.linalg import rank_for_ratio
@@ -88,9 +88,13 @@ def run(settings: Settings) -> dict[str, Any]:
             progress.say(f"{job.folder} is finished; there is nothing left to do")
             return metrics
         progress.say(
-            f"{settings.recipe}: {settings.model} on {inputs.task.name} "
-            f"({len(inputs.train)} training examples), rank {rank} everywhere"
+            f"recipe {settings.recipe}: {settings.model} on {inputs.task.name} "
+            f"({len(inputs.train)} training examples), rank {rank} everywhere, "
+            f"{_percent(share_of_rank(rank, inputs))} of the compressible weights"
         )
+        missed = _share_missed(settings, inputs, rank)
+        if missed:
+            progress.say(missed)
         cut = _share_cut(inputs)
         if cut > 0.01:
             progress.say(
@@ -110,12 +114,36 @@ def run(settings: Settings) -> dict[str, Any]:
 
 def choose_rank(settings: Settings, inputs: Inputs) -> int:
     """The rank of every factorization, from `rank` or from the ratio `params`."""
-    largest = min(min(shape) for shape in inputs.shapes)
     if settings.rank is None:
-        return rank_for_ratio(inputs.shapes, settings.params)
+        assert settings.share is not None
+        return rank_for_ratio(inputs.shapes, settings.share)
+    largest = min(min(shape) for shape in inputs.shapes)
     if settings.rank > largest:
-        raise LpafError(f"rank {settings.rank} is more than {largest}, the smallest side there is")
+        raise SettingError(
+            ("rank",), f"{settings.rank} is more than {largest}, the smallest side there is"
+        )
     return settings.rank
+
+
+def share_of_rank(rank: int, inputs: Inputs) -> float:
+    """`k Σ(m + n) / Σ m n`: what factors of rank k hold, as a share of the matrices' numbers."""
+    return rank * sum(map(sum, inputs.shapes)) / sum(m * n for m, n in inputs.shapes)
+
+
+def _share_missed(settings: Settings, inputs: Inputs, rank: int) -> str | None:
+    """What to say where a whole rank is off the share asked for by more than a tenth of it."""
+    asked, reached = settings.share, share_of_rank(rank, inputs)
+    if asked is None or abs(reached - asked) <= 0.1 * asked:
+        return None
+    return (
+        f"{_percent(asked)} was asked for: ranks are whole numbers, and each takes "
+        f"{_percent(share_of_rank(1, inputs))} of the compressible weights, so rank {rank} is the "
+        + ("least there is" if reached > asked else "largest within it")
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.2g} %"
 
 
 def fine_tune(job: Run, inputs: Inputs, progress: Progress) -> None:

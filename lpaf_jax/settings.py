@@ -9,14 +9,17 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from tyro.conf import Positional, arg
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.errors import LpafError, SettingError
 
 Step = Literal["prune", "weighting", "mixing"]
+
+_PARAMS_DEFAULT = 0.5
 
 # What `lpaf compress --help` shows in place of the types, and of "(default: None)".
 _OPTIONAL = "(optional)"
 _DIR = arg(metavar="DIR", help_behavior_hint=_OPTIONAL)
 _INT = arg(metavar="INT", help_behavior_hint=_OPTIONAL)
+_PARAMS = arg(metavar="FLOAT", help_behavior_hint=f"(default: {_PARAMS_DEFAULT})")
 _NAME = arg(metavar="NAME", help_behavior_hint=_OPTIONAL)
 
 
@@ -33,10 +36,10 @@ class Settings:
     preset: Literal["quick", "standard", "paper"] = "standard"
     """Defaults of all that follows: a short real run, the best found, or the paper's shape."""
 
-    params: float = 0.5
+    params: Annotated[float | None, _PARAMS] = None
     """Share of the numbers in the compressible matrices to keep, in (0, 1]."""
     rank: Annotated[int | None, _INT] = None
-    """Rank of every factorization; takes the place of --params."""
+    """Rank of every factorization, instead of --params."""
     solver: Literal["row", "elementwise", "none"] = "row"
     """Factorization: one importance a row (closed form), every entry its own, or plain SVD."""
     importance: Literal["score", "mask", "magnitude", "none"] = "score"
@@ -100,7 +103,8 @@ class Settings:
     pair_column: Annotated[str | None, _NAME] = None
     """Column of the second text in a csv or tsv file about pairs."""
     data: Annotated[Path | None, _DIR] = None
-    """Local copy of a GLUE task, in place of the hub."""
+    """Folder of a GLUE task, in place of the hub: train and validation (or dev) as .parquet, .csv
+    or .tsv files, as `datasets` or GLUE's own archives have them, or what `datasets` saved."""
 
     reuse: Annotated[Path | None, _DIR] = None
     """Run to take fine-tuning and pruning over from, as far as their settings are the same."""
@@ -110,6 +114,11 @@ class Settings:
     """Start anew where --out holds another run, which is deleted."""
     quiet: bool = False
     """Print nothing but errors."""
+
+    @property
+    def share(self) -> float | None:
+        """`params`, or 0.5 where neither it nor the rank is chosen; None where the rank is."""
+        return _PARAMS_DEFAULT if self.params is None and self.rank is None else self.params
 
     @property
     def recipe(self) -> str:
@@ -192,16 +201,17 @@ def check(settings: Settings) -> None:
         LpafError: names the setting and its range.
     """
     _choices(settings)
-    for name in ("params", "kept"):
-        _demand(settings, name, lambda x: 0 < x <= 1, "in (0, 1]")
+    _demand(settings, "kept", lambda x: 0 < x <= 1, "in (0, 1]")
+    for name in ("params", "score_decay"):
+        _demand(settings, name, lambda x: x is None or 0 < x <= 1, "in (0, 1]")
     for name in ("finetune_lr", "prune_lr", "tune_lr"):
         _demand(settings, name, lambda x: 0 < x < 1, "in (0, 1)")
     for name in ("warmup", "cooldown", "p_init", "p_end"):
         _demand(settings, name, lambda x: 0 <= x <= 1, "in [0, 1]")
     for name in ("floor", "consistency", "weight_decay", "finetune_epochs"):
-        _demand(settings, name, lambda x: 0 <= x < math.inf, "at least 0")
+        _demand(settings, name, lambda x: 0 <= x < math.inf, "finite and at least 0")
     for name in ("prune_epochs", "tune_epochs"):
-        _demand(settings, name, lambda x: 0 < x < math.inf, "more than 0")
+        _demand(settings, name, lambda x: 0 < x < math.inf, "finite and more than 0")
     for name in ("batch", "mask_every"):
         _demand(settings, name, _whole(1), "a whole number, at least 1")
     for name in ("rank", "limit"):
@@ -210,23 +220,26 @@ def check(settings: Settings) -> None:
     _demand(settings, "length", _whole(4), "a whole number, at least 4")
     # JAX keeps 32 bits of a seed.
     _demand(settings, "seed", _whole(0, 2**31 - 1), "a whole number from 0 to 2147483647")
-    _demand(settings, "score_decay", lambda x: x is None or 0 < x <= 1, "in (0, 1]")
+    if settings.params is not None and settings.rank is not None:
+        raise SettingError(("params", "rank"), "both choose the rank: leave one of them out")
     if settings.warmup + settings.cooldown >= 1:
-        raise LpafError("warmup and cooldown together must be less than 1: no step is left between")
+        raise SettingError(
+            ("warmup", "cooldown"), "together must be less than 1: no step is left between"
+        )
 
 
 def _choices(settings: Settings) -> None:
     for field in dataclasses.fields(Settings):
         values = get_args(field.type) if get_origin(field.type) is Literal else ()
         if values and getattr(settings, field.name) not in values:
-            raise LpafError(
-                f"{field.name} {getattr(settings, field.name)!r} is unknown: "
-                f"choose one of {', '.join(values)}"
+            raise SettingError(
+                (field.name,),
+                f"{getattr(settings, field.name)!r} is unknown: choose one of {', '.join(values)}",
             )
     steps = get_args(Step)
     for step in settings.without:
         if step not in steps:
-            raise LpafError(f"without {step!r} is unknown: choose from {', '.join(steps)}")
+            raise SettingError(("without",), f"{step!r} is unknown: choose from {', '.join(steps)}")
 
 
 def _whole(least: int, most: int | None = None) -> Callable[[Any], bool]:
@@ -244,10 +257,14 @@ def _demand(settings: Settings, name: str, good: Callable[[Any], bool], range_: 
     except TypeError:
         fine = False
     if not fine:
-        raise LpafError(f"{name} is {value!r}, but must be {range_}")
+        raise SettingError((name,), f"is {value!r}, but must be {range_}")
 
 
 def as_json(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON values; of the steps left out, neither order nor repeats matter."""
-    values = dataclasses.asdict(settings) | {"without": sorted(set(settings.without))}
+    """The settings as JSON values; of the steps left out, neither order nor repeats matter.
+
+    `params` left out is the value it then has, which is the same run.
+    """
+    steps = sorted(set(settings.without))
+    values = dataclasses.asdict(settings) | {"params": settings.share, "without": steps}
     return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}

@@ -190,7 +190,11 @@ def test_a_mistake_in_what_to_evaluate_is_one_line(
         ("compress", "Missing from lpaf compress: MODEL --task TASK --out DIR"),
         (f"{COMPRESS} --epochs 3", "Unrecognized options: --epochs, 3"),
         (f"{COMPRESS} --solver exact", "'exact' for argument '--solver'"),
-        (f"{COMPRESS} --batch many", "--batch"),
+        (f"{COMPRESS} --batch many", "error: --batch is 'many', but must be a whole number;"),
+        (f"{COMPRESS} --rank 5.5", "error: --rank is '5.5', but must be a whole number;"),
+        (f"{COMPRESS} --score-decay x", "error: --score-decay is 'x', but must be a number;"),
+        (f"{COMPRESS} --finetune-lr 2", "error: --finetune-lr is 2.0, but must be in (0, 1)"),
+        (f"{COMPRESS} --rank 5 --params 0.5", "error: --params and --rank both"),
         (f"{COMPRESS} --preset", "--preset"),
         (f"{COMPRESS} --preset fast", "'fast' for argument '--preset'"),
         ("evaluate x", "Missing from lpaf evaluate: --data FILE"),
@@ -252,6 +256,9 @@ def test_flags_left_out_have_the_values_of_the_preset(monkeypatch: pytest.Monkey
 def test_version(capsys: Capture) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"lpaf {__version__}\n"
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "lpaf --version" in capsys.readouterr().out
 
 
 def test_a_finished_run_prints_its_results(tiny: Tiny, finished: Path, capsys: Capture) -> None:

@@ -326,12 +326,43 @@ def test_the_rank_is_the_largest_that_keeps_no_more_than_asked_for(tiny: Tiny) -
         rank = choose_rank(dataclasses.replace(settings, params=params), inputs)
         assert rank * SIDES <= params * ENCODER < (rank + 1) * SIDES
     assert choose_rank(dataclasses.replace(settings, params=1e-6), inputs) == 1
-    assert choose_rank(dataclasses.replace(settings, rank=7), inputs) == 7
+    assert choose_rank(dataclasses.replace(settings, rank=7, params=None), inputs) == 7
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told", "missed"),
+    [
+        ({"params": RATIO}, f"rank {RANK} everywhere, {100 * RATIO:.1f} % of the", None),
+        ({"params": 1e-4}, "rank 1 everywhere, 5.5 % of the", "0.01 % was asked for.*is the least"),
+        ({"params": 0.09}, "rank 1 everywhere, 5.5 % of the", "takes 5.5 %.*is the largest within"),
+        ({"params": None, "rank": 3}, "rank 3 everywhere, 16.4 % of the", None),
+    ],
+)
+def test_the_first_line_tells_the_share_that_is_reached(
+    tiny: Tiny,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    chosen: dict[str, Any],
+    told: str,
+    missed: str | None,
+) -> None:
+    def stop(*_: Any) -> None:
+        raise LpafError("enough")
+
+    monkeypatch.setattr(pipeline, "fine_tune", stop)
+    with pytest.raises(LpafError, match="enough"):
+        compress(**tiny.chosen(tmp_path / "run", quiet=False, **chosen))
+    first, *more = capsys.readouterr().err.splitlines()
+    assert first.startswith("recipe lpaf: ")
+    assert told in first
+    assert len(more) == (missed is not None)
+    assert missed is None or re.search(missed, more[0])
 
 
 def test_a_rank_beyond_the_smallest_side_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(LpafError, match="rank 33 is more than 32"):
-        compress(**tiny.chosen(tmp_path / "run", rank=33))
+        compress(**tiny.chosen(tmp_path / "run", params=None, rank=33))
     assert not (tmp_path / "run").exists()
 
 
@@ -340,7 +371,11 @@ def test_a_wrong_input_costs_no_finished_run(tiny: Tiny, finished: Path, tmp_pat
     run = cut_back(finished, tmp_path / "run")
     (run / "metrics.json").write_text("{}")
     before = files(run)
-    for wrong in ({"rank": 33}, {"text_column": "review"}, {"model": tmp_path / "none"}):
+    for wrong in (
+        {"rank": 33, "params": None},
+        {"text_column": "review"},
+        {"model": tmp_path / "none"},
+    ):
         with pytest.raises(LpafError):
             compress(**tiny.chosen(run, force=True, seed=1, **wrong))
         assert files(run) == before

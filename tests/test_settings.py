@@ -36,12 +36,13 @@ def test_paths_may_be_strings_and_names_paths() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *itertools.product(["params", "kept"], [0, -0.1, 1.01, float("nan"), "half", None]),
+        *itertools.product(["params", "kept"], [0, -0.1, 1.01, float("nan"), "half"]),
+        ("kept", None),
         *itertools.product(["finetune_lr", "prune_lr", "tune_lr"], [0, 1, -1e-3, float("nan")]),
         *itertools.product(["warmup", "cooldown", "p_init", "p_end"], [-0.1, 1.1, float("nan")]),
         *itertools.product(["floor", "consistency", "weight_decay"], [-1, float("inf")]),
         *itertools.product(["prune_epochs", "tune_epochs"], [0, -1, float("inf")]),
-        ("finetune_epochs", -1),
+        *itertools.product(["finetune_epochs"], [-1, float("inf")]),
         *itertools.product(["batch", "mask_every", "rank", "limit"], [0, -3, 2.5, True, "8"]),
         *itertools.product(["length"], [3, 16.0]),
         *itertools.product(["seed"], [-1, 2**31, 0.5]),
@@ -65,7 +66,7 @@ def test_a_value_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("params", [1, 1e-6]),
+        ("params", [None, 1, 1e-6]),
         ("finetune_epochs", [0]),
         ("floor", [0]),
         ("score_decay", [None, 1]),
@@ -83,6 +84,25 @@ def test_warmup_and_cooldown_leave_a_step_between() -> None:
     settings(warmup=0.5, cooldown=0.49)
     with pytest.raises(LpafError, match="together"):
         settings(warmup=0.5, cooldown=0.5)
+
+
+def test_an_infinite_number_is_told_to_be_finite() -> None:
+    for name in ("finetune_epochs", "tune_epochs"):
+        with pytest.raises(LpafError, match=f"{name} is inf, but must be finite"):
+            settings(**{name: float("inf")})
+
+
+def test_share_and_rank_choose_the_same_thing() -> None:
+    with pytest.raises(LpafError, match=r"^params and rank both"):
+        settings(params=0.5, rank=8)
+    assert (settings().share, settings(params=0.2).share, settings(rank=8).share) == (
+        0.5,
+        0.2,
+        None,
+    )
+    # The default said aloud is the same run.
+    assert as_json(settings()) == as_json(settings(params=0.5))
+    assert as_json(settings(rank=8))["params"] is None
 
 
 def test_unknown_names_are_told_the_known_ones() -> None:

@@ -9,7 +9,7 @@ from lpaf_jax.data.glue import GLUE, glue
 from lpaf_jax.data.movie_reviews import LABEL_NAMES, SOURCES, movie_reviews
 from lpaf_jax.data.split import hash_sample, hash_split
 from lpaf_jax.data.tables import LABEL_COLUMN, SUFFIXES, TEXT_COLUMN, examples_of, read_table
-from lpaf_jax.errors import LpafError
+from lpaf_jax.errors import LpafError, SettingError
 
 TASK_NAMES = (*SOURCES, *GLUE)
 
@@ -102,7 +102,7 @@ def _from_file(
 def _refuse(name: str, why: str, **options: object) -> None:
     for option, value in options.items():
         if value is not None:
-            raise LpafError(f"{option} has no use for task {name}: {why}; leave it out")
+            raise SettingError((option,), f"has no use for task {name}: {why}; leave it out")
 
 
 def _check(task: Task) -> None:
