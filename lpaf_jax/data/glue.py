@@ -7,7 +7,7 @@ understanding, 2019.
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +21,54 @@ HUB_ID = "nyu-mll/glue"
 
 @dataclass(frozen=True)
 class GlueTask:
-    """Columns, label names in the order of their integers, and the split that has public labels."""
+    """How a task is published.
+
+    Attributes:
+        text: column of the text.
+        pair: column of the second text.
+        label_names: in the order of their integers.
+        held_out: the split that has public labels.
+        archive: what GLUE's own archive calls a column, where the hub's name is another.
+        headless: columns of the archive's files, where these do not name them.
+    """
 
     text: str
     pair: str | None
     label_names: tuple[str, ...]
     held_out: str = "validation"
+    archive: Mapping[str, str] = field(default_factory=dict)
+    headless: tuple[str, ...] = ()
 
 
 GLUE = {
     "sst2": GlueTask("sentence", None, ("negative", "positive")),
-    "cola": GlueTask("sentence", None, ("unacceptable", "acceptable")),
-    "mrpc": GlueTask("sentence1", "sentence2", ("not_equivalent", "equivalent")),
-    "qqp": GlueTask("question1", "question2", ("not_duplicate", "duplicate")),
+    "cola": GlueTask(
+        "sentence",
+        None,
+        ("unacceptable", "acceptable"),
+        headless=("source", "label", "star", "sentence"),
+    ),
+    "mrpc": GlueTask(
+        "sentence1",
+        "sentence2",
+        ("not_equivalent", "equivalent"),
+        archive={"sentence1": "#1 String", "sentence2": "#2 String", "label": "Quality"},
+    ),
+    "qqp": GlueTask(
+        "question1",
+        "question2",
+        ("not_duplicate", "duplicate"),
+        archive={"label": "is_duplicate"},
+    ),
     "qnli": GlueTask("question", "sentence", ("entailment", "not_entailment")),
     "rte": GlueTask("sentence1", "sentence2", ("entailment", "not_entailment")),
     "wnli": GlueTask("sentence1", "sentence2", ("not_entailment", "entailment")),
     "mnli": GlueTask(
-        "premise", "hypothesis", ("entailment", "neutral", "contradiction"), "validation_matched"
+        "premise",
+        "hypothesis",
+        ("entailment", "neutral", "contradiction"),
+        "validation_matched",
+        archive={"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"},
     ),
 }
 
@@ -53,13 +83,14 @@ def glue(name: str, data: str | Path | None = None) -> tuple[Examples, Examples]
     Args:
         name: a key of `GLUE`.
         data: a local copy instead of the hub: a folder that `datasets` saved, or one that holds
-            the two splits as parquet, csv or tsv files named after them.
+            the two splits as parquet, csv or tsv files named after them, also as GLUE's own
+            archives have them (dev.tsv for validation.tsv).
 
     Raises:
         LpafError: the hub cannot be reached, or the copy is missing, incomplete or unreadable.
     """
     task = GLUE[name]
-    splits = _from_hub(name) if data is None else _from_folder(Path(data))
+    splits = _from_hub(name) if data is None else _from_folder(Path(data), task)
     where = HUB_ID if data is None else str(data)
     return (
         _examples(splits("train"), task, f"{where}, split train"),
@@ -71,11 +102,12 @@ def _examples(columns: Mapping[str, Sequence[Any]], task: GlueTask, where: str) 
     wanted = [task.text, "label", *([task.pair] if task.pair else [])]
     values: dict[str, list[str]] = {}
     for column in wanted:
-        if column not in columns:
+        there = column if column in columns else task.archive.get(column, column)
+        if there not in columns:
             raise LpafError(f"{where}: no column {column!r}; there are {', '.join(columns)}")
-        if any(value is None for value in columns[column]):
-            raise LpafError(f"{where}: a value is missing in column {column!r}")
-        values[column] = [str(value) for value in columns[column]]
+        if any(value is None for value in columns[there]):
+            raise LpafError(f"{where}: a value is missing in column {there!r}")
+        values[column] = [str(value) for value in columns[there]]
     return Examples(
         texts=values[task.text],
         pairs=values[task.pair] if task.pair else None,
@@ -115,11 +147,11 @@ def _quiet(datasets: Any) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _from_folder(folder: Path) -> Splits:
+def _from_folder(folder: Path, task: GlueTask) -> Splits:
     if not folder.is_dir():
         raise LpafError(f"{folder} is not a folder; a local copy of a GLUE task is one")
     if not (folder / "dataset_dict.json").exists():
-        return lambda split: _read_file(_split_file(folder, split))
+        return lambda split: _read_file(_split_file(folder, split), task)
     import datasets
 
     try:
@@ -140,8 +172,8 @@ def _of_datasets(saved: Any, where: str) -> Splits:
 
 
 def _split_file(folder: Path, split: str) -> Path:
-    # The second name is what the hub gives a split of one file.
-    stems = (split, f"{split}-00000-of-00001")
+    # What the hub calls a split of one file, and GLUE's own archive a validation split.
+    stems = dict.fromkeys((split, f"{split}-00000-of-00001", split.replace("validation", "dev")))
     paths = [folder / f"{stem}{suffix}" for stem in stems for suffix in (".parquet", *SUFFIXES)]
     found = [path for path in paths if path.exists()]
     if len(found) != 1:
@@ -149,13 +181,17 @@ def _split_file(folder: Path, split: str) -> Path:
         raise LpafError(
             f"{folder} holds {names} for the split {split!r}; "
             f"it needs one {split}.parquet, {split}.csv or {split}.tsv"
+            + (f", or {split.replace('validation', 'dev')}.tsv" if split != "train" else "")
         )
     return found[0]
 
 
-def _read_file(path: Path) -> Mapping[str, Sequence[Any]]:
+def _read_file(path: Path, task: GlueTask) -> Mapping[str, Sequence[Any]]:
     if path.suffix in SUFFIXES:
         table = read_table(path)
+        if len(table.columns) == len(task.headless) and task.text not in table.columns:
+            rows = zip(table.columns, *table.rows, strict=True)
+            return dict(zip(task.headless, rows, strict=True))
         return {column: table.column(column) for column in table.columns}
     import pyarrow.parquet  # type: ignore[import-untyped]
 

@@ -80,6 +80,36 @@ def test_a_folder_of_files(tmp_path, names):
     check(load_task("mrpc", data=str(tmp_path)), 200, 30, pairs=True)
 
 
+# The columns of each archive of gluebenchmark.com, and which of them hold text, pair and label.
+ARCHIVES = {
+    "sst2": ("sentence label", "0 - 1"),
+    "cola": ("", "3 - 1"),  # no header: source, label, star, sentence
+    "mrpc": ("Quality|#1 ID|#2 ID|#1 String|#2 String", "3 4 0"),
+    "qqp": ("id qid1 qid2 question1 question2 is_duplicate", "3 4 5"),
+    "qnli": ("index question sentence label", "1 2 3"),
+    "mnli": ("index promptID genre sentence1 sentence2 label1 gold_label", "3 4 6"),
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_the_files_of_glues_own_archives(tmp_path, name):
+    header, places = ARCHIVES[name]
+    columns = header.split("|") if "|" in header else header.split()
+    text, pair, label = (int(p) if p != "-" else None for p in places.split())
+    names = {"qnli": ["entailment", "not_entailment"], "mnli": ["entailment", "neutral"]}
+    for stem, n in (("train", 200), ("dev_matched" if name == "mnli" else "dev", 30)):
+        lines = ["\t".join(columns)] if columns else []
+        for i in range(n):
+            cells = ["x"] * (len(columns) or 4)
+            cells[text] = f"{stem[:5].strip('_m')} sentence {i}"
+            cells[label] = names.get(name, ["0", "1"])[i % 2]
+            if pair:
+                cells[pair] = cells[text].replace("sentence", "second")
+            lines.append("\t".join(cells))
+        (tmp_path / f"{stem}.tsv").write_text("\n".join(lines) + "\n")
+    check(load_task(name, data=tmp_path), 200, 30, pairs=pair is not None)
+
+
 def test_mnli_is_tested_on_the_matched_genres(tmp_path):
     def split(tag):
         numbers = range(99)
