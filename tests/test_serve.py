@@ -69,6 +69,22 @@ def test_a_model_folder_is_its_own_final_stage(finished: Path, held_out: Path) -
         load_classifier(finished / "model", stage="dense")
 
 
+@pytest.mark.parametrize("stage", ["dense", "final"])
+def test_the_card_tells_python_how_to_use_the_model(
+    finished: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    own = finished / ("model" if stage == "final" else f"stages/{stage}")
+    card = (own / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    alone = code.replace(f', stage="{stage}"', "")
+    printed = []
+    for given, folder in ((code, finished), (alone, own)):
+        exec(given.replace("RUN", str(folder)), {})
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert printed[0].split()[0] in ("negative", "positive")
+
+
 def test_a_stage_that_is_not_there_is_told_with_those_that_are(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(LpafError, match="does not exist"):
         load_classifier(tmp_path / "none")

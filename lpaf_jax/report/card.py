@@ -34,7 +34,7 @@ def model_card(metrics: Metrics) -> str:
         _what(metrics, stage),
         *([] if "stage" in metrics else ["## Figures", _figures(metrics), _notes(metrics)]),
         "## Use",
-        _use(stage),
+        _use(metrics, stage),
         "## Limits",
         _limits(metrics),
     ]
@@ -72,12 +72,14 @@ def _what(metrics: Metrics, stage: str) -> str:
     )
 
 
-def _use(stage: str) -> str:
+def _use(metrics: Metrics, stage: str) -> str:
     place = "model" if stage == "final" else f"stages/{stage}"
     command = f"lpaf evaluate RUN --stage {stage} --data FILE.tsv"
     first = "An ordinary BERT checkpoint. With `lpaf`:"
+    chosen, bare = f', stage="{stage}"', " and leave out the stage"
+    text = r'"one text\tand another"' if _reads_pairs(metrics) else '"a moving and funny film"'
     if stage == "final":
-        command = "lpaf predict RUN < sentences.txt"
+        command, chosen, bare = "lpaf predict RUN < sentences.txt", "", ""
     if stage in ("factorized", "final"):
         first = "The factors are stored as factors, which plain `transformers` cannot read; "
         first += "use `lpaf`:"
@@ -88,15 +90,26 @@ def _use(stage: str) -> str:
 {command}
 ```
 
-`RUN` is the folder of the run, the one that holds `{place}`. In Python:
+In Python:
 
 ```python
 from pathlib import Path
 
-from lpaf_jax.models import load_model
+from lpaf_jax.serve import load_classifier
 
-model = load_model(Path("RUN/{place}"))
-```"""
+classifier = load_classifier(Path("RUN"){chosen})
+for text, label, probability in classifier.predict([{text}]):
+    print(label, probability)
+```
+
+`RUN` is the folder of the run, the one that holds `{place}`. Where there is only the folder that \
+this card lies in, name that{bare}."""
+
+
+def _reads_pairs(metrics: Metrics) -> bool:
+    given = _given_task(metrics)
+    own = metrics.get("settings", {}).get("pair_column") is not None
+    return own or (given in GLUE and GLUE[given].pair is not None)
 
 
 def _figures(metrics: Metrics) -> str:

@@ -33,7 +33,7 @@ def test_body_holds_figures_use_and_limits(metrics):
     assert "98.6 % of the accuracy kept (80.1 % of 81.3 %)" in body
     assert "k × n matrix, k = 128. The factors were then tuned." in body
     assert "lpaf predict RUN" in body
-    assert 'load_model(Path("RUN/model"))' in body
+    assert 'load_classifier(Path("RUN"))' in body
     assert "one run (seed 0) on 1,706 examples of Rotten Tomatoes, split off by a hash" in body
     assert "1.2 percentage points below" in body
     assert "it may be chance" in body
@@ -91,11 +91,18 @@ def test_every_table_row_has_as_many_cells_as_the_head(metrics):
 def test_the_card_of_a_stage_speaks_of_that_stage(stage, words):
     _, body = split(model_card({"model": "minilm", "task": "imdb", "stage": stage}))
     assert words in body
-    assert f'load_model(Path("RUN/stages/{stage}"))' in body
+    assert f'load_classifier(Path("RUN"), stage="{stage}")' in body
     assert ("ordinary BERT checkpoint" in body) == (stage != "factorized")
     assert "## Figures" not in body
     assert "Accuracy" not in body
     assert "Timings" not in body
+
+
+def test_a_model_of_pairs_is_shown_two_texts(metrics):
+    shown = r'classifier.predict(["one text\tand another"])'
+    assert shown not in model_card(metrics)
+    assert shown in model_card(metrics | {"settings": {"task": "mrpc"}})
+    assert shown in model_card(metrics | {"settings": {"task": "a.csv", "pair_column": "second"}})
 
 
 def test_names_from_outside_break_neither_yaml_nor_markdown(metrics):
