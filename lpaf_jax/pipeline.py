@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from lpaf_jax.models import (
 from lpaf_jax.models.latency import compare_latency
 from lpaf_jax.progress import Progress
 from lpaf_jax.report import model_card, result_text, write_report
+from lpaf_jax.report.facts import PHASES
 from lpaf_jax.run import STAGE_FIELDS, Run
 from lpaf_jax.settings import Settings, as_json, check, make_settings
 from lpaf_jax.train import Checkpoints, Stopwatch, predict
@@ -194,11 +196,11 @@ def tune(job: Run, inputs: Inputs, progress: Progress) -> None:
 
 def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[str, Any]:
     """Everything that is reported: test figures of every stage, sizes, latency, times."""
-    progress.say("evaluate      on the test split")
+    _announce(job, progress, "evaluate")
     started = time.monotonic()
     names = [n for n in ("dense", "pruned", "factorized", "final") if job.stage(n).is_dir()]
     models = {name: load_model(job.stage(name)) for name in names}
-    logits = _logits_of(models, inputs.test)
+    logits = _logits_of(models, inputs.test, progress)
     results = {
         name: classification_metrics(inputs.test.labels, found.argmax(-1), inputs.task.label_names)
         for name, found in logits.items()
@@ -206,9 +208,11 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[st
     right = {name: found.argmax(-1) == inputs.test.labels for name, found in logits.items()}
     ends = {name: models[name] for name in ("dense", "final")}
     counts = {name: count_parameters(parameters(model)) for name, model in ends.items()}
+    progress.say("evaluate      speed of the dense and the final model")
     length = min(LATENCY_LENGTH, inputs.positions)
     latency = compare_latency(ends, length=length)
     if "pruned" in models:
+        progress.say("evaluate      ranks of the pruned matrices")
         write_json(job.folder / "analysis.json", _analyse(job, models["dense"], models["pruned"]))
     seconds = job.seconds() | {"evaluate": round(time.monotonic() - started, 2)}
     return {
@@ -251,7 +255,9 @@ def finish(job: Run, metrics: dict[str, Any]) -> None:
     job.tidy()
 
 
-def _logits_of(models: dict[str, BertClassifier], data: Encoded) -> dict[str, np.ndarray]:
+def _logits_of(
+    models: dict[str, BertClassifier], data: Encoded, progress: Progress
+) -> dict[str, np.ndarray]:
     """Logits of every model; models of one structure share what is compiled."""
     compiled: dict[frozenset[tuple[str, tuple[int, ...]]], Any] = {}
     found = {}
@@ -259,7 +265,8 @@ def _logits_of(models: dict[str, BertClassifier], data: Encoded) -> dict[str, np
         params = parameters(model)
         structure = frozenset((path, x.shape) for path, x in params.items())
         forward = compiled.setdefault(structure, jax.jit(as_function(model)))
-        found[name] = predict(forward, params, data, _EVALUATION_BATCH)
+        told = partial(progress.batch, f"{name} model on the test split")
+        found[name] = predict(forward, params, data, _EVALUATION_BATCH, told)
     return found
 
 
@@ -277,6 +284,7 @@ def _stage(
     """Run one stage unless it is finished, save its model and clear its checkpoints."""
     if job.is_done(name):
         return
+    _announce(job, progress, name)
     if job.settings.reuse is not None and name in STAGE_FIELDS:
         reason = job.take_over(name)
         if reason is None:
@@ -312,6 +320,14 @@ def _stage(
     jax.clear_caches()
     gc.collect()
     progress.say(f"{name:<13} done in {job.seconds()[name]:.0f} s")
+
+
+def _announce(job: Run, progress: Progress, name: str) -> None:
+    """Say how far the run is: `stage 2 of 5: pruning`."""
+    names = ["dense", "pruned", "factorized", "final", "evaluate"]
+    if "prune" in job.settings.without:
+        names.remove("pruned")
+    progress.say(f"stage {names.index(name) + 1} of {len(names)}: {PHASES[name].lower()}")
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from rich.console import Console
 from lpaf_jax.files import atomic_write
 
 _TITLES = {"finetune": "fine-tune", "prune": "prune", "tune": "tune factors"}
+# What --p-init and --p-end are about.
+_CHANCE = "p(dense branch)"
 _PLAIN_SECONDS = 10.0
 
 
@@ -51,9 +53,9 @@ class Progress:
         rows = read_rows(self._path)
         kept = [row for row in rows if row["stage"] != stage or row["step"] <= step]
         write_rows(self._path, kept)
+        on = f"goes on after step {step}; " if step else ""
+        self.say(f"{_title(stage)} {on}compiles its first steps, which takes a while")
         self._printed = -math.inf  # its first row is shown at once
-        if step:
-            self.say(f"{_title(stage)} goes on after step {step}")
 
     def row(self, row: dict[str, Any]) -> None:
         """A logged step or validation of a training stage."""
@@ -63,16 +65,25 @@ class Progress:
         if "validation_accuracy" in row:
             self.say(f"{title} step {row['step']}: validation {row['validation_accuracy']:.1%}")
             return
-        last = row["step"] == row["steps"]
-        if not self._live and not last and time.monotonic() - self._printed < _PLAIN_SECONDS:
+        text = f"{title} step {row['step']}/{row['steps']}  loss {row['loss']:.3f}"
+        for name, shown, value in (("sparsity", "sparsity", "{:.0%}"), ("p", _CHANCE, "{:.2f}")):
+            if name in row:
+                text += f"  {shown} {value.format(row[name])}"
+        if "seconds_per_step" in row:
+            left = (row["steps"] - row["step"]) * row["seconds_per_step"]
+            text += f"  {_clock(left)} left"
+        self._show(text, always=row["step"] == row["steps"])
+
+    def batch(self, what: str, done: int, count: int) -> None:
+        """Of `what`, which is evaluated, `done` batches of `count` are through."""
+        self._show(f"{_title('evaluate')} {what}: batch {done}/{count}")
+
+    def _show(self, text: str, always: bool = False) -> None:
+        """A line that the next one may replace; elsewhere than on a terminal, one now and then."""
+        recent = time.monotonic() - self._printed < _PLAIN_SECONDS
+        if not self._live and not always and recent:
             return
         self._printed = time.monotonic()
-        text = f"{title} step {row['step']}/{row['steps']}  loss {row['loss']:.3f}"
-        for name, value in (("sparsity", "{:.0%}"), ("p", "{:.2f}")):
-            if name in row:
-                text += f"  {name} {value.format(row[name])}"
-        left = (row["steps"] - row["step"]) * row["seconds_per_step"]
-        text += f"  {_clock(left)} left"
         if self._live:
             sys.stderr.write("\r" + text.ljust(self._width))
             sys.stderr.flush()

@@ -238,6 +238,8 @@ def _train(
     if int(state.step) == 0:
         state = checkpoints.restore(state)
         progress.begin(stage.name, int(state.step))
+    elif until > int(state.step):
+        progress.begin(stage.name, int(state.step))
     return run_steps(
         stage,
         step,

@@ -39,13 +39,39 @@ def test_a_row_is_kept_and_told(folder: Path, capsys: pytest.CaptureFixture[str]
     words = err.split()
     assert words[:5] == ["prune", "step", "10/40", "loss", "0.500"]
     assert "sparsity 25%" in err
-    assert "p 0.12" in err
+    assert "p(dense branch) 0.12" in err
     assert "1:00 left" in err  # thirty steps of two seconds
 
 
 def test_a_long_wait_is_told_in_hours(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Progress(folder, quiet=False).row(row(seconds_per_step=125.5))
     assert "1:02:45 left" in capsys.readouterr().err
+
+
+def test_without_a_pace_no_time_is_guessed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = row()
+    del given["seconds_per_step"]
+    Progress(folder, quiet=False).row(given)
+    assert "left" not in capsys.readouterr().err
+
+
+def test_a_stage_says_that_it_compiles(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(folder, quiet=False)
+    progress.begin("prune", 0)
+    assert "prune         compiles its first steps" in capsys.readouterr().err
+    progress.begin("prune", 20)
+    assert "prune         goes on after step 20; compiles" in capsys.readouterr().err
+
+
+def test_batches_of_an_evaluation_are_told_now_and_then(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = Progress(folder, quiet=False)
+    for done in range(1, 4):
+        progress.batch("dense model", done, 3)
+    assert capsys.readouterr().err == "evaluate      dense model: batch 1/3\n"
 
 
 def test_validation_is_told_as_a_share(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,5 @@
 """The loop around a step: data position, log rows, validation, checkpoints."""
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +12,7 @@ from lpaf_jax.data import Batch, Encoded, eval_batches, steps_per_epoch, train_b
 from lpaf_jax.errors import LpafError
 from lpaf_jax.models.functional import Forward, Params
 from lpaf_jax.train.checkpoints import Checkpoints
+from lpaf_jax.train.pace import Pace
 from lpaf_jax.train.steps import Step, TrainState
 
 LOG_EVERY = 10
@@ -71,9 +71,19 @@ def run_steps(
     key = jax.random.key(stage.seed)
     done = int(state.step)
     per_epoch = steps_per_epoch(len(stage.data), stage.batch_size)
-    started, first = time.monotonic(), done
+    pace = Pace()
+    compiled: set[tuple[int, ...]] = set()
     for batch in _batches_from(stage, done, until):
-        state, logged = step(state, masks, batch, key)
+        shape = batch["input_ids"].shape
+        if shape in compiled:
+            state, logged = step(state, masks, batch, key)
+            pace.count()
+        else:
+            # Steps before it may be under way: their time counts, that of the compilation not.
+            jax.block_until_ready(state)
+            with pace.aside():
+                state, logged = jax.block_until_ready(step(state, masks, batch, key))
+            compiled.add(shape)
         done += 1
         if done % LOG_EVERY == 0 or done == until:
             values = {name: float(value) for name, value in logged.items()}
@@ -84,16 +94,19 @@ def run_steps(
                     f"where the loss is {values['loss']:.4g}; lower the learning rate of this "
                     "stage (with --reuse and another --out, the stages before it are kept)"
                 )
-            pace = (time.monotonic() - started) / (done - first)
-            monitor.row(
-                {"stage": stage.name, "step": done, "steps": stage.steps, **values}
-                | extras(done)
-                | {"seconds_per_step": round(pace, 4)}
-            )
-            checkpoints.save_if_due(state)
+            seconds = pace.seconds()
+            with pace.aside():
+                monitor.row(
+                    {"stage": stage.name, "step": done, "steps": stage.steps, **values}
+                    | extras(done)
+                    | ({} if seconds is None else {"seconds_per_step": round(seconds, 4)})
+                )
+                checkpoints.save_if_due(state)
         if done % per_epoch == 0 or done == stage.steps:
-            accuracy = stage.validate(state.params)
-            monitor.row({"stage": stage.name, "step": done, "validation_accuracy": accuracy})
+            jax.block_until_ready(state)
+            with pace.aside():
+                accuracy = stage.validate(state.params)
+                monitor.row({"stage": stage.name, "step": done, "validation_accuracy": accuracy})
     return state
 
 
@@ -112,8 +125,21 @@ def _batches_from(stage: Stage, start: int, until: int) -> Iterator[Batch]:
         start += len(part)
 
 
-def predict(forward: Forward, params: Params, data: Encoded, batch_size: int) -> np.ndarray:
-    """Logits of all examples, (n, labels), in the order of the data."""
+def predict(
+    forward: Forward,
+    params: Params,
+    data: Encoded,
+    batch_size: int,
+    told: Callable[[int, int], None] = lambda done, count: None,
+) -> np.ndarray:
+    """Logits of all examples, (n, labels), in the order of the data.
+
+    Args:
+        told: is called after each batch with how many are done, of how many.
+    """
     batches = eval_batches(data, batch_size)
-    logits = [np.asarray(forward(params, {}, batch))[batch["weight"] > 0] for batch in batches]
+    logits = []
+    for done, batch in enumerate(batches, start=1):
+        logits.append(np.asarray(forward(params, {}, batch))[batch["weight"] > 0])
+        told(done, len(batches))
     return batches.restore(np.concatenate(logits))

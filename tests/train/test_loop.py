@@ -21,6 +21,7 @@ from lpaf_jax.train import (
     run_steps,
     task_loss,
 )
+from lpaf_jax.train.pace import Pace
 
 EXAMPLES, BATCH, STEPS = 22, 4, 23  # five batches an epoch, two examples left out of each
 WORDS = 30
@@ -112,6 +113,33 @@ def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def assert_same(first: TrainState, second: TrainState) -> None:
     for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def test_the_pace_leaves_out_what_the_first_step_of_a_kind_and_validation_take() -> None:
+    met = set()
+
+    def slow_at_first(state: TrainState, masks: Any, batch: Any, key: Any) -> Any:
+        if batch["input_ids"].shape not in met:
+            met.add(batch["input_ids"].shape)
+            clock[0] += 100.0
+        clock[0] += 2.0
+        return STEP(state, masks, batch, key)
+
+    def validate(params: Any) -> float:
+        clock[0] += 50.0
+        return 0.5
+
+    clock = [0.0]
+    rows = Rows()
+    ids = [np.arange(8 if i < EXAMPLES // 2 else 28, dtype=np.int32) for i in range(EXAMPLES)]
+    labels = np.arange(EXAMPLES, dtype=np.int32) % 2
+    data = Encoded(ids, [np.zeros_like(i) for i in ids], labels, max_length=32, pad_id=0)
+    stage = Stage("tune", data, BATCH, STEPS, seed=3, validate=validate)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lpaf_jax.train.loop.Pace", lambda: Pace(lambda: clock[0]))
+        go(stage, start(), step=slow_at_first, monitor=rows)
+    assert len(met) > 1
+    assert [row["seconds_per_step"] for row in rows if "loss" in row] == [2.0, 2.0, 2.0]
 
 
 def test_rows(unbroken: tuple[TrainState, Rows]) -> None:
