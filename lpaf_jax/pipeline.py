@@ -373,8 +373,8 @@ def _peak_memory() -> int:
 
 
 def _versions() -> dict[str, str]:
-    names = ("lpaf-jax", "jax", "jaxlib", "flax", "optax", "numpy", "safetensors")
-    names += ("tokenizers", "transformers", "datasets")
+    names = ["lpaf-jax", "jax", "jaxlib", "flax", "optax", "numpy", "safetensors"]
+    names += ["tokenizers", "transformers", "datasets"]
     found = {"python": platform.python_version(), "backend": jax.default_backend()}
     for name in names:
         try:
