@@ -222,15 +222,12 @@ def _compress(settings: Settings) -> None:
     from rich.console import Console
 
     from lpaf_jax.pipeline import run
-    from lpaf_jax.report import cautions, result_table, summary_line
+    from lpaf_jax.report import print_results
 
     metrics = run(settings)
     if not settings.quiet:
         console = Console(highlight=False, markup=False, emoji=False)
-        console.print(result_table(metrics))
-        console.print(summary_line(metrics))
-        for caution in cautions(metrics):
-            console.print(f"Caution: {caution}")
+        print_results(metrics, console)
         console.print(f"Report: {settings.out / 'report.html'}", soft_wrap=True)
 
 

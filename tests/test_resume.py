@@ -128,10 +128,11 @@ def test_killed_again_and_again_it_ends_as_if_it_had_not_been(
     last = go("none")
     assert last.returncode == 0, last.stderr
     # Between them, these two went through every stage.
-    told = r"lpaf: |(dense|pruned|factorized|final|fine-tune|prune|tune factors|evaluate) "
+    names = "dense|pruned|factorized|final|fine-tune|prune|tune factors|evaluate"
+    told = rf"recipe lpaf: |stage [1-5] of 5: |({names}) "
     lines = (second.stderr + last.stderr).splitlines()
     assert [line for line in lines if not re.match(told, line)] == []
-    for word in ("loss", "sparsity", "validation", "left", " p 0."):
+    for word in ("loss", "sparsity", "validation", "left", "p(dense branch) 0."):
         assert word in second.stderr
     assert "Report:" in last.stdout
     for stage in ("dense", "pruned", "factorized"):

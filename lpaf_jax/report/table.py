@@ -8,7 +8,7 @@ from rich.table import Table
 
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
-from lpaf_jax.report.words import summary_line
+from lpaf_jax.report.words import cautions, summary_line
 
 
 def result_table(metrics: Metrics) -> Table:
@@ -31,12 +31,16 @@ def result_table(metrics: Metrics) -> Table:
     return table
 
 
-def result_text(metrics: Metrics) -> str:
-    """The table and what it comes to, as lines of plain text for a log."""
-    file = io.StringIO()
-    console = Console(
-        file=file, width=100, force_terminal=False, color_system=None, highlight=False, markup=False
-    )
+def print_results(metrics: Metrics, console: Console) -> None:
+    """The table, what it comes to, and what to mind about it."""
     console.print(result_table(metrics))
-    lines = [line.rstrip() for line in file.getvalue().splitlines() if line.strip()]
-    return "\n".join([*lines, summary_line(metrics)])
+    console.print(summary_line(metrics))
+    for caution in cautions(metrics):
+        console.print(f"Caution: {caution}")
+
+
+def result_text(metrics: Metrics) -> str:
+    """The same as lines of plain text, for a log."""
+    file = io.StringIO()
+    print_results(metrics, Console(file=file, width=1000, color_system=None, markup=False))
+    return "\n".join(line.strip() for line in file.getvalue().splitlines() if line.strip())
