@@ -2,7 +2,7 @@
 
 ```python
 f, info = weighted_als(w, importance, 64)
-info.objective[0], info.objective[-1]  # of the closed form it starts from, and at the end
+info.objective[0], info.objective[-1]  # at the start (about the closed form's), and at the end
 ```
 """
 
@@ -34,9 +34,9 @@ CONVERGED, MAX_SWEEPS, FAILED = 0, 1, 2
 # Conjugate-gradient steps a half-sweep. 1, 2 and 3 cost about the same to a given objective; 2 was
 # never far from the best on Fisher-like, heavy-tailed and mostly-zero importance.
 _STEPS = 2
-# An SVD takes as long as 10 to 60 sweeps on a CPU, on a GPU as hundreds. Where it could be at least
-# this many times larger than the k + 8 vectors of a subspace iteration, that is the start: it costs
-# about as much as two sweeps and is a few sweeps behind.
+# An SVD takes as long as 10 to 60 sweeps on a CPU, on a GPU as hundreds. A subspace iteration with
+# k + 8 vectors takes about two, and a few more to catch up: it is the start where min(m, n) is at
+# least this many times k + 8.
 _LARGER = 3
 # Extrapolation makes the decrease uneven, so it is measured over this many sweeps.
 _WINDOW = 5
@@ -108,7 +108,8 @@ def weighted_als(
         tracing values cannot be looked at, and a failure shows as status 2.
 
     Cost: 18 m n k FLOP a sweep; for the start an SVD, or the 12 m n (k + 8) FLOP of a subspace
-    iteration. Memory, beside the inputs: two arrays of the size of `w`, five pairs of factors.
+    iteration. Memory, beside the inputs and what LAPACK takes for a full SVD: two arrays of the
+    size of `w` and five pairs of factors.
     Source: Srebro & Jaakkola, "Weighted low-rank approximations" (2003) for the problem; Mitchell,
     Ye & De Sterck, "Nesterov acceleration of alternating least squares for canonical tensor
     decomposition" (2020) for extrapolation with restarts, here over inexact solves.
@@ -151,19 +152,15 @@ def _weighted_als(
     ridge: Array,
     tol: Array,
 ) -> tuple[LowRank, AlsInfo]:
-    # The importance in units of its mean would be one more array of the size of W. It is the ridge
-    # that is brought to the scale of the importance, and the objective that is brought back.
-    mean = importance.mean()
-    unit = jnp.where(mean > 0, mean, 1)
-    ridge = ridge * unit
-    start = _start(w, importance, rank, init, ridge)
+    weight = _Weight.of(importance)
+    start = _start(w, weight, rank, init, ridge)
     # An exact fit falls by a constant share for ever; below this all of it is rounding.
-    rounding = jnp.square(10 * jnp.finfo(w.dtype).eps) * jnp.sum(importance * jnp.square(w)) / unit
+    rounding = jnp.square(10 * jnp.finfo(w.dtype).eps) * weight.squares(weight.root * w).sum()
 
     steps = jnp.arange(max_sweeps + 1, dtype=jnp.int32)
 
     def body(state: _State) -> _State:
-        new, objective, norm = _sweep(w, importance, unit, ridge, state.ahead)
+        new, objective, norm = _sweep(w, weight, ridge, state.ahead)
         old = state.trace[state.sweep]
         kept = objective <= old
         # Without extrapolation only rounding or overflow can keep a sweep from descending.
@@ -186,7 +183,7 @@ def _weighted_als(
     def goes_on(state: _State) -> Array:
         return (state.status == MAX_SWEEPS) & (state.sweep < max_sweeps)
 
-    first = _objective(importance, ridge, start, w - start.dense()) / unit
+    first = _objective(weight, ridge, start, weight.error(w, start))
     trace = jnp.full(max_sweeps + 1, first)
     status = jnp.where(jnp.isfinite(first), MAX_SWEEPS, FAILED)
     state = _State(start, start, jnp.ones_like(first), trace, jnp.int32(0), status)
@@ -194,19 +191,50 @@ def _weighted_als(
 
     factors = balance(state.best)
     # Under a ridge balancing is a last descent of its own.
-    last = _objective(importance, ridge, factors, w - factors.dense()) / unit
+    last = _objective(weight, ridge, factors, weight.error(w, factors))
     trace = jnp.where(steps < state.sweep, state.trace, jnp.minimum(state.trace[-1], last))
-    norm = _gradient_norm(w, importance, ridge, factors)
+    norm = _gradient_norm(w, weight, ridge, factors)
     return factors, AlsInfo(trace, norm, state.sweep, state.status)
 
 
-def _start(w: Array, weight: Array, rank: int, init: LowRank | None, ridge: Array) -> LowRank:
+class _Weight(NamedTuple):
+    """The importance in units of its mean, without one more array of the size of W for it.
+
+    The error is multiplied by `root` in its place, and so is the gradient: `I / mean ∘ E` is
+    `root (I ∘ (root E))`. One division by the mean would leave float32 if it is near either end.
+    """
+
+    importance: Array
+    root: Array  # 1 / √mean
+    rows: Array  # mean of each row over the mean of all, (m, 1)
+    columns: Array  # and of each column, (1, n)
+
+    @classmethod
+    def of(cls, importance: Array) -> "_Weight":
+        largest = importance.max()
+        largest = jnp.where(largest > 0, largest, 1)
+        shares = importance / largest
+        mean = shares.mean()
+        mean = jnp.where(mean > 0, mean, 1)
+        rows, columns = (shares.mean(axis=axis, keepdims=True) / mean for axis in (1, 0))
+        return cls(importance, 1 / (jnp.sqrt(largest) * jnp.sqrt(mean)), rows, columns)
+
+    def error(self, w: Array, f: LowRank) -> Array:
+        """`root (W − AB)`."""
+        return self.root * (w - f.dense())
+
+    def squares(self, error: Array) -> Array:
+        """`I / mean ∘ (W − AB)²`, from what `error` gives."""
+        return self.importance * error * error  # the square alone may leave float32
+
+
+def _start(w: Array, weight: _Weight, rank: int, init: LowRank | None, ridge: Array) -> LowRank:
     """The factors to start from, in the gauge where the row systems are nearest to diagonal.
 
     Without a ridge the gauge is free, and one diagonalises both `B diag(c) Bᵀ` and `Aᵀ diag(r) A`,
     where r and c are the mean weights of rows and columns. A ridge asks for the balanced gauge.
     """
-    rows, columns = root_weights(weight.sum(axis=1)), root_weights(weight.sum(axis=0))
+    rows, columns = root_weights(weight.rows[:, 0]), root_weights(weight.columns[0])
     if init is None:
         scaled = rows[:, None] * w * columns
         far = _LARGER * (rank + OVERSAMPLE) <= min(w.shape)
@@ -218,17 +246,15 @@ def _start(w: Array, weight: Array, rank: int, init: LowRank | None, ridge: Arra
     return LowRank(start.a / rows[:, None], start.b / columns)
 
 
-def _sweep(
-    w: Array, weight: Array, unit: Array, ridge: Array, f: LowRank
-) -> tuple[LowRank, Array, Array]:
+def _sweep(w: Array, weight: _Weight, ridge: Array, f: LowRank) -> tuple[LowRank, Array, Array]:
     """Descend in A, then in B: the new factors, their objective, the gradient norm on the way."""
-    rows, columns = weight.mean(axis=1, keepdims=True), weight.mean(axis=0, keepdims=True) / unit
+    rows, columns = weight.rows, weight.columns
 
-    # Half the second derivatives, exact where the importance is separable (`unit` is its mean).
+    # Half the second derivatives, exact where the importance is separable (its mean is 1).
     curvature = rows * jnp.sum(columns * jnp.square(f.b), axis=1) + ridge
     a, error, gain_a = _descend(
         f.a,
-        w - f.dense(),
+        weight.error(w, f),
         weight,
         ridge,
         curvature,
@@ -249,13 +275,13 @@ def _sweep(
     )
     new = LowRank(a, b)
     objective = _objective(weight, ridge, new, error)
-    return new, objective / unit, jnp.sqrt(ratio(gain_a + gain_b, objective))
+    return new, objective, jnp.sqrt(ratio(gain_a + gain_b, objective))
 
 
 def _descend(
     x: Array,
     error: Array,
-    weight: Array,
+    weight: _Weight,
     ridge: Array,
     curvature: Array,
     *,
@@ -268,35 +294,36 @@ def _descend(
     The residual is computed anew at each step, from the error that the steps keep up to date: it
     costs no more than the textbook's recurrence and does not drift from the truth in float32.
 
-    Returns the new factor, the new error `W − AB`, and what the first step's gradient promised.
+    Returns the new factor, the new error (see `_Weight.error`), and what the first step's gradient promised.
     """
     total = partial(jnp.sum, axis=axis, keepdims=True)
     direction, before, gain = jnp.zeros_like(x), jnp.zeros_like(total(x)), jnp.zeros_like(x[0, 0])
     for step in range(_STEPS):
-        residual = adjoint(weight * error) - ridge * x
+        residual = weight.root * adjoint(weight.importance * error) - ridge * x
         scaled = ratio(residual, curvature)
         power = total(residual * scaled)
         gain = power.sum() if step == 0 else gain
         direction = scaled + ratio(power, before) * direction
         before = power
-        moved = image(direction)
-        bend = total(weight * jnp.square(moved)) + ridge * total(jnp.square(direction))
+        moved = image(weight.root * direction)
+        bend = total(weight.squares(moved)) + ridge * total(jnp.square(direction))
         length = ratio(total(residual * direction), bend)
         x, error = x + length * direction, error - length * moved
     return x, error, gain
 
 
-def _objective(weight: Array, ridge: Array, f: LowRank, error: Array) -> Array:
+def _objective(weight: _Weight, ridge: Array, f: LowRank, error: Array) -> Array:
     penalty = jnp.sum(jnp.square(f.a)) + jnp.sum(jnp.square(f.b))
-    return jnp.sum(weight * jnp.square(error)) + ridge * penalty
+    return jnp.sum(weight.squares(error)) + ridge * penalty
 
 
-def _gradient_norm(w: Array, weight: Array, ridge: Array, f: LowRank) -> Array:
-    error = w - f.dense()
-    down_a = matmul(weight * error, f.b.T) - ridge * f.a
-    down_b = matmul(f.a.T, weight * error) - ridge * f.b
-    bend_a = matmul(weight, jnp.square(f.b).T) + ridge
-    bend_b = matmul(jnp.square(f.a).T, weight) + ridge
+def _gradient_norm(w: Array, weight: _Weight, ridge: Array, f: LowRank) -> Array:
+    importance, root = weight.importance, weight.root
+    error = weight.error(w, f)
+    down_a = root * matmul(importance * error, f.b.T) - ridge * f.a
+    down_b = root * matmul(f.a.T, importance * error) - ridge * f.b
+    bend_a = root * matmul(importance, root * jnp.square(f.b).T) + ridge
+    bend_b = root * matmul(root * jnp.square(f.a).T, importance) + ridge
     gain_a = jnp.sum(down_a * ratio(down_a, bend_a))
     gain_b = jnp.sum(down_b * ratio(down_b, bend_b))
     return jnp.sqrt(ratio(gain_a + gain_b, _objective(weight, ridge, f, error)))

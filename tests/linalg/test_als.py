@@ -14,6 +14,7 @@ from lpaf_jax.linalg.als import CONVERGED, FAILED, MAX_SWEEPS
 
 # One shape and rank for most tests, so that they share what is compiled.
 SHAPE, RANK = (24, 16), 3
+SCALES = (2.0**-110, 1.0, 2.0**110)  # near the ends of float32
 
 
 def problem(seed: int, spread: float = 1.5, shape: tuple[int, int] = SHAPE) -> tuple[Any, Any]:
@@ -215,9 +216,10 @@ def test_rows_without_importance_shrink_under_a_ridge_and_stay_without_one() -> 
 
 def test_the_scale_of_importance_is_irrelevant_to_ridge_and_result() -> None:
     w, importance = problem(9)
-    results = [weighted_als(w, importance * c, RANK, ridge=1.0) for c in (2.0**-60, 1.0, 2.0**60)]
+    w = 0.05 * w  # as weights are: small times small leaves float32 first
+    results = [weighted_als(w, importance * c, RANK, ridge=1.0) for c in SCALES]
     for f, info in results:
-        np.testing.assert_allclose(f.dense(), results[1][0].dense(), atol=1e-5)
+        np.testing.assert_allclose(f.dense(), results[1][0].dense(), atol=1e-6)
         np.testing.assert_allclose(info.objective, results[1][1].objective, rtol=1e-5)
 
 
@@ -242,7 +244,7 @@ def test_small_ranks_start_without_a_full_svd(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(als, "svd", None)
     f, info = weighted_als(w, importance, RANK, tol=1e-6)
     check_descent(w, importance, f, info)
-    assert closed < info.objective[0] < 1.05 * closed
+    assert info.objective[0] < 1.05 * closed
     assert info.objective[-1] < 0.9 * closed
     with pytest.raises(TypeError):  # at larger ranks it is the full one
         weighted_als(w, importance, 10)
