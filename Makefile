@@ -48,7 +48,7 @@ lint: $(DEV)
 	$(VENV)/bin/mypy
 
 bench: $(VENV)/installed-bench run
-	OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python benchmarks/linalg.py runs/quick
+	$(VENV)/bin/python benchmarks/linalg.py runs/quick
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

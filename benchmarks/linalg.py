@@ -5,19 +5,24 @@
 RUN is any finished or half-finished run that has its dense and pruned stages; real importance is
 taken from it once. Time is that to come within 1 % and 0.1 % of the least objective known for a
 problem, the best of long runs from several starts and of all solvers, with the start included.
-cmfrec starts from random factors, textbook ALS from the separable closed form. What is in the JSON
-already is not run again. `--table` prints what is there, for the README.
+cmfrec starts from its random factors, always the same, textbook ALS from the separable closed form.
+What is in the JSON already is not run again. `--table` prints what is there, for the README.
 """
 
 import argparse
 import gc
 import itertools
+import os
+import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+# With more, the BLAS threads of LAPACK and cmfrec wait for the cores that they themselves hold.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import jax.numpy as jnp
@@ -74,30 +79,33 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the results, measure nothing")
     args = parser.parse_args()
     table = read_json(RESULTS) if RESULTS.is_file() else {"problems": []}
-    table |= {
-        "command": "python benchmarks/linalg.py RUN",
-        "backend": jax.default_backend(),
-        "threads": usable_cpus(),
-        "jax": jax.__version__,
-    }
+    table["command"] = "make bench"
+    machine = {"device": jax.devices()[0].device_kind, "threads": usable_cpus()}
+    machine |= {"jax": jax.__version__, "commit": commit(), "limit": args.limit}
     if args.table:
         print_table(table)
         return
     if "batch" not in table and not args.only:
-        table["batch"] = batch(args.run)
+        table["batch"] = batch(args.run) | machine
         write_json(RESULTS, table)
     done = {row["name"] for row in table["problems"]}
     for problem in problems(args.run):
         if problem.name in done or args.only not in problem.name:
             continue
-        row = measure(problem, args.limit)
+        row = measure(problem, args.limit) | machine
         print(as_line(row), flush=True)
         table["problems"].append(row)
         write_json(RESULTS, table)
         gc.collect()
     if "scaling" not in table and not args.only:
-        table["scaling"] = scaling()
+        table["scaling"] = scaling() | machine
         write_json(RESULTS, table)
+
+
+def commit() -> str:
+    """What was measured; with a + if it is not what was committed."""
+    told = ["git", "describe", "--always", "--dirty=+", "--abbrev=7"]
+    return subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def problems(run: Path) -> Iterator[Problem]:
@@ -295,7 +303,7 @@ def _objective(problem: Problem, factors: LowRank) -> float:
 
 
 def by_cmfrec(problem: Problem, *, use_cg: bool) -> Iterator[tuple[float, LowRank]]:
-    """Seconds and factors of runs of 1, 2, 4, … iterations, each from its own random start."""
+    """Seconds and factors of runs of 1, 2, 4, … iterations, all from one random start."""
     from cmfrec import CMF
 
     for doublings in itertools.count():
@@ -313,6 +321,7 @@ def by_cmfrec(problem: Problem, *, use_cg: bool) -> Iterator[tuple[float, LowRan
             use_float=True,
             precompute_for_predictions=False,
             verbose=False,
+            random_state=1,
             nthreads=usable_cpus(),
         )
         started = time.perf_counter()
@@ -366,7 +375,7 @@ def as_line(row: dict[str, Any]) -> str:
 def _in_svds(seconds: float | None, one: float, given: float | None) -> str:
     if seconds is not None:
         return f"{seconds / one:.1f}"
-    return "never" if given is None else f"> {given / one:.0f}"
+    return "not reached" if given is None else f"> {given / one:.0f}"
 
 
 def print_table(table: dict[str, Any]) -> None:

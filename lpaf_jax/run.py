@@ -88,7 +88,7 @@ class Run:
             return None
         with _mended_by(f"delete it and {_AGAIN}"):
             metrics = read_json(path)
-            if not isinstance(metrics, dict):
+            if not (isinstance(metrics, dict) and "stages" in metrics):
                 raise LpafError(f"{path} does not hold the figures of a run")
         with _mended_by(f"delete {path} and {model} and {_AGAIN}"):
             check_saved(model)
@@ -119,14 +119,15 @@ class Run:
             raise LpafError(f"--out {self.folder} cannot be written: {error.strerror}") from None
         with _closed(log), _logging_to(log):
             self._lock(log)
-            held = _settings_in(self.folder)
-            if held is not None and (self._replace or self._changed(held, fingerprint)):
-                self._clear()
-                held = None
-            if held is None:
-                path = self.folder / "settings.json"
-                write_json(path, as_json(self.settings) | {"fingerprint": fingerprint})
             with _end_logged():
+                held = _settings_in(self.folder)
+                if held is not None and (self._replace or self._changed(held, fingerprint)):
+                    self._clear()
+                    held = None
+                if held is None:
+                    path = self.folder / "settings.json"
+                    write_json(path, as_json(self.settings) | {"fingerprint": fingerprint})
+                self.seconds()  # a damaged file is told of before the work, not after
                 yield
 
     def take_over(self, name: str) -> str | None:
@@ -162,7 +163,10 @@ class Run:
         """Seconds of each stage that was done here: one that was taken over has none."""
         path = self.folder / "seconds.json"
         with _mended_by("delete it: nothing but times is lost"):
-            return dict(read_json(path)) if path.is_file() else {}
+            found = read_json(path) if path.is_file() else {}
+            if not isinstance(found, dict):
+                raise LpafError(f"{path} does not hold the times of stages")
+        return found
 
     def tidy(self) -> None:
         """Clear what only an unfinished run needs, and the stages that are not to be kept."""

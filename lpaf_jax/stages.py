@@ -237,8 +237,7 @@ def _train(
     """Run a stage, or a part of one: from its last checkpoint, or on from a state under way."""
     if int(state.step) == 0:
         state = checkpoints.restore(state)
-        progress.begin(stage.name, int(state.step))
-    elif until > int(state.step):
+    if until > int(state.step):
         progress.begin(stage.name, int(state.step))
     return run_steps(
         stage,

@@ -294,7 +294,8 @@ def _descend(
     The residual is computed anew at each step, from the error that the steps keep up to date: it
     costs no more than the textbook's recurrence and does not drift from the truth in float32.
 
-    Returns the new factor, the new error (see `_Weight.error`), and what the first step's gradient promised.
+    Returns the new factor, the new error (see `_Weight.error`), and what the first step's gradient
+    promised.
     """
     total = partial(jnp.sum, axis=axis, keepdims=True)
     direction, before, gain = jnp.zeros_like(x), jnp.zeros_like(total(x)), jnp.zeros_like(x[0, 0])

@@ -143,8 +143,8 @@ def _loss(axes: Any, line: Line) -> None:
 def smooth(values: np.ndarray) -> np.ndarray:
     """Centred moving average over a tenth of the curve, the window cut at both ends.
 
-    A value is the loss on one batch, mostly noise: at least five are averaged, so that neither a
-    short curve nor the end of one follows single batches.
+    A value is the loss on one batch, mostly noise: five are averaged or more, three at the ends, so
+    that neither a short curve nor the end of one follows single batches.
     """
     half = max(len(values) // 20, 2)
     window = np.ones(2 * half + 1)

@@ -251,7 +251,7 @@ def seconds(metrics: Metrics) -> Html:
         rows.append([facts.PHASES[key], facts.duration(value), bar])
     text = f"{facts.duration(total)} in all."
     if taken := [facts.STAGES[key] for key in metrics["stages"] if key not in spent]:
-        text += f" Taken over from another run, and not counted: {', '.join(taken).lower()}."
+        text += f" Not counted, taken over from another run or of lost times: {', '.join(taken).lower()}."
     if peak := metrics.get("peak_memory_bytes"):
         text += (
             f" The process that finished the run used at most {facts.size(peak)} of memory (where "

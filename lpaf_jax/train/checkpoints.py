@@ -18,7 +18,7 @@ _KEPT = 2
 
 
 class Stopwatch:
-    """Seconds that a stage has taken, those of the processes before this one included."""
+    """Seconds that a stage has taken, with those of earlier processes that a checkpoint kept."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
