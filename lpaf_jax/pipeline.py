@@ -265,8 +265,8 @@ def _logits_of(
         params = parameters(model)
         structure = frozenset((path, x.shape) for path, x in params.items())
         forward = compiled.setdefault(structure, jax.jit(as_function(model)))
-        told = partial(progress.batch, f"{name} model on the test split")
-        found[name] = predict(forward, params, data, _EVALUATION_BATCH, told)
+        on_batch = partial(progress.batch, f"{name} model on the test split")
+        found[name] = predict(forward, params, data, _EVALUATION_BATCH, on_batch)
     return found
 
 
@@ -291,7 +291,6 @@ def _stage(
             progress.say(f"{name:<13} taken over from {job.settings.reuse}")
             return
         progress.say(f"{name:<13} not taken over: {reason}")
-    _LOG.info("%-13s begins", name)
     opened: list[Checkpoints] = []
     stopwatch = Stopwatch()
 

@@ -80,7 +80,7 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     assert {p.name for p in (finished / "logs").iterdir()} == {"run.log", "train.jsonl"}
     told = (finished / "logs" / "run.log").read_text()
     for words in (
-        "dense         begins",
+        "stage 1 of 5: fine-tuning",
         "tune factors  step 28: validation",
         "final         done",
     ):

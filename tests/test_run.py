@@ -55,7 +55,7 @@ def whole_run(chosen: Settings) -> Run:
         add_stage(run, name)
     run.checkpoint("tune").mkdir(parents=True)
     for name in ("analysis.json", "metrics.json"):
-        (run.folder / name).write_text("{}")
+        (run.folder / name).write_text('{"stages": {}}')
     (run.folder / "report.html").write_text("page")
     assert names(run.folder) == MADE
     return run
@@ -83,7 +83,7 @@ def test_the_same_run_goes_on_and_keeps_its_settings(out: Path) -> None:
     before = contents(out)
     values = PRESETS["quick"]  # a preset is nothing but its values
     again = begin(settings(out, quiet=True, keep="final", reuse=out, force=True, **values))
-    assert again.finished() == {}
+    assert again.finished() == {"stages": {}}
     assert contents(out) == before
 
 
@@ -175,7 +175,7 @@ def test_settings_that_are_no_json_are_named(out: Path) -> None:
         Run(settings(out))
 
 
-@pytest.mark.parametrize("text", ["", "[1]", '{"stages": '])
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"stages": '])
 def test_metrics_that_are_no_figures_are_told_with_the_mend(out: Path, text: str) -> None:
     run = whole_run(settings(out))
     (out / "metrics.json").write_text(text)

@@ -251,7 +251,8 @@ def seconds(metrics: Metrics) -> Html:
         rows.append([facts.PHASES[key], facts.duration(value), bar])
     text = f"{facts.duration(total)} in all."
     if taken := [facts.STAGES[key] for key in metrics["stages"] if key not in spent]:
-        text += f" Not counted, taken over from another run or of lost times: {', '.join(taken).lower()}."
+        names = ", ".join(taken).lower()
+        text += f" Not counted, as taken over from another run or of unknown time: {names}."
     if peak := metrics.get("peak_memory_bytes"):
         text += (
             f" The process that finished the run used at most {facts.size(peak)} of memory (where "

@@ -130,16 +130,16 @@ def predict(
     params: Params,
     data: Encoded,
     batch_size: int,
-    told: Callable[[int, int], None] = lambda done, count: None,
+    on_batch: Callable[[int, int], None] = lambda done, count: None,
 ) -> np.ndarray:
     """Logits of all examples, (n, labels), in the order of the data.
 
     Args:
-        told: is called after each batch with how many are done, of how many.
+        on_batch: is called after each batch with how many are done, of how many.
     """
     batches = eval_batches(data, batch_size)
     logits = []
     for done, batch in enumerate(batches, start=1):
         logits.append(np.asarray(forward(params, {}, batch))[batch["weight"] > 0])
-        told(done, len(batches))
+        on_batch(done, len(batches))
     return batches.restore(np.concatenate(logits))

@@ -100,7 +100,7 @@ def test_shows_timings_seconds_settings_and_versions(whole):
 
 
 def test_stages_taken_over_are_told_and_not_counted(make_run, metrics):
-    words = "Taken over from another run, and not counted"
+    words = "Not counted, as taken over from another run"
     assert words not in page_of(make_run(metrics)).text
     for name in ("dense", "pruned"):
         del metrics["seconds"][name]
