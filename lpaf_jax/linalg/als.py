@@ -321,8 +321,9 @@ def _objective(weight: _Weight, ridge: Array, f: LowRank, error: Array) -> Array
 def _gradient_norm(w: Array, weight: _Weight, ridge: Array, f: LowRank) -> Array:
     importance, root = weight.importance, weight.root
     error = weight.error(w, f)
-    down_a = root * matmul(importance * error, f.b.T) - ridge * f.a
-    down_b = root * matmul(f.a.T, importance * error) - ridge * f.b
+    weighted = importance * error
+    down_a = root * matmul(weighted, f.b.T) - ridge * f.a
+    down_b = root * matmul(f.a.T, weighted) - ridge * f.b
     bend_a = root * matmul(importance, root * jnp.square(f.b).T) + ridge
     bend_b = root * matmul(root * jnp.square(f.a).T, importance) + ridge
     gain_a = jnp.sum(down_a * ratio(down_a, bend_a))
