@@ -25,7 +25,7 @@ from tyro.conf import (
 )
 
 from lpaf_jax import __version__
-from lpaf_jax.errors import LpafError, SettingError
+from lpaf_jax.errors import LpafError, SettingError, Terminated
 from lpaf_jax.settings import PRESETS, Settings
 
 StageName = Literal["dense", "pruned", "factorized", "final"]
@@ -77,10 +77,6 @@ class Predict:
     """Longest text in tokens; what is longer is cut."""
 
 
-class _Terminated(BaseException):
-    """SIGTERM came: like KeyboardInterrupt, not an error that anyone should catch on the way."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point.
 
@@ -111,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes stdout once more at its end, and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (KeyboardInterrupt, _Terminated) as stop:
+    except (KeyboardInterrupt, Terminated) as stop:
         what = "interrupted" if isinstance(stop, KeyboardInterrupt) else "terminated"
         more = "; run the same command again to go on" if isinstance(command, Settings) else ""
         print(f"lpaf: {what}{more}", file=sys.stderr)
@@ -124,7 +120,7 @@ def _sigterm() -> Iterator[None]:
     """Let SIGTERM end the command as Ctrl-C does: files closed, a line said."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
+        raise Terminated
 
     try:
         before = signal.signal(signal.SIGTERM, stop)

@@ -1,4 +1,6 @@
-"""The one error a person is meant to read."""
+"""The one error a person is meant to read, and the end that a signal asks for."""
+
+import signal
 
 
 class LpafError(ValueError):
@@ -18,3 +20,10 @@ class SettingError(LpafError):
     def __init__(self, names: tuple[str, ...], rest: str):
         super().__init__(f"{' and '.join(names)} {rest}")
         self.names, self.rest = names, rest
+
+
+class Terminated(SystemExit):
+    """SIGTERM came. Uncaught, it ends the process with the status a shell gives to that, 143."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)

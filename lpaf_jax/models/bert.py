@@ -121,8 +121,11 @@ class SelfAttention(nnx.Module):
             return y.reshape(*y.shape[:-1], self.heads, -1)
 
         q, k, v = (split_heads(layer(x)) for layer in (self.query, self.key, self.value))
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(q.shape[-1]) + bias
-        weights = dropout(jax.nn.softmax(scores, axis=-1), self.dropout_rate, key)
+        # Softmax over narrow numbers loses the small weights.
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide)
+        weights = jax.nn.softmax(scores / math.sqrt(q.shape[-1]) + bias, axis=-1)
+        weights = dropout(weights.astype(x.dtype), self.dropout_rate, key)
         return jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(x.shape)
 
 
@@ -222,16 +225,31 @@ class BertClassifier(nnx.Module):
         Raises:
             LpafError: the length is beyond the position embeddings.
         """
+        return self.with_hidden(input_ids, attention_mask, token_type_ids, key=key)[0]
+
+    def with_hidden(
+        self,
+        input_ids: Array,
+        attention_mask: Array,
+        token_type_ids: Array,
+        *,
+        key: Array | None = None,
+    ) -> tuple[Array, list[Array]]:
+        """Logits, and the hidden states after the embeddings and after every layer.
+
+        Each is (batch, length, hidden). Arguments and errors are those of a call.
+        """
         layers = self.bert.encoder.layer
         keys = _split(key, len(layers) + 2)
         # Minus infinity would make a row of padding alone NaN.
         floor = jnp.finfo(jnp.float32).min
         bias = jnp.where(attention_mask[:, None, None, :] > 0, 0.0, floor)
         x = self.bert.embeddings(input_ids, token_type_ids, keys[0])
+        hidden = [x]
         for layer, layer_key in zip(layers, keys[2:], strict=True):
-            x = layer(x, bias, layer_key)
-        pooled = jnp.tanh(self.bert.pooler.dense(x[:, 0]))
-        return self.classifier(dropout(pooled, self.dropout_rate, keys[1]))
+            hidden.append(layer(hidden[-1], bias, layer_key))
+        pooled = jnp.tanh(self.bert.pooler.dense(hidden[-1][:, 0]))
+        return self.classifier(dropout(pooled, self.dropout_rate, keys[1])), hidden
 
 
 def _split(key: Array | None, n: int) -> tuple[Array | None, ...]:

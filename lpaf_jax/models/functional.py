@@ -5,7 +5,7 @@ over plain dictionaries costs half a millisecond of host time where module objec
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,18 @@ from lpaf_jax.models.layers import Draw, Mask, MixedLinear
 
 Params = dict[str, Array]
 Batch = Mapping[str, Any]
+
+
+class Outputs(NamedTuple):
+    """What a model gives where its hidden states are asked for.
+
+    Attributes:
+        logits: of its head.
+        hidden: (layers + 1, batch, length, width): after the embeddings and after every layer.
+    """
+
+    logits: Array
+    hidden: Array | None
 
 
 def flatten(state: Any) -> Params:
@@ -71,14 +83,23 @@ def mixed_paths(model: nnx.Module) -> list[str]:
     return sorted(found)
 
 
-Forward = Callable[..., Array]
+Forward = Callable[..., Any]
 
 
-def as_function(model: nnx.Module) -> Forward:
-    """`forward(params, masks, batch, key=None, draws=None) -> logits`, pure in all arguments.
+def as_function(
+    model: nnx.Module, *, hidden: bool = False, dtype: jnp.dtype | type | None = None
+) -> Forward:
+    """`forward(params, fixed, batch, key=None, draws=None) -> logits`, pure in all arguments.
 
-    `draws` holds one 0/1 number for each path of `mixed_paths(model)`; None takes the factors
-    everywhere. Only the structure of `model` is kept, not its arrays.
+    `fixed` holds the masks of mixed layers by path. `draws` holds one 0/1 number for each path of
+    `mixed_paths(model)`; None takes the factors everywhere. Only the structure of `model` is kept,
+    not its arrays.
+
+    Args:
+        hidden: return `Outputs`, the logits and the hidden states.
+        dtype: of activations and matrices, `jnp.bfloat16` for one: the matrices are cast on their
+            way in, so gradients have the dtype of the parameters (float32 masters). Softmax and
+            layer norms are computed, and outputs returned, in float32.
     """
     graphdef, state = nnx.split(model)
     abstract = jax.eval_shape(lambda: state)
@@ -86,20 +107,28 @@ def as_function(model: nnx.Module) -> Forward:
 
     def forward(
         params: Params,
-        masks: Params,
+        fixed: Params,
         batch: Batch,
         key: Array | None = None,
         draws: Array | None = None,
-    ) -> Array:
+    ) -> Any:
         leaves = []
         for path, variable in nnx.to_flat_state(abstract):
             name = ".".join(map(str, path))
             if isinstance(variable, Draw):
                 value = jnp.zeros(()) if draws is None else draws[order[name]]
+            elif isinstance(variable, Mask):
+                value = fixed[name]
             else:
-                value = masks[name] if isinstance(variable, Mask) else params[name]
+                value = params[name]
+                # Vectors are the biases and the weights of norms: too few to be worth rounding.
+                value = value if dtype is None or value.ndim < 2 else value.astype(dtype)
             leaves.append((path, variable.replace(value)))
-        merged = nnx.merge(graphdef, nnx.from_flat_state(leaves))
-        return merged(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], key=key)
+        merged: Any = nnx.merge(graphdef, nnx.from_flat_state(leaves))
+        logits, states = merged.with_hidden(
+            batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], key=key
+        )
+        logits = logits.astype(jnp.float32)
+        return Outputs(logits, jnp.stack(states).astype(jnp.float32)) if hidden else logits
 
     return forward

@@ -32,7 +32,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(bias)
 
     def __call__(self, x: Array) -> Array:
-        return x @ self.kernel[...] + self.bias[...]
+        return x @ self.kernel[...] + self.bias[...].astype(x.dtype)
 
 
 class LowRankLinear(nnx.Module):
@@ -44,7 +44,8 @@ class LowRankLinear(nnx.Module):
         self.bias = nnx.Param(bias)
 
     def __call__(self, x: Array) -> Array:
-        return LowRank(self.a[...], self.b[...]).apply(x) + self.bias[...]
+        y = LowRank(self.a[...], self.b[...]).apply(x)
+        return y + self.bias[...].astype(y.dtype)
 
 
 class MixedLinear(nnx.Module):
@@ -69,7 +70,7 @@ class MixedLinear(nnx.Module):
             dense = jnp.where(self.mask[...], dense, 0.0)
         rows = x.reshape(-1, x.shape[-1])
         y = _drawn(self.draw[...], rows, dense, self.a[...], self.b[...])
-        return y.reshape(*x.shape[:-1], -1) + self.bias[...]
+        return y.reshape(*x.shape[:-1], -1) + self.bias[...].astype(y.dtype)
 
 
 def _pass_by_pass(branch: Callable[..., Any]) -> Callable[..., Any]:
@@ -141,10 +142,11 @@ class LayerNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: Array) -> Array:
-        centred = x - x.mean(-1, keepdims=True)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        centred = wide - wide.mean(-1, keepdims=True)
         variance = jnp.mean(centred * centred, -1, keepdims=True)
         normal = centred * jax.lax.rsqrt(variance + self.epsilon)
-        return normal * self.weight[...] + self.bias[...]
+        return (normal * self.weight[...] + self.bias[...]).astype(x.dtype)
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:

@@ -1,31 +1,64 @@
 """Training: jitted steps and the loop around them."""
 
 from lpaf_jax.train.checkpoints import Checkpoints, Stopwatch
+from lpaf_jax.train.layout import Layout, make_layout, on_host
 from lpaf_jax.train.loop import Monitor, Stage, predict, run_steps
-from lpaf_jax.train.losses import cross_entropy, symmetric_kl
+from lpaf_jax.train.losses import (
+    CLASSIFICATION,
+    REGRESSION,
+    SPANS,
+    Objective,
+    cross_entropy,
+    distilled,
+    soft_cross_entropy,
+    squared_error,
+    symmetric_kl,
+)
 from lpaf_jax.train.prune import PruneState, prune
 from lpaf_jax.train.schedules import cubic_sparsity, linear_replacement, warmup_linear
 from lpaf_jax.train.select import keep_largest
-from lpaf_jax.train.steps import TrainState, dual_loss, initial_state, make_step, task_loss
+from lpaf_jax.train.steps import (
+    Keys,
+    TrainState,
+    dual_loss,
+    initial_state,
+    make_step,
+    task_loss,
+    teacher_parameters,
+    with_teacher,
+)
 
 __all__ = [
+    "CLASSIFICATION",
+    "REGRESSION",
+    "SPANS",
     "Checkpoints",
+    "Keys",
+    "Layout",
     "Monitor",
+    "Objective",
     "PruneState",
     "Stage",
     "Stopwatch",
     "TrainState",
     "cross_entropy",
     "cubic_sparsity",
+    "distilled",
     "dual_loss",
     "initial_state",
     "keep_largest",
     "linear_replacement",
+    "make_layout",
     "make_step",
+    "on_host",
     "predict",
     "prune",
     "run_steps",
+    "soft_cross_entropy",
+    "squared_error",
     "symmetric_kl",
     "task_loss",
+    "teacher_parameters",
     "warmup_linear",
+    "with_teacher",
 ]

@@ -9,9 +9,11 @@ import numpy as np
 from jax import Array
 
 from lpaf_jax.data import Batch, Encoded, eval_batches, steps_per_epoch, train_batches
-from lpaf_jax.errors import LpafError
+from lpaf_jax.errors import LpafError, Terminated
 from lpaf_jax.models.functional import Forward, Params
 from lpaf_jax.train.checkpoints import Checkpoints
+from lpaf_jax.train.interrupt import until_terminated
+from lpaf_jax.train.layout import Layout
 from lpaf_jax.train.pace import Pace
 from lpaf_jax.train.steps import Step, TrainState
 
@@ -48,12 +50,13 @@ def run_steps(
     stage: Stage,
     step: Step,
     state: TrainState,
-    masks: Params,
+    fixed: Params,
     *,
     until: int,
     monitor: Monitor,
     checkpoints: Checkpoints,
     extras: Callable[[int], dict[str, float]] = lambda _: {},
+    layout: Layout | None = None,
 ) -> TrainState:
     """Run `step` from where `state` stands up to step `until`.
 
@@ -63,51 +66,82 @@ def run_steps(
     Args:
         until: last step of this part, at most `stage.steps`.
         extras: scheduled quantities to log beside the loss, by step.
+        layout: of the devices that `step` and `state` were made for.
 
     Raises:
-        LpafError: the loss or a weight is NaN or infinite, or a checkpoint cannot be written. The
-            last checkpoint before it stays on disk.
+        LpafError: the loss, a gradient or a weight is NaN or infinite, or a checkpoint cannot be
+            written. The last good state is on disk.
+        Terminated: SIGTERM came; the state after the step under way is on disk.
     """
     key = jax.random.key(stage.seed)
     done = int(state.step)
     per_epoch = steps_per_epoch(len(stage.data), stage.batch_size)
     pace = Pace()
     compiled: set[tuple[int, ...]] = set()
-    for batch in _batches_from(stage, done, until):
-        shape = batch["input_ids"].shape
-        if shape in compiled:
-            state, logged = step(state, masks, batch, key)
-            pace.count()
-        else:
-            # Steps before it may be under way: their time counts, that of the compilation not.
-            jax.block_until_ready(state)
-            with pace.aside():
-                state, logged = jax.block_until_ready(step(state, masks, batch, key))
-            compiled.add(shape)
-        done += 1
-        if done % LOG_EVERY == 0 or done == until:
-            values = {name: float(value) for name, value in logged.items()}
-            # The loss is that of the weights before the step: those after it may be worse.
-            if not (np.isfinite(values["loss"]) and _all_finite(state.params)):
-                raise LpafError(
-                    f"stage {stage.name}: training has diverged at step {done} of {stage.steps}, "
-                    f"where the loss is {values['loss']:.4g}; lower the learning rate of this "
-                    "stage (with --reuse and another --out, the stages before it are kept)"
-                )
-            seconds = pace.seconds()
-            with pace.aside():
-                monitor.row(
-                    {"stage": stage.name, "step": done, "steps": stage.steps, **values}
-                    | extras(done)
-                    | ({} if seconds is None else {"seconds_per_step": round(seconds, 4)})
-                )
-                checkpoints.save_if_due(state)
-        if done % per_epoch == 0 or done == stage.steps:
-            jax.block_until_ready(state)
-            with pace.aside():
-                accuracy = stage.validate(state.params)
-                monitor.row({"stage": stage.name, "step": done, "validation_accuracy": accuracy})
+    with until_terminated() as terminated:
+        for batch in _batches_from(stage, done, until):
+            shape = batch["input_ids"].shape
+            placed = batch if layout is None else layout.batch(batch)
+            if shape in compiled:
+                state, logged = step(state, fixed, placed, key)
+                pace.count()
+            else:
+                # Steps before it may be under way: their time counts, that of the compilation not.
+                jax.block_until_ready(state)
+                with pace.aside():
+                    state, logged = jax.block_until_ready(step(state, fixed, placed, key))
+                compiled.add(shape)
+            done += 1
+            ends = done % per_epoch == 0 or done == stage.steps
+            if done % LOG_EVERY == 0 or done == until:
+                values = {name: float(value) for name, value in logged.items()}
+                _check(stage, state, values["loss"], done, checkpoints)
+                seconds = pace.seconds()
+                with pace.aside():
+                    monitor.row(
+                        {"stage": stage.name, "step": done, "steps": stage.steps, **values}
+                        | extras(done)
+                        | ({} if seconds is None else {"seconds_per_step": round(seconds, 4)})
+                    )
+                    if not ends:
+                        checkpoints.save_if_due(state)
+            if ends:
+                jax.block_until_ready(state)
+                with pace.aside():
+                    accuracy = stage.validate(state.params)
+                    monitor.row(
+                        {"stage": stage.name, "step": done, "validation_accuracy": accuracy}
+                    )
+                    checkpoints.save_if_due(state, now=True, value=accuracy)
+            if terminated(done):
+                _check(stage, state, float(logged["loss"]), done, checkpoints)
+                checkpoints.save_if_due(state, now=True)
+                checkpoints.close()
+                raise Terminated
     return state
+
+
+def _check(
+    stage: Stage, state: TrainState, loss: float, done: int, checkpoints: Checkpoints
+) -> None:
+    """Stop a stage that has diverged.
+
+    Such a step leaves the state as it was, so `state` is good and its step is the one before. Only
+    weights that overflow are seen later, by themselves; the checkpoint before them is kept.
+    """
+    good = bool(_all_finite(state.params))
+    if np.isfinite(loss) and good:
+        return
+    where = int(state.step) + 1 if good else done
+    if good:
+        checkpoints.save_if_due(state, now=True)
+        checkpoints.close()
+    raise LpafError(
+        f"stage {stage.name}: training has diverged at step {where} of {stage.steps}, where the "
+        f"{'loss or its gradient' if good else 'weights'} became NaN or infinite; lower the "
+        "learning rate of this stage (with --reuse and another --out, the stages before it are "
+        "kept)"
+    )
 
 
 @jax.jit

@@ -1,8 +1,35 @@
-"""Losses over logits; `weight` is 0 on rows that only pad a batch."""
+"""Losses over the outputs of a model, and what keeps two outputs close.
+
+A task is an `Objective`: three functions of outputs and batch that training steps compose. `weight`
+is 0 on rows that only pad a batch.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from lpaf_jax.models.functional import Batch, Outputs
+
+# A logit so low that it takes no share, and finite however small the temperature.
+_NEVER = -1e30
+TEACHER = "teacher"  # where a batch holds the outputs of the model to learn from
+
+
+class Objective(NamedTuple):
+    """What a head's outputs are held to.
+
+    Attributes:
+        loss: `(outputs, batch) -> mean loss` against the labels of the batch.
+        divergence: `(first, second, batch) -> mean`, symmetric, 0 where two outputs agree.
+        distance: `(student, teacher, batch, temperature) -> mean`: what distillation lowers.
+    """
+
+    loss: Callable[[Any, Batch], Array]
+    divergence: Callable[[Any, Any, Batch], Array]
+    distance: Callable[[Any, Any, Batch, float], Array]
 
 
 def cross_entropy(logits: Array, labels: Array, weight: Array) -> Array:
@@ -12,7 +39,7 @@ def cross_entropy(logits: Array, labels: Array, weight: Array) -> Array:
         logits: (batch, labels). labels: (batch,) integers. weight: (batch,).
     """
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
-    return -jnp.sum(weight * chosen) / jnp.sum(weight)
+    return -_mean(chosen, weight)
 
 
 def symmetric_kl(first: Array, second: Array, weight: Array) -> Array:
@@ -25,4 +52,120 @@ def symmetric_kl(first: Array, second: Array, weight: Array) -> Array:
     """
     log_p, log_q = jax.nn.log_softmax(first), jax.nn.log_softmax(second)
     divergence = 0.5 * jnp.sum((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q), axis=-1)
-    return jnp.sum(weight * divergence) / jnp.sum(weight)
+    return _mean(divergence, weight)
+
+
+def soft_cross_entropy(student: Array, teacher: Array, weight: Array, temperature: float) -> Array:
+    """Weighted mean of `T² KL(softmax(teacher / T) ‖ softmax(student / T))`.
+
+    T² keeps the size of the gradient as the temperature grows.
+
+    Args:
+        student, teacher: logits, (batch, labels). weight: (batch,).
+
+    Source: Hinton, Vinyals & Dean, "Distilling the knowledge in a neural network" (2015).
+    """
+    log_p, log_q = (jax.nn.log_softmax(x / temperature) for x in (teacher, student))
+    return temperature**2 * _mean(jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1), weight)
+
+
+def squared_error(first: Array, second: Array, weight: Array) -> Array:
+    """Weighted mean of `Σ (first − second)²` over what follows the batch axis."""
+    return _mean(jnp.square(first - second).reshape(len(first), -1).sum(-1), weight)
+
+
+CLASSIFICATION = Objective(
+    lambda logits, batch: cross_entropy(logits, batch["labels"], batch["weight"]),
+    lambda first, second, batch: symmetric_kl(first, second, batch["weight"]),
+    lambda student, teacher, batch, t: soft_cross_entropy(student, teacher, batch["weight"], t),
+)
+"""Logits (batch, classes) and integer `labels` (batch,)."""
+
+REGRESSION = Objective(
+    lambda out, batch: squared_error(out[:, 0], batch["labels"], batch["weight"]),
+    lambda first, second, batch: squared_error(first, second, batch["weight"]),
+    lambda student, teacher, batch, t: squared_error(student, teacher, batch["weight"]),
+)
+"""Outputs (batch, 1) and real `labels` (batch,). A temperature changes nothing."""
+
+
+def _over_ends(term: Callable[[Array, Array, Array], Array]) -> Callable[..., Array]:
+    """The mean of `term` over a span's start and end, with the padding out of the question.
+
+    The padding of a batch depends on its longest text: were its logits to count, the loss of one
+    example would depend on the others.
+    """
+
+    def mean(first: Array, second: Array, batch: Batch) -> Array:
+        def at(end: int, x: Array) -> Array:
+            if x.ndim == 2:  # positions
+                return x[:, end]
+            return jnp.where(batch["attention_mask"] > 0, x[..., end], _NEVER)
+
+        parts = [term(at(end, first), at(end, second), batch["weight"]) for end in (0, 1)]
+        return 0.5 * (parts[0] + parts[1])
+
+    return mean
+
+
+SPANS = Objective(
+    lambda logits, batch: _over_ends(cross_entropy)(logits, batch["labels"], batch),
+    lambda first, second, batch: _over_ends(symmetric_kl)(first, second, batch),
+    lambda student, teacher, batch, t: _over_ends(
+        lambda s, q, weight: soft_cross_entropy(s, q, weight, t)
+    )(student, teacher, batch),
+)
+"""Logits (batch, length, 2) of a span's start and end, and their positions `labels` (batch, 2)."""
+
+
+def distilled(
+    objective: Objective, weight: float = 1.0, *, temperature: float = 1.0, hidden: float = 0.0
+) -> Objective:
+    """`objective` with what a teacher says added to its loss.
+
+        L' = L + w · distance(y, y_teacher; T) + h · mean ‖H − H_teacher‖² / d
+
+    The mean is over layers and the tokens that are no padding; `with_teacher` puts the outputs of
+    the teacher in the batch. The student needs as many hidden states of the same width, which a
+    factorization never changes.
+
+    Args:
+        objective: of the task.
+        weight: w. temperature: T. hidden: h; with more than 0, student and teacher are functions
+            that return hidden states: `as_function(model, hidden=True)`.
+
+    Source: Sun et al., "Patient knowledge distillation" (2019), for hidden states.
+    """
+
+    def loss(outputs: Any, batch: Batch) -> Array:
+        ours, theirs = _outputs(outputs), _outputs(batch[TEACHER])
+        value = objective.loss(ours.logits, batch)
+        value = value + weight * objective.distance(ours.logits, theirs.logits, batch, temperature)
+        if hidden == 0:
+            return value
+        if ours.hidden is None or theirs.hidden is None:
+            raise ValueError(
+                "distilled: hidden states are missing; make student and teacher with "
+                "as_function(model, hidden=True)"
+            )
+        apart = jnp.square(ours.hidden - theirs.hidden).mean((0, -1))
+        tokens = batch["attention_mask"] * batch["weight"][:, None]
+        return value + hidden * jnp.sum(tokens * apart) / jnp.sum(tokens)
+
+    return Objective(
+        loss,
+        lambda first, second, batch: objective.divergence(
+            _outputs(first).logits, _outputs(second).logits, batch
+        ),
+        lambda student, teacher, batch, t: objective.distance(
+            _outputs(student).logits, _outputs(teacher).logits, batch, t
+        ),
+    )
+
+
+def _outputs(found: Any) -> Outputs:
+    return found if isinstance(found, Outputs) else Outputs(found, None)
+
+
+def _mean(rows: Array, weight: Array) -> Array:
+    return jnp.sum(weight * rows) / jnp.sum(weight)

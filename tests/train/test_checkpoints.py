@@ -39,7 +39,9 @@ def bits(tree: Any) -> list[tuple[Any, tuple[int, ...], bytes]]:
 
 def save(folder: Path, *steps: int) -> None:
     for step in steps:
-        Checkpoints(folder).save_if_due(state(step), now=True)
+        checkpoints = Checkpoints(folder)
+        checkpoints.save_if_due(state(step), now=True)
+        checkpoints.close()
 
 
 def names(folder: Path) -> list[str]:

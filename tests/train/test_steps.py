@@ -89,8 +89,8 @@ def test_resuming_from_a_copy_is_bit_equal(params: Any, masks: Any) -> None:
 
 
 def test_each_step_and_each_seed_draws_its_own(params: Any) -> None:
-    def loss(params: Any, masks: Any, batch: Any, key: jax.Array, step: jax.Array) -> Any:
-        return jnp.sum(params["w"]), {"draw": jax.random.uniform(key), "t": step}
+    def loss(params: Any, fixed: Any, batch: Any, keys: Keys, step: jax.Array) -> Any:
+        return jnp.sum(params["w"]), {"draw": jax.random.uniform(keys.own), "t": step}
 
     optimizer = optax.sgd(0.1)
     step = make_step(loss, optimizer)

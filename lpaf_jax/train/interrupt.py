@@ -1,0 +1,35 @@
+"""SIGTERM, as a cluster sends it before it takes a machine away: finish the step, save, go."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import jax
+from jax.experimental import multihost_utils
+
+
+@contextmanager
+def until_terminated() -> Iterator[Callable[[int], bool]]:
+    """Hold SIGTERM back; `told(step)` says whether it has come.
+
+    With several processes JAX's own service sees the signal, which must be asked at every step: it
+    is then told at one and the same step on all processes, whichever of them was sent it.
+    """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    if threading.current_thread() is not threading.main_thread():  # signals are not ours there
+        yield lambda step: False
+        return
+    came = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.set()
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda step: came.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
