@@ -24,7 +24,8 @@ from lpaf_jax.models import compressible, load_model, parameters
 from lpaf_jax.progress import Progress
 from lpaf_jax.run import Run
 from lpaf_jax.settings import as_json, make_settings
-from lpaf_jax.stages import accuracy_of, pruning_arrays
+from lpaf_jax.stages import pruning_arrays
+from lpaf_jax.trainer import accuracy_of
 
 # Criterion, share of the weights kept, decay of the score.
 CASES: list[tuple[str, float, float | None]] = [

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from linalg import REAL, SHARES, commit, median_seconds, real_importance, sweeps_to
 
+from linalg import REAL, SHARES, commit, median_seconds, real_importance, sweeps_to
 from lpaf_jax.files import write_json
 from lpaf_jax.linalg import LowRank, als
 from lpaf_jax.linalg.factors import matmul, ratio

@@ -18,7 +18,8 @@ from lpaf_jax.inputs import load_inputs
 from lpaf_jax.linalg import rank_for_ratio
 from lpaf_jax.models import compressible, load_model, parameters
 from lpaf_jax.settings import make_settings
-from lpaf_jax.stages import accuracy_of, pruning_arrays
+from lpaf_jax.stages import pruning_arrays
+from lpaf_jax.trainer import accuracy_of
 
 _NOT_SETTINGS = ("model", "task", "out", "fingerprint")
 CHOICES = [

@@ -36,12 +36,14 @@ from lpaf_jax.models import (
     save_model,
 )
 from lpaf_jax.models.latency import compare_latency
+from lpaf_jax.processes import is_first, join, together
 from lpaf_jax.progress import Progress
 from lpaf_jax.report import model_card, result_text, write_report
 from lpaf_jax.report.facts import PHASES
 from lpaf_jax.run import STAGE_FIELDS, Run
 from lpaf_jax.settings import Settings, as_json, check, make_settings
 from lpaf_jax.train import Checkpoints, Stopwatch, predict
+from lpaf_jax.trainer import layout_of
 
 _LOG = logging.getLogger("lpaf_jax")
 LATENCY_LENGTH = 64
@@ -74,6 +76,9 @@ def compress(
 def run(settings: Settings) -> dict[str, Any]:
     """Do, or finish, the run that `settings` describe; see `compress`."""
     check(settings)
+    if settings.distributed:
+        join()
+    layout_of(settings)  # refuses what these devices cannot do
     job = Run(settings)
     progress = Progress(job.folder, settings.quiet)
     for name in hub_names(settings):  # the hub's client tries for a minute before it gives up
@@ -187,6 +192,7 @@ def tune(job: Run, inputs: Inputs, progress: Progress) -> None:
             inputs,
             _factorized_from(job),
             job.stage("factorized"),
+            job.stage("dense"),
             progress,
             checkpoints,
         ), None
@@ -247,10 +253,11 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[st
 
 def finish(job: Run, metrics: dict[str, Any]) -> None:
     """Write the card, the figures and the page, and clear what only an unfinished run needs."""
-    with atomic_write(job.stage("final") / "README.md") as temporary:
-        temporary.write_text(model_card(metrics), encoding="utf-8")
-    write_json(job.folder / "metrics.json", metrics)
-    write_report(job.folder)
+    if is_first():
+        with atomic_write(job.stage("final") / "README.md") as temporary:
+            temporary.write_text(model_card(metrics), encoding="utf-8")
+        write_json(job.folder / "metrics.json", metrics)
+        write_report(job.folder)
     # Last: a run killed before its metrics are written still needs its stages.
     job.tidy()
 
@@ -287,15 +294,21 @@ def _stage(
     _announce(job, progress, name)
     if job.settings.reuse is not None and name in STAGE_FIELDS:
         reason = job.take_over(name)
+        together(f"take over {name}")
         if reason is None:
             progress.say(f"{name:<13} taken over from {job.settings.reuse}")
             return
         progress.say(f"{name:<13} not taken over: {reason}")
     opened: list[Checkpoints] = []
     stopwatch = Stopwatch()
+    stands_for = {
+        "seed": job.settings.seed,
+        "batch": job.settings.batch,
+        "examples": len(inputs.train),
+    }
 
     def checkpoints(part: str) -> Checkpoints:
-        opened.append(Checkpoints(job.checkpoint(part), stopwatch=stopwatch))
+        opened.append(Checkpoints(job.checkpoint(part), stands_for=stands_for, stopwatch=stopwatch))
         return opened[-1]
 
     model, extra = work(checkpoints)
@@ -313,6 +326,7 @@ def _stage(
         reads={"length": job.settings.length, "pairs": inputs.task.test.pairs is not None},
         extra=extra,
     )
+    together(f"saved {name}")
     for each in opened:
         each.remove()
     # The steps of this stage are compiled code and memory that no later stage uses.

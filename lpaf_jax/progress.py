@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from lpaf_jax.files import atomic_write
+from lpaf_jax.processes import is_first
 
 _TITLES = {"finetune": "fine-tune", "prune": "prune", "tune": "tune factors"}
 # What --p-init and --p-end are about.
@@ -27,12 +28,15 @@ class Progress:
     On a terminal the line is rewritten in place; elsewhere (a file, CI) one is printed every ten
     seconds.
 
+    Of several processes only the first one does.
+
     Args:
         folder: of the run.
         quiet: print nothing.
     """
 
     def __init__(self, folder: Path, quiet: bool):
+        quiet = quiet or not is_first()
         self._path = log_path(folder)
         # Names of models and folders are printed as they are: no markup, no emoji in them.
         self._console = Console(
@@ -59,8 +63,9 @@ class Progress:
 
     def row(self, row: dict[str, Any]) -> None:
         """A logged step or validation of a training stage."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        if is_first():
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
         title = _title(row["stage"])
         if "validation_accuracy" in row:
             self.say(f"{title} step {row['step']}: validation {row['validation_accuracy']:.1%}")

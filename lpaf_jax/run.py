@@ -12,13 +12,15 @@ from typing import Any, TextIO
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import atomic_dir, free_bytes, read_json, write_json
 from lpaf_jax.models import check_saved
+from lpaf_jax.processes import is_first, together
 from lpaf_jax.progress import borrow_rows
 from lpaf_jax.settings import NOT_COMPARED, Settings, as_json
 
 _TASK_FIELDS = ("model", "task", "text_column", "label_column", "pair_column", "data", "limit")
 _DENSE_FIELDS = (
     *_TASK_FIELDS,
-    *("length", "batch", "seed", "finetune_epochs", "finetune_lr", "warmup", "weight_decay"),
+    *("length", "batch", "accumulate", "dtype", "seed"),
+    *("finetune_epochs", "finetune_lr", "warmup", "weight_decay"),
 )
 _PRUNED_FIELDS = (
     *_DENSE_FIELDS,
@@ -106,6 +108,11 @@ class Run:
             LpafError: the folder cannot be written, its disk is too full, another process works
                 in it, or it holds a run that read something else.
         """
+        if not is_first():
+            # The folder is the first process's to look at and to make.
+            together("run folder")
+            yield
+            return
         free = free_bytes(self.folder)
         if free < needs and not (self.folder / "stages").is_dir():
             raise LpafError(
@@ -128,6 +135,7 @@ class Run:
                     path = self.folder / "settings.json"
                     write_json(path, as_json(self.settings) | {"fingerprint": fingerprint})
                 self.seconds()  # a damaged file is told of before the work, not after
+                together("run folder")
                 yield
 
     def take_over(self, name: str) -> str | None:
@@ -170,6 +178,9 @@ class Run:
 
     def tidy(self) -> None:
         """Clear what only an unfinished run needs, and the stages that are not to be kept."""
+        together("end of the run")  # the others may read until here
+        if not is_first():
+            return
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         if self.settings.keep == "final":
             shutil.rmtree(self.folder / "stages", ignore_errors=True)

@@ -86,9 +86,19 @@ class Settings:
     """Share of the steps after which that chance is 0."""
     consistency: float = 1.0
     """Weight of the consistency loss between the two passes."""
+    distil: float = 0.0
+    """Weight of the fine-tuned model's answers in the loss while the factors are tuned."""
+    distil_hidden: float = 0.0
+    """Weight of its hidden states there."""
+    temperature: float = 1.0
+    """Temperature at which answers are compared."""
 
     batch: int = 32
     """Examples a step."""
+    accumulate: int = 1
+    """Parts of a batch that pass one after another: the memory of one, the step of all."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What training computes in; weights, softmax and norms stay float32."""
     length: int = 64
     """Longest text in tokens; what is longer is cut."""
     seed: int = 0
@@ -108,6 +118,10 @@ class Settings:
 
     reuse: Annotated[Path | None, _DIR] = None
     """Run to take fine-tuning and pruning over from, as far as their settings are the same."""
+    fsdp: int = 1
+    """Devices that share one copy of the training state; batches are cut over all devices."""
+    distributed: bool = False
+    """Be one of several processes that make the run together, on hosts that share --out."""
     keep: Literal["all", "final"] = "all"
     """Keep the model after every stage, or the final one only."""
     force: bool = False
@@ -141,7 +155,7 @@ class Settings:
 
 # Settings that do not change what is computed, so a run may be continued under others. A preset
 # is nothing but the values it stands for.
-NOT_COMPARED = ("out", "preset", "reuse", "keep", "force", "quiet")
+NOT_COMPARED = ("out", "preset", "reuse", "fsdp", "distributed", "keep", "force", "quiet")
 
 _QUICK = {
     "kept": 0.5,
@@ -208,11 +222,14 @@ def check(settings: Settings) -> None:
         _demand(settings, name, lambda x: 0 < x < 1, "in (0, 1)")
     for name in ("warmup", "cooldown", "p_init", "p_end"):
         _demand(settings, name, lambda x: 0 <= x <= 1, "in [0, 1]")
-    for name in ("floor", "consistency", "weight_decay", "finetune_epochs"):
+    _demand(settings, "temperature", lambda x: 0 < x < math.inf, "finite and more than 0")
+    for name in (
+        *("floor", "consistency", "distil", "distil_hidden", "weight_decay", "finetune_epochs"),
+    ):
         _demand(settings, name, lambda x: 0 <= x < math.inf, "finite and at least 0")
     for name in ("prune_epochs", "tune_epochs"):
         _demand(settings, name, lambda x: 0 < x < math.inf, "finite and more than 0")
-    for name in ("batch", "mask_every"):
+    for name in ("batch", "mask_every", "accumulate", "fsdp"):
         _demand(settings, name, _whole(1), "a whole number, at least 1")
     for name in ("rank", "limit"):
         if getattr(settings, name) is not None:
@@ -222,6 +239,8 @@ def check(settings: Settings) -> None:
     _demand(settings, "seed", _whole(0, 2**31 - 1), "a whole number from 0 to 2147483647")
     if settings.params is not None and settings.rank is not None:
         raise SettingError(("params", "rank"), "both choose the rank: leave one of them out")
+    if settings.batch % settings.accumulate:
+        raise SettingError(("accumulate",), f"must divide --batch, which is {settings.batch}")
     if settings.warmup + settings.cooldown >= 1:
         raise SettingError(
             ("warmup", "cooldown"), "together must be less than 1: no step is left between"

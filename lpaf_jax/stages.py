@@ -7,10 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from lpaf_jax.compress import factorize, to_low_rank, to_mixed
-from lpaf_jax.data import Encoded, steps_per_epoch, train_batches
+from lpaf_jax.data import steps_per_epoch, train_batches
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import read_json
 from lpaf_jax.importance import first_order_scores
@@ -32,25 +31,25 @@ from lpaf_jax.models.functional import Params
 from lpaf_jax.progress import Progress
 from lpaf_jax.settings import Settings
 from lpaf_jax.train import (
+    CLASSIFICATION,
     Checkpoints,
+    Objective,
     Stage,
     TrainState,
     cross_entropy,
     cubic_sparsity,
+    distilled,
     dual_loss,
-    initial_state,
     linear_replacement,
-    make_step,
-    predict,
+    on_host,
     prune,
-    run_steps,
     task_loss,
-    warmup_linear,
+    teacher_parameters,
+    with_teacher,
 )
-from lpaf_jax.train.steps import Step
+from lpaf_jax.train.steps import Loss
+from lpaf_jax.trainer import Trainer, accuracy_of, layout_of, optimizer_of
 
-Extras = Callable[[int], dict[str, float]]
-_CLIP = 1.0
 # Where the scores and masks of a pruned model lie among the arrays beside its weights.
 _SCORE, _MASK = "score.", "mask."
 
@@ -64,11 +63,12 @@ def finetune(
         return _with_labels(load_model(inputs.source), inputs.source, labels)
     model = load_model(inputs.source, num_labels=len(labels), seed=settings.seed)
     stage = _stage("finetune", settings, inputs, settings.finetune_epochs, model)
-    optimizer, rate = _optimizer(settings, settings.finetune_lr, stage.steps)
-    step = make_step(task_loss(as_function(model)), optimizer)
-    fresh = initial_state(parameters(model), optimizer)
-    state = _train(stage, step, fresh, {}, stage.steps, progress, checkpoints, rate)
-    set_parameters(model, state.params)
+    optimizer, rate = optimizer_of(settings, settings.finetune_lr, stage.steps)
+    trainer = Trainer(settings, stage, progress)
+    state = trainer.run(
+        task_loss(trainer.function(model)), optimizer, parameters(model), {}, checkpoints, rate
+    )
+    set_parameters(model, on_host(state.params))
     return model
 
 
@@ -100,7 +100,7 @@ def prune_weights(
     """
     model = load_model(dense)
     stage = _stage("prune", settings, inputs, settings.prune_epochs, model)
-    inner, rate = _optimizer(settings, settings.prune_lr, stage.steps)
+    inner, rate = optimizer_of(settings, settings.prune_lr, stage.steps)
     kept = cubic_sparsity(
         stage.steps,
         start=round(settings.warmup * stage.steps),
@@ -116,22 +116,23 @@ def prune_weights(
         mask_every=settings.mask_every,
         decay=settings.score_decay,
     )
-    step = make_step(task_loss(as_function(model)), optimizer)
-    fresh = initial_state(parameters(model), optimizer)
-    state = _train(
-        stage,
-        step,
-        fresh,
+    trainer = Trainer(settings, stage, progress)
+    state = trainer.run(
+        task_loss(trainer.function(model)),
+        optimizer,
+        parameters(model),
         {},
-        stage.steps,
-        progress,
         checkpoints,
         lambda t: rate(t) | {"sparsity": 1.0 - float(kept(t))},
     )
-    set_parameters(model, state.params)
+    set_parameters(model, on_host(state.params))
     paths = list(compressible(state.params))
-    extra = {_SCORE + p: np.asarray(state.opt_state.scores[p]) for p in paths}
-    extra |= {_MASK + p: np.asarray(state.opt_state.masks[p]) for p in paths}
+    extra = {
+        _SCORE + p: x for p, x in on_host({p: state.opt_state.scores[p] for p in paths}).items()
+    }
+    extra |= {
+        _MASK + p: x for p, x in on_host({p: state.opt_state.masks[p] for p in paths}).items()
+    }
     return model, extra
 
 
@@ -178,6 +179,7 @@ def tune_factors(
     inputs: Inputs,
     dense: Path,
     factorized: Path,
+    teacher: Path,
     progress: Progress,
     checkpoints: Callable[[str], Checkpoints],
 ) -> BertClassifier:
@@ -186,69 +188,67 @@ def tune_factors(
     Args:
         dense: folder of the model that was factorized, whose (masked) weights are mixed in.
         factorized: folder of the factorized model.
+        teacher: folder of the fine-tuned model, for distillation.
         checkpoints: by the name of a part of this stage.
     """
     final = load_model(factorized)
     stage = _stage("tune", settings, inputs, settings.tune_epochs, final)
-    optimizer, rate = _optimizer(settings, settings.tune_lr, stage.steps)
+    optimizer, rate = optimizer_of(settings, settings.tune_lr, stage.steps)
+    trainer = Trainer(settings, stage, progress)
+    taught, objective, fixed = _distillation(settings, trainer, teacher)
+    hidden = settings.distil_hidden > 0
     if "mixing" in settings.without:
-        step = make_step(task_loss(as_function(final)), optimizer)
-        fresh = initial_state(parameters(final), optimizer)
-        state = _train(stage, step, fresh, {}, stage.steps, progress, checkpoints("tune"), rate)
-        set_parameters(final, state.params)
+        loss = taught(task_loss(trainer.function(final, hidden), objective))
+        state = trainer.run(loss, optimizer, parameters(final), fixed, checkpoints("tune"), rate)
+        set_parameters(final, on_host(state.params))
         return final
+
+    def loss_of(model: BertClassifier) -> Loss:
+        forward, layers = trainer.function(model, hidden), len(mixed_paths(model))
+        return taught(dual_loss(forward, probability, layers, settings.consistency, objective))
 
     mixed_steps = min(stage.steps, round(settings.p_end * stage.steps))
     probability = linear_replacement(mixed_steps, settings.p_init)
-    names = list(parameters(final))
-    second = make_step(
-        dual_loss(as_function(final), probability, 0, settings.consistency), optimizer
-    )
     after = checkpoints("tune-factors")
-    begun = int(after.restore(initial_state(parameters(final), optimizer)).step)
-    if mixed_steps > 0 and begun == 0:
-        mixed = _mixed_model(dense, final)
-        loss = dual_loss(
-            as_function(mixed), probability, len(mixed_paths(mixed)), settings.consistency
-        )
-        fresh, fixed = initial_state(parameters(mixed), optimizer), masks(mixed)
-        step, before = make_step(loss, optimizer), checkpoints("tune-mixed")
+    start = after.restore(trainer.fresh(parameters(final), optimizer))
+    if mixed_steps > 0 and int(start.step) == 0:
+        mixed, before = _mixed_model(dense, final), checkpoints("tune-mixed")
         # Validation looks at what will remain: the factors alone.
-        state = _train(stage, step, fresh, fixed, mixed_steps, progress, before, rate)
-        state = _keep_parameters(state, names)
-        after.save_if_due(state, now=True)
-    else:
-        state = initial_state(parameters(final), optimizer)
-    state = _train(stage, second, state, {}, stage.steps, progress, after, rate)
-    set_parameters(final, state.params)
+        state = trainer.run(
+            loss_of(mixed),
+            optimizer,
+            parameters(mixed),
+            fixed | masks(mixed),
+            before,
+            rate,
+            until=mixed_steps,
+        )
+        start = _keep_parameters(state, list(parameters(final)))
+        after.save_if_due(start, now=True)
+    state = trainer.go_on(loss_of(final), optimizer, start, fixed, after, rate)
+    set_parameters(final, on_host(state.params))
     return final
 
 
-def _train(
-    stage: Stage,
-    step: Step,
-    state: TrainState,
-    fixed: Params,
-    until: int,
-    progress: Progress,
-    checkpoints: Checkpoints,
-    extras: Extras,
-) -> TrainState:
-    """Run a stage, or a part of one: from its last checkpoint, or on from a state under way."""
-    if int(state.step) == 0:
-        state = checkpoints.restore(state)
-    if until > int(state.step):
-        progress.begin(stage.name, int(state.step))
-    return run_steps(
-        stage,
-        step,
-        state,
-        fixed,
-        until=until,
-        monitor=progress,
-        checkpoints=checkpoints,
-        extras=extras,
+def _distillation(
+    settings: Settings, trainer: Trainer, teacher: Path
+) -> tuple[Callable[[Loss], Loss], Objective, Params]:
+    """A wrapper, an objective and parameters that make a loss learn from the model in `teacher`.
+
+    With no weight on it they change nothing.
+    """
+    if settings.distil == 0 and settings.distil_hidden == 0:
+        return lambda loss: loss, CLASSIFICATION, {}
+    model = load_model(teacher)
+    forward = trainer.function(model, settings.distil_hidden > 0)
+    objective = distilled(
+        CLASSIFICATION,
+        settings.distil,
+        temperature=settings.temperature,
+        hidden=settings.distil_hidden,
     )
+    fixed = teacher_parameters(parameters(model))
+    return lambda loss: with_teacher(loss, forward), objective, fixed
 
 
 def _mixed_model(dense: Path, final: BertClassifier) -> BertClassifier:
@@ -277,26 +277,11 @@ def _keep_parameters(state: TrainState, names: list[str]) -> TrainState:
     return jax.tree.map(keep, state, is_leaf=is_params)
 
 
-def _optimizer(
-    settings: Settings, peak: float, steps: int
-) -> tuple[optax.GradientTransformation, Extras]:
-    """AdamW with clipped gradients and a warm-up; decay reaches matrices only."""
-    schedule = warmup_linear(peak, steps, round(settings.warmup * steps))
-    adamw = optax.adamw(
-        schedule,
-        weight_decay=settings.weight_decay,
-        mask=lambda params: {path: array.ndim > 1 for path, array in params.items()},
-    )
-    return optax.chain(optax.clip_by_global_norm(_CLIP), adamw), lambda t: {
-        "lr": float(schedule(t))
-    }
-
-
 def _stage(
     name: str, settings: Settings, inputs: Inputs, epochs: float, model: BertClassifier
 ) -> Stage:
     per_epoch = steps_per_epoch(len(inputs.train), settings.batch)
-    validate = accuracy_of(model, inputs.validation, settings.batch)
+    validate = accuracy_of(model, inputs.validation, settings.batch, layout_of(settings))
     steps = max(1, round(epochs * per_epoch))
     return Stage(name, inputs.train, settings.batch, steps, _seed_of(name, settings), validate)
 
@@ -305,16 +290,3 @@ def _seed_of(stage: str, settings: Settings) -> int:
     """A seed for each stage: with one for all, stages of half an epoch would see the same half."""
     number = ("finetune", "prune", "tune").index(stage)
     return int(np.random.default_rng([settings.seed, number]).integers(2**31))
-
-
-def accuracy_of(model: BertClassifier, data: Encoded, batch_size: int) -> Callable[[Params], float]:
-    """`accuracy(params)` on `data` for the structure of `model`."""
-    forward = jax.jit(as_function(model))
-    names = set(parameters(model))
-
-    def accuracy(params: Params) -> float:
-        chosen = {name: value for name, value in params.items() if name in names}
-        logits = predict(forward, chosen, data, batch_size)
-        return float(np.mean(logits.argmax(-1) == data.labels))
-
-    return accuracy

@@ -13,7 +13,7 @@ from lpaf_jax.errors import LpafError, Terminated
 from lpaf_jax.models.functional import Forward, Params
 from lpaf_jax.train.checkpoints import Checkpoints
 from lpaf_jax.train.interrupt import until_terminated
-from lpaf_jax.train.layout import Layout
+from lpaf_jax.train.layout import Layout, on_host
 from lpaf_jax.train.pace import Pace
 from lpaf_jax.train.steps import Step, TrainState
 
@@ -165,15 +165,18 @@ def predict(
     data: Encoded,
     batch_size: int,
     on_batch: Callable[[int, int], None] = lambda done, count: None,
+    layout: Layout | None = None,
 ) -> np.ndarray:
     """Logits of all examples, (n, labels), in the order of the data.
 
     Args:
         on_batch: is called after each batch with how many are done, of how many.
+        layout: of the devices that `params` are spread over.
     """
     batches = eval_batches(data, batch_size)
     logits = []
     for done, batch in enumerate(batches, start=1):
-        logits.append(np.asarray(forward(params, {}, batch))[batch["weight"] > 0])
+        placed = batch if layout is None else layout.batch(batch)
+        logits.append(on_host(forward(params, {}, placed))[batch["weight"] > 0])
         on_batch(done, len(batches))
     return batches.restore(np.concatenate(logits))

@@ -1,0 +1,43 @@
+"""Several processes that make one run together: all compute, the first one writes."""
+
+import os
+
+import jax
+from jax.experimental import multihost_utils
+
+from lpaf_jax.errors import LpafError
+
+_COUNT, _INDEX = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+
+def join() -> None:
+    """Become one of several processes, once, before any array is made.
+
+    Cloud TPUs, Slurm, Open MPI and Kubernetes tell JAX all it needs; elsewhere the environment
+    does: JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID.
+
+    Raises:
+        LpafError: nothing tells how many processes there are, or they do not find each other.
+    """
+    if jax.distributed.is_initialized():
+        return
+    try:
+        count, index = (int(v) if (v := os.environ.get(n)) else None for n in (_COUNT, _INDEX))
+        jax.distributed.initialize(num_processes=count, process_id=index)
+    except (ValueError, RuntimeError) as error:
+        raise LpafError(
+            f"--distributed: the processes cannot join ({error}); outside of a cluster that JAX "
+            f"knows, set JAX_COORDINATOR_ADDRESS, {_COUNT} and {_INDEX} for each of them"
+        ) from error
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes; without others it is."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def together(where: str) -> None:
+    """Wait until all processes are here, so that each sees what the first has written."""
+    if jax.distributed.is_initialized():
+        multihost_utils.sync_global_devices(where)
