@@ -95,7 +95,7 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
         new = TrainState(state.step + 1, params, opt_state)
         # The norm is what clipping asks for, too, so it is computed once.
-        good = jnp.isfinite(value) & jnp.isfinite(optax.global_norm(grads))
+        good = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grads))
         new = jax.tree.map(lambda now, before: jnp.where(good, now, before), new, state)
         if layout is not None:
             new = jax.lax.with_sharding_constraint(new, layout.of(new))
