@@ -158,7 +158,11 @@ class Checkpoints:
         if self._opened is None:
             kept = [
                 keep_policy.LatestN(self._keep),
-                keep_policy.BestN(get_metric_fn=lambda m: m[_METRIC], n=1),
+                keep_policy.BestN(
+                    get_metric_fn=lambda m: m[_METRIC],
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
             ]
             self._opened = ocp.CheckpointManager(
                 self._folder,
