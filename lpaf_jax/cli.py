@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -203,6 +204,8 @@ def _set_environment() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Orbax logs through absl, which sends all logs to the screen where nobody handles them.
+    logging.getLogger().addHandler(logging.NullHandler())
 
 
 def _run(command: Any) -> None:

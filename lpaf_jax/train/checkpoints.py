@@ -11,10 +11,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 from jax import Array
 from jax.experimental import multihost_utils
-from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_policy
 
 from lpaf_jax.errors import LpafError
 from lpaf_jax.train.steps import TrainState
@@ -74,7 +72,7 @@ class Checkpoints:
         self._stands_for = dict(stands_for or {})
         self._stopwatch = stopwatch or Stopwatch()
         self._last = time.monotonic()
-        self._opened: ocp.CheckpointManager | None = None
+        self._opened: Any = None
 
     def restore(self, like: TrainState, *, best: bool = False) -> TrainState:
         """The newest state that can be read and has the arrays of `like`; else `like` itself.
@@ -116,7 +114,7 @@ class Checkpoints:
             return
         with _told_of(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            manager = self._manager()
+            ocp, manager = _orbax(), self._manager()
             manager.wait_until_finished()
             # A run that went on from before a damaged state passes its step again.
             for passed in [s for s in manager.all_steps() if s >= int(state.step)]:
@@ -154,8 +152,11 @@ class Checkpoints:
         if jax.process_index() == 0:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _manager(self) -> ocp.CheckpointManager:
+    def _manager(self) -> Any:
         if self._opened is None:
+            from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_policy
+
+            ocp = _orbax()
             kept = [
                 keep_policy.LatestN(self._keep),
                 keep_policy.BestN(
@@ -174,15 +175,13 @@ class Checkpoints:
             )
         return self._opened
 
-    def _read(
-        self, manager: ocp.CheckpointManager, step: int, like: TrainState
-    ) -> tuple[TrainState, float]:
+    def _read(self, manager: Any, step: int, like: TrainState) -> tuple[TrainState, float]:
         """A state and its seconds.
 
         Raises:
             ValueError: it is damaged or of something else; orbax raises many kinds beside.
         """
-        target = jax.tree.map(_abstract, like)
+        ocp, target = _orbax(), jax.tree.map(_abstract, like)
         found = manager.restore(
             step,
             args=ocp.args.Composite(
@@ -201,6 +200,17 @@ class Checkpoints:
             raise ValueError(f"it was made with {theirs}, and this run has {self._stands_for}")
         # Orbax may leave memory that is not the device's own, and steps donate their state.
         return _copy(state), float(found["meta"]["seconds"])
+
+
+def _orbax() -> Any:
+    """Orbax, imported when it is used, and without the handler it would put on the root logger."""
+    root, ours = logging.getLogger(), logging.NullHandler()
+    root.addHandler(ours)  # absl prints all logs of all libraries where there is none
+    try:
+        import orbax.checkpoint
+    finally:
+        root.removeHandler(ours)
+    return orbax.checkpoint
 
 
 @jax.jit
