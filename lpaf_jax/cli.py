@@ -221,10 +221,11 @@ def _compress(settings: Settings) -> None:
     from rich.console import Console
 
     from lpaf_jax.pipeline import run
+    from lpaf_jax.processes import is_first
     from lpaf_jax.report import print_results
 
     metrics = run(settings)
-    if not settings.quiet:
+    if not settings.quiet and is_first():
         console = Console(highlight=False, markup=False, emoji=False)
         print_results(metrics, console)
         console.print(f"Report: {settings.out / 'report.html'}", soft_wrap=True)
