@@ -15,10 +15,10 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.errors import LpafError
-from lpaf_jax.models.layers import Embedding, LayerNorm, Linear, dropout
+from lpaf_jax.models.layers import Embedding, LayerNorm, Linear, dropout, gelu
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
 }

@@ -1,13 +1,16 @@
 """The three linear layers against numpy in float64, and the statistics of dropout."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import Linear, LowRankLinear, MixedLinear
-from lpaf_jax.models.layers import Embedding, LayerNorm, dropout
+from lpaf_jax.models.layers import Embedding, LayerNorm, dropout, gelu
 
 M, N, K = 6, 5, 2
 
@@ -128,14 +131,13 @@ def test_layer_norm_far_from_zero():
     np.testing.assert_allclose(layer(x), normal * weight + bias, atol=2e-3)
 
 
-SHAPE = (331, 257)  # no multiple of the four elements a word decides
+SHAPE = (331, 257)
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.1, 0.5])
 def test_dropout_keeps_its_share_and_the_mean(rate):
     y = np.asarray(dropout(jnp.ones(SHAPE), rate, jax.random.key(0)))
-    drop = round(256 * rate) / 256
-    scale = np.float32(1 / (1 - drop))
+    drop, scale = rate, np.float32(1 / (1 - rate))
     assert set(np.unique(y)) == {np.float32(0), scale}
     # Five deviations of the binomial distribution.
     slack = 5 * np.sqrt(drop * (1 - drop) / y.size)
@@ -144,12 +146,36 @@ def test_dropout_keeps_its_share_and_the_mean(rate):
 
 
 def test_dropout_decides_each_element_by_itself():
-    """Four neighbours share a word, rows share none: no two places may agree more than chance."""
-    kept = np.asarray(dropout(jnp.ones(SHAPE), 0.5, jax.random.key(0))).ravel() > 0
-    n = kept.size
-    for distance in (1, 2, 3, 4, 8, SHAPE[1]):
-        agree = (kept[distance:] == kept[:-distance]).mean()
-        assert abs(agree - 0.5) < 5 * 0.5 / np.sqrt(n), distance
+    """No two places may agree more than chance, nor may the same place under two keys."""
+    keys = jax.random.split(jax.random.key(0), 6)
+    kept = [np.asarray(dropout(jnp.ones(SHAPE), 0.5, key)).ravel() > 0 for key in keys]
+    n, slack = kept[0].size, 5 * 0.5 / np.sqrt(kept[0].size)
+    for distance in (1, 2, 3, 4, 8, 64, 256, SHAPE[1], 4096, 2**15):
+        agree = (kept[0][distance:] == kept[0][:-distance]).mean()
+        assert abs(agree - 0.5) < slack * np.sqrt(n / (n - distance)), distance
+    for a, b in itertools.combinations(kept, 2):
+        assert abs((a == b).mean() - 0.5) < slack
+    # All patterns of three neighbours are met alike.
+    patterns = np.lib.stride_tricks.sliding_window_view(kept[1], 3) @ (1, 2, 4)
+    assert np.abs(np.bincount(patterns) / len(patterns) - 1 / 8).max() < 5 * np.sqrt(7 / 64 / n)
+
+
+def test_dropout_is_the_same_under_vmap_and_bfloat16():
+    x, keys = jnp.ones((2, 40, 30)), jax.random.split(jax.random.key(3), 2)
+    single = jnp.stack([dropout(row, 0.25, key) for row, key in zip(x, keys, strict=True)])
+    stacked = jax.vmap(lambda row, key: dropout(row, 0.25, key))(x, keys)
+    np.testing.assert_array_equal(stacked, single)
+    narrow = dropout(x[0].astype(jnp.bfloat16), 0.25, keys[0])
+    assert narrow.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(narrow > 0, single[0] > 0)
+
+
+def test_gelu_and_its_gradient():
+    x = np.concatenate([np.linspace(-12, 12, 4001), [-100.0, 100.0, 0.0]])
+    single = jnp.asarray(x, jnp.float32)
+    np.testing.assert_allclose(gelu(single), x * norm.cdf(x), atol=2e-6)
+    slope = jax.vmap(jax.grad(gelu))(single)
+    np.testing.assert_allclose(slope, norm.cdf(x) + x * norm.pdf(x), atol=2e-6)
 
 
 def test_dropout_repeats_with_a_key_and_differs_between_keys():
@@ -158,7 +184,7 @@ def test_dropout_repeats_with_a_key_and_differs_between_keys():
     np.testing.assert_array_equal(first, again)
     assert ((first == 0) != (other == 0)).mean() > 0.1
     kept = first != 0
-    np.testing.assert_allclose(first[kept], np.asarray(x)[kept] / (1 - 26 / 256), rtol=1e-6)
+    np.testing.assert_allclose(first[kept], np.asarray(x)[kept] / 0.9, rtol=1e-6)
 
 
 def test_dropout_without_key_or_rate_is_the_identity():
