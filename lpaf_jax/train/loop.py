@@ -83,19 +83,23 @@ def run_steps(
             shape = batch["input_ids"].shape
             placed = batch if layout is None else layout.batch(batch)
             if shape in compiled:
-                state, logged = step(state, fixed, placed, key)
+                state, logged = step(state, fixed, placed, key, np.int32(done))
                 pace.count()
             else:
                 # Steps before it may be under way: their time counts, that of the compilation not.
                 jax.block_until_ready(state)
                 with pace.aside():
-                    state, logged = jax.block_until_ready(step(state, fixed, placed, key))
+                    state, logged = step(state, fixed, placed, key, np.int32(done))
+                    jax.block_until_ready(state)
                 compiled.add(shape)
             done += 1
             ends = done % per_epoch == 0 or done == stage.steps
-            if done % LOG_EVERY == 0 or done == until:
+            logs = done % LOG_EVERY == 0 or done == until
+            stops = terminated(done)
+            if ends or logs or stops:
+                _check(stage, state, float(logged["loss"]), checkpoints)
+            if logs:
                 values = {name: float(value) for name, value in logged.items()}
-                _check(stage, state, values["loss"], done, checkpoints)
                 seconds = pace.seconds()
                 with pace.aside():
                     monitor.row(
@@ -113,34 +117,30 @@ def run_steps(
                         {"stage": stage.name, "step": done, "validation_accuracy": accuracy}
                     )
                     checkpoints.save_if_due(state, now=True, value=accuracy)
-            if terminated(done):
-                _check(stage, state, float(logged["loss"]), done, checkpoints)
+            if stops:
                 checkpoints.save_if_due(state, now=True)
                 checkpoints.close()
                 raise Terminated
     return state
 
 
-def _check(
-    stage: Stage, state: TrainState, loss: float, done: int, checkpoints: Checkpoints
-) -> None:
+def _check(stage: Stage, state: TrainState, loss: float, checkpoints: Checkpoints) -> None:
     """Stop a stage that has diverged.
 
-    Such a step leaves the state as it was, so `state` is good and its step is the one before. Only
-    weights that overflow are seen later, by themselves; the checkpoint before them is kept.
+    A step that fails and those after it leave the state as it was, so `state` is the last good one.
+    Weights that overflow are seen at the step after theirs, and the last checkpoint is kept.
     """
     good = bool(_all_finite(state.params))
     if np.isfinite(loss) and good:
         return
-    where = int(state.step) + 1 if good else done
     if good:
         checkpoints.save_if_due(state, now=True)
         checkpoints.close()
     raise LpafError(
-        f"stage {stage.name}: training has diverged at step {where} of {stage.steps}, where the "
-        f"{'loss or its gradient' if good else 'weights'} became NaN or infinite; lower the "
-        "learning rate of this stage (with --reuse and another --out, the stages before it are "
-        "kept)"
+        f"stage {stage.name}: training has diverged at step {int(state.step) + good} of "
+        f"{stage.steps}, where the {'loss or its gradient' if good else 'weights'} became NaN or "
+        "infinite; lower the learning rate of this stage (with --reuse and another --out, the "
+        "stages before it are kept)"
     )
 
 

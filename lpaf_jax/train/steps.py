@@ -67,11 +67,13 @@ def make_step(
     accumulate: int = 1,
     layout: Layout | None = None,
 ) -> Step:
-    """`step(state, fixed, batch, key) -> (state, logged)`, jitted; `state` is donated.
+    """`step(state, fixed, batch, key, at=None) -> (state, logged)`, jitted; `state` is donated.
 
     The randomness of step t is a function of the key and t, so a resumed run draws what an
     unbroken one would. A step whose loss or gradient is NaN or infinite changes nothing: the state
-    returned is the one that went in, its count of steps included, and `logged["loss"]` tells.
+    returned is the one that went in, its count of steps included, and `logged["loss"]` tells. So
+    does a step that is given `at`, the count of steps that its batch is for, and a state of another
+    count: steps sent off before it is seen that one has failed leave the state before that one.
 
     Args:
         loss: of parameters, what is not trained (`fixed`), batch, keys and step.
@@ -83,7 +85,7 @@ def make_step(
 
     @partial(jax.jit, donate_argnums=0)
     def step(
-        state: TrainState, fixed: Params, batch: Batch, key: Array
+        state: TrainState, fixed: Params, batch: Batch, key: Array, at: Array | None = None
     ) -> tuple[TrainState, dict[str, Array]]:
         keys = Keys(*jax.random.split(jax.random.fold_in(key, state.step)))
         slope = jax.value_and_grad(loss, has_aux=True)
@@ -96,6 +98,7 @@ def make_step(
         new = TrainState(state.step + 1, params, opt_state)
         # The norm is what clipping asks for, too, so it is computed once.
         good = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(grads))
+        good &= True if at is None else at == state.step
         new = jax.tree.map(lambda now, before: jnp.where(good, now, before), new, state)
         if layout is not None:
             new = jax.lax.with_sharding_constraint(new, layout.of(new))
