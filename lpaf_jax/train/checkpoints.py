@@ -1,25 +1,29 @@
 """In-stage checkpoints: the whole training state, so that a killed stage goes on where it was."""
 
+import json
 import logging
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 from jax.experimental import multihost_utils
 
 from lpaf_jax.errors import LpafError
 from lpaf_jax.train.steps import TrainState
 
+if TYPE_CHECKING:
+    from lpaf_jax.train.storage import Storage
+
+_LOG = logging.getLogger("lpaf_jax")
 _SECONDS_BETWEEN = 60.0
 _KEPT = 2
-_METRIC = "value"
 
 
 class Stopwatch:
@@ -55,6 +59,7 @@ class Checkpoints:
         stands_for: what a state must have been made with to be of use: seed, batch size, number of
             examples. It is kept with each state.
         stopwatch: of the stage; kept with each state, and set back to it when it is restored.
+        warn: is told, in a line, of a state that cannot be used.
     """
 
     def __init__(
@@ -65,14 +70,18 @@ class Checkpoints:
         keep: int = _KEPT,
         stands_for: Mapping[str, int | str] | None = None,
         stopwatch: Stopwatch | None = None,
+        warn: Callable[[str], None] = _LOG.warning,
     ):
         self._folder = folder.absolute()
         self._every = every
         self._keep = keep
         self._stands_for = dict(stands_for or {})
         self._stopwatch = stopwatch or Stopwatch()
+        self._warn = warn
         self._last = time.monotonic()
-        self._opened: Any = None
+        self._step: int | None = None  # of the state that was restored or saved last
+        self._values: dict[int, float] = {}
+        self._opened: Storage | None = None
 
     def restore(self, like: TrainState, *, best: bool = False) -> TrainState:
         """The newest state that can be read and has the arrays of `like`; else `like` itself.
@@ -80,21 +89,24 @@ class Checkpoints:
         Args:
             like: a state of the wanted structure, shapes and places on devices.
             best: the state of the highest value that was saved, before the newest.
+
+        Raises:
+            LpafError: the folder cannot be looked at, or a state saved before could not be written.
         """
+        self.close()
         if not self._folder.is_dir():
             return like
-        manager = self._manager()
-        manager.reload()
-        steps = sorted(manager.all_steps(), reverse=True)
-        if best:
-            values = {s: (manager.metrics(s) or {}).get(_METRIC, -1.0) for s in steps}
-            steps.sort(key=lambda s: values[s], reverse=True)
-        for step in steps:
-            place = self._folder / str(step)
-            found = _agreed(partial(self._read, manager, step, like), place)
-            if found is not None:
-                state, seconds = found
-                self._stopwatch.go_on_after(seconds)
+        with _told_of("read", self._folder):
+            storage = self._storage()
+        steps = sorted(storage.steps(), reverse=True)
+        if best and self._values:
+            steps.insert(0, _module().best_of(self._values))
+        for step in dict.fromkeys(steps):
+            said = self._agreed(partial(self._examined, storage, step, like), step)
+            state = said and self._agreed(partial(storage.read, step, like), step)
+            if state:
+                self._step = step
+                self._stopwatch.go_on_after(said["seconds"])
                 return state
         return like
 
@@ -102,6 +114,8 @@ class Checkpoints:
         self, state: TrainState, *, now: bool = False, value: float | None = None
     ) -> None:
         """Save `state` when the last save is long enough ago, or at once with `now`.
+
+        A state of the step that was saved or restored last is on disk and is not written again.
 
         Args:
             value: how good the state is; the state of the highest is kept.
@@ -112,26 +126,24 @@ class Checkpoints:
         """
         if not now and not _first_says(time.monotonic() - self._last >= self._every):
             return
-        with _told_of(self._folder):
+        step = int(state.step)
+        if step == self._step:
+            return
+        with _told_of("write", self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            ocp, manager = _orbax(), self._manager()
-            manager.wait_until_finished()
-            # A run that went on from before a damaged state passes its step again.
-            for passed in [s for s in manager.all_steps() if s >= int(state.step)]:
-                manager.delete(passed)
-            # A copy: steps donate their state, and this one is read while the next steps run.
-            held = _copy(state)
-            meta = {"stands_for": self._stands_for, "seconds": self._stopwatch.seconds()}
-            manager.save(
-                int(state.step),
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(held),
-                    sums=ocp.args.StandardSave(_sums(held)),
-                    meta=ocp.args.JsonSave(meta),
-                ),
-                metrics=None if value is None else {_METRIC: value},
-                force=True,
-            )
+            storage = self._storage()
+            for passed in [s for s in self._values if s >= step]:
+                del self._values[passed]
+            if value is not None:
+                self._values[step] = value
+            said = {
+                "arrays": _kinds(state),
+                "stands_for": self._stands_for,
+                "seconds": self._stopwatch.seconds(),
+                "value": value,
+            }
+            storage.save(step, state, said | {"sum": _sum_of(said)})
+        self._step = step
         self._last = time.monotonic()
 
     def close(self) -> None:
@@ -140,128 +152,90 @@ class Checkpoints:
         Raises:
             LpafError: it could not be written.
         """
-        manager, self._opened = self._opened, None
-        if manager is not None:
-            with _told_of(self._folder):
-                manager.wait_until_finished()
-                manager.close()
+        storage, self._opened = self._opened, None
+        if storage is not None:
+            with _told_of("write", self._folder):
+                storage.close()
 
     def remove(self) -> None:
         """Forget all states: the stage is finished and its result lies elsewhere."""
         self.close()
+        self._step = None
         if jax.process_index() == 0:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _manager(self) -> Any:
+    def _storage(self) -> "Storage":
         if self._opened is None:
-            from orbax.checkpoint.checkpoint_managers import preservation_policy as keep_policy
-
-            ocp = _orbax()
-            kept = [
-                keep_policy.LatestN(self._keep),
-                keep_policy.BestN(
-                    get_metric_fn=lambda m: m[_METRIC],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
-            self._opened = ocp.CheckpointManager(
-                self._folder,
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=keep_policy.AnyPreservationPolicy(kept),
-                    cleanup_tmp_directories=True,
-                    create=False,
-                ),
-            )
+            self._values.clear()
+            self._opened = _module().Storage(self._folder, self._keep, self._values)
+            for step in self._opened.steps():
+                with suppress(Exception):  # of a damaged state, or of no use to this run
+                    value = self._said(self._opened, step)["value"]
+                    if value is not None:
+                        self._values[step] = value
         return self._opened
 
-    def _read(self, manager: Any, step: int, like: TrainState) -> tuple[TrainState, float]:
-        """A state and its seconds.
+    def _said(self, storage: "Storage", step: int) -> dict[str, Any]:
+        """What was said of a state when it was saved.
 
         Raises:
-            ValueError: it is damaged or of something else; orbax raises many kinds beside.
+            ValueError: it is damaged or the state is of no use to this run; orbax raises many
+                kinds beside.
         """
-        ocp, target = _orbax(), jax.tree.map(_abstract, like)
-        found = manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(target),
-                sums=ocp.args.StandardRestore(jax.tree.map(_abstract, _sums(like))),
-                meta=ocp.args.JsonRestore(),
-            ),
-        )
-        state = found["state"]
-        if jax.tree.map(_kind, state) != jax.tree.map(_kind, like):
-            raise ValueError("it is the state of another model or optimiser")
-        if any(jax.tree.leaves(jax.tree.map(_differ, _sums(state), found["sums"]))):
-            raise ValueError("it is damaged: its checksums do not agree")
-        theirs = found["meta"]["stands_for"]
+        said = storage.said(step)
+        if said.pop("sum", None) != _sum_of(said):
+            raise ValueError("it is damaged: what it says of itself has changed")
+        theirs = said["stands_for"]
         if theirs != self._stands_for:
             raise ValueError(f"it was made with {theirs}, and this run has {self._stands_for}")
-        # Orbax may leave memory that is not the device's own, and steps donate their state.
-        return _copy(state), float(found["meta"]["seconds"])
+        return said
+
+    def _examined(self, storage: "Storage", step: int, like: TrainState) -> dict[str, Any]:
+        """What is said of a state that is whole and has the arrays of `like`; raises as `_said`."""
+        said = self._said(storage, step)
+        if said["arrays"] != _kinds(like):
+            raise ValueError("it is the state of another model or optimiser")
+        if jax.process_index() == 0:  # the files are the same for all
+            storage.check(step)
+        return said
+
+    def _agreed(self, read: Callable[[], Any], step: int) -> Any:
+        """What `read` gives; None, and a warning, where it fails on this process or on another."""
+        found, why = None, ""
+        try:
+            found = read()
+        except Exception as error:  # orbax and what it stands on raise of many kinds for damage
+            why = _reason(error)
+        if jax.process_count() > 1:
+            fine = multihost_utils.process_allgather(jnp.int32(not why))
+            why = why or ("" if fine.all() else "another process could not read it")
+        if not why:
+            return found
+        self._warn(
+            f"checkpoint {self._folder / str(step)} cannot be used ({why}); trying the one before"
+        )
+        return None
 
 
-def _orbax() -> Any:
-    """Orbax, imported when it is used, and without the handler it would put on the root logger."""
+def _module() -> Any:
+    """The module that imports orbax, which takes a second, when it is used."""
     root, ours = logging.getLogger(), logging.NullHandler()
-    root.addHandler(ours)  # absl prints all logs of all libraries where there is none
+    root.addHandler(ours)  # absl, which orbax imports, prints all logs of all where there is none
     try:
-        import orbax.checkpoint
+        from lpaf_jax.train import storage
     finally:
         root.removeHandler(ours)
-    return orbax.checkpoint
+    return storage
 
 
-@jax.jit
-def _copy(tree: Any) -> Any:
-    return jax.tree.map(jnp.copy, tree)
+def _kinds(tree: Any) -> dict[str, str]:
+    """Shape and type of each array, by its place in the tree."""
+    arrays, _ = jax.tree.flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in arrays}
 
 
-@jax.jit
-def _sums(tree: Any) -> Any:
-    """A checksum of each array: its bits by odd multipliers, so that places matter, mod 2³².
-
-    Computed where the array is, so that it covers one spread over processes.
-    """
-
-    def one(x: Array) -> Array:
-        width = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
-        bits = x.astype(width) if x.dtype == bool else jax.lax.bitcast_convert_type(x, width)
-        bits = bits.astype(jnp.uint32).reshape(-1)
-        return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1))
-
-    return jax.tree.map(one, tree)
-
-
-def _abstract(x: Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-
-
-def _kind(x: Array) -> tuple[Any, ...]:
-    return x.shape, x.dtype
-
-
-def _differ(first: Array, second: Array) -> bool:
-    return int(first) != int(second)
-
-
-def _agreed(read: Callable[[], Any], place: Path) -> Any:
-    """What `read` gives; None, and a warning, where it fails on this process or on another."""
-    found, why = None, ""
-    try:
-        found = read()
-    except Exception as error:  # orbax and what it stands on raise of many kinds for damage
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if jax.process_count() > 1:
-        fine = multihost_utils.process_allgather(jnp.int32(not why))
-        why = why or ("" if fine.all() else "another process could not read it")
-    if not why:
-        return found
-    logging.getLogger("lpaf_jax").warning(
-        "checkpoint %s cannot be used (%s); trying the one before", place, why
-    )
-    return None
+def _sum_of(said: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(said, sort_keys=True).encode())
 
 
 def _first_says(due: bool) -> bool:
@@ -272,11 +246,20 @@ def _first_says(due: bool) -> bool:
 
 
 @contextmanager
-def _told_of(folder: Path) -> Iterator[None]:
+def _told_of(what: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except LpafError:
         raise
     except Exception as error:  # a full disk reaches us as errors of tensorstore, too
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise LpafError(f"cannot write the checkpoint in {folder}: {reason[0]}") from error
+        raise LpafError(f"cannot {what} the checkpoints in {folder}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong at the bottom, without the settings that tensorstore tells, too."""
+    below: BaseException | None = error
+    while below is not None:
+        error = below
+        below = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line.split(" [tensorstore_spec")[0].rsplit('": ', 1)[-1]
