@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, rel_entr, softmax
 
-from lpaf_jax.train import dual_loss
+from lpaf_jax.train import Keys, dual_loss
 
 LAYERS, HIDDEN, RANK = 3, 4, 2
 STEP = jnp.int32(0)
@@ -88,6 +88,10 @@ def batch() -> Params:
     }
 
 
+def keys_of(seed: int) -> Keys:
+    return Keys(*jax.random.split(jax.random.key(seed)))
+
+
 def constant(p: float) -> Any:
     return lambda step: jnp.float32(p) + 0 * step
 
@@ -100,7 +104,7 @@ def test_value_and_gradient(params: Params, masks: Params, batch: Params) -> Non
     seen = set()
     for seed in range(3):
         model.draws.clear(), model.noise.clear()
-        (value, logged), grads = loss(params, masks, batch, jax.random.key(seed), STEP)
+        (value, logged), grads = loss(params, masks, batch, keys_of(seed), STEP)
         jax.effects_barrier()
         assert len(model.draws) == 2
         seen |= {tuple(z) for z in model.draws}
@@ -127,7 +131,7 @@ def test_value_and_gradient(params: Params, masks: Params, batch: Params) -> Non
 def test_no_dense_branch_when_p_is_zero(params: Params, masks: Params, batch: Params) -> None:
     model = Model()
     loss = jax.jit(dual_loss(model, constant(0.0), LAYERS, 1.0))
-    value, _ = loss(params, masks, batch, jax.random.key(0), STEP)
+    value, _ = loss(params, masks, batch, keys_of(0), STEP)
     jax.effects_barrier()
     exact = {name: value.astype(float) for name, value in params.items()}
     zeros = [np.zeros(LAYERS)] * 2
@@ -145,7 +149,7 @@ def test_no_dense_branch_when_p_is_zero(params: Params, masks: Params, batch: Pa
     # What a stage goes on with once p is 0: the same, without dense matrices and masks.
     alone = {name: w for name, w in params.items() if not name.endswith("kernel")}
     without = jax.jit(dual_loss(factors, constant(0.0), 0, 1.0))
-    assert float(without(alone, {}, batch, jax.random.key(0), STEP)[0]) == pytest.approx(
+    assert float(without(alone, {}, batch, keys_of(0), STEP)[0]) == pytest.approx(
         float(value), rel=1e-6
     )
 
@@ -155,14 +159,14 @@ def test_probability_follows_the_step(params: Params, masks: Params, batch: Para
     loss = jax.jit(dual_loss(model, lambda step: jnp.where(step < 5, 1.0, 0.0), LAYERS, 1.0))
     for step, expected in ((4, 1.0), (5, 0.0)):
         model.draws.clear()
-        _, logged = loss(params, masks, batch, jax.random.key(0), jnp.int32(step))
+        _, logged = loss(params, masks, batch, keys_of(0), jnp.int32(step))
         jax.effects_barrier()
         assert float(logged["p"]) == expected
         assert np.array_equal(model.draws, np.full((2, LAYERS), expected))
 
 
 def test_draws_are_independent(batch: Params) -> None:
-    layers, keys, p = 6, 150, 0.3
+    layers, seeds, p = 6, 150, 0.3
     drawn: list[np.ndarray] = []
 
     def forward(params: Params, masks: Params, batch: Any, key: Any, draws: Any) -> Any:
@@ -171,15 +175,15 @@ def test_draws_are_independent(batch: Params) -> None:
         return jnp.zeros((5, 3)) + jnp.sum(draws)
 
     loss = dual_loss(forward, constant(p), layers, 1.0)
-    run = jax.jit(lambda key: loss({}, {}, batch, key, STEP)[0])
+    run = jax.jit(lambda keys: loss({}, {}, batch, keys, STEP)[0])
     pairs = []
-    for key in jax.random.split(jax.random.key(1), keys):
+    for seed in range(seeds):
         drawn.clear()
-        run(key)
+        run(keys_of(seed))
         jax.effects_barrier()
         pairs.append(np.concatenate(drawn))
     z = np.array(pairs)
-    assert z.shape == (keys, 2 * layers)
+    assert z.shape == (seeds, 2 * layers)
     assert set(np.unique(z)) == {0.0, 1.0}
     # Standard errors: 0.037 for a mean, 0.082 for a correlation; five of them.
     assert np.abs(z.mean(0) - p).max() < 0.19

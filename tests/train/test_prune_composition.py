@@ -109,8 +109,11 @@ def test_pruned_under_any_optimiser_donated_saved_and_resumed(
     leaves, treedef = jax.tree.flatten(halfway)
     assert_same_bits(jax.tree.unflatten(treedef, leaves), halfway)
     saved = TrainState(jnp.int32(5), *halfway)
-    Checkpoints(tmp_path).save_if_due(saved, now=True)
-    restored = Checkpoints(tmp_path).restore(TrainState(jnp.int32(0), *training.start))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save_if_due(saved, now=True)
+    checkpoints.close()
+    restored = checkpoints.restore(TrainState(jnp.int32(0), *training.start))
+    checkpoints.close()
     assert_same_bits(restored, saved)
     resumed = training.run(range(5, 9), (restored.params, restored.opt_state))
     assert_same_bits(resumed, unbroken)
@@ -120,7 +123,7 @@ def test_in_a_training_step_that_donates_its_state(params: Any) -> None:
     # The dense weights must not be the very buffers of the parameters they start as.
     optimizer = prune(optax.sgd(0.1), cubic_sparsity(4, 0, 1, 0.5), matrices, mask_every=1)
 
-    def loss(params: Any, masks: Any, batch: Any, key: Any, step: Any) -> Any:
+    def loss(params: Any, fixed: Any, batch: Any, keys: Any, step: Any) -> Any:
         return sum(jnp.sum(x**2) for x in jax.tree.leaves(params)), {}
 
     step = make_step(loss, optimizer)
