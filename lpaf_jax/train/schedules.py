@@ -17,6 +17,9 @@ def cubic_sparsity(steps: int, start: int, cooldown: int, final: float) -> Sched
         v_t = v_f + (1 − v_f) ((T − t_f − t)/(T − t_f − t_i))³    t_i ≤ t < T − t_f
         v_t = v_f                                            otherwise
 
+    The first step keeps everything, and the share is exactly 1 up to t_i and exactly `final` at the
+    end of every stage: where t_i and t_f leave no step between, it falls at once at T − t_f.
+
     Args:
         steps: T, steps of the whole stage.
         start: t_i, steps before pruning begins.
@@ -25,10 +28,11 @@ def cubic_sparsity(steps: int, start: int, cooldown: int, final: float) -> Sched
 
     Source: Zhu & Gupta, "To prune, or not to prune", 2017; Ren & Zhu, LPAF, 2024.
     """
-    span = max(steps - cooldown - start, 1)
+    end = max(steps - cooldown, 1)
+    span = max(end - start, 1)
 
     def kept(step: ArrayLike) -> Array:
-        left = jnp.clip((steps - cooldown - jnp.asarray(step, jnp.float32)) / span, 0.0, 1.0)
+        left = jnp.clip((end - jnp.asarray(step, jnp.float32)) / span, 0.0, 1.0)
         return final + (1.0 - final) * left**3
 
     return kept

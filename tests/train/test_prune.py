@@ -234,3 +234,24 @@ def test_parameters_must_be_given(start: Arrays) -> None:
     params = jax.tree.map(jnp.asarray, start)
     with pytest.raises(ValueError, match="with the parameters"):
         optimizer.update(params, optimizer.init(params))
+
+
+def test_more_weights_than_can_be_counted() -> None:
+    def start(scope: Any, **shapes: tuple[int, ...]) -> Any:
+        optimizer = prune(
+            optax.sgd(RATE),
+            lambda t: 1.0 + 0 * t,
+            lambda params: jax.tree.map(lambda _: True, params),
+            scope=scope,
+        )
+        params = {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()}
+        return jax.eval_shape(optimizer.init, params)
+
+    most = (2**31 - 2**16, 1)
+    start("global", a=most, b=(2**16 - 1,))
+    start("matrix", a=most, b=(2**16,))
+    with pytest.raises(ValueError, match=r'2,147,483,648 weights .* take scope="matrix"'):
+        start("global", a=most, b=(2**16,))
+    for scope in ("global", "matrix"):
+        with pytest.raises(ValueError, match="split the largest matrix"):
+            start(scope, a=(2**16, 2**15))

@@ -5,7 +5,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lpaf_jax.train import cubic_sparsity, linear_replacement, warmup_linear
 
@@ -13,6 +16,10 @@ from lpaf_jax.train import cubic_sparsity, linear_replacement, warmup_linear
 def at(schedule: Callable, steps: np.ndarray) -> np.ndarray:
     """The values inside a compiled step, where the step is a traced int32."""
     return np.asarray(jax.jit(jax.vmap(schedule))(jnp.asarray(steps, jnp.int32)))
+
+
+STEPS = np.arange(50)
+SHARES = st.just(0.0) | st.floats(1e-30, 1)  # JAX on CPU takes smaller ones for 0
 
 
 def cubic(t: int, T: int, t_i: int, t_f: int, v_f: float) -> float:
@@ -55,6 +62,59 @@ def test_replacement_falls_in_a_line_to_zero() -> None:
 
 def test_replacement_over_no_steps_is_zero() -> None:
     assert (at(linear_replacement(0, 0.5), np.arange(3)) == 0).all()
+
+
+# Stages of one step, stages that are all warm-up and cooldown, and more of both than of steps.
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(st.integers(1, 40), st.integers(0, 45), st.integers(0, 45), SHARES)
+def test_cubic_at_its_corners(T: int, t_i: int, t_f: int, v_f: float) -> None:
+    kept = cubic_sparsity(T, start=t_i, cooldown=t_f, final=v_f)
+    found = np.asarray(kept(STEPS))  # not compiled anew for each of many schedules
+    end = max(T - t_f, 1)
+    assert found[0] == 1
+    assert (found[: min(t_i, end - 1) + 1] == 1).all()
+    assert (found[end:] == np.float32(v_f)).all()
+    assert (np.diff(found) <= 0).all()
+    if t_i + t_f < T:
+        expected = [cubic(t, T, t_i, t_f, v_f) for t in range(len(found))]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(st.integers(1, 40), SHARES)
+def test_replacement_at_its_corners(T: int, initial: float) -> None:
+    found = np.asarray(linear_replacement(T, initial)(STEPS))
+    assert found[0] == np.float32(initial)
+    assert (found[T:] == 0).all()
+    assert (np.diff(found) <= 0).all()
+    assert found[T - 1] > 0 or initial == 0
+
+
+SCHEDULES = {
+    "cubic": cubic_sparsity(20, start=3, cooldown=6, final=0.2),
+    "replacement": linear_replacement(20, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_is_the_same_compiled_or_not_and_of_any_integer(name: str) -> None:
+    schedule = SCHEDULES[name]
+    compiled = at(schedule, np.arange(25))
+    for t in (0, 3, 10, 14, 24):
+        for step in (t, np.int64(t), jnp.int32(t), jnp.uint32(t)):
+            np.testing.assert_allclose(schedule(step), compiled[t], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_serves_wherever_optax_takes_a_schedule(name: str) -> None:
+    schedule = SCHEDULES[name]
+    joined = optax.join_schedules([optax.constant_schedule(1.0), schedule], [5])
+    np.testing.assert_allclose(at(joined, np.arange(30))[5:], at(schedule, np.arange(25)))
+    optimizer = optax.sgd(schedule)
+    state, update = optimizer.init(jnp.float32(0)), jax.jit(optimizer.update)
+    for t in range(20):
+        updates, state = update(jnp.float32(1), state)
+        assert float(updates) == pytest.approx(-float(schedule(t)), rel=1e-6)
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 10, 50])
