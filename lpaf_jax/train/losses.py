@@ -125,8 +125,9 @@ def distilled(
 
         L' = L + w · distance(y, y_teacher; T) + h · mean ‖H − H_teacher‖² / d
 
-    The mean is over layers and the tokens that are no padding; `with_teacher` puts the outputs of
-    the teacher in the batch. The student needs as many hidden states of the same width, which a
+    The mean is over layers, over the tokens of an example that are no padding, and then over the
+    examples, so that a batch in parts is the whole batch. `with_teacher` puts the outputs of the
+    teacher in the batch. The student needs as many hidden states of the same width, which a
     factorization never changes.
 
     Args:
@@ -149,8 +150,9 @@ def distilled(
                 "as_function(model, hidden=True)"
             )
         apart = jnp.square(ours.hidden - theirs.hidden).mean((0, -1))
-        tokens = batch["attention_mask"] * batch["weight"][:, None]
-        return value + hidden * jnp.sum(tokens * apart) / jnp.sum(tokens)
+        tokens = batch["attention_mask"]
+        rows = jnp.sum(tokens * apart, axis=-1) / jnp.maximum(jnp.sum(tokens, axis=-1), 1)
+        return value + hidden * _mean(rows, batch["weight"])
 
     return Objective(
         loss,

@@ -127,10 +127,10 @@ def _accumulated(
         index, rows = part
         own = jax.random.fold_in(keys.own, index)
         new = slope(state.params, fixed, rows, keys._replace(own=own), state.step)
-        # A part of filling rows alone has a mean of 0 / 0.
+        # A part of filling rows alone has a mean of 0 / 0; a whole batch of them keeps it.
         share = jnp.sum(rows["weight"]) / total
         return jax.tree.map(
-            lambda s, x: s + jnp.where(share > 0, (share * x).astype(x.dtype), 0), found, new
+            lambda s, x: s + jnp.where(share == 0, 0, (share * x).astype(x.dtype)), found, new
         ), None
 
     first = jax.tree.map(lambda x: x[0], cut)
