@@ -33,7 +33,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(bias)
 
     def __call__(self, x: Array) -> Array:
-        return x @ self.kernel[...] + self.bias[...].astype(x.dtype)
+        return _plus(x @ self.kernel[...], self.bias[...])
 
 
 class LowRankLinear(nnx.Module):
@@ -45,8 +45,7 @@ class LowRankLinear(nnx.Module):
         self.bias = nnx.Param(bias)
 
     def __call__(self, x: Array) -> Array:
-        y = LowRank(self.a[...], self.b[...]).apply(x)
-        return y + self.bias[...].astype(y.dtype)
+        return _plus(LowRank(self.a[...], self.b[...]).apply(x), self.bias[...])
 
 
 class MixedLinear(nnx.Module):
@@ -71,7 +70,12 @@ class MixedLinear(nnx.Module):
             dense = jnp.where(self.mask[...], dense, 0.0)
         rows = x.reshape(-1, x.shape[-1])
         y = _drawn(self.draw[...], rows, dense, self.a[...], self.b[...])
-        return y.reshape(*x.shape[:-1], -1) + self.bias[...].astype(y.dtype)
+        return _plus(y.reshape(*x.shape[:-1], -1), self.bias[...])
+
+
+def _plus(y: Array, bias: Array) -> Array:
+    """The sum in the dtype of `y`, whose gradient for `bias` is summed in the wider one."""
+    return (y + bias).astype(y.dtype)
 
 
 def _pass_by_pass(branch: Callable[..., Any]) -> Callable[..., Any]:
@@ -131,7 +135,23 @@ class Embedding(nnx.Module):
         self.weight = nnx.Param(weight)
 
     def __call__(self, index: Array) -> Array:
-        return self.weight[...][index]
+        return _rows(self.weight[...], index)
+
+
+@jax.custom_vjp
+def _rows(table: Array, index: Array) -> Array:
+    return table[index]
+
+
+def _rows_backward(given: tuple[Array, Array], g: Array) -> tuple[Array, None]:
+    table, index = given
+    # Thousands of tokens may share a row: in bfloat16 a sum stands still after a few hundred.
+    wide = jnp.promote_types(g.dtype, jnp.float32)
+    summed = jnp.zeros(table.shape, wide).at[index].add(g.astype(wide))
+    return summed.astype(table.dtype), None
+
+
+_rows.defvjp(lambda table, index: (table[index], (table, index)), _rows_backward)
 
 
 class LayerNorm(nnx.Module):

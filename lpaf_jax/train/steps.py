@@ -70,10 +70,11 @@ def make_step(
     """`step(state, fixed, batch, key, at=None) -> (state, logged)`, jitted; `state` is donated.
 
     The randomness of step t is a function of the key and t, so a resumed run draws what an
-    unbroken one would. A step whose loss or gradient is NaN or infinite changes nothing: the state
-    returned is the one that went in, its count of steps included, and `logged["loss"]` tells. So
-    does a step that is given `at`, the count of steps that its batch is for, and a state of another
-    count: steps sent off before it is seen that one has failed leave the state before that one.
+    unbroken one would. A step whose loss or norm of the gradient is NaN or infinite changes
+    nothing: the state returned is the one that went in, its count of steps included, and
+    `logged["loss"]` tells. So does a step that is given `at`, the count of steps that its batch is
+    for, and a state of another count: steps sent off before it is seen that one has failed leave
+    the state before that one.
 
     Args:
         loss: of parameters, what is not trained (`fixed`), batch, keys and step.
