@@ -6,13 +6,11 @@ compressing a model is nothing but putting another layer in its place.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.custom_batching import custom_vmap
 
 from lpaf_jax.linalg import LowRank
 
@@ -33,7 +31,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(bias)
 
     def __call__(self, x: Array) -> Array:
-        return _plus(x @ self.kernel[...], self.bias[...])
+        return _by_rows(x, lambda rows: _plus(rows @ self.kernel[...], self.bias[...]))
 
 
 class LowRankLinear(nnx.Module):
@@ -45,7 +43,8 @@ class LowRankLinear(nnx.Module):
         self.bias = nnx.Param(bias)
 
     def __call__(self, x: Array) -> Array:
-        return _plus(LowRank(self.a[...], self.b[...]).apply(x), self.bias[...])
+        factors = LowRank(self.a[...], self.b[...])
+        return _by_rows(x, lambda rows: _plus(factors.apply(rows), self.bias[...]))
 
 
 class MixedLinear(nnx.Module):
@@ -68,9 +67,19 @@ class MixedLinear(nnx.Module):
         dense = self.kernel[...]
         if self.mask is not None:
             dense = jnp.where(self.mask[...], dense, 0.0)
-        rows = x.reshape(-1, x.shape[-1])
-        y = _drawn(self.draw[...], rows, dense, self.a[...], self.b[...])
-        return _plus(y.reshape(*x.shape[:-1], -1), self.bias[...])
+        branches = dense, self.a[...], self.b[...]
+        return _by_rows(
+            x, lambda rows: _plus(_drawn(self.draw[...], rows, *branches), self.bias[...])
+        )
+
+
+def _by_rows(x: Array, layer: Callable[[Array], Array]) -> Array:
+    """`layer` of all rows as one matrix.
+
+    XLA on CPU takes a third longer over the gradient of a matrix that multiplies a batch of
+    matrices: it then sums over two axes.
+    """
+    return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
 def _plus(y: Array, bias: Array) -> Array:
@@ -78,34 +87,18 @@ def _plus(y: Array, bias: Array) -> Array:
     return (y + bias).astype(y.dtype)
 
 
-def _pass_by_pass(branch: Callable[..., Any]) -> Callable[..., Any]:
-    """`branch`, which `vmap` applies to one element after the other.
+@jax.custom_vjp
+def _drawn(z: Array, x: Array, w: Array, a: Array, b: Array) -> Array:
+    """`x @ w` where `z` is 1 and `(x @ a) @ b` where it is 0.
 
-    Under a plain `vmap` a choice between two branches becomes both, and the two passes' products
-    one batched product, which XLA runs on a single thread on CPU.
+    The derivative is written out: left to JAX, a choice keeps what both branches would need.
     """
-    single = custom_vmap(branch)
-
-    @single.def_vmap
-    def stacked(size: int, in_batched: list[bool], *args: Array) -> tuple[Any, Any]:
-        outputs = [
-            branch(*(x[i] if along else x for x, along in zip(args, in_batched, strict=True)))
-            for i in range(size)
-        ]
-        return jax.tree.map(lambda *each: jnp.stack(each), *outputs), jax.tree.map(
-            lambda _: True, outputs[0]
-        )
-
-    return single
-
-
-@_pass_by_pass
-def _forward(z: Array, x: Array, w: Array, a: Array, b: Array) -> Array:
     return jax.lax.cond(z > 0, lambda: x @ w, lambda: (x @ a) @ b)
 
 
-@_pass_by_pass
-def _backward(z: Array, x: Array, w: Array, a: Array, b: Array, g: Array) -> tuple[Array, ...]:
+def _drawn_backward(given: tuple[Array, ...], g: Array) -> tuple[Array, ...]:
+    z, x, w, a, b = given
+
     def dense() -> tuple[Array, ...]:
         return g @ w.T, x.T @ g, jnp.zeros_like(a), jnp.zeros_like(b)
 
@@ -113,19 +106,10 @@ def _backward(z: Array, x: Array, w: Array, a: Array, b: Array, g: Array) -> tup
         inner = g @ b.T
         return inner @ a.T, jnp.zeros_like(w), x.T @ inner, (x @ a).T @ g
 
-    return jax.lax.cond(z > 0, dense, low_rank)
+    return jnp.zeros_like(z), *jax.lax.cond(z > 0, dense, low_rank)
 
 
-@jax.custom_vjp
-def _drawn(z: Array, x: Array, w: Array, a: Array, b: Array) -> Array:
-    """`x @ w` where `z` is 1 and `(x @ a) @ b` where it is 0."""
-    return _forward(z, x, w, a, b)
-
-
-_drawn.defvjp(
-    lambda *args: (_forward(*args), args),
-    lambda args, g: (jnp.zeros_like(args[0]), *_backward(*args, g)),
-)
+_drawn.defvjp(lambda *given: (_drawn(*given), given), _drawn_backward)
 
 
 class Embedding(nnx.Module):
