@@ -3,10 +3,10 @@
 from collections import defaultdict
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
+from lpaf_jax.compress.spread import solve_each
 from lpaf_jax.errors import LpafError
 from lpaf_jax.importance import importance
 from lpaf_jax.linalg import LowRank, svd, weighted_als, weighted_svd
@@ -35,7 +35,8 @@ def factorize(
 ) -> dict[str, LowRank]:
     """Rank-`rank` factors of every matrix in `weights`.
 
-    Matrices of one shape are stacked and solved by one compiled call.
+    Matrices of one shape are solved by one compiled call, spread over the devices of all processes;
+    each process gives all matrices and gets all factors.
 
     Args:
         weights: W by path, (m, n) each, pruned entries 0. scores, masks: S and M by path.
@@ -47,25 +48,17 @@ def factorize(
         LpafError: the weights, the scores or the factors of a matrix are not finite.
     """
 
-    @jax.jit
-    def solve(stack: tuple[Array, Array, Array]) -> LowRank:
-        def one(matrices: tuple[Array, Array, Array]) -> LowRank:
-            w, s, m = matrices
-            return SOLVERS[solver](w, importance(kind, w, s, m, floor), rank)
-
-        # One after the other: on a CPU a batched product runs on one thread, and a batched SVD
-        # takes its matrices one by one anyway.
-        return jax.lax.map(one, stack)
+    def solve(matrices: tuple[Array, Array, Array]) -> LowRank:
+        w, s, m = matrices
+        return SOLVERS[solver](w, importance(kind, w, s, m, floor), rank)
 
     by_shape: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for path, w in weights.items():
         by_shape[w.shape].append(path)
     factors: dict[str, LowRank] = {}
     for paths in by_shape.values():
-        stacked = solve(
-            tuple(jnp.stack([tree[p] for p in paths]) for tree in (weights, scores, masks))
-        )
-        factors |= {p: LowRank(stacked.a[i], stacked.b[i]) for i, p in enumerate(paths)}
+        problems = [tuple(tree[p] for tree in (weights, scores, masks)) for p in paths]
+        factors |= dict(zip(paths, solve_each(solve, problems), strict=True))
     for path, (a, b) in factors.items():
         if not all(jnp.isfinite(x).all() for x in (weights[path], scores[path], a, b)):
             raise LpafError(
