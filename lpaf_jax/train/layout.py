@@ -21,6 +21,8 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from lpaf_jax.errors import LpafError
+
 DATA, FSDP = "data", "fsdp"
 # Arrays smaller than this are held whole on every device: to gather them costs more than it saves.
 _SMALL = 2**12
@@ -57,11 +59,11 @@ class Layout(NamedTuple):
         """A batch, cut by rows; every process gives the whole of it and keeps its own rows.
 
         Raises:
-            ValueError: the devices do not divide the rows.
+            LpafError: the devices do not divide the rows.
         """
         rows = len(batch["weight"])
         if rows % self.mesh.size:
-            raise ValueError(
+            raise LpafError(
                 f"a batch of {rows} cannot be spread over {self.mesh.size} devices: "
                 "make it a multiple of their number"
             )
@@ -83,7 +85,8 @@ class Layout(NamedTuple):
         if parts == 1 or math.prod(shape) < self.small or not fitting:
             return PartitionSpec()
         axis = -max(fitting)[1]
-        return PartitionSpec(*(FSDP if i == axis else None for i in range(len(shape))))
+        # As jit writes it, so that a state that comes back from a step is the one that went in.
+        return PartitionSpec(*[None] * axis, FSDP)
 
 
 def make_layout(
@@ -97,11 +100,14 @@ def make_layout(
         small: see `Layout`.
 
     Raises:
-        ValueError: `fsdp` does not divide the number of devices.
+        LpafError: `fsdp` does not divide the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     if fsdp < 1 or len(devices) % fsdp:
-        raise ValueError(f"fsdp is {fsdp}, which does not divide the {len(devices)} devices")
+        raise LpafError(
+            f"fsdp is {fsdp}, which does not divide the number of devices: "
+            f"choose a divisor of {len(devices)}"
+        )
     # Automatic axes: under explicit ones an embedding's gather from a sharded table raises.
     mesh = jax.make_mesh(
         (len(devices) // fsdp, fsdp), (DATA, FSDP), (AxisType.Auto,) * 2, devices=devices
