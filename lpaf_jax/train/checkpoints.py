@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import time
 import zlib
@@ -96,19 +97,10 @@ class Checkpoints:
         self.close()
         if not self._folder.is_dir():
             return like
-        with _told_of("read", self._folder):
-            storage = self._storage()
-        steps = sorted(storage.steps(), reverse=True)
-        if best and self._values:
-            steps.insert(0, _module().best_of(self._values))
-        for step in dict.fromkeys(steps):
-            said = self._agreed(partial(self._examined, storage, step, like), step)
-            state = said and self._agreed(partial(storage.read, step, like), step)
-            if state:
-                self._step = step
-                self._stopwatch.go_on_after(said["seconds"])
-                return state
-        return like
+        try:
+            return self._newest(like, best)
+        finally:
+            self.close()
 
     def save_if_due(
         self, state: TrainState, *, now: bool = False, value: float | None = None
@@ -163,6 +155,21 @@ class Checkpoints:
         self._step = None
         if jax.process_index() == 0:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _newest(self, like: TrainState, best: bool) -> TrainState:
+        with _told_of("read", self._folder):
+            storage = self._storage()
+        steps = sorted(storage.steps(), reverse=True)
+        if best and self._values:
+            steps.insert(0, _module().best_of(self._values))
+        for step in dict.fromkeys(steps):
+            said = self._agreed(partial(self._examined, storage, step, like), step)
+            state = said and self._agreed(partial(storage.read, step, like), step)
+            if state:
+                self._step = step
+                self._stopwatch.go_on_after(said["seconds"])
+                return state
+        return like
 
     def _storage(self) -> "Storage":
         if self._opened is None:
@@ -262,4 +269,4 @@ def _reason(error: BaseException) -> str:
         error = below
         below = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return line.split(" [tensorstore_spec")[0].rsplit('": ', 1)[-1]
+    return re.sub(r" \[\w+(\[\d+\])?=.*", "", line).rsplit('": ', 1)[-1]

@@ -1,6 +1,7 @@
 """The loop around a step: data position, log rows, validation, checkpoints."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -65,6 +66,7 @@ def run_steps(
 
     Args:
         until: last step of this part, at most `stage.steps`.
+        checkpoints: closed at the end: what was saved is on disk.
         extras: scheduled quantities to log beside the loss, by step.
         layout: of the devices that `step` and `state` were made for.
 
@@ -78,7 +80,8 @@ def run_steps(
     per_epoch = steps_per_epoch(len(stage.data), stage.batch_size)
     pace = Pace()
     compiled: set[tuple[int, ...]] = set()
-    with until_terminated() as terminated:
+    # Closed in any case: a process that ends while a state is being written loses it.
+    with until_terminated() as terminated, closing(checkpoints):
         for batch in _batches_from(stage, done, until):
             shape = batch["input_ids"].shape
             placed = batch if layout is None else layout.batch(batch)
@@ -95,8 +98,7 @@ def run_steps(
             done += 1
             ends = done % per_epoch == 0 or done == stage.steps
             logs = done % LOG_EVERY == 0 or done == until
-            stops = terminated(done)
-            if ends or logs or stops:
+            if ends or logs:
                 _check(stage, state, float(logged["loss"]), checkpoints)
             if logs:
                 values = {name: float(value) for name, value in logged.items()}
@@ -117,9 +119,9 @@ def run_steps(
                         {"stage": stage.name, "step": done, "validation_accuracy": accuracy}
                     )
                     checkpoints.save_if_due(state, now=True, value=accuracy)
-            if stops:
+            if terminated(done):
+                _check(stage, state, float(logged["loss"]), checkpoints)
                 checkpoints.save_if_due(state, now=True)
-                checkpoints.close()
                 raise Terminated
     return state
 
@@ -135,7 +137,6 @@ def _check(stage: Stage, state: TrainState, loss: float, checkpoints: Checkpoint
         return
     if good:
         checkpoints.save_if_due(state, now=True)
-        checkpoints.close()
     raise LpafError(
         f"stage {stage.name}: training has diverged at step {int(state.step) + good} of "
         f"{stage.steps}, where the {'loss or its gradient' if good else 'weights'} became NaN or "

@@ -1,30 +1,30 @@
 """The loop: where it stands in the data, what it tells, and how it goes on after a stop."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from lpaf_jax.data import Encoded
-from lpaf_jax.errors import LpafError
+from lpaf_jax.errors import LpafError, Terminated
 from lpaf_jax.train import (
     Checkpoints,
     Stage,
     TrainState,
-    initial_state,
     make_step,
     predict,
     run_steps,
     task_loss,
 )
 from lpaf_jax.train.pace import Pace
+from tests.train.toy import BATCH, EXAMPLES, OPTIMIZER, Nowhere, data, forward, stage_of, start
 
-EXAMPLES, BATCH, STEPS = 22, 4, 23  # five batches an epoch, two examples left out of each
-WORDS = 30
+STEPS = 23
 
 
 class Rows(list):
@@ -44,36 +44,12 @@ class Killed(Exception):
     pass
 
 
-def forward(params: Any, masks: Any, batch: Any, key: Any = None) -> jax.Array:
-    """Mean of word vectors, with noise from the key where there is one."""
-    mask = batch["attention_mask"][..., None]
-    x = (params["words"][batch["input_ids"]] * mask).sum(1) / mask.sum(1)
-    if key is not None:
-        x = x * (1 + 0.3 * jax.random.normal(key, x.shape))
-    return x @ params["head"]
-
-
-OPTIMIZER = optax.adam(0.05)
 STEP = make_step(task_loss(forward), OPTIMIZER)  # compiled once for all tests
 
 
-@pytest.fixture(scope="module")
-def data() -> Encoded:
-    rng = np.random.default_rng(0)
-    ids = [rng.integers(0, WORDS, rng.integers(2, 9)).astype(np.int32) for _ in range(EXAMPLES)]
-    labels = np.array([ids_[0] % 2 for ids_ in ids], np.int32)
-    return Encoded(ids, [np.zeros_like(i) for i in ids], labels, max_length=8, pad_id=0)
-
-
 @pytest.fixture
-def stage(data: Encoded) -> Stage:
-    return Stage("tune", data, BATCH, STEPS, seed=3, validate=lambda params: 0.5)
-
-
-def start() -> TrainState:
-    rng = np.random.default_rng(1)
-    params = {"words": rng.normal(size=(WORDS, 6)), "head": rng.normal(size=(6, 2))}
-    return initial_state({k: jnp.asarray(v, jnp.float32) for k, v in params.items()}, OPTIMIZER)
+def stage() -> Stage:
+    return stage_of(STEPS)
 
 
 def go(
@@ -94,16 +70,19 @@ def go(
         {},
         until=until,
         monitor=Rows() if monitor is None else monitor,
-        checkpoints=Checkpoints(folder or Path("unused"), every=0.0 if folder else 1e9),
+        checkpoints=Checkpoints(folder, every=0.0) if folder else Nowhere(),
         **more,
     )
 
 
+def saved(folder: Path) -> TrainState:
+    return Checkpoints(folder).restore(start())
+
+
 @pytest.fixture(scope="module")
-def unbroken(data: Encoded) -> tuple[TrainState, Rows]:
+def unbroken() -> tuple[TrainState, Rows]:
     rows = Rows()
-    stage = Stage("tune", data, BATCH, STEPS, seed=3, validate=lambda params: 0.5)
-    return go(stage, start(), monitor=rows), rows
+    return go(stage_of(STEPS), start(), monitor=rows), rows
 
 
 def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -118,12 +97,12 @@ def assert_same(first: TrainState, second: TrainState) -> None:
 def test_the_pace_leaves_out_what_the_first_step_of_a_kind_and_validation_take() -> None:
     met = set()
 
-    def slow_at_first(state: TrainState, masks: Any, batch: Any, key: Any) -> Any:
+    def slow_at_first(state: TrainState, fixed: Any, batch: Any, key: Any, at: Any) -> Any:
         if batch["input_ids"].shape not in met:
             met.add(batch["input_ids"].shape)
             clock[0] += 100.0
         clock[0] += 2.0
-        return STEP(state, masks, batch, key)
+        return STEP(state, fixed, batch, key, at)
 
     def validate(params: Any) -> float:
         clock[0] += 50.0
@@ -133,8 +112,8 @@ def test_the_pace_leaves_out_what_the_first_step_of_a_kind_and_validation_take()
     rows = Rows()
     ids = [np.arange(8 if i < EXAMPLES // 2 else 28, dtype=np.int32) for i in range(EXAMPLES)]
     labels = np.arange(EXAMPLES, dtype=np.int32) % 2
-    data = Encoded(ids, [np.zeros_like(i) for i in ids], labels, max_length=32, pad_id=0)
-    stage = Stage("tune", data, BATCH, STEPS, seed=3, validate=validate)
+    mixed = Encoded(ids, [np.zeros_like(i) for i in ids], labels, max_length=32, pad_id=0)
+    stage = Stage("tune", mixed, BATCH, STEPS, seed=3, validate=validate)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lpaf_jax.train.loop.Pace", lambda: Pace(lambda: clock[0]))
         go(stage, start(), step=slow_at_first, monitor=rows)
@@ -157,7 +136,8 @@ def test_rows(unbroken: tuple[TrainState, Rows]) -> None:
 def test_each_epoch_takes_its_own_batches(stage: Stage) -> None:
     seen = []
 
-    def spy(state: TrainState, masks: Any, batch: Any, key: Any) -> Any:
+    def spy(state: TrainState, fixed: Any, batch: Any, key: Any, at: Any) -> Any:
+        assert at == len(seen)
         seen.append(batch["input_ids"])
         return state._replace(step=state.step + 1), {"loss": jnp.float32(1)}
 
@@ -185,9 +165,10 @@ def test_killed_and_resumed(
     first = Rows(dies_at)
     with pytest.raises(Killed):
         go(stage, start(), folder=tmp_path, monitor=first)
-    state = Checkpoints(tmp_path).restore(start())
+    state = saved(tmp_path)
     resumed_at = int(state.step)
-    assert resumed_at == {20: 10, 15: 10, 23: 20}[dies_at]
+    # Also the epochs end with a save, after their row.
+    assert resumed_at == {20: 15, 15: 10, 23: 20}[dies_at]
     second = Rows()
     assert_same(go(stage, state, folder=tmp_path, monitor=second), unbroken[0])
     known = [row for row in first if row["step"] < resumed_at or "loss" in row]
@@ -209,49 +190,72 @@ def test_extras_are_logged_by_step(stage: Stage) -> None:
     assert [row["lr"] for row in rows if "loss" in row] == [1 / 10, 1 / 20, 1 / 23]
 
 
-def broken_after(good: int, loss: float, weight: float) -> Any:
-    """A step whose loss and weights are `loss` and `weight` from step `good + 1` on."""
+def breaks_at(bad: int, loss: float, weight: float) -> Any:
+    """A step with `loss`, and then `weight` for all weights, at step `bad`; others change nothing.
 
-    def step(state: TrainState, masks: Any, batch: Any, key: Any) -> Any:
-        bad = int(state.step) >= good
-        params = {k: jnp.full_like(v, weight) if bad else v for k, v in state.params.items()}
-        value = jnp.float32(loss if bad else 0.7)
-        return TrainState(state.step + 1, params, state.opt_state), {"loss": value}
+    As those of `make_step`, it does nothing with a batch that is not the next.
+    """
+
+    def step(state: TrainState, fixed: Any, batch: Any, key: Any, at: Any) -> Any:
+        if int(state.step) != at or (at == bad - 1 and not np.isfinite(loss)):
+            return state, {"loss": jnp.float32(jnp.nan)}
+        now = at == bad - 1
+        params = {k: jnp.full_like(v, weight) if now else v for k, v in state.params.items()}
+        return TrainState(state.step + 1, params, state.opt_state), {"loss": jnp.float32(0.7)}
 
     return step
 
 
 @pytest.mark.parametrize(
-    ("good", "loss", "weight", "noticed"),
+    ("bad", "loss", "weight", "kept"),
     [
-        (13, np.nan, np.nan, 20),
-        (13, np.inf, 1.0, 20),
-        (9, 0.7, np.nan, 10),  # a finite loss at the last good weights
-        (19, 0.7, np.inf, 20),
-        (21, np.nan, np.nan, 23),
+        (14, np.nan, 1.0, 13),
+        (10, 0.7, np.nan, 5),  # a finite loss at the last good weights
+        (20, 0.7, np.inf, 15),
+        (22, np.nan, 1.0, 21),
     ],
 )
 def test_divergence_names_stage_and_step_and_saves_nothing_bad(
-    good: int, loss: float, weight: float, noticed: int, stage: Stage, tmp_path: Path
+    bad: int, loss: float, weight: float, kept: int, stage: Stage, tmp_path: Path
 ) -> None:
     rows = Rows()
-    with pytest.raises(LpafError, match=f"stage tune.*step {noticed} of 23.*learning rate"):
-        go(stage, start(), folder=tmp_path, monitor=rows, step=broken_after(good, loss, weight))
-    assert all(row["step"] < noticed for row in rows if "loss" in row)
-    saved = Checkpoints(tmp_path).restore(start())
-    assert int(saved.step) == noticed // 10 * 10 - (10 if noticed % 10 == 0 else 0)
-    assert all(np.isfinite(x).all() for x in saved.params.values())
+    with pytest.raises(LpafError, match=f"stage tune.*step {bad} of 23.*learning rate"):
+        go(stage, start(), folder=tmp_path, monitor=rows, step=breaks_at(bad, loss, weight))
+    # Nothing is told of what is not: no validation of a state that stands still.
+    assert all(row["step"] < bad for row in rows)
+    found = saved(tmp_path)
+    assert int(found.step) == kept
+    assert all(np.isfinite(x).all() for x in found.params.values())
 
 
 def test_divergence_is_noticed_where_a_part_ends(stage: Stage) -> None:
     with pytest.raises(LpafError, match="step 4 of 23"):
-        go(stage, start(), until=4, step=broken_after(3, 0.7, np.nan))
+        go(stage, start(), until=4, step=breaks_at(4, 0.7, np.nan))
 
 
-def test_predict_gives_each_example_its_own_logits(data: Encoded) -> None:
+def test_sigterm_ends_the_loop_after_the_step_under_way(
+    stage: Stage, unbroken: tuple[TrainState, Rows], tmp_path: Path
+) -> None:
+    class Terminating(Rows):
+        def row(self, row: dict[str, Any]) -> None:
+            super().row(row)
+            if row["step"] == 10:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated) as raised:
+        go(stage, start(), folder=tmp_path, monitor=Terminating())
+    assert raised.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    state = saved(tmp_path)
+    assert int(state.step) == 10
+    assert_same(go(stage, state), unbroken[0])
+
+
+def test_predict_gives_each_example_its_own_logits() -> None:
     params = start().params
-    found = predict(forward, params, data, 4)
+    found = predict(forward, params, data(), 4)
     words, head = np.asarray(params["words"], float), np.asarray(params["head"], float)
-    expected = [words[ids].mean(0) @ head for ids in data.ids]
+    expected = [words[ids].mean(0) @ head for ids in data().ids]
     assert found.shape == (EXAMPLES, 2)  # 22 examples in batches of 4: two rows of padding
     np.testing.assert_allclose(found, expected, atol=1e-5)

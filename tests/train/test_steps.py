@@ -108,6 +108,16 @@ def test_each_step_and_each_seed_draws_its_own(params: Any) -> None:
     assert len({*first, *draws(jax.random.key(8))}) == 8
 
 
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_batch_that_is_not_the_next_changes_nothing(at: int, params: Any, masks: Any) -> None:
+    first, second = batches(2)
+    state, _ = STEP(initial_state(params, OPTIMIZER), masks, first, KEY, np.int32(0))
+    before = held(state)
+    state, logged = STEP(state, masks, second, KEY, np.int32(at))
+    assert np.isfinite(logged["loss"]) == (at == 1)
+    assert same_bits(state, before) == (at != 1)
+
+
 def test_state_is_donated_and_what_it_was_made_of_is_not(params: Any, masks: Any) -> None:
     before = held(params)
     first = initial_state(params, OPTIMIZER)
