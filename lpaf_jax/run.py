@@ -4,6 +4,7 @@ import fcntl
 import logging
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -261,20 +262,29 @@ def _settings_in(folder: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def _logging_to(log: TextIO) -> Iterator[None]:
-    """Send the package's messages, and warnings of libraries, to the log and not to the screen."""
+    """Send the package's messages, and what libraries complain of, to the log, not the screen."""
     handler = _Handler(log)
     handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
-    level = _LOG.level
+    level, unraisable = _LOG.level, sys.unraisablehook
     root.addHandler(handler)
+    sys.unraisablehook = _log_unraisable
     _LOG.setLevel(logging.INFO)
     logging.captureWarnings(True)
     try:
         yield
     finally:
         logging.captureWarnings(False)
+        sys.unraisablehook = unraisable
         _LOG.setLevel(level)
         root.removeHandler(handler)
+
+
+def _log_unraisable(told: Any) -> None:
+    """What is raised where nobody can catch it: orbax leaves such behind where a write fails."""
+    logging.getLogger("py.unraisable").warning(
+        "ignored in %r: %s: %s", told.object, told.exc_type.__name__, told.exc_value
+    )
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -336,17 +337,23 @@ def test_messages_and_warnings_go_to_the_log_and_only_while_open(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    class Lost:
+        def __del__(self) -> None:
+            raise RuntimeError("unheard")
+
     root, ours = logging.getLogger(), logging.getLogger("lpaf_jax")
     own = logging.FileHandler(tmp_path / "own.log")
     root.addHandler(own)
     monkeypatch.setattr(ours, "level", logging.WARNING)
-    before = [*root.handlers]
+    before, hook = [*root.handlers], sys.unraisablehook
     try:
         with Run(settings(out)).opened("f"), warnings.catch_warnings():
             warnings.simplefilter("always")
             ours.info("told")
             logging.getLogger("absl").warning("noise")
             warnings.warn("old function", stacklevel=1)
+            lost = Lost()
+            del lost
         ours.warning("afterwards")
     finally:
         root.removeHandler(own)
@@ -354,9 +361,10 @@ def test_messages_and_warnings_go_to_the_log_and_only_while_open(
     assert [*root.handlers, own] == before
     assert ours.level == logging.WARNING
     log = (out / "logs" / "run.log").read_text()
-    assert [word in log for word in ("told", "noise", "old function", "afterwards")] == [
-        *(True, True, True, False)
+    assert [word in log for word in ("told", "noise", "old function", "unheard", "afterwards")] == [
+        *(True, True, True, True, False)
     ]
+    assert sys.unraisablehook is hook
     assert "afterwards" in (tmp_path / "own.log").read_text()
     assert capsys.readouterr() == ("", "")
 
