@@ -308,7 +308,14 @@ def _stage(
     }
 
     def checkpoints(part: str) -> Checkpoints:
-        opened.append(Checkpoints(job.checkpoint(part), stands_for=stands_for, stopwatch=stopwatch))
+        opened.append(
+            Checkpoints(
+                job.checkpoint(part),
+                stands_for=stands_for,
+                stopwatch=stopwatch,
+                warn=progress.warn,
+            )
+        )
         return opened[-1]
 
     model, extra = work(checkpoints)

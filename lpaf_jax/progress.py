@@ -52,6 +52,12 @@ class Progress:
         logging.getLogger("lpaf_jax").info("%s", text)
         self._console.print(text)
 
+    def warn(self, text: str) -> None:
+        """A line that stays, of something amiss that the run goes on in spite of."""
+        self.close()
+        logging.getLogger("lpaf_jax").warning("%s", text)
+        self._console.print(f"warning: {text}")
+
     def begin(self, stage: str, step: int) -> None:
         """Training stage `stage` sets out from `step`: rows it logged beyond come again."""
         rows = read_rows(self._path)

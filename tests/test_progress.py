@@ -138,6 +138,18 @@ def test_names_are_printed_as_they_are(
     assert capsys.readouterr().err == f"{text}\n"
 
 
+def test_a_warning_stays_on_the_screen_and_in_the_log(
+    folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    Progress(folder, quiet=False).warn("a state is lost")
+    Progress(folder, quiet=True).warn("another")
+    assert capsys.readouterr().err == "warning: a state is lost\n"
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("WARNING", "a state is lost"),
+        ("WARNING", "another"),
+    ]
+
+
 def test_a_stage_that_goes_on_drops_what_it_will_log_again(folder: Path) -> None:
     progress = Progress(folder, quiet=True)
     for stage in ("finetune", "prune"):
