@@ -28,7 +28,8 @@ def fisher_scores(
     and agrees only as far as the gradients of different examples are uncorrelated and of mean 0: a
     batch averages away what its examples disagree about. Over random batches of B its expectation
     is `(N − B)/(N − 1) I + N (B − 1)/(N − 1) ḡ²`, ḡ the mean gradient, and each entry is a mean of
-    only N/B squares. `benchmarks/fisher.py` measures the difference on a real model.
+    only N/B squares. `benchmarks/fisher.py` measures the difference on a real model: small there,
+    and on a CPU, where examples one by one keep the cores as busy, hardly any time is saved.
 
     Args:
         forward: from `as_function`.

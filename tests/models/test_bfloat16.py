@@ -54,6 +54,10 @@ def test_what_is_narrow_and_what_is_not(case: Any, batch: Any) -> None:
         assert operands[name] == {"bfloat16"}, name
     for name in ("exp", "rsqrt", "reduce_max", "reduce_sum"):  # softmax, layer norm
         assert operands[name] == {"float32"}, name
+    # The scores of attention leave their product unrounded.
+    products = [e for e in program if e.primitive.name == "dot_general"]
+    scores = [e for e in products if e.outvars[0].aval.dtype == jnp.float32]
+    assert len(scores) == sum(e.primitive.name == "reduce_max" for e in program)
     wide = equations(lambda b: outputs(case, b, None), batch)
     assert not any(v.aval.dtype == NARROW for e in wide for v in e.outvars)
 
