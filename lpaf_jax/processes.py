@@ -1,8 +1,11 @@
 """Several processes that make one run together: all compute, the first one writes."""
 
 import os
+from typing import Any
 
 import jax
+import numpy as np
+from jax import Array
 from jax.experimental import multihost_utils
 
 from lpaf_jax.errors import LpafError
@@ -41,3 +44,14 @@ def together(where: str) -> None:
     """Wait until all processes are here, so that each sees what the first has written."""
     if jax.distributed.is_initialized():
         multihost_utils.sync_global_devices(where)
+
+
+def on_host(tree: Any) -> Any:
+    """The whole of every array as numpy, on every process."""
+
+    def whole(x: Any) -> np.ndarray:
+        if isinstance(x, Array) and not x.is_fully_addressable:
+            x = multihost_utils.process_allgather(x, tiled=True)
+        return np.asarray(x)
+
+    return jax.tree.map(whole, tree)

@@ -28,6 +28,7 @@ from lpaf_jax.models import (
     set_parameters,
 )
 from lpaf_jax.models.functional import Params
+from lpaf_jax.processes import on_host
 from lpaf_jax.progress import Progress
 from lpaf_jax.settings import Settings
 from lpaf_jax.train import (
@@ -41,7 +42,6 @@ from lpaf_jax.train import (
     distilled,
     dual_loss,
     linear_replacement,
-    on_host,
     prune,
     task_loss,
     teacher_parameters,

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lpaf_jax.train import on_host
+from lpaf_jax.processes import on_host
 
 Solution = TypeVar("Solution")
 
@@ -27,7 +27,7 @@ def solve_each(solve: Callable[[Any], Solution], problems: Sequence[Any]) -> lis
     Args:
         solve: from a tree of arrays to one, jittable.
         problems: trees of one structure and of the same shapes, of arrays that are not spread
-            over processes (`lpaf_jax.train.on_host` gathers those that are).
+            over processes (`lpaf_jax.processes.on_host` gathers those that are).
 
     Returns:
         the solutions, where jax puts new arrays.

@@ -1,7 +1,7 @@
 """Training: jitted steps and the loop around them."""
 
 from lpaf_jax.train.checkpoints import Checkpoints, Stopwatch
-from lpaf_jax.train.layout import Layout, make_layout, on_host
+from lpaf_jax.train.layout import Layout, make_layout
 from lpaf_jax.train.loop import Monitor, Stage, predict, run_steps
 from lpaf_jax.train.losses import (
     CLASSIFICATION,
@@ -50,7 +50,6 @@ __all__ = [
     "linear_replacement",
     "make_layout",
     "make_step",
-    "on_host",
     "predict",
     "prune",
     "run_steps",

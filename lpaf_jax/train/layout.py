@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import Array
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lpaf_jax.errors import LpafError
@@ -113,14 +112,3 @@ def make_layout(
         (len(devices) // fsdp, fsdp), (DATA, FSDP), (AxisType.Auto,) * 2, devices=devices
     )
     return Layout(mesh, small)
-
-
-def on_host(tree: Any) -> Any:
-    """The whole of every array as numpy, on every process."""
-
-    def whole(x: Any) -> np.ndarray:
-        if isinstance(x, Array) and not x.is_fully_addressable:
-            x = multihost_utils.process_allgather(x, tiled=True)
-        return np.asarray(x)
-
-    return jax.tree.map(whole, tree)

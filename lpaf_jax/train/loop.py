@@ -12,9 +12,10 @@ from jax import Array
 from lpaf_jax.data import Batch, Encoded, eval_batches, steps_per_epoch, train_batches
 from lpaf_jax.errors import LpafError, Terminated
 from lpaf_jax.models.functional import Forward, Params
+from lpaf_jax.processes import on_host
 from lpaf_jax.train.checkpoints import Checkpoints
 from lpaf_jax.train.interrupt import until_terminated
-from lpaf_jax.train.layout import Layout, on_host
+from lpaf_jax.train.layout import Layout
 from lpaf_jax.train.pace import Pace
 from lpaf_jax.train.steps import Step, TrainState
 

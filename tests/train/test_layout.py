@@ -13,7 +13,8 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from lpaf_jax.errors import LpafError
-from lpaf_jax.train import Layout, make_layout, on_host
+from lpaf_jax.processes import on_host
+from lpaf_jax.train import Layout, make_layout
 from tests.train.spread import CASES, FSDP
 
 ON_MESHES = [(case, mesh) for case, (_, meshes) in CASES.items() for mesh in meshes]
