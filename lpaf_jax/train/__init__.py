@@ -1,5 +1,6 @@
 """Training: jitted steps and the loop around them."""
 
+from lpaf_jax.processes import on_host
 from lpaf_jax.train.checkpoints import Checkpoints, Stopwatch
 from lpaf_jax.train.layout import Layout, make_layout
 from lpaf_jax.train.loop import Monitor, Stage, predict, run_steps
@@ -50,6 +51,7 @@ __all__ = [
     "linear_replacement",
     "make_layout",
     "make_step",
+    "on_host",
     "predict",
     "prune",
     "run_steps",
