@@ -164,8 +164,8 @@ def test_two_passes_learn_from_one_of_the_teacher(batch: Any, rng: np.random.Gen
     assert float(value) == pytest.approx(np.mean(tasks) + 0.7 * gap, rel=1e-5)
     # Nor does the pair of passes make a pair of the teacher's.
     program = equations(loss, student, teacher_parameters(teacher), batch, KEYS, STEP)
-    shapes = [e.outvars[0].aval.shape for e in program if e.primitive.name == "tanh"]
-    assert sorted(shapes) == [(2, BATCH, LENGTH, WIDTH), (BATCH, LENGTH, WIDTH)]
+    sizes = [e.outvars[0].aval.size for e in program if e.primitive.name == "tanh"]
+    assert sum(sizes) == 3 * batch["x"].size
 
 
 @pytest.mark.parametrize("passes", [1, 2])
