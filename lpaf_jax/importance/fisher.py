@@ -47,7 +47,7 @@ def fisher_scores(
 
     Source: Hsu et al., "Language model compression with weighted low-rank factorization" (2022);
     for the batch, Khan et al., "Fast and scalable Bayesian deep learning by weight-perturbation in
-    Adam" (2018), theorem 1.
+    Adam" (2018).
     """
     kernels = compressible(params)
 
