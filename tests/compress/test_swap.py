@@ -23,7 +23,7 @@ from lpaf_jax.models import (
     parameters,
     set_parameters,
 )
-from lpaf_jax.train import dual_loss
+from lpaf_jax.train import Keys, dual_loss
 
 CONFIG = BertConfig(
     vocab_size=40,
@@ -181,9 +181,11 @@ def test_only_dense_layers_are_swapped(low_rank: BertClassifier, small: dict[str
 def test_training_the_factors_alone_computes_no_dense_matrix(
     mixed: BertClassifier, low_rank: BertClassifier
 ) -> None:
+    key = jax.random.key(0)
+
     def program(model: BertClassifier, layers: int) -> str:
         loss = dual_loss(as_function(model), lambda t: 0.5 + 0 * t, layers, 1.0)
-        grad = jax.grad(lambda p: loss(p, masks(model), BATCH, jax.random.key(0), 0)[0])
+        grad = jax.grad(lambda p: loss(p, masks(model), BATCH, Keys(key, key), 0)[0])
         return str(jax.make_jaxpr(grad)(parameters(model)))
 
     # The kernel of the feed-forward layer, of a shape that nothing else has.
