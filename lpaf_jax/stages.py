@@ -127,12 +127,8 @@ def prune_weights(
     )
     set_parameters(model, on_host(state.params))
     paths = list(compressible(state.params))
-    extra = {
-        _SCORE + p: x for p, x in on_host({p: state.opt_state.scores[p] for p in paths}).items()
-    }
-    extra |= {
-        _MASK + p: x for p, x in on_host({p: state.opt_state.masks[p] for p in paths}).items()
-    }
+    extra = on_host({_SCORE + p: state.opt_state.scores[p] for p in paths})
+    extra |= on_host({_MASK + p: state.opt_state.masks[p] for p in paths})
     return model, extra
 
 

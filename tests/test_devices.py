@@ -1,0 +1,93 @@
+"""The whole job on several devices, in bfloat16, in parts and with a teacher."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lpaf_jax.errors import SettingError
+from lpaf_jax.pipeline import compress
+from lpaf_jax.settings import make_settings
+from lpaf_jax.trainer import layout_of
+from tests.tiny import Tiny
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_four_devices_end_where_one_does(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "lpaf_jax.cli", *tiny.arguments(run, fsdp=2)]
+    flags = "--xla_force_host_platform_device_count=4"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for stage in ("dense", "pruned"):
+        ours, theirs = (
+            load_file(f / "stages" / stage / "model.safetensors") for f in (run, finished)
+        )
+        assert ours.keys() == theirs.keys()
+        for name, array in ours.items():
+            np.testing.assert_array_equal(array == 0, theirs[name] == 0, err_msg=name)
+            # The learning rate is high, and Adam makes much of little where gradients are small.
+            np.testing.assert_allclose(array, theirs[name], atol=5e-3, err_msg=name)
+    ours, theirs = (json.loads((f / "metrics.json").read_text()) for f in (run, finished))
+    for stage, result in theirs["stages"].items():
+        assert abs(ours["stages"][stage]["correct"] - result["correct"]) <= 1
+
+
+def test_a_run_in_bfloat16_in_parts_with_a_teacher(
+    tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    chosen = {"dtype": "bfloat16", "accumulate": 2, "distil": 20.0, "distil_hidden": 1.0}
+    metrics = compress(**tiny.chosen(run, **chosen))
+    assert metrics["stages"]["final"]["accuracy"] > 0.8
+    rows = [json.loads(line) for line in (run / "logs" / "train.jsonl").read_text().splitlines()]
+    others = (finished / "logs" / "train.jsonl").read_text().splitlines()
+    plain = {(r["stage"], r["step"]): r for r in map(json.loads, others) if "loss" in r}
+    # What the teacher adds is seen; what is computed in is not, beyond rounding.
+    tuned = next(row for row in rows if row["stage"] == "tune")
+    assert tuned["task_loss"] > 2 * plain["tune", tuned["step"]]["task_loss"]
+    first = next(row for row in rows if row["stage"] == "finetune")
+    assert first["loss"] == pytest.approx(plain["finetune", first["step"]]["loss"], rel=0.2)
+    for stage in ("stages/dense", "model"):
+        arrays = load_file(run / stage / "model.safetensors")
+        assert {array.dtype.name for array in arrays.values()} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "named"),
+    [
+        ({"batch": 32, "accumulate": 3}, "accumulate"),
+        ({"fsdp": 0}, "fsdp"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"distil": -1.0}, "distil"),
+    ],
+)
+def test_choices_that_cannot_be(chosen: dict[str, float], named: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError) as raised:
+        make_settings("minilm", task="rotten_tomatoes", out=tmp_path, **chosen)
+    assert raised.value.names[0] == named
+
+
+def test_devices_that_cannot_be_cut_are_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def settings(**chosen: int) -> None:
+        layout_of(make_settings("minilm", task="rotten_tomatoes", out=tmp_path, **chosen))
+
+    settings()
+    monkeypatch.setattr("jax.device_count", lambda: 8)
+    with pytest.raises(SettingError, match="fsdp is 3, which does not divide the 8 devices"):
+        settings(fsdp=3)
+    with pytest.raises(SettingError, match=r"batch is 12: with 8 devices .* multiple of 8"):
+        settings(batch=12)
+    with pytest.raises(SettingError, match="multiple of 16"):
+        settings(batch=24, accumulate=2)
