@@ -7,13 +7,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors import SafetensorError
 
 from lpaf_jax.errors import LpafError
-from lpaf_jax.processes import is_first
 
 # safetensors reports a full disk as an error of its own, which is no OSError.
 _WRITE_ERRORS = (OSError, SafetensorError)
@@ -23,16 +21,11 @@ _WRITE_ERRORS = (OSError, SafetensorError)
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the place of `path`.
 
-    On any error the temporary file is removed and what stood at `path` is untouched. Of several
-    processes the first one writes; what the others write is thrown away.
+    On any error the temporary file is removed and what stood at `path` is untouched.
 
     Raises:
         LpafError: the disk is full or the folder cannot be written.
     """
-    if not is_first():
-        with TemporaryDirectory() as elsewhere:
-            yield Path(elsewhere) / path.name
-        return
     temporary = _hidden(path, "tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,16 +44,11 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
     A folder cannot be swapped for another in one step everywhere, so the old one is moved aside
     first and removed last: at every moment one whole copy exists, and if the process is killed
-    between the two moves, the next call brings the old one back before anything else. Of several
-    processes the first one writes, as in `atomic_write`.
+    between the two moves, the next call brings the old one back before anything else.
 
     Raises:
         LpafError: the disk is full, the folder cannot be written, or `path` is a file.
     """
-    if not is_first():
-        with TemporaryDirectory() as elsewhere:
-            yield Path(elsewhere)
-        return
     temporary, old = _hidden(path, "tmp"), _hidden(path, "old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

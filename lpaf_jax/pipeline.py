@@ -49,8 +49,8 @@ _LOG = logging.getLogger("lpaf_jax")
 LATENCY_LENGTH = 64
 _EVALUATION_BATCH = 32
 # Bytes that a run has on disk at most, in sizes of its model: the models of four stages with
-# scores and masks, and three checkpoints of a stage that trains dense and low-rank weights.
-_FOLDER_SIZE = 16
+# scores and masks, and the checkpoints of both parts of tuning, four of each at a time.
+_FOLDER_SIZE = 25
 
 
 def compress(
@@ -219,7 +219,9 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[st
     latency = compare_latency(ends, length=length)
     if "pruned" in models:
         progress.say("evaluate      ranks of the pruned matrices")
-        write_json(job.folder / "analysis.json", _analyse(job, models["dense"], models["pruned"]))
+        if is_first():
+            found = _analyse(job, models["dense"], models["pruned"])
+            write_json(job.folder / "analysis.json", found)
     seconds = job.seconds() | {"evaluate": round(time.monotonic() - started, 2)}
     return {
         "model": job.settings.model,
@@ -289,7 +291,9 @@ def _stage(
     work: Callable[[Callable[[str], Checkpoints]], Saved],
 ) -> None:
     """Run one stage unless it is finished, save its model and clear its checkpoints."""
-    if job.is_done(name):
+    done = job.is_done(name)
+    together(f"begin {name}")  # all have looked before the first one writes
+    if done:
         return
     _announce(job, progress, name)
     if job.settings.reuse is not None and name in STAGE_FIELDS:
@@ -319,27 +323,29 @@ def _stage(
         return opened[-1]
 
     model, extra = work(checkpoints)
-    job.note_seconds(name, stopwatch.seconds())
+    seconds = stopwatch.seconds()
     card = model_card(
         {"model": job.settings.model, "task": inputs.task.name, "stage": name}
         | {"settings": as_json(job.settings)}
     )
-    save_model(
-        model,
-        job.stage(name),
-        source=source,
-        label_names=inputs.task.label_names,
-        card=card,
-        reads={"length": job.settings.length, "pairs": inputs.task.test.pairs is not None},
-        extra=extra,
-    )
+    if is_first():
+        job.note_seconds(name, seconds)
+        save_model(
+            model,
+            job.stage(name),
+            source=source,
+            label_names=inputs.task.label_names,
+            card=card,
+            reads={"length": job.settings.length, "pairs": inputs.task.test.pairs is not None},
+            extra=extra,
+        )
     together(f"saved {name}")
     for each in opened:
         each.remove()
     # The steps of this stage are compiled code and memory that no later stage uses.
     jax.clear_caches()
     gc.collect()
-    progress.say(f"{name:<13} done in {job.seconds()[name]:.0f} s")
+    progress.say(f"{name:<13} done in {seconds:.0f} s")
 
 
 def _announce(job: Run, progress: Progress, name: str) -> None:

@@ -46,6 +46,13 @@ def together(where: str) -> None:
         multihost_utils.sync_global_devices(where)
 
 
+def well_everywhere(here: bool) -> bool:
+    """Whether all went well on every process; each of them asks."""
+    if not jax.distributed.is_initialized():
+        return here
+    return bool(multihost_utils.process_allgather(np.int32(here)).all())
+
+
 def on_host(tree: Any) -> Any:
     """The whole of every array as numpy, on every process."""
 

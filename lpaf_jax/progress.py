@@ -60,9 +60,10 @@ class Progress:
 
     def begin(self, stage: str, step: int) -> None:
         """Training stage `stage` sets out from `step`: rows it logged beyond come again."""
-        rows = read_rows(self._path)
-        kept = [row for row in rows if row["stage"] != stage or row["step"] <= step]
-        write_rows(self._path, kept)
+        if is_first():
+            rows = read_rows(self._path)
+            kept = [row for row in rows if row["stage"] != stage or row["step"] <= step]
+            write_rows(self._path, kept)
         on = f"goes on after step {step}; " if step else ""
         self.say(f"{_title(stage)} {on}compiles its first steps, which takes a while")
         self._printed = -math.inf  # its first row is shown at once

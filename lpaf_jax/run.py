@@ -6,14 +6,14 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import atomic_dir, free_bytes, read_json, write_json
 from lpaf_jax.models import check_saved
-from lpaf_jax.processes import is_first, together
+from lpaf_jax.processes import is_first, together, well_everywhere
 from lpaf_jax.progress import borrow_rows
 from lpaf_jax.settings import NOT_COMPARED, Settings, as_json
 
@@ -109,11 +109,22 @@ class Run:
             LpafError: the folder cannot be written, its disk is too full, another process works
                 in it, or it holds a run that read something else.
         """
-        if not is_first():
-            # The folder is the first process's to look at and to make.
-            together("run folder")
+        if not is_first():  # the folder is the first one's to look at and to make
+            if not well_everywhere(True):
+                raise LpafError("the first process could not begin the run, and says why")
             yield
             return
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._opened(fingerprint, needs))
+            except BaseException:
+                well_everywhere(False)
+                raise
+            well_everywhere(True)
+            yield
+
+    @contextmanager
+    def _opened(self, fingerprint: str, needs: int) -> Iterator[None]:
         free = free_bytes(self.folder)
         if free < needs and not (self.folder / "stages").is_dir():
             raise LpafError(
@@ -136,7 +147,6 @@ class Run:
                     path = self.folder / "settings.json"
                     write_json(path, as_json(self.settings) | {"fingerprint": fingerprint})
                 self.seconds()  # a damaged file is told of before the work, not after
-                together("run folder")
                 yield
 
     def take_over(self, name: str) -> str | None:
@@ -159,9 +169,10 @@ class Run:
             check_saved(source)
         except LpafError as error:
             return str(error)
-        with atomic_dir(self.stage(name)) as temporary:
-            shutil.copytree(source, temporary, dirs_exist_ok=True)
-        borrow_rows(other, self.folder, _LOGGED_AS[name])
+        if is_first():
+            with atomic_dir(self.stage(name)) as temporary:
+                shutil.copytree(source, temporary, dirs_exist_ok=True)
+            borrow_rows(other, self.folder, _LOGGED_AS[name])
         return None
 
     def note_seconds(self, name: str, seconds: float) -> None:

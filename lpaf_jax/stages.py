@@ -34,6 +34,7 @@ from lpaf_jax.settings import Settings
 from lpaf_jax.train import (
     CLASSIFICATION,
     Checkpoints,
+    Loss,
     Objective,
     Stage,
     TrainState,
@@ -47,7 +48,6 @@ from lpaf_jax.train import (
     teacher_parameters,
     with_teacher,
 )
-from lpaf_jax.train.steps import Loss
 from lpaf_jax.trainer import Trainer, accuracy_of, layout_of, optimizer_of
 
 # Where the scores and masks of a pruned model lie among the arrays beside its weights.

@@ -16,6 +16,7 @@ from lpaf_jax.settings import Settings
 from lpaf_jax.train import (
     Checkpoints,
     Layout,
+    Loss,
     Stage,
     TrainState,
     initial_state,
@@ -25,7 +26,6 @@ from lpaf_jax.train import (
     run_steps,
     warmup_linear,
 )
-from lpaf_jax.train.steps import Loss
 
 Extras = Callable[[int], dict[str, float]]
 _CLIP = 1.0

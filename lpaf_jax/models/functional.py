@@ -125,10 +125,10 @@ def as_function(
                 value = value if dtype is None or value.ndim < 2 else value.astype(dtype)
             leaves.append((path, variable.replace(value)))
         merged: Any = nnx.merge(graphdef, nnx.from_flat_state(leaves))
-        logits, states = merged.with_hidden(
-            batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], key=key
-        )
-        logits = logits.astype(jnp.float32)
-        return Outputs(logits, jnp.stack(states).astype(jnp.float32)) if hidden else logits
+        inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+        if not hidden:
+            return merged(*inputs, key=key).astype(jnp.float32)
+        logits, states = merged.with_hidden(*inputs, key=key)
+        return Outputs(logits.astype(jnp.float32), jnp.stack(states).astype(jnp.float32))
 
     return forward

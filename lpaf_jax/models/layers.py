@@ -163,7 +163,12 @@ def gelu(x: Array) -> Array:
 
     Source: Hendrycks & Gimpel, "Gaussian error linear units" (2016).
     """
-    return x * _normal(x)
+    return (_wide(x) * _normal(_wide(x))).astype(x.dtype)
+
+
+def _wide(x: Array) -> Array:
+    # Below -2, where 1 + erf is near 0, bfloat16 would lose a twentieth of it and more.
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _normal(x: Array) -> Array:
@@ -173,9 +178,9 @@ def _normal(x: Array) -> Array:
 def _gelu_backward(x: Array, g: Array) -> tuple[Array]:
     # Without the barrier XLA shares erf with the forward pass, which costs more than it saves: an
     # array of its values is kept, and written by a loop of two outputs.
-    x = jax.lax.optimization_barrier(x)
+    narrow, x = x.dtype, _wide(jax.lax.optimization_barrier(x))
     density = math.sqrt(0.5 / math.pi) * jnp.exp(-0.5 * x * x)
-    return (g * (_normal(x) + x * density),)
+    return ((g * (_normal(x) + x * density)).astype(narrow),)
 
 
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
 from lpaf_jax.errors import LpafError
+from lpaf_jax.processes import is_first, well_everywhere
 from lpaf_jax.train.steps import TrainState
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class Checkpoints:
         """Forget all states: the stage is finished and its result lies elsewhere."""
         self.close()
         self._step = None
-        if jax.process_index() == 0:
+        if is_first():
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _newest(self, like: TrainState, best: bool) -> TrainState:
@@ -202,7 +203,7 @@ class Checkpoints:
         said = self._said(storage, step)
         if said["arrays"] != _kinds(like):
             raise ValueError("it is the state of another model or optimiser")
-        if jax.process_index() == 0:  # the files are the same for all
+        if is_first():  # the files are the same for all
             storage.check(step)
         return said
 
@@ -213,9 +214,8 @@ class Checkpoints:
             found = read()
         except Exception as error:  # orbax and what it stands on raise of many kinds for damage
             why = _reason(error)
-        if jax.process_count() > 1:
-            fine = multihost_utils.process_allgather(jnp.int32(not why))
-            why = why or ("" if fine.all() else "another process could not read it")
+        if not well_everywhere(not why):
+            why = why or "another process could not read it"
         if not why:
             return found
         self._warn(

@@ -49,11 +49,6 @@ class Layout(NamedTuple):
         """The tree on the devices; every process gives the whole of it."""
         return jax.tree.map(self._put, tree, self.of(tree))
 
-    def copies(self, tree: Any) -> Any:
-        """The tree, whole on every device."""
-        whole = NamedSharding(self.mesh, PartitionSpec())
-        return jax.tree.map(lambda x: self._put(x, whole), tree)
-
     def batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
         """A batch, cut by rows; every process gives the whole of it and keeps its own rows.
 

@@ -72,8 +72,8 @@ def run_steps(
         layout: of the devices that `step` and `state` were made for.
 
     Raises:
-        LpafError: the loss, a gradient or a weight is NaN or infinite, or a checkpoint cannot be
-            written. The last good state is on disk.
+        LpafError: a checkpoint cannot be written; or the loss or a gradient is NaN or infinite,
+            and the last good state is on disk; or a weight is, and the last checkpoint is.
         Terminated: SIGTERM came; the state after the step under way is on disk.
     """
     key = jax.random.key(stage.seed)

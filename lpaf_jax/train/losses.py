@@ -13,7 +13,7 @@ from jax import Array
 
 from lpaf_jax.models.functional import Batch, Outputs
 
-# A logit so low that it takes no share, and finite however small the temperature.
+# A logit so low that it takes no share, and finite at any sensible temperature.
 _NEVER = -1e30
 TEACHER = "teacher"  # where a batch holds the outputs of the model to learn from
 
@@ -55,7 +55,7 @@ def symmetric_kl(first: Array, second: Array, weight: Array) -> Array:
     return _mean(divergence, weight)
 
 
-def soft_cross_entropy(student: Array, teacher: Array, weight: Array, temperature: float) -> Array:
+def distillation_kl(student: Array, teacher: Array, weight: Array, temperature: float) -> Array:
     """Weighted mean of `T² KL(softmax(teacher / T) ‖ softmax(student / T))`.
 
     T² keeps the size of the gradient as the temperature grows.
@@ -77,7 +77,7 @@ def squared_error(first: Array, second: Array, weight: Array) -> Array:
 CLASSIFICATION = Objective(
     lambda logits, batch: cross_entropy(logits, batch["labels"], batch["weight"]),
     lambda first, second, batch: symmetric_kl(first, second, batch["weight"]),
-    lambda student, teacher, batch, t: soft_cross_entropy(student, teacher, batch["weight"], t),
+    lambda student, teacher, batch, t: distillation_kl(student, teacher, batch["weight"], t),
 )
 """Logits (batch, classes) and integer `labels` (batch,)."""
 
@@ -112,7 +112,7 @@ SPANS = Objective(
     lambda logits, batch: _over_ends(cross_entropy)(logits, batch["labels"], batch),
     lambda first, second, batch: _over_ends(symmetric_kl)(first, second, batch),
     lambda student, teacher, batch, t: _over_ends(
-        lambda s, q, weight: soft_cross_entropy(s, q, weight, t)
+        lambda s, q, weight: distillation_kl(s, q, weight, t)
     )(student, teacher, batch),
 )
 """Logits (batch, length, 2) of a span's start and end, and their positions `labels` (batch, 2)."""

@@ -18,6 +18,8 @@ import orbax.checkpoint as ocp
 from jax import Array
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from lpaf_jax.processes import is_first
+
 _DIGESTS = "sha256.json"
 
 
@@ -34,7 +36,7 @@ class Storage:
 
     def __init__(self, folder: Path, latest: int, values: Mapping[int, float]):
         self._folder = folder
-        if jax.process_index() == 0:
+        if is_first():
             # Orbax's own cleaning goes on in the background, when the same may be saved again.
             for half in folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
                 shutil.rmtree(half, ignore_errors=True)

@@ -13,9 +13,9 @@ from lpaf_jax.train import (
     CLASSIFICATION,
     SPANS,
     Keys,
+    distillation_kl,
     distilled,
     dual_loss,
-    soft_cross_entropy,
     task_loss,
     teacher_parameters,
     with_teacher,
@@ -113,7 +113,7 @@ def test_distance_is_that_of_torch(temperature: float, rng: np.random.Generator)
         reduction="batchmean",
     )
     loss.backward()
-    value, grad = jax.value_and_grad(soft_cross_entropy)(
+    value, grad = jax.value_and_grad(distillation_kl)(
         student, teacher, np.ones(BATCH, np.float32), temperature
     )
     assert float(value) == pytest.approx(loss.item(), rel=1e-5)
