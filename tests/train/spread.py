@@ -53,7 +53,6 @@ CONFIG = BertConfig(
 )
 SMALL = 256  # kernels and tables are cut, biases and the head are not
 STEPS, ROWS, LENGTH, RANK = 5, 16, 8, 8
-KEY = jax.random.key(3)
 FSDP = {"8 x 1": 1, "1 x 8": 8, "2 x 4": 4}  # by the shape of the mesh, data x fsdp
 
 
@@ -130,37 +129,38 @@ def _mixed() -> Case:
     return Case(loss, adam(), parameters(model) | params, masks(model))
 
 
-def _prune_by_matrix() -> Case:
-    return _toy()._replace(optimizer=pruning("matrix", lambda path: path in ("first", "second")))
+def prune_by_matrix() -> Case:
+    return toy()._replace(optimizer=pruning("matrix", lambda path: path in ("first", "second")))
 
 
 def _factors() -> Case:
-    loss = dual_loss(_words, lambda step: jnp.zeros(()), layers=0, consistency=1.0)
-    return _toy()._replace(loss=loss)
+    loss = dual_loss(words, lambda step: jnp.zeros(()), layers=0, consistency=1.0)
+    return toy()._replace(loss=loss)
 
 
-def _words(params: Any, fixed: Any, batch: Any, key: jax.Array, draws: Any = None) -> jax.Array:
+def words(params: Any, fixed: Any, batch: Any, key: Any = None, draws: Any = None) -> jax.Array:
     """Word vectors through two factors, with dropout: where no BERT is needed."""
     x = (params["table"][batch["input_ids"]] * batch["attention_mask"][..., None]).mean(1)
-    x = jnp.where(jax.random.bernoulli(key, 0.8, x.shape), x, 0.0)
+    if key is not None:
+        x = jnp.where(jax.random.bernoulli(key, 0.8, x.shape), x, 0.0)
     return jnp.tanh(x @ params["first"]) @ params["second"] @ params["head"]
 
 
-def _toy() -> Case:
+def toy() -> Case:
     rng = np.random.default_rng(2)
     shapes = {"table": (40, 16), "first": (16, 32), "second": (32, 16), "head": (16, 2)}
     params = {k: jnp.asarray(rng.normal(size=s) / 2, jnp.float32) for k, s in shapes.items()}
-    return Case(task_loss(_words), adam(), params, {})
+    return Case(task_loss(words), adam(), params, {})
 
 
 # What a case costs is its compilation: a BERT only where more than a step is in question.
 CASES = {
     "fine-tuning": (_finetune, ["8 x 1", "1 x 8"]),
     "pruning": (_prune, ["2 x 4"]),
-    "pruning by matrix": (_prune_by_matrix, ["8 x 1", "1 x 8", "2 x 4"]),
+    "pruning by matrix": (prune_by_matrix, ["8 x 1", "1 x 8", "2 x 4"]),
     "mixed rank": (_mixed, ["2 x 4"]),
     "factors alone": (_factors, ["2 x 4"]),
-    "accumulation": (lambda: _toy()._replace(accumulate=2), ["8 x 1", "2 x 4"]),
+    "accumulation": (lambda: toy()._replace(accumulate=2), ["8 x 1", "2 x 4"]),
 }
 
 
@@ -182,11 +182,11 @@ def train(case: Case, layout: Layout | None) -> tuple[TrainState, dict[str, Any]
     state = initial_state(case.params, case.optimizer, layout)
     fixed = case.fixed if layout is None else layout.place(case.fixed)
     placed = [batch if layout is None else layout.batch(batch) for batch in batches()]
-    losses, late = [], []
+    key, losses, late = jax.random.key(3), [], []
     before = None if layout is None else places(state)
     for i, batch in enumerate(placed):
         with _compilations() as seen:
-            state, logged = step(state, fixed, batch, KEY)
+            state, logged = step(state, fixed, batch, key)
         late += seen if i else []
         losses.append(logged["loss"])
     found = {"losses": np.array([float(x) for x in losses]), "state": by_name(on_host(state))}
