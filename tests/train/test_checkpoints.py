@@ -175,6 +175,17 @@ def test_damaged_newest_gives_way_to_the_one_before(
     assert "\n" not in line
 
 
+def test_nothing_that_is_said_of_a_state_is_taken_when_it_has_changed(
+    two: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(two, tmp_path / "stage")
+    said = folder / "20" / "said" / "metadata"
+    text = said.read_text()
+    assert '"seconds": 0.' in text
+    said.write_text(text.replace('"seconds": 0.', '"seconds": 8.'))
+    assert int(restore(folder).step) == 10
+
+
 @pytest.mark.parametrize("kind", ["something else", "gone"])
 def test_no_file_whose_damage_ends_a_run_or_makes_another_state(
     kind: str, two: Path, tmp_path: Path

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ import pytest
 
 from lpaf_jax.errors import LpafError
 from lpaf_jax.train import Checkpoints, TrainState, make_step, run_steps, task_loss
+from lpaf_jax.train.steps import Step
 from tests.train.toy import OPTIMIZER, Nowhere, forward, stage_of, start
 from tests.train.toy_run import STEPS
 
@@ -161,19 +162,16 @@ PLAIN = task_loss(forward)
 STEP = make_step(PLAIN, OPTIMIZER)
 
 
-def go(until: int, step: Any, state: TrainState, checkpoints: Checkpoints) -> TrainState:
+def go(until: int, step: Step, state: TrainState, checkpoints: Checkpoints) -> TrainState:
     return run_steps(
         stage_of(30), step, state, {}, until=until, monitor=Silent(), checkpoints=checkpoints
     )
 
 
 def went_wrong(
-    folder: Path,
-    loss: Callable[..., Any] = PLAIN,
-    optimizer: optax.GradientTransformation = OPTIMIZER,
+    folder: Path, step: Step, optimizer: optax.GradientTransformation = OPTIMIZER
 ) -> tuple[str, TrainState]:
     """What is told of a run of the toy that goes wrong, and the state it left."""
-    step = make_step(loss, optimizer)
     with pytest.raises(LpafError) as raised:
         go(30, step, start(optimizer), Checkpoints(folder, every=0.0))
     return str(raised.value), Checkpoints(folder).restore(start(optimizer))
@@ -184,15 +182,20 @@ def went_wrong(
 def test_a_step_that_fails_is_named_and_the_state_before_it_is_on_disk(
     what: str, bad: int, tmp_path: Path
 ) -> None:
-    # Only that one step: those after it must not hide it.
-    def breaks(params: Any, fixed: Any, batch: Any, keys: Any, step: jax.Array) -> Any:
+    def loss(params: Any, fixed: Any, batch: Any, keys: Any, step: jax.Array) -> Any:
         value, logged = PLAIN(params, fixed, batch, keys, step)
-        now = step == bad - 1
         if what == "loss":
-            return jnp.where(now, jnp.nan, value), logged
-        return value + jnp.sqrt(jnp.where(now, 0.0, 1.0) * params["head"][0, 0] ** 2) * 0, logged
+            return jnp.where(batch["bad"], jnp.nan, value), logged
+        size = jnp.where(batch["bad"], 0.0, 1.0) * params["head"][0, 0] ** 2
+        return value + 0 * jnp.sqrt(size), logged  # with a slope of 0 · ∞ at 0
 
-    message, kept = went_wrong(tmp_path / "run", breaks)
+    jitted = make_step(loss, OPTIMIZER)
+
+    def step(state: TrainState, fixed: Any, batch: Any, key: jax.Array, at: Any) -> Any:
+        # Only that one batch: those after it must not hide it.
+        return jitted(state, fixed, {**batch, "bad": np.bool_(at == bad - 1)}, key, at)
+
+    message, kept = went_wrong(tmp_path / "run", step)
     assert re.match(
         rf"stage tune: training has diverged at step {bad} of 30, where the loss or its gradient "
         "became NaN or infinite; lower the learning rate",
@@ -210,7 +213,7 @@ def test_weights_that_overflow_are_named_and_the_checkpoint_before_is_kept(
     bad: int, kept: int, tmp_path: Path
 ) -> None:
     optimizer = optax.sgd(lambda step: jnp.where(step == bad - 1, 3e38, 1e-3) * 1e3)
-    message, state = went_wrong(tmp_path / "run", optimizer=optimizer)
+    message, state = went_wrong(tmp_path / "run", make_step(PLAIN, optimizer), optimizer)
     assert f"diverged at step {bad} of 30, where the weights became NaN or infinite" in message
     assert int(state.step) == kept
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
