@@ -35,8 +35,8 @@ from lpaf_jax.files import read_json, write_json
 from lpaf_jax.importance import fisher_scores, importance
 from lpaf_jax.inputs import load_inputs
 from lpaf_jax.linalg import LowRank, rank_for_ratio, svd, weighted_als, weighted_svd
+from lpaf_jax.machine import usable_cpus
 from lpaf_jax.models import as_function, compressible, load_model, parameters
-from lpaf_jax.pipeline import usable_cpus
 from lpaf_jax.settings import make_settings
 from lpaf_jax.stages import pruning_arrays
 from lpaf_jax.train import cross_entropy

@@ -26,6 +26,7 @@ from lpaf_jax import pipeline
 from lpaf_jax.data import classification_metrics
 from lpaf_jax.files import read_json, write_json
 from lpaf_jax.inputs import Inputs, fingerprint, load_inputs
+from lpaf_jax.machine import usable_cpus
 from lpaf_jax.models import as_function, load_model, parameters
 from lpaf_jax.progress import Progress
 from lpaf_jax.run import Run
@@ -76,7 +77,7 @@ def run_seed(seed: int, args: argparse.Namespace) -> None:
         "command": f"python benchmarks/lpaf_grid.py --seeds {seed}",
         "settings": as_json(base) | {"out": "runs"},
         "seconds": job.seconds(),
-        "threads": pipeline.usable_cpus(),
+        "threads": usable_cpus(),
         **shared,
     }
     write_json(path, table)

@@ -30,8 +30,8 @@ from train_common import DRAW, Job
 
 from lpaf_jax.files import read_json, write_json
 from lpaf_jax.linalg import rank_for_ratio
+from lpaf_jax.machine import usable_cpus
 from lpaf_jax.models import packaged_minilm
-from lpaf_jax.pipeline import usable_cpus
 from lpaf_jax.settings import PRESETS, make_settings
 
 HERE = Path(__file__).parent

@@ -3,12 +3,7 @@
 import datetime
 import errno
 import gc
-import importlib.metadata
 import logging
-import os
-import platform
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -26,6 +21,7 @@ from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.files import atomic_write, write_json
 from lpaf_jax.inputs import Inputs, fingerprint, hub_names, load_inputs
 from lpaf_jax.linalg import rank_for_ratio
+from lpaf_jax.machine import peak_memory, usable_cpus, versions
 from lpaf_jax.models import (
     BertClassifier,
     as_function,
@@ -239,7 +235,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[st
         },
         "latency_ms": {"length": length, "threads": usable_cpus(), **latency},
         "seconds": seconds | {"total": round(sum(seconds.values()), 2)},
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": peak_memory(),
         "data": {
             "train": len(inputs.train),
             "validation": len(inputs.validation),
@@ -247,7 +243,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[st
             "share_cut": round(_share_cut(inputs), 4),
         },
         "settings": as_json(job.settings),
-        "versions": _versions(),
+        "versions": versions(),
         "seed": job.settings.seed,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -367,13 +363,6 @@ def _told_of_a_full_disk(job: Run) -> Iterator[None]:
         raise LpafError(f"cannot write {job.folder}: {error.strerror}") from error
 
 
-def usable_cpus() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
@@ -391,20 +380,3 @@ def _factorized_from(job: Run) -> Path:
 def _analyse(job: Run, dense: BertClassifier, pruned: BertClassifier) -> dict[str, Any]:
     _, kept = stages.pruning_arrays(job.stage("pruned"))
     return analyse_pruning(compressible(parameters(dense)), compressible(parameters(pruned)), kept)
-
-
-def _peak_memory() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # bytes there, KiB on Linux
-
-
-def _versions() -> dict[str, str]:
-    names = ["lpaf-jax", "jax", "jaxlib", "flax", "optax", "numpy", "safetensors"]
-    names += ["tokenizers", "transformers", "datasets"]
-    found = {"python": platform.python_version(), "backend": jax.default_backend()}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout, not installed
-            found[name] = "not installed"
-    return found

@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Bottom to top: a room imports from its own level or below. A new one takes its place here.
 LEVELS = [
-    {"errors", "files", "linalg", "processes"},
+    {"errors", "files", "linalg", "machine", "processes"},
     {"importance", "models"},
     {"compress", "data", "report", "train"},
     {"inputs", "pipeline", "progress", "run", "serve", "settings", "stages", "trainer"},
