@@ -47,7 +47,8 @@ from lpaf_jax.train import (
 from lpaf_jax.train.steps import Step
 from lpaf_jax.trainer import optimizer_of
 
-KINDS = {"dense": ["fine-tune", "prune"], "25": ["fine-tune", "two-pass", "mixed"]}
+KINDS = {"dense": ["fine-tune", "prune"], "25": ["fine-tune", "two-pass", "mixed", "mixed-at-0"]}
+DRAWS = {"two-pass": 0.0, "mixed": DRAW, "mixed-at-0": 0.0}
 MASK_EVERY = 10
 _LOOP_STEPS, _LOOP_REPEATS = 300, 3
 
@@ -75,7 +76,10 @@ def steps(job: Job) -> dict[str, Any]:
     kinds = KINDS.get(job.group, ["fine-tune"])
     rows = {kind: row_of(kind, job) for kind in kinds}
     sizes = {kind: sum(x.size for x in row.state.params.values()) for kind, row in rows.items()}
-    work = {kind: partial(flops, row.state.params, config, job) for kind, row in rows.items()}
+    work = {
+        kind: partial(flops, row.state.params, DRAWS.get(kind, 0.0), config, job)
+        for kind, row in rows.items()
+    }
     found: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
     key = jax.random.key(0)
     logged: dict[str, Any] = {}
@@ -108,8 +112,10 @@ def row_of(kind: str, job: Job) -> Row:
     model = load_model(Path(job.folder), num_labels=2)
     if job.rank is not None:
         factors = random_factors(parameters(model), job.rank)
-        kept = random_masks(parameters(model)) if kind == "mixed" else {}
-        to_mixed(model, factors, kept) if kind == "mixed" else to_low_rank(model, factors)
+        if kind.startswith("mixed"):
+            to_mixed(model, factors, random_masks(parameters(model)))
+        else:
+            to_low_rank(model, factors)
     settings = make_settings("minilm", task="rotten_tomatoes", out="runs")
     optimizer, _ = optimizer_of(settings, settings.finetune_lr, TOTAL_STEPS)
     if kind == "prune":
@@ -123,9 +129,9 @@ def row_of(kind: str, job: Job) -> Row:
         )
     forward = as_function(model, dtype=None if job.dtype == "float32" else jnp.dtype(job.dtype))
     loss = task_loss(forward)
-    if kind in ("two-pass", "mixed"):
+    if kind in DRAWS:
         layers = len(mixed_paths(model))
-        loss = dual_loss(forward, lambda _: jnp.float32(DRAW), layers, settings.consistency)
+        loss = dual_loss(forward, lambda _: jnp.float32(DRAWS[kind]), layers, settings.consistency)
     state = initial_state(parameters(model), optimizer)
     return Row(make_step(loss, optimizer), state, masks(model))
 
@@ -146,16 +152,16 @@ def random_masks(params: Params) -> Params:
     return {p: jnp.asarray(random.random(w.shape) < KEPT) for p, w in compressible(params).items()}
 
 
-def flops(params: Params, config: BertConfig, job: Job, length: int) -> float:
+def flops(params: Params, draw: float, config: BertConfig, job: Job, length: int) -> float:
     """Of the products of one pass, forward and backward: twice as many backward as forward.
 
     `6 × tokens × numbers in matrices + 12 × layers × batch × length² × width` for attention. A
-    mixed layer needs one of its branches.
+    mixed layer needs one of its branches, the dense one with probability `draw`.
     """
     matrices = compressible(params)
     dense = sum(w.size for path, w in matrices.items() if path.endswith(".kernel"))
     factors = sum(w.size for w in matrices.values()) - dense
-    used = DRAW * dense + (1 - DRAW) * factors if dense and factors else dense + factors
+    used = draw * dense + (1 - draw) * factors if dense and factors else dense + factors
     width = config.hidden_size
     attention = 12 * config.num_hidden_layers * job.batch * length**2 * width
     head = 6 * job.batch * (width**2 + width * config.num_labels)

@@ -26,6 +26,8 @@ def measure(job: Job) -> dict[str, Any]:
     import transformers
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if job.platform not in (None, "cpu", "gpu"):
+        return {"missing": f"PyTorch has nothing to set beside JAX on a {job.platform}"}
     if job.platform == "gpu" and device.type != "cuda":
         return {"missing": "PyTorch sees no GPU"}
     if job.platform == "cpu":  # as JAX in the process beside this one
