@@ -78,15 +78,17 @@ def _with_labels(model: BertClassifier, source: Path, labels: list[str]) -> Bert
     theirs = [names.get(str(i), "").lower() for i in range(len(names))]
     ours = [label.lower() for label in labels]
     head = model.classifier
-    if head.bias[...].shape[0] != len(labels):
+    classes = head.kernel[...].shape[1]
+    if classes != len(labels):
         raise LpafError(
-            f"{source} tells {head.bias[...].shape[0]} classes apart and the task has "
+            f"{source} tells {classes} classes apart and the task has "
             f"{len(labels)}: fine-tune it, with --finetune-epochs above 0"
         )
     if sorted(theirs) == sorted(ours):  # else their names mean nothing to us, as LABEL_0 does
         order = jnp.array([theirs.index(label) for label in ours])
-        head.kernel.set_value(head.kernel[...][:, order])
-        head.bias.set_value(head.bias[...][order])
+        for part in (head.kernel, head.bias):
+            if part is not None:
+                part.set_value(part[...][..., order])
     return model
 
 

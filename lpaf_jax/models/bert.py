@@ -5,7 +5,6 @@ the model is its address in the file: `bert.encoder.layer.0.attention.self.query
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +14,8 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.errors import LpafError
-from lpaf_jax.models.layers import Embedding, LayerNorm, Linear, dropout, gelu
-
-_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": gelu,
-    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
-    "relu": jax.nn.relu,
-}
+from lpaf_jax.models.initial import Initializer, split_key
+from lpaf_jax.models.layers import Embedding, activation, dropout
 
 
 @dataclass(frozen=True)
@@ -60,32 +54,10 @@ class BertConfig:
             config = cls(**known)
         except TypeError as error:
             raise LpafError(f"config.json is not a BERT configuration: {error}") from None
-        if config.hidden_act not in _ACTIVATIONS:
-            raise LpafError(
-                f"config.json: hidden_act {config.hidden_act!r} is not one of "
-                f"{', '.join(_ACTIVATIONS)}"
-            )
+        activation(config.hidden_act)
         if config.hidden_size % config.num_attention_heads:
             raise LpafError("config.json: hidden_size is not a multiple of num_attention_heads")
         return config
-
-
-class Initializer:
-    """Draws the initial tensors of a model: normal with deviation 0.02, as BERT was trained."""
-
-    def __init__(self, key: Array):
-        self._key = key
-
-    def normal(self, *shape: int) -> Array:
-        self._key, key = jax.random.split(self._key)
-        return 0.02 * jax.random.normal(key, shape)
-
-    def linear(self, m: int, n: int) -> Linear:
-        return Linear(self.normal(m, n), jnp.zeros(n))
-
-    def layer_norm(self, config: BertConfig) -> LayerNorm:
-        n = config.hidden_size
-        return LayerNorm(jnp.ones(n), jnp.zeros(n), config.layer_norm_eps)
 
 
 class Embeddings(nnx.Module):
@@ -94,7 +66,7 @@ class Embeddings(nnx.Module):
         self.word_embeddings = Embedding(init.normal(config.vocab_size, hidden))
         self.position_embeddings = Embedding(init.normal(config.max_position_embeddings, hidden))
         self.token_type_embeddings = Embedding(init.normal(config.type_vocab_size, hidden))
-        self.LayerNorm = init.layer_norm(config)
+        self.LayerNorm = init.layer_norm(hidden, config.layer_norm_eps)
         self.dropout_rate = config.hidden_dropout_prob
 
     def __call__(self, input_ids: Array, token_type_ids: Array, key: Array | None) -> Array:
@@ -134,7 +106,7 @@ class Residual(nnx.Module):
 
     def __init__(self, config: BertConfig, inner: int, init: Initializer):
         self.dense = init.linear(inner, config.hidden_size)
-        self.LayerNorm = init.layer_norm(config)
+        self.LayerNorm = init.layer_norm(config.hidden_size, config.layer_norm_eps)
         self.dropout_rate = config.hidden_dropout_prob
 
     def __call__(self, x: Array, before: Array, key: Array | None) -> Array:
@@ -156,7 +128,7 @@ class Intermediate(nnx.Module):
         self.activation = config.hidden_act
 
     def __call__(self, x: Array) -> Array:
-        return _ACTIVATIONS[self.activation](self.dense(x))
+        return activation(self.activation)(self.dense(x))
 
 
 class Layer(nnx.Module):
@@ -166,7 +138,7 @@ class Layer(nnx.Module):
         self.output = Residual(config, config.intermediate_size, init)
 
     def __call__(self, x: Array, bias: Array, key: Array | None) -> Array:
-        keys = _split(key, 3)
+        keys = split_key(key, 3)
         x = self.attention(x, bias, keys[:2])
         return self.output(self.intermediate(x), x, keys[2])
 
@@ -240,7 +212,7 @@ class BertClassifier(nnx.Module):
         Each is (batch, length, hidden). Arguments and errors are those of a call.
         """
         layers = self.bert.encoder.layer
-        keys = _split(key, len(layers) + 2)
+        keys = split_key(key, len(layers) + 2)
         # Minus infinity would make a row of padding alone NaN.
         floor = jnp.finfo(jnp.float32).min
         bias = jnp.where(attention_mask[:, None, None, :] > 0, 0.0, floor)
@@ -250,7 +222,3 @@ class BertClassifier(nnx.Module):
             hidden.append(layer(hidden[-1], bias, layer_key))
         pooled = jnp.tanh(self.bert.pooler.dense(hidden[-1][:, 0]))
         return self.classifier(dropout(pooled, self.dropout_rate, keys[1])), hidden
-
-
-def _split(key: Array | None, n: int) -> tuple[Array | None, ...]:
-    return (None,) * n if key is None else tuple(jax.random.split(key, n))

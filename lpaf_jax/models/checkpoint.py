@@ -23,8 +23,9 @@ from safetensors.numpy import save_file
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import atomic_dir, read_json
 from lpaf_jax.linalg import LowRank
-from lpaf_jax.models.bert import BertClassifier, BertConfig, Initializer
+from lpaf_jax.models.bert import BertClassifier, BertConfig
 from lpaf_jax.models.functional import Params, layer_at, parameters, replace_layer, set_parameters
+from lpaf_jax.models.initial import Initializer
 from lpaf_jax.models.layers import LowRankLinear
 
 FACTORIZED_TYPE = "lpaf_bert"
@@ -109,7 +110,7 @@ def save_model(
         LpafError: the folder cannot be written.
         ValueError: not as many names as the head has classes.
     """
-    classes = model.classifier.bias[...].shape[0]
+    classes = model.classifier.kernel[...].shape[1]
     if len(label_names) != classes:
         raise ValueError(f"{len(label_names)} label names for a head of {classes} classes")
     params = parameters(model)

@@ -1,7 +1,8 @@
 """Linear layers a factorization needs: dense, low-rank and mixed, with one call signature.
 
 All three map `x: (..., m)` to `(..., n)`, so a model that holds one never asks which it is, and
-compressing a model is nothing but putting another layer in its place.
+compressing a model is nothing but putting another layer in its place. Norms, embeddings and dropout
+of all families are here, too.
 """
 
 import math
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from lpaf_jax.errors import LpafError
 from lpaf_jax.linalg import LowRank
 
 
@@ -24,27 +26,27 @@ class Draw(nnx.Variable):
 
 
 class Linear(nnx.Module):
-    """`y = x W + c`."""
+    """`y = x W + c`; without `c` where `bias` is None, as in all three."""
 
-    def __init__(self, kernel: Array, bias: Array):
+    def __init__(self, kernel: Array, bias: Array | None):
         self.kernel = nnx.Param(kernel)
-        self.bias = nnx.Param(bias)
+        self.bias = _optional(bias)
 
     def __call__(self, x: Array) -> Array:
-        return _by_rows(x, lambda rows: _plus(rows @ self.kernel[...], self.bias[...]))
+        return _by_rows(x, lambda rows: _plus(rows @ self.kernel[...], self.bias))
 
 
 class LowRankLinear(nnx.Module):
     """`y = (x A) B + c`: `2k(m + n)` FLOP a token in place of `2mn`."""
 
-    def __init__(self, factors: LowRank, bias: Array):
+    def __init__(self, factors: LowRank, bias: Array | None):
         self.a = nnx.Param(factors.a)
         self.b = nnx.Param(factors.b)
-        self.bias = nnx.Param(bias)
+        self.bias = _optional(bias)
 
     def __call__(self, x: Array) -> Array:
         factors = LowRank(self.a[...], self.b[...])
-        return _by_rows(x, lambda rows: _plus(factors.apply(rows), self.bias[...]))
+        return _by_rows(x, lambda rows: _plus(factors.apply(rows), self.bias))
 
 
 class MixedLinear(nnx.Module):
@@ -55,12 +57,12 @@ class MixedLinear(nnx.Module):
     where W was never pruned.
     """
 
-    def __init__(self, kernel: Array, mask: Array | None, factors: LowRank, bias: Array):
+    def __init__(self, kernel: Array, mask: Array | None, factors: LowRank, bias: Array | None):
         self.kernel = nnx.Param(kernel)
         self.mask = None if mask is None else Mask(mask)
         self.a = nnx.Param(factors.a)
         self.b = nnx.Param(factors.b)
-        self.bias = nnx.Param(bias)
+        self.bias = _optional(bias)
         self.draw = Draw(jnp.zeros(()))
 
     def __call__(self, x: Array) -> Array:
@@ -68,9 +70,7 @@ class MixedLinear(nnx.Module):
         if self.mask is not None:
             dense = jnp.where(self.mask[...], dense, 0.0)
         branches = dense, self.a[...], self.b[...]
-        return _by_rows(
-            x, lambda rows: _plus(_drawn(self.draw[...], rows, *branches), self.bias[...])
-        )
+        return _by_rows(x, lambda rows: _plus(_drawn(self.draw[...], rows, *branches), self.bias))
 
 
 def _by_rows(x: Array, layer: Callable[[Array], Array]) -> Array:
@@ -82,9 +82,13 @@ def _by_rows(x: Array, layer: Callable[[Array], Array]) -> Array:
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
-def _plus(y: Array, bias: Array) -> Array:
+def _optional(bias: Array | None) -> nnx.Param | None:
+    return None if bias is None else nnx.Param(bias)
+
+
+def _plus(y: Array, bias: nnx.Param | None) -> Array:
     """The sum in the dtype of `y`, whose gradient for `bias` is summed in the wider one."""
-    return (y + bias).astype(y.dtype)
+    return y if bias is None else (y + bias[...]).astype(y.dtype)
 
 
 @jax.custom_vjp
@@ -154,6 +158,22 @@ class LayerNorm(nnx.Module):
         return (normal * self.weight[...] + self.bias[...]).astype(x.dtype)
 
 
+class RMSNorm(nnx.Module):
+    """`x / sqrt(mean(x²) + ε) · weight` over the last axis.
+
+    Source: Zhang & Sennrich, "Root mean square layer normalization" (2019).
+    """
+
+    def __init__(self, weight: Array, epsilon: float):
+        self.weight = nnx.Param(weight)
+        self.epsilon = epsilon
+
+    def __call__(self, x: Array) -> Array:
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        normal = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon)
+        return (normal * self.weight[...]).astype(x.dtype)
+
+
 @jax.custom_vjp
 def gelu(x: Array) -> Array:
     """`x Φ(x)`, exact: Φ is the normal distribution function.
@@ -184,6 +204,28 @@ def _gelu_backward(x: Array, g: Array) -> tuple[Array]:
 
 
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": gelu,
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+"""By the names that a `config.json` has for them."""
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The activation that a `config.json` calls `name`.
+
+    Raises:
+        LpafError: there is none of that name.
+    """
+    if name not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise LpafError(f"config.json: the activation {name!r} is not one of {known}")
+    return ACTIVATIONS[name]
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:

@@ -164,7 +164,7 @@ def test_a_new_model_is_drawn_from_its_key():
     ("changes", "message"),
     [
         ({"hidden_size": None}, "not a BERT configuration.*hidden_size"),
-        ({"hidden_act": "silu"}, "hidden_act 'silu' is not one of gelu, gelu_new, relu"),
+        ({"hidden_act": "swish"}, "the activation 'swish' is not one of gelu, gelu_new"),
         ({"num_attention_heads": 5}, "not a multiple of num_attention_heads"),
         ({"position_embedding_type": "relative_key"}, "only absolute position embeddings"),
         ({"is_decoder": True}, "is_decoder"),

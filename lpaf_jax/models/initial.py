@@ -1,0 +1,35 @@
+"""What every family starts from: newly drawn tensors, and a key for each of its layers."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lpaf_jax.models.layers import Embedding, LayerNorm, Linear, RMSNorm
+
+
+class Initializer:
+    """Draws the initial tensors of a model: normal with deviation 0.02, as BERT was trained."""
+
+    def __init__(self, key: Array):
+        self._key = key
+
+    def normal(self, *shape: int) -> Array:
+        self._key, key = jax.random.split(self._key)
+        return 0.02 * jax.random.normal(key, shape)
+
+    def linear(self, m: int, n: int, *, bias: bool = True) -> Linear:
+        return Linear(self.normal(m, n), jnp.zeros(n) if bias else None)
+
+    def embedding(self, rows: int, n: int) -> Embedding:
+        return Embedding(self.normal(rows, n))
+
+    def layer_norm(self, n: int, epsilon: float) -> LayerNorm:
+        return LayerNorm(jnp.ones(n), jnp.zeros(n), epsilon)
+
+    def rms_norm(self, n: int, epsilon: float) -> RMSNorm:
+        return RMSNorm(jnp.ones(n), epsilon)
+
+
+def split_key(key: Array | None, n: int) -> tuple[Array | None, ...]:
+    """`n` keys of one; None for each where there is none."""
+    return (None,) * n if key is None else tuple(jax.random.split(key, n))
