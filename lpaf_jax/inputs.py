@@ -62,17 +62,18 @@ def hub_names(settings: Settings) -> list[str]:
 
 
 def _measure(source: Path, settings: Settings) -> tuple[int, list[tuple[int, int]], int]:
-    params = parameters(load_model(source, num_labels=2))
+    model = load_model(source, num_labels=2)
+    params = parameters(model)
     shapes = [(w.shape[0], w.shape[1]) for w in compressible(params).values()]
     if not shapes or any(path.endswith(".a") for path in params):
         raise LpafError(f"model {settings.model} is factorized already; start from a dense one")
-    positions = params["bert.embeddings.position_embeddings.weight"].shape[0]
-    if settings.length > positions:
+    if settings.length > model.positions:
         raise SettingError(
             ("length",),
-            f"is {settings.length}, but model {settings.model} reads {positions} tokens at most",
+            f"is {settings.length}, but model {settings.model} reads {model.positions} tokens "
+            "at most",
         )
-    return positions, shapes, sum(x.nbytes for x in params.values())
+    return model.positions, shapes, sum(x.nbytes for x in params.values())
 
 
 def fingerprint(inputs: Inputs) -> str:

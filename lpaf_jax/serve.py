@@ -24,7 +24,6 @@ from lpaf_jax.models import BertClassifier, as_function, load_model, parameters
 from lpaf_jax.train import predict
 
 _LENGTH = 128
-_POSITIONS = "bert.embeddings.position_embeddings.weight"
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def load_classifier(folder: Path, *, stage: str = "final", length: int | None = 
         raise LpafError(f"{place} has no classification head: config.json names no labels")
     model = load_model(place)
     own = reads.get("length", _LENGTH)
-    length = _length(own, parameters(model)[_POSITIONS].shape[0], length)
+    length = _length(own, model.positions, length)
     label_names = [names[str(i)] for i in range(len(names))]
     return Classifier(model, load_tokenizer(place), label_names, length, reads.get("pairs"))
 

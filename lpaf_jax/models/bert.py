@@ -172,6 +172,8 @@ class BertClassifier(nnx.Module):
         init = Initializer(key)
         self.bert = Bert(config, init)
         self.classifier = init.linear(config.hidden_size, config.num_labels)
+        self.num_labels = config.num_labels
+        self.positions = config.max_position_embeddings
         rate = config.classifier_dropout
         self.dropout_rate = config.hidden_dropout_prob if rate is None else rate
 

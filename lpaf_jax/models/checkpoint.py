@@ -1,15 +1,14 @@
 """Checkpoints in and out: Hugging Face folders, dense or factorized.
 
-A dense checkpoint is a plain BERT folder. A factorized one says `model_type: lpaf_bert`, lists the
-rank of every factorized layer in its config under `lpaf_ranks`, and stores `<path>.down.weight`,
-`<path>.up.weight` and `<path>.up.bias`. The `Auto` classes of `transformers` refuse such a folder,
-where under the name of BERT they would load it and quietly initialise the encoder anew.
+A dense checkpoint is a plain folder of its family. A factorized one says `model_type: lpaf_bert`
+(or another family), lists the rank of every factorized layer in its config under `lpaf_ranks`, and
+stores `<path>.down.weight`, `<path>.up.weight` and `<path>.up.bias`. The `Auto` classes of
+`transformers` refuse such a folder, where under the family's own name they would load it and
+quietly initialise the encoder anew.
 """
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import atomic_dir, read_json
 from lpaf_jax.linalg import LowRank
-from lpaf_jax.models.bert import BertClassifier, BertConfig
+from lpaf_jax.models.families import (
+    FAMILIES,
+    Family,
+    Head,
+    factorized_architecture,
+    factorized_type,
+    family_name,
+    head_of,
+    named_head,
+)
 from lpaf_jax.models.functional import Params, layer_at, parameters, replace_layer, set_parameters
 from lpaf_jax.models.initial import Initializer
 from lpaf_jax.models.layers import LowRankLinear
+from lpaf_jax.models.tensors import WEIGHTS, opened, read_file, weight_files
 
-FACTORIZED_TYPE = "lpaf_bert"
-WEIGHTS = "model.safetensors"
 _EXTRA = "state.safetensors"
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
 )
 # What the source's config.json says of its own files: ours hold float32, and ranks of their own.
 _NOT_CARRIED = ("_name_or_path", "dtype", "lpaf_ranks", "torch_dtype")
@@ -43,53 +52,71 @@ _NOT_CARRIED = ("_name_or_path", "dtype", "lpaf_ranks", "torch_dtype")
 _LEAVES = {"kernel": "weight", "a": "down.weight", "b": "up.weight"}
 
 
-def load_model(folder: Path, *, num_labels: int | None = None, seed: int = 0) -> BertClassifier:
-    """A classifier with the weights in `folder`.
+def load_model(
+    folder: Path, *, head: Head | None = None, num_labels: int | None = None, seed: int = 0
+) -> Any:
+    """The model in `folder`, with its weights as float32.
 
     Args:
-        folder: a Hugging Face BERT folder, or one written by `save_model`.
-        num_labels: classes of the head; one that the folder does not hold, or holds for another
-            number of classes, is drawn anew. None takes the head of the folder.
-        seed: of a newly drawn head.
+        folder: a Hugging Face folder of one of the families, or one written by `save_model`.
+        head: "classification" (regression, where it has one output), "span" or "lm". None takes
+            the one that the folder's config names, or else the first of the family.
+        num_labels: outputs of a classification head; None takes what the folder has.
+        seed: of a head that is drawn anew: one that is asked for by `head` or `num_labels` and
+            that the folder does not hold, or holds for another number of outputs. A head of
+            language models is never drawn.
 
     Raises:
         LpafError: a file or tensor is missing, damaged, of the wrong shape or not finite; the
-            folder holds no head, and none was to be drawn.
+            family has no such head; the folder holds no head, and none was to be drawn.
     """
     values = read_json(folder / "config.json")
-    kind = values.get("model_type")
-    if kind not in ("bert", FACTORIZED_TYPE):
+    name = family_name(values, str(folder))
+    family = FAMILIES[name]
+    asked = head is not None or num_labels is not None
+    chosen: Head = head or named_head(values, family) or next(iter(family.heads))
+    if chosen not in family.heads:
         raise LpafError(
-            f"{folder}: model_type {kind!r} is not supported; a BERT checkpoint is needed"
+            f"{folder}: {name} has no {chosen} head here; it has {', '.join(family.heads)}"
         )
     if num_labels is not None:
         values = {**values, "num_labels": num_labels}
-    config = BertConfig.from_json(values)
-    # Shapes alone: drawing arrays that the files then replace takes longer than all the rest.
-    model = nnx.eval_shape(lambda: BertClassifier(config, jax.random.key(seed)))
+    model = _structure(folder, values, family, chosen, seed)
+    wanted = parameters(model)
+    found = _read_parameters(folder, wanted, family)
+    # Sorted, so that what is drawn does not hang on the order of attributes.
+    absent = sorted(path for path in wanted if path not in found)
+    if absent and (chosen == "lm" or not asked):
+        raise LpafError(f"{folder} holds no {chosen} head: {absent[0]} is missing")
+    init = Initializer(jax.random.key(seed))
+    drawn = {
+        path: init.normal(*shape) if len(shape) > 1 else jnp.zeros(shape)
+        for path, shape in ((path, wanted[path].shape) for path in absent)
+    }
+    set_parameters(model, drawn | found)
+    return model
+
+
+def _structure(
+    folder: Path, values: dict[str, Any], family: Family, head: Head, seed: int
+) -> nnx.Module:
+    """A model of shapes alone: to draw arrays that files then replace would take the longest."""
+    config = family.config(values)
+    model = nnx.eval_shape(lambda: family.heads[head](config, jax.random.key(seed)))
     dense = parameters(model)
     for path, rank in values.get("lpaf_ranks", {}).items():
         if f"{path}.kernel" not in dense:
             raise LpafError(f"{folder}: lpaf_ranks in config.json names no layer: {path}")
         replace_layer(model, path, _empty_low_rank(layer_at(model, path), rank))
-    head = Initializer(jax.random.key(seed)).linear(config.hidden_size, config.num_labels)
-    drawn = {f"classifier.{name}": array for name, array in parameters(head).items()}
-    found = _read_parameters(folder, parameters(model))
-    if num_labels is None and not found.keys() >= drawn.keys():
-        raise LpafError(
-            f"{folder} holds no classification head for the {config.num_labels} classes of its "
-            "config.json"
-        )
-    set_parameters(model, drawn | found)
     return model
 
 
 def save_model(
-    model: BertClassifier,
+    model: Any,
     folder: Path,
     *,
     source: Path,
-    label_names: list[str],
+    label_names: list[str] | None,
     card: str,
     reads: dict[str, Any] | None = None,
     extra: dict[str, np.ndarray] | None = None,
@@ -100,7 +127,7 @@ def save_model(
         model: dense or factorized; its low-rank layers are stored as factors.
         folder: where to; what stands there is replaced.
         source: the folder whose `config.json` and tokenizer go along.
-        label_names: name of each class, in order.
+        label_names: name of each output of a classification head, in order; None for others.
         card: text of the model card, README.md.
         reads: what its texts are, kept in `config.json` as `lpaf_reads`: `length`, the longest
             in tokens, and `pairs`, whether they come in twos.
@@ -110,9 +137,12 @@ def save_model(
         LpafError: the folder cannot be written.
         ValueError: not as many names as the head has classes.
     """
-    classes = model.classifier.kernel[...].shape[1]
-    if len(label_names) != classes:
-        raise ValueError(f"{len(label_names)} label names for a head of {classes} classes")
+    values = read_json(source / "config.json")
+    name = family_name(values, str(source))
+    family = FAMILIES[name]
+    head = head_of(model, family)
+    if label_names is not None and len(label_names) != model.num_labels:
+        raise ValueError(f"{len(label_names)} label names for a head of {model.num_labels} classes")
     params = parameters(model)
     low_rank = {
         path.removesuffix(".a"): int(a.shape[1])
@@ -120,14 +150,14 @@ def save_model(
         if path.endswith(".a")
     }
     with atomic_dir(folder) as target:
-        config = _config(read_json(source / "config.json"), label_names, low_rank)
+        config = _config(values, name, family.architectures[head], label_names, low_rank)
         config |= {} if reads is None else {"lpaf_reads": reads}
         (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (target / "README.md").write_text(card, encoding="utf-8")
         for name in _TOKENIZER_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, target / name)
-        tensors = {file_name(path, params): _to_file(path, a) for path, a in params.items()}
+        tensors = {file_name(path, params): _to_file(path, a, family) for path, a in params.items()}
         save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
         if extra is not None:
             arrays = {name: np.ascontiguousarray(array) for name, array in extra.items()}
@@ -144,17 +174,17 @@ def check_saved(folder: Path) -> None:
             missing, damaged or cut off: their headers and sizes are read, not their numbers.
     """
     read_json(folder / "config.json")
-    files = _weight_files(folder)
+    files = weight_files(folder)
     files += [folder / _EXTRA] if (folder / _EXTRA).is_file() else []
     for file in files:
-        with _opened(file):
+        with opened(file):
             pass
 
 
 def load_extra(folder: Path) -> dict[str, np.ndarray]:
     """The arrays that `save_model` was given as `extra`; empty where there were none."""
     path = folder / _EXTRA
-    return dict(_read_file(path)) if path.is_file() else {}
+    return dict(read_file(path)) if path.is_file() else {}
 
 
 def file_name(path: str, params: Params) -> str:
@@ -169,45 +199,55 @@ def file_name(path: str, params: Params) -> str:
 
 
 def _config(
-    values: dict[str, Any], label_names: list[str], low_rank: dict[str, int]
+    values: dict[str, Any],
+    family: str,
+    architecture: str,
+    label_names: list[str] | None,
+    low_rank: dict[str, int],
 ) -> dict[str, Any]:
     values = {k: v for k, v in values.items() if k not in _NOT_CARRIED}
-    values["id2label"] = {str(i): name for i, name in enumerate(label_names)}
-    values["label2id"] = {name: i for i, name in enumerate(label_names)}
-    values["num_labels"] = len(label_names)
-    values["architectures"] = ["BertForSequenceClassification"]
-    values["model_type"] = "bert"
+    if label_names is not None:
+        values["id2label"] = {str(i): name for i, name in enumerate(label_names)}
+        values["label2id"] = {name: i for i, name in enumerate(label_names)}
+        values["num_labels"] = len(label_names)
+    values["architectures"] = [architecture]
+    values["model_type"] = family
     if low_rank:
-        values["architectures"] = ["LpafBertForSequenceClassification"]
-        values["model_type"] = FACTORIZED_TYPE
+        values["architectures"] = [factorized_architecture(architecture)]
+        values["model_type"] = factorized_type(family)
         values["lpaf_ranks"] = low_rank
     return values
 
 
-def _to_file(path: str, array: jax.Array) -> np.ndarray:
+def _transposed(path: str, family: Family) -> bool:
+    """Whether the parameter at `path` lies in the file as (out, in)."""
+    layer, _, leaf = path.rpartition(".")
+    return leaf in ("a", "b") or (leaf == "kernel" and not family.as_stored(layer))
+
+
+def _to_file(path: str, array: jax.Array, family: Family) -> np.ndarray:
     value = np.asarray(array)
-    if path.rpartition(".")[2] in _LEAVES:
-        value = value.T
     # safetensors writes the memory of an array as it lies: a transposed view would be scrambled.
-    return np.ascontiguousarray(value)
+    return np.ascontiguousarray(value.T if _transposed(path, family) else value)
 
 
 def _empty_low_rank(dense: Any, rank: int) -> LowRankLinear:
     m, n = dense.kernel.shape
-    return LowRankLinear(LowRank(jnp.zeros((m, rank)), jnp.zeros((rank, n))), jnp.zeros(n))
+    bias = None if dense.bias is None else jnp.zeros(n)
+    return LowRankLinear(LowRank(jnp.zeros((m, rank)), jnp.zeros((rank, n))), bias)
 
 
-def _read_parameters(folder: Path, wanted: Params) -> Params:
-    by_name = {_file_key(file_name(path, wanted)): path for path in wanted}
+def _read_parameters(folder: Path, wanted: Params, family: Family) -> Params:
+    by_name = {_file_key(file_name(path, wanted), family): path for path in wanted}
     found: Params = {}
-    for file in _weight_files(folder):
-        for name, value in _read_file(file):
-            path = by_name.get(_file_key(name))
+    for file in weight_files(folder):
+        for name, value in read_file(file):
+            path = by_name.get(_file_key(name, family))
             if path is None:
                 continue
-            array = value.T if path.rpartition(".")[2] in _LEAVES else value
+            array = value.T if _transposed(path, family) else value
             if array.shape != wanted[path].shape:
-                if path.startswith("classifier."):
+                if _of_head(path, family):
                     continue
                 raise LpafError(
                     f"{file}: tensor {name} has shape {value.shape}, which does not fit "
@@ -216,40 +256,20 @@ def _read_parameters(folder: Path, wanted: Params) -> Params:
             if not np.isfinite(array).all():
                 raise LpafError(f"{file}: tensor {name} holds NaN or infinity")
             found[path] = jnp.asarray(array, wanted[path].dtype)
-    missing = [path for path in wanted if path not in found and not path.startswith("classifier.")]
+    missing = [path for path in wanted if path not in found and not _of_head(path, family)]
     if missing:
         first = file_name(missing[0], wanted)
         raise LpafError(f"{folder}: {len(missing)} tensors are missing, {first} among them")
     return found
 
 
-def _file_key(name: str) -> str:
-    """Checkpoints of the bare encoder carry no `bert.` prefix, and old ones call norms gamma."""
-    name = name.removeprefix("bert.")
+def _of_head(path: str, family: Family) -> bool:
+    return not path.startswith(f"{family.prefix}.")
+
+
+def _file_key(name: str, family: Family) -> str:
+    """Checkpoints without a head carry no prefix, and old ones call norms gamma and beta."""
+    name = name.removeprefix(f"{family.prefix}.")
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
         "LayerNorm.beta", "LayerNorm.bias"
     )
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    index = folder / f"{WEIGHTS}.index.json"
-    if index.is_file():
-        return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
-    raise LpafError(f"{folder} holds no {WEIGHTS}")
-
-
-def _read_file(file: Path) -> Iterator[tuple[str, np.ndarray]]:
-    with _opened(file) as tensors:
-        for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-            yield name, tensors.get_tensor(name)
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[safe_open]:
-    try:
-        with safe_open(file, framework="numpy") as tensors:
-            yield tensors
-    except (SafetensorError, OSError) as error:
-        raise LpafError(f"{file} is damaged or cannot be read: {error}") from error

@@ -15,6 +15,7 @@ from jax import Array
 from lpaf_jax.models.layers import Draw, Mask, MixedLinear
 
 Params = dict[str, Array]
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 Batch = Mapping[str, Any]
 
 
@@ -93,7 +94,7 @@ def as_function(
 
     `fixed` holds the masks of mixed layers by path. `draws` holds one 0/1 number for each path of
     `mixed_paths(model)`; None takes the factors everywhere. Only the structure of `model` is kept,
-    not its arrays.
+    not its arrays. A batch holds `input_ids` and what else of a model's arguments it has.
 
     Args:
         hidden: return `Outputs`, the logits and the hidden states.
@@ -125,10 +126,10 @@ def as_function(
                 value = value if dtype is None or value.ndim < 2 else value.astype(dtype)
             leaves.append((path, variable.replace(value)))
         merged: Any = nnx.merge(graphdef, nnx.from_flat_state(leaves))
-        inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+        inputs = {name: batch[name] for name in _INPUTS if name in batch}
         if not hidden:
-            return merged(*inputs, key=key).astype(jnp.float32)
-        logits, states = merged.with_hidden(*inputs, key=key)
+            return merged(**inputs, key=key).astype(jnp.float32)
+        logits, states = merged.with_hidden(**inputs, key=key)
         return Outputs(logits.astype(jnp.float32), jnp.stack(states).astype(jnp.float32))
 
     return forward

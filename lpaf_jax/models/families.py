@@ -1,0 +1,88 @@
+"""The families of models there are, by the `model_type` of their `config.json`.
+
+A new family is one module and one row here.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from flax import nnx
+from jax import Array
+
+from lpaf_jax.errors import LpafError
+from lpaf_jax.models.bert import BertClassifier, BertConfig
+
+Head = Literal["classification", "span", "lm"]
+
+# Before the `model_type` and the architecture of a factorized folder.
+_TYPE, _ARCHITECTURE = "lpaf_", "Lpaf"
+
+
+class Family(NamedTuple):
+    """What the rest of the library needs to know of a family.
+
+    Attributes:
+        config: from a parsed `config.json`; raises LpafError for what is not built here.
+        heads: `(config, key) -> model`, by the head it has. The first one is that of a folder
+            whose config names none.
+        architectures: what PyTorch calls the model, by head.
+        prefix: of all parameters below the head, which a checkpoint without a head leaves out.
+        as_stored: whether the kernel of the layer at a path lies in the file as (in, out), as
+            Conv1D of GPT-2 has it; other linear layers are stored (out, in).
+    """
+
+    config: Callable[[dict[str, Any]], Any]
+    heads: Mapping[Head, Callable[[Any, Array], nnx.Module]]
+    architectures: Mapping[Head, str]
+    prefix: str
+    as_stored: Callable[[str], bool] = lambda layer: False
+
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family(
+        BertConfig.from_json,
+        {"classification": BertClassifier},
+        {"classification": "BertForSequenceClassification"},
+        prefix="bert",
+    ),
+}
+
+
+def family_name(values: dict[str, Any], where: str) -> str:
+    """The family that a parsed `config.json` is of, factorized or not.
+
+    Args:
+        values: the parsed file. where: what a message calls the folder.
+
+    Raises:
+        LpafError: there is no such family.
+    """
+    kind = values.get("model_type")
+    name = str(kind).removeprefix(_TYPE)
+    if name not in FAMILIES:
+        raise LpafError(
+            f"{where}: model_type {kind!r} is not supported; there are {', '.join(FAMILIES)}"
+        )
+    return name
+
+
+def named_head(values: dict[str, Any], family: Family) -> Head | None:
+    """The head that the architectures in a parsed `config.json` name; None where it is none."""
+    names = [name.removeprefix(_ARCHITECTURE) for name in values.get("architectures") or []]
+    found = [head for head, name in family.architectures.items() if name in names]
+    return found[0] if found else None
+
+
+def head_of(model: nnx.Module, family: Family) -> Head:
+    """The head that `model` has."""
+    return next(head for head, kind in family.heads.items() if type(model) is kind)
+
+
+def factorized_type(name: str) -> str:
+    """The `model_type` of a factorized folder of the family `name`."""
+    return _TYPE + name
+
+
+def factorized_architecture(architecture: str) -> str:
+    """What PyTorch calls the factorized kind of `architecture`."""
+    return _ARCHITECTURE + architecture
