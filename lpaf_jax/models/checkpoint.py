@@ -74,7 +74,8 @@ def load_model(
     name = family_name(values, str(folder))
     family = FAMILIES[name]
     asked = head is not None or num_labels is not None
-    chosen: Head = head or named_head(values, family) or next(iter(family.heads))
+    named = head or named_head(values, family)
+    chosen: Head = next(iter(family.heads)) if named is None else named
     if chosen not in family.heads:
         raise LpafError(
             f"{folder}: {name} has no {chosen} head here; it has {', '.join(family.heads)}"
