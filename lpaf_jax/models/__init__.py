@@ -19,10 +19,12 @@ from lpaf_jax.models.functional import (
 )
 from lpaf_jax.models.hub import is_hub_id, packaged_minilm, resolve_model
 from lpaf_jax.models.layers import Linear, LowRankLinear, MixedLinear
+from lpaf_jax.models.walk import DecoderOnDisk
 
 __all__ = [
     "BertClassifier",
     "BertConfig",
+    "DecoderOnDisk",
     "Linear",
     "LowRankLinear",
     "MixedLinear",

@@ -34,6 +34,7 @@ from lpaf_jax.models.families import (
 from lpaf_jax.models.functional import Params, layer_at, parameters, replace_layer, set_parameters
 from lpaf_jax.models.initial import Initializer
 from lpaf_jax.models.layers import LowRankLinear
+from lpaf_jax.models.names import file_key, file_name, is_of_head, is_transposed
 from lpaf_jax.models.tensors import WEIGHTS, opened, read_file, weight_files
 
 _EXTRA = "state.safetensors"
@@ -48,8 +49,6 @@ _TOKENIZER_FILES = (
 )
 # What the source's config.json says of its own files: ours hold float32, and ranks of their own.
 _NOT_CARRIED = ("_name_or_path", "dtype", "lpaf_ranks", "torch_dtype")
-# Leaf in the model -> leaf in the file; the ones below are stored transposed, (out, in).
-_LEAVES = {"kernel": "weight", "a": "down.weight", "b": "up.weight"}
 
 
 def load_model(
@@ -84,7 +83,7 @@ def load_model(
         values = {**values, "num_labels": num_labels}
     model = _structure(folder, values, family, chosen, seed)
     wanted = parameters(model)
-    found = _read_parameters(folder, wanted, family)
+    found = _read(folder, wanted, family)
     # Sorted, so that what is drawn does not hang on the order of attributes.
     absent = sorted(path for path in wanted if path not in found)
     if absent and (chosen == "lm" or not asked):
@@ -188,17 +187,6 @@ def load_extra(folder: Path) -> dict[str, np.ndarray]:
     return dict(read_file(path)) if path.is_file() else {}
 
 
-def file_name(path: str, params: Params) -> str:
-    """Name in the file of the parameter at `path`, one of `params`.
-
-    `x.query.kernel` is `x.query.weight`, and the bias beside factors belongs to the second one.
-    """
-    parent, _, leaf = path.rpartition(".")
-    if leaf == "bias" and f"{parent}.a" in params:
-        return f"{parent}.up.bias"
-    return f"{parent}.{_LEAVES.get(leaf, leaf)}"
-
-
 def _config(
     values: dict[str, Any],
     family: str,
@@ -220,16 +208,10 @@ def _config(
     return values
 
 
-def _transposed(path: str, family: Family) -> bool:
-    """Whether the parameter at `path` lies in the file as (out, in)."""
-    layer, _, leaf = path.rpartition(".")
-    return leaf in ("a", "b") or (leaf == "kernel" and not family.as_stored(layer))
-
-
 def _to_file(path: str, array: jax.Array, family: Family) -> np.ndarray:
     value = np.asarray(array)
     # safetensors writes the memory of an array as it lies: a transposed view would be scrambled.
-    return np.ascontiguousarray(value.T if _transposed(path, family) else value)
+    return np.ascontiguousarray(value.T if is_transposed(path, family) else value)
 
 
 def _empty_low_rank(dense: Any, rank: int) -> LowRankLinear:
@@ -238,17 +220,17 @@ def _empty_low_rank(dense: Any, rank: int) -> LowRankLinear:
     return LowRankLinear(LowRank(jnp.zeros((m, rank)), jnp.zeros((rank, n))), bias)
 
 
-def _read_parameters(folder: Path, wanted: Params, family: Family) -> Params:
-    by_name = {_file_key(file_name(path, wanted), family): path for path in wanted}
+def _read(folder: Path, wanted: Params, family: Family) -> Params:
+    by_name = {file_key(file_name(path, wanted), family): path for path in wanted}
     found: Params = {}
     for file in weight_files(folder):
         for name, value in read_file(file):
-            path = by_name.get(_file_key(name, family))
+            path = by_name.get(file_key(name, family))
             if path is None:
                 continue
-            array = value.T if _transposed(path, family) else value
+            array = value.T if is_transposed(path, family) else value
             if array.shape != wanted[path].shape:
-                if _of_head(path, family):
+                if is_of_head(path, family):
                     continue
                 raise LpafError(
                     f"{file}: tensor {name} has shape {value.shape}, which does not fit "
@@ -257,20 +239,8 @@ def _read_parameters(folder: Path, wanted: Params, family: Family) -> Params:
             if not np.isfinite(array).all():
                 raise LpafError(f"{file}: tensor {name} holds NaN or infinity")
             found[path] = jnp.asarray(array, wanted[path].dtype)
-    missing = [path for path in wanted if path not in found and not _of_head(path, family)]
+    missing = [path for path in wanted if path not in found and not is_of_head(path, family)]
     if missing:
         first = file_name(missing[0], wanted)
         raise LpafError(f"{folder}: {len(missing)} tensors are missing, {first} among them")
     return found
-
-
-def _of_head(path: str, family: Family) -> bool:
-    return not path.startswith(f"{family.prefix}.")
-
-
-def _file_key(name: str, family: Family) -> str:
-    """Checkpoints without a head carry no prefix, and old ones call norms gamma and beta."""
-    name = name.removeprefix(f"{family.prefix}.")
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-        "LayerNorm.beta", "LayerNorm.bias"
-    )

@@ -11,11 +11,26 @@ from jax import Array
 
 from lpaf_jax.errors import LpafError
 from lpaf_jax.models.bert import BertClassifier, BertConfig
+from lpaf_jax.models.initial import Initializer
 
 Head = Literal["classification", "span", "lm"]
 
 # Before the `model_type` and the architecture of a factorized folder.
 _TYPE, _ARCHITECTURE = "lpaf_", "Lpaf"
+
+
+class Walk(NamedTuple):
+    """How a decoder on disk is taken block by block.
+
+    Attributes:
+        blocks: path of the list of its blocks.
+        block: `(config, init, index) -> block`.
+        table: path of the token embeddings.
+    """
+
+    blocks: str
+    block: Callable[[Any, Initializer, int], nnx.Module]
+    table: str
 
 
 class Family(NamedTuple):
@@ -29,6 +44,7 @@ class Family(NamedTuple):
         prefix: of all parameters below the head, which a checkpoint without a head leaves out.
         as_stored: whether the kernel of the layer at a path lies in the file as (in, out), as
             Conv1D of GPT-2 has it; other linear layers are stored (out, in).
+        walk: of a family of decoders.
     """
 
     config: Callable[[dict[str, Any]], Any]
@@ -36,6 +52,7 @@ class Family(NamedTuple):
     architectures: Mapping[Head, str]
     prefix: str
     as_stored: Callable[[str], bool] = lambda layer: False
+    walk: Walk | None = None
 
 
 FAMILIES: dict[str, Family] = {

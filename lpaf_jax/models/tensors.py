@@ -10,14 +10,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from lpaf_jax.errors import LpafError
-from lpaf_jax.files import read_json
+from lpaf_jax.files import read_json, write_json
 
 WEIGHTS = "model.safetensors"
 _PICKLED = "pytorch_model.bin"
+# As safetensors calls what weights are stored in.
+_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -52,6 +56,41 @@ def read_file(file: Path) -> Iterator[tuple[str, np.ndarray]]:
             yield name, tensors.get_tensor(name)
 
 
+def locate(folder: Path) -> dict[str, Path]:
+    """The file that each tensor of a model folder lies in, by the tensor's name.
+
+    Raises:
+        LpafError: a file is missing, damaged or pickled: those can only be read whole.
+    """
+    found: dict[str, Path] = {}
+    for file in weight_files(folder):
+        if file.suffix == ".bin":
+            raise LpafError(f"{file} can only be read whole: save the model as safetensors")
+        with opened(file) as tensors:
+            found |= dict.fromkeys(tensors.keys(), file)
+    return found
+
+
+def read_tensor(file: Path, name: str) -> np.ndarray:
+    """One tensor of a safetensors file, in the dtype that it has there.
+
+    Raises:
+        LpafError: the file is damaged or cannot be read.
+    """
+    # Opened each time: a file that stays mapped keeps every page that was read in memory.
+    with opened(file) as tensors:
+        return tensors.get_tensor(name)
+
+
+def tensor_dtype(file: Path, name: str) -> np.dtype[Any]:
+    """The dtype of a tensor, without reading it."""
+    with opened(file) as tensors:
+        kind = tensors.get_slice(name).get_dtype()
+    if kind not in _DTYPES:
+        raise LpafError(f"{file}: tensor {name} is stored as {kind}, which is not read here")
+    return np.dtype(_DTYPES[kind])
+
+
 @contextmanager
 def opened(file: Path) -> Iterator[safe_open]:
     """A safetensors file, its header read; an error inside is one of the file.
@@ -84,3 +123,51 @@ def _read_pickled(file: Path) -> Iterator[tuple[str, np.ndarray]]:
         # numpy has no bfloat16 of its own; float32 holds all of its numbers.
         wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
         yield name, wide.numpy()
+
+
+class ShardWriter:
+    """Writes tensors as `model.safetensors`, or as shards with an index where they are many.
+
+    No more than a shard is held in memory.
+
+    Args:
+        folder: that exists.
+        limit: bytes of a shard, unless one tensor alone has more.
+    """
+
+    def __init__(self, folder: Path, limit: int = 2**28):
+        self._folder, self._limit = folder, limit
+        self._held: dict[str, np.ndarray] = {}
+        self._written: list[list[str]] = []
+        self._bytes = 0
+
+    def add(self, name: str, value: np.ndarray) -> None:
+        """Take a tensor, as it is to be stored."""
+        size = sum(x.nbytes for x in self._held.values())
+        if self._held and size + value.nbytes > self._limit:
+            self._flush()
+        # safetensors writes the memory of an array as it lies, whatever its strides.
+        self._held[name] = np.ascontiguousarray(value)
+        self._bytes += value.nbytes
+
+    def close(self) -> None:
+        """Write what is held, and give all files the names that the index knows them by."""
+        self._flush()
+        shards = len(self._written)
+        index: dict[str, str] = {}
+        stem, ending = WEIGHTS.split(".")
+        for i, names in enumerate(self._written):
+            whole = f"{stem}-{i + 1:05d}-of-{shards:05d}.{ending}" if shards > 1 else WEIGHTS
+            self._part(i).rename(self._folder / whole)
+            index |= dict.fromkeys(names, whole)
+        if shards > 1:
+            content = {"metadata": {"total_size": self._bytes}, "weight_map": index}
+            write_json(self._folder / f"{WEIGHTS}.index.json", content)
+
+    def _flush(self) -> None:
+        save_file(self._held, self._part(len(self._written)), metadata={"format": "pt"})
+        self._written.append(list(self._held))
+        self._held = {}
+
+    def _part(self, index: int) -> Path:
+        return self._folder / f"part-{index}.safetensors"

@@ -1,0 +1,41 @@
+"""Paths of parameters in a model, and the names of the same tensors in a file."""
+
+from collections.abc import Container
+
+from lpaf_jax.models.families import Family
+
+# Leaf in the model -> leaf in the file.
+_LEAVES = {"kernel": "weight", "a": "down.weight", "b": "up.weight"}
+
+
+def file_name(path: str, paths: Container[str]) -> str:
+    """Name in the file of the parameter at `path`, one of `paths`.
+
+    `x.query.kernel` is `x.query.weight`, and the bias beside factors belongs to the second one.
+    """
+    parent, _, leaf = path.rpartition(".")
+    if leaf == "bias" and f"{parent}.a" in paths:
+        return f"{parent}.up.bias"
+    return f"{parent}.{_LEAVES.get(leaf, leaf)}"
+
+
+def file_key(name: str, family: Family) -> str:
+    """What all names of a tensor have in common.
+
+    Checkpoints without a head carry no prefix, and old ones call norms gamma and beta.
+    """
+    name = name.removeprefix(f"{family.prefix}.")
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
+        "LayerNorm.beta", "LayerNorm.bias"
+    )
+
+
+def is_transposed(path: str, family: Family) -> bool:
+    """Whether the parameter at `path`, (in, out), lies in the file as (out, in)."""
+    layer, _, leaf = path.rpartition(".")
+    return leaf in ("a", "b") or (leaf == "kernel" and not family.as_stored(layer))
+
+
+def is_of_head(path: str, family: Family) -> bool:
+    """Whether the parameter at `path` belongs to the head."""
+    return not path.startswith(f"{family.prefix}.")
