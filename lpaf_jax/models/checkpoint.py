@@ -149,14 +149,10 @@ def save_model(
         for path, a in params.items()
         if path.endswith(".a")
     }
+    config = saved_config(values, family.architectures[head], low_rank, label_names)
+    config |= {} if reads is None else {"lpaf_reads": reads}
     with atomic_dir(folder) as target:
-        config = _config(values, name, family.architectures[head], label_names, low_rank)
-        config |= {} if reads is None else {"lpaf_reads": reads}
-        (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        (target / "README.md").write_text(card, encoding="utf-8")
-        for name in _TOKENIZER_FILES:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, target / name)
+        write_beside(target, source, config, card)
         tensors = {file_name(path, params): _to_file(path, a, family) for path, a in params.items()}
         save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
         if extra is not None:
@@ -187,25 +183,42 @@ def load_extra(folder: Path) -> dict[str, np.ndarray]:
     return dict(read_file(path)) if path.is_file() else {}
 
 
-def _config(
+def saved_config(
     values: dict[str, Any],
-    family: str,
     architecture: str,
-    label_names: list[str] | None,
     low_rank: dict[str, int],
+    label_names: list[str] | None = None,
 ) -> dict[str, Any]:
+    """The `config.json` of a folder that is written.
+
+    Args:
+        values: that of its source.
+        architecture: what PyTorch calls the dense model.
+        low_rank: ranks by path of the factorized layers; empty for a dense model.
+        label_names: of the outputs of a classification head.
+    """
+    name = family_name(values, "config.json")
     values = {k: v for k, v in values.items() if k not in _NOT_CARRIED}
     if label_names is not None:
         values["id2label"] = {str(i): name for i, name in enumerate(label_names)}
         values["label2id"] = {name: i for i, name in enumerate(label_names)}
         values["num_labels"] = len(label_names)
     values["architectures"] = [architecture]
-    values["model_type"] = family
+    values["model_type"] = name
     if low_rank:
         values["architectures"] = [factorized_architecture(architecture)]
-        values["model_type"] = factorized_type(family)
+        values["model_type"] = factorized_type(name)
         values["lpaf_ranks"] = low_rank
     return values
+
+
+def write_beside(target: Path, source: Path, config: dict[str, Any], card: str) -> None:
+    """Write into `target` what lies beside the weights: config, card, the source's tokenizer."""
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (target / "README.md").write_text(card, encoding="utf-8")
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def _to_file(path: str, array: jax.Array, family: Family) -> np.ndarray:
