@@ -31,6 +31,11 @@ class Outputs(NamedTuple):
     hidden: Array | None
 
 
+def inputs_of(batch: Batch) -> dict[str, Any]:
+    """What of a batch a model is called with; labels and weights are not."""
+    return {name: batch[name] for name in _INPUTS if name in batch}
+
+
 def flatten(state: Any) -> Params:
     """The leaves of an NNX state by dotted path."""
     return {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
@@ -126,7 +131,7 @@ def as_function(
                 value = value if dtype is None or value.ndim < 2 else value.astype(dtype)
             leaves.append((path, variable.replace(value)))
         merged: Any = nnx.merge(graphdef, nnx.from_flat_state(leaves))
-        inputs = {name: batch[name] for name in _INPUTS if name in batch}
+        inputs = inputs_of(batch)
         if not hidden:
             return merged(**inputs, key=key).astype(jnp.float32)
         logits, states = merged.with_hidden(**inputs, key=key)
