@@ -8,9 +8,10 @@ from lpaf_jax.data.batches import (
     steps_per_epoch,
     train_batches,
 )
-from lpaf_jax.data.examples import Examples, Task
+from lpaf_jax.data.examples import METRICS, Examples, Kind, Task
 from lpaf_jax.data.glue import GLUE
 from lpaf_jax.data.metrics import classification_metrics, compare_paired, wilson_interval
+from lpaf_jax.data.scores import matthews_correlation, pearson, spearman, task_metrics
 from lpaf_jax.data.tables import read_examples
 from lpaf_jax.data.tasks import TASK_NAMES, check_task_name, load_task
 from lpaf_jax.data.tokenize import Encoded, Tokenizer, encode, load_tokenizer
@@ -18,11 +19,13 @@ from lpaf_jax.data.tokenize import Encoded, Tokenizer, encode, load_tokenizer
 __all__ = [
     "BUCKETS",
     "GLUE",
+    "METRICS",
     "TASK_NAMES",
     "Batch",
     "Batches",
     "Encoded",
     "Examples",
+    "Kind",
     "Task",
     "Tokenizer",
     "check_task_name",
@@ -32,8 +35,12 @@ __all__ = [
     "eval_batches",
     "load_task",
     "load_tokenizer",
+    "matthews_correlation",
+    "pearson",
     "read_examples",
+    "spearman",
     "steps_per_epoch",
+    "task_metrics",
     "train_batches",
     "wilson_interval",
 ]

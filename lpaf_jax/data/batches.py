@@ -22,9 +22,9 @@ class Batches(Sequence[Batch]):
     """The batches of one pass, each built when it is asked for.
 
     A batch is a dict of numpy arrays: `input_ids`, `attention_mask`, `token_type_ids` (B, L) int32,
-    `labels` (B,) int32 and `weight` (B,) float32, which is 0 on rows that only fill the batch up
-    (always the last rows of a batch) and 1 elsewhere. Slicing (`batches[start:]`) continues a pass
-    anywhere without building what came before.
+    `labels` (B, ...) of the encoded data's type and `weight` (B,) float32, which is 0 on rows that
+    only fill the batch up (always the last rows of a batch) and 1 elsewhere. Slicing
+    (`batches[start:]`) continues a pass anywhere without building what came before.
 
     Attributes:
         rows: for each batch, the positions of its examples in the encoded data.
@@ -159,6 +159,6 @@ def _build(encoded: Encoded, row: np.ndarray, batch_size: int, length: int) -> B
         "input_ids": input_ids,
         "attention_mask": mask,
         "token_type_ids": types,
-        "labels": encoded.labels[filled].astype(np.int32),
+        "labels": encoded.labels[filled],
         "weight": (np.arange(batch_size) < len(row)).astype(np.float32),
     }

@@ -1,8 +1,19 @@
-"""What a labelled data set is here: texts, perhaps their pairs, and integer labels."""
+"""What a labelled data set is here: texts, perhaps their pairs, and labels."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
 
 import numpy as np
+
+Kind = Literal["classification", "regression", "span"]
+
+# The metrics a task of each kind is judged by unless it names its own; the first is the primary.
+METRICS: Mapping[Kind, tuple[str, ...]] = {
+    "classification": ("accuracy",),
+    "regression": ("pearson", "spearman"),
+    "span": ("f1", "exact"),
+}
 
 
 @dataclass(frozen=True)
@@ -12,7 +23,8 @@ class Examples:
     Attributes:
         texts: n strings.
         pairs: n second sentences for tasks about two texts, or None.
-        labels: (n,) int32, positions in the task's label names.
+        labels: (n,) int32, positions in the task's label names; or (n,) float32, the values of a
+            regression.
     """
 
     texts: list[str]
@@ -34,10 +46,18 @@ class Examples:
 
 @dataclass(frozen=True)
 class Task:
-    """A classification task: validation chooses, test is reported once."""
+    """A task: validation chooses, test is reported once.
+
+    Attributes:
+        label_names: names of the classes; empty unless the task is a classification.
+        metrics: the official metrics, the primary one first; see `task_metrics`.
+    """
 
     name: str
     label_names: list[str]
     train: Examples
     validation: Examples
     test: Examples
+    _: KW_ONLY
+    kind: Kind = "classification"
+    metrics: tuple[str, ...] = METRICS["classification"]

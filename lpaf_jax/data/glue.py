@@ -1,4 +1,4 @@
-"""The classification tasks of GLUE, from the hub or a local copy.
+"""The tasks of GLUE, from the hub or a local copy.
 
 A. Wang et al., GLUE: A multi-task benchmark and analysis platform for natural language
 understanding, 2019.
@@ -7,12 +7,12 @@ understanding, 2019.
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lpaf_jax.data.examples import Examples
-from lpaf_jax.data.labels import label_ids
+from lpaf_jax.data.examples import METRICS, Examples, Kind
+from lpaf_jax.data.labels import label_ids, label_values
 from lpaf_jax.data.tables import SUFFIXES, read_table
 from lpaf_jax.errors import LpafError
 
@@ -26,8 +26,10 @@ class GlueTask:
     Attributes:
         text: column of the text.
         pair: column of the second text.
-        label_names: in the order of their integers.
+        label_names: in the order of their integers; empty for a regression.
+        metrics: what GLUE reports for the task, the primary one first.
         held_out: the split that has public labels.
+        config: the task's name on the hub, where it is another.
         archive: what GLUE's own archive calls a column, where the hub's name is another.
         headless: columns of the archive's files, where these do not name them.
     """
@@ -35,10 +37,24 @@ class GlueTask:
     text: str
     pair: str | None
     label_names: tuple[str, ...]
+    metrics: tuple[str, ...] = METRICS["classification"]
     held_out: str = "validation"
+    config: str | None = None
     archive: Mapping[str, str] = field(default_factory=dict)
     headless: tuple[str, ...] = ()
 
+    @property
+    def kind(self) -> Kind:
+        return "classification" if self.label_names else "regression"
+
+
+_MNLI = GlueTask(
+    "premise",
+    "hypothesis",
+    ("entailment", "neutral", "contradiction"),
+    held_out="validation_matched",
+    archive={"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"},
+)
 
 GLUE = {
     "sst2": GlueTask("sentence", None, ("negative", "positive")),
@@ -46,29 +62,35 @@ GLUE = {
         "sentence",
         None,
         ("unacceptable", "acceptable"),
+        metrics=("mcc", "accuracy"),
         headless=("source", "label", "star", "sentence"),
     ),
     "mrpc": GlueTask(
         "sentence1",
         "sentence2",
         ("not_equivalent", "equivalent"),
+        metrics=("f1", "accuracy"),
         archive={"sentence1": "#1 String", "sentence2": "#2 String", "label": "Quality"},
     ),
     "qqp": GlueTask(
         "question1",
         "question2",
         ("not_duplicate", "duplicate"),
+        metrics=("f1", "accuracy"),
         archive={"label": "is_duplicate"},
     ),
     "qnli": GlueTask("question", "sentence", ("entailment", "not_entailment")),
     "rte": GlueTask("sentence1", "sentence2", ("entailment", "not_entailment")),
     "wnli": GlueTask("sentence1", "sentence2", ("not_entailment", "entailment")),
-    "mnli": GlueTask(
-        "premise",
-        "hypothesis",
-        ("entailment", "neutral", "contradiction"),
-        "validation_matched",
-        archive={"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"},
+    "mnli": _MNLI,
+    # The same training examples, tested on genres that these do not have.
+    "mnli_mismatched": replace(_MNLI, held_out="validation_mismatched", config="mnli"),
+    "stsb": GlueTask(
+        "sentence1",
+        "sentence2",
+        (),
+        metrics=METRICS["regression"],
+        archive={"label": "score"},
     ),
 }
 
@@ -111,7 +133,9 @@ def _examples(columns: Mapping[str, Sequence[Any]], task: GlueTask, where: str) 
     return Examples(
         texts=values[task.text],
         pairs=values[task.pair] if task.pair else None,
-        labels=label_ids(values["label"], task.label_names, where),
+        labels=label_ids(values["label"], task.label_names, where)
+        if task.label_names
+        else label_values(values["label"], where),
     )
 
 
@@ -120,7 +144,7 @@ def _from_hub(name: str) -> Splits:
 
     try:
         with _quiet(datasets):
-            loaded = datasets.load_dataset(HUB_ID, name)
+            loaded = datasets.load_dataset(HUB_ID, GLUE[name].config or name)
     except Exception as error:  # offline, blocked, renamed: the kinds change with the library
         raise LpafError(
             f"task {name} cannot be fetched from the hub ({HUB_ID}: {_first_line(error)}); "

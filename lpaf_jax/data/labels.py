@@ -1,4 +1,4 @@
-"""Label names, and the integers a model is trained on."""
+"""Label names, and the numbers a model is trained on."""
 
 import re
 from collections.abc import Sequence
@@ -46,3 +46,16 @@ def label_ids(labels: Sequence[str], names: Sequence[str], where: str) -> np.nda
         known = ", ".join(repr(label) for label in ids)
         raise LpafError(f"{where}: unknown label {shown}; expected one of {known}")
     return np.array([ids[label] for label in given], dtype=np.int32)
+
+
+def label_values(labels: Sequence[str], where: str) -> np.ndarray:
+    """The labels of a regression as numbers, (n,) float32.
+
+    Raises:
+        LpafError: a label is no number; `where` says in which file and column.
+    """
+    unknown = sorted({label for label in labels if not _NUMBER.fullmatch(label.strip())})
+    if unknown:
+        shown = ", ".join(repr(label[:40]) for label in unknown[:5])
+        raise LpafError(f"{where}: {shown} where a regression needs a number")
+    return np.array([float(label) for label in labels], dtype=np.float32)

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from lpaf_jax.data.examples import Examples
-from lpaf_jax.data.labels import MISSING, label_ids, sorted_names
+from lpaf_jax.data.labels import MISSING, label_ids, label_values, sorted_names
 from lpaf_jax.errors import LpafError
 
 TEXT_COLUMN = "sentence"
@@ -145,6 +143,7 @@ def read_examples(
     label_column: str = LABEL_COLUMN,
     pair_column: str | None = None,
     label_names: Sequence[str] | None = None,
+    regression: bool = False,
 ) -> Examples:
     """Every row of a csv or tsv file as a labelled example, in the order of the file.
 
@@ -155,12 +154,14 @@ def read_examples(
         pair_column: the column of the second text, for tasks about two texts.
         label_names: the names a model knows; the file may hold these names or their positions
             0, 1, .... Without it the distinct labels of the file, sorted, are the names.
+        regression: the labels are numbers as they stand, with no names.
 
     Raises:
         LpafError: the file is missing or malformed, a column is unknown, a text or label is
-            missing, or a label is none of `label_names`.
+            missing, a label is none of `label_names`, or no number where one is needed.
     """
-    return examples_of(read_table(path), text_column, label_column, pair_column, label_names)[0]
+    table = read_table(path)
+    return examples_of(table, text_column, label_column, pair_column, label_names, regression)[0]
 
 
 def examples_of(
@@ -169,14 +170,20 @@ def examples_of(
     label_column: str,
     pair_column: str | None,
     label_names: Sequence[str] | None,
+    regression: bool = False,
 ) -> tuple[Examples, list[str]]:
-    """The examples of a table and the label names, which are found in it where none are given."""
+    """The examples of a table and the label names, which are found in it where none are given.
+
+    Labels of a regression are numbers and have no names.
+    """
     texts = _present(table, text_column)
     labels = _present(table, label_column)
     pairs = None if pair_column is None else _present(table, pair_column)
+    where = f"{table.path}, column {label_column!r}"
+    if regression:
+        return Examples(texts, pairs, label_values(labels, where)), []
     names = sorted_names(labels) if label_names is None else list(label_names)
-    ids: np.ndarray = label_ids(labels, names, f"{table.path}, column {label_column!r}")
-    return Examples(texts, pairs, ids), names
+    return Examples(texts, pairs, label_ids(labels, names, where)), names
 
 
 def _present(table: Table, name: str) -> list[str]:

@@ -1,10 +1,11 @@
 """Tasks by name: what a user may write after `--task`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from lpaf_jax.data.examples import Examples, Task
+from lpaf_jax.data.examples import METRICS, Examples, Task
 from lpaf_jax.data.glue import GLUE, glue
 from lpaf_jax.data.movie_reviews import LABEL_NAMES, SOURCES, movie_reviews
 from lpaf_jax.data.split import hash_sample, hash_split
@@ -25,8 +26,9 @@ def load_task(
     pair_column: str | None = None,
     data: str | Path | None = None,
     limit: int | None = None,
+    regression: bool = False,
 ) -> Task:
-    """Load a classification task and split it; the same call gives the same splits everywhere.
+    """Load a task and split it; the same call gives the same splits everywhere.
 
     Args:
         name: `rotten_tomatoes` or `imdb`; a GLUE task such as `sst2`; or the path of a .csv or
@@ -38,17 +40,18 @@ def load_task(
         pair_column: the second text's column in a file, for tasks about two texts.
         data: a local copy of a GLUE task, instead of the hub.
         limit: keep at most this many training examples, drawn by hash.
+        regression: the labels of a file are numbers to be predicted, not classes.
 
     Raises:
         LpafError: an unknown task, file or column, an option the task has no use for, missing
-            values, fewer than two classes, or an empty split.
+            values, labels that are no numbers, labels of one value, or an empty split.
     """
     if limit is not None and limit < 1:
         raise LpafError(f"a limit of {limit} leaves no training example; give at least 1")
     check_task_name(name)
     if Path(name).suffix.lower() in SUFFIXES:
         _refuse(name, "files have no other copy", data=data)
-        task = _from_file(name, text_column, label_column, pair_column)
+        task = _from_file(name, text_column, label_column, pair_column, regression)
     else:
         _refuse(
             name,
@@ -56,11 +59,11 @@ def load_task(
             text_column=text_column,
             label_column=label_column,
             pair_column=pair_column,
+            regression=regression or None,
         )
         task = _by_name(name, data)
     if limit is not None:
-        train = hash_sample(task.train, limit)
-        task = Task(task.name, task.label_names, train, task.validation, task.test)
+        task = replace(task, train=hash_sample(task.train, limit))
     _check(task)
     return task
 
@@ -80,23 +83,32 @@ def _by_name(name: str, data: str | Path | None) -> Task:
         return Task(name, LABEL_NAMES, *hash_split(movie_reviews(name), SHARES))
     rest, test = glue(name, data)
     train, validation = hash_split(rest, (0.9, 0.1))
-    return Task(name, list(GLUE[name].label_names), train, validation, test)
+    about = GLUE[name]
+    names = list(about.label_names)
+    return Task(name, names, train, validation, test, kind=about.kind, metrics=about.metrics)
 
 
 def _from_file(
-    path: str, text_column: str | None, label_column: str | None, pair_column: str | None
+    path: str,
+    text_column: str | None,
+    label_column: str | None,
+    pair_column: str | None,
+    regression: bool,
 ) -> Task:
     label_column = label_column or LABEL_COLUMN
     table = read_table(path)
     examples, names = examples_of(
-        table, text_column or TEXT_COLUMN, label_column, pair_column, label_names=None
+        table, text_column or TEXT_COLUMN, label_column, pair_column, None, regression
     )
+    splits = hash_split(examples, SHARES)
+    if regression:
+        return Task(Path(path).stem, [], *splits, kind="regression", metrics=METRICS["regression"])
     if len(names) > max(2, len(examples) // 2):
         raise LpafError(
             f"{path}: column {label_column!r} has {len(names)} different values in "
             f"{len(examples)} rows; these are not classes, name another label column"
         )
-    return Task(Path(path).stem, names, *hash_split(examples, SHARES))
+    return Task(Path(path).stem, names, *splits)
 
 
 def _refuse(name: str, why: str, **options: object) -> None:
@@ -111,7 +123,7 @@ def _check(task: Task) -> None:
         "validation": task.validation,
         "test": task.test,
     }
-    if len(task.label_names) < 2:
+    if task.kind == "classification" and len(task.label_names) < 2:
         raise LpafError(
             f"task {task.name} has one class only ({task.label_names[0]!r}); "
             "a classifier needs two or more"
@@ -122,8 +134,9 @@ def _check(task: Task) -> None:
             raise LpafError(
                 f"task {task.name} has an empty {split} split ({sizes}); it needs more rows"
             )
-    if np.unique(task.train.labels).size < 2:
+    if task.kind != "span" and np.unique(task.train.labels).size < 2:
+        what = "class" if task.kind == "classification" else "value"
         raise LpafError(
-            f"all training examples of task {task.name} have one class ({sizes}); "
+            f"all training examples of task {task.name} have one {what} ({sizes}); "
             "it needs more rows of the others"
         )

@@ -46,7 +46,8 @@ class Encoded:
     Attributes:
         ids: n arrays of token ids, int32, each at most `max_length` long.
         types: n arrays of token type ids of the same lengths.
-        labels: (n,) int32.
+        labels: as in the examples: (n,) int32 classes or (n,) float32 values; (n, 2) int32 first
+            and last token of an answer.
         max_length: the length the texts were cut at.
         pad_id: the id to pad with.
     """
@@ -71,7 +72,7 @@ def encode(tokenizer: Tokenizer, examples: Examples, max_length: int) -> Encoded
     return Encoded(
         ids=[np.array(ids, dtype=np.int32) for ids, _ in rows],
         types=[np.array(types, dtype=np.int32) for _, types in rows],
-        labels=np.asarray(examples.labels, dtype=np.int32),
+        labels=examples.labels,
         max_length=max_length,
         pad_id=tokenizer.pad_id,
     )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -54,6 +56,19 @@ def test_a_batch_holds_its_examples_padded_and_masked():
         "labels": "int32",
         "weight": "float32",
     }
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [np.float32([0.5, 2.75, 5]), np.int32([[1, 2], [0, 0], [3, 4]])],
+    ids=["values", "spans"],
+)
+def test_labels_of_every_kind_pass_through(labels):
+    encoded = replace(made([5, 3, 4]), labels=labels)
+    [batch] = eval_batches(encoded, 4)
+    np.testing.assert_array_equal(batch["labels"], labels[[1, 2, 0, 0]])
+    assert batch["labels"].dtype == labels.dtype
+    np.testing.assert_array_equal(eval_batches(encoded, 4).restore(batch["labels"][:3]), labels)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 import csv
 import logging
 
+import numpy as np
 import pytest
 
-from lpaf_jax.data import load_task
+from lpaf_jax.data import GLUE, load_task
 from lpaf_jax.errors import LpafError
 
 PAIRED = {"mrpc": ("sentence1", "sentence2"), "qnli": ("question", "sentence")}
@@ -123,6 +124,104 @@ def test_mnli_is_tested_on_the_matched_genres(tmp_path):
     task = load_task("mnli", data=saved(tmp_path / "mnli", {name: split(name) for name in names}))
     assert {text.split()[0] for text in task.test.texts} == {"validation_matched"}
     assert task.label_names == ["entailment", "neutral", "contradiction"]
+
+
+def test_mnli_is_tested_on_the_mismatched_genres_if_asked(tmp_path):
+    for stem in ("train", "dev_matched", "dev_mismatched"):
+        lines = ["sentence1\tsentence2\tgold_label"]
+        lines += [f"{stem} {i}\tsecond\t{('neutral', 'entailment')[i % 2]}" for i in range(60)]
+        (tmp_path / f"{stem}.tsv").write_text("\n".join(lines) + "\n")
+    matched, mismatched = (load_task(name, data=tmp_path) for name in ("mnli", "mnli_mismatched"))
+    assert {text.split()[0] for text in matched.test.texts} == {"dev_matched"}
+    assert {text.split()[0] for text in mismatched.test.texts} == {"dev_mismatched"}
+    assert mismatched.train.texts == matched.train.texts
+
+
+# The columns of its archive.
+STSB = (
+    *("index", "genre", "filename", "year", "old_index", "source1", "source2"),
+    *("sentence1", "sentence2", "score"),
+)
+
+
+def check_stsb(task, n_train):
+    assert (task.kind, task.label_names, task.metrics) == (
+        "regression",
+        [],
+        ("pearson", "spearman"),
+    )
+    assert len(task.train) + len(task.validation) == n_train
+    for part in (task.train, task.validation, task.test):
+        assert part.labels.dtype == np.float32
+        numbers = [int(text.split()[-1]) for text in part.texts]
+        np.testing.assert_array_equal(part.labels, np.float32([score(i) for i in numbers]))
+        assert part.pairs == [text.replace("first", "second") for text in part.texts]
+
+
+def score(i):
+    return (5.0, 0.0, 3.8, 2.583)[i % 4]
+
+
+def test_stsb_from_glues_own_archive(tmp_path):
+    for stem, n in (("train", 80), ("dev", 20)):
+        lines = ["\t".join(STSB)]
+        for i in range(n):
+            cells = [str(i), "main-captions", "MSRvid", "2012test", "1", "none", "none"]
+            # as in the real file: a quote that is never closed
+            cells += [f'{stem} "first {i}', f'{stem} "second {i}', f"{score(i):.3f}"]
+            lines.append("\t".join(cells))
+        (tmp_path / f"{stem}.tsv").write_text("\n".join(lines) + "\n")
+    check_stsb(load_task("stsb", data=tmp_path), 80)
+
+
+def test_stsb_as_the_hub_has_it(monkeypatch):
+    import datasets
+
+    def split(n):
+        return datasets.Dataset.from_dict(
+            {
+                "sentence1": [f"first {i}" for i in range(n)],
+                "sentence2": [f"second {i}" for i in range(n)],
+                "label": [score(i) for i in range(n)],
+                "idx": list(range(n)),
+            },
+            features=datasets.Features(
+                sentence1=datasets.Value("string"),
+                sentence2=datasets.Value("string"),
+                label=datasets.Value("float32"),
+                idx=datasets.Value("int32"),
+            ),
+        )
+
+    parts = datasets.DatasetDict({"train": split(80), "validation": split(20)})
+    monkeypatch.setattr(datasets, "load_dataset", lambda hub, name: parts)
+    check_stsb(load_task("stsb"), 80)
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics"),
+    [
+        ("cola", ("mcc", "accuracy")),
+        ("mrpc", ("f1", "accuracy")),
+        ("qqp", ("f1", "accuracy")),
+        ("stsb", ("pearson", "spearman")),
+        *((name, ("accuracy",)) for name in ("sst2", "mnli", "mnli_mismatched", "qnli", "rte")),
+    ],
+)
+def test_every_task_names_the_metrics_glue_reports(name, metrics):
+    assert GLUE[name].metrics == metrics
+
+
+def test_the_mismatched_genres_are_fetched_with_the_rest_of_mnli(monkeypatch):
+    import datasets
+
+    def load_dataset(*arguments):
+        assert arguments == ("nyu-mll/glue", "mnli")
+        raise ConnectionError("far enough")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(LpafError, match="far enough"):
+        load_task("mnli_mismatched")
 
 
 def test_without_a_copy_the_hub_is_asked(monkeypatch):

@@ -136,6 +136,30 @@ def test_files_that_are_no_task_are_refused(tmp_path, rows, message):
         load_task(table(tmp_path / "t.csv", rows))
 
 
+def test_a_file_of_numbers_may_be_a_regression(tmp_path):
+    rows = [(f"s{i}", f"{i / 8:.3f}") for i in range(90)]
+    path = table(tmp_path / "t.csv", rows)
+    task = load_task(path, regression=True, limit=20)
+    assert (task.kind, task.label_names) == ("regression", [])
+    assert task.metrics == ("pearson", "spearman")
+    assert len(task.train) == 20
+    for part in (task.train, task.validation, task.test):
+        assert part.labels.dtype == np.float32
+        assert part.labels.tolist() == [int(text[1:]) / 8 for text in part.texts]
+    classes = load_task(table(tmp_path / "c.csv", sentences(90)))
+    assert (classes.kind, classes.metrics) == ("classification", ("accuracy",))
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [("high", "'high' where a regression needs a number"), ("1.5", "have one value")],
+)
+def test_labels_that_cannot_be_regressed_on_are_refused(tmp_path, label, message):
+    path = table(tmp_path / "t.csv", [(f"s{i}", label) for i in range(90)])
+    with pytest.raises(LpafError, match=message):
+        load_task(path, regression=True)
+
+
 def test_a_class_that_training_never_sees_alone_is_refused(tmp_path):
     texts = [text for text, _ in sentences(90)]
     held = set(load_task(table(tmp_path / "u.csv", sentences(90))).test.texts)
@@ -165,6 +189,7 @@ def test_a_missing_file_is_not_an_unknown_task(tmp_path):
         ("sst2", {"label_column": "gold"}),
         ("mrpc", {"pair_column": "b"}),
         ("imdb", {"data": "folder"}),
+        ("sst2", {"regression": True}),
         ("file.csv", {"data": "folder"}),
     ],
 )
