@@ -4,15 +4,13 @@ A. Wang et al., GLUE: A multi-task benchmark and analysis platform for natural l
 understanding, 2019.
 """
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from lpaf_jax.data.examples import METRICS, Examples, Kind
 from lpaf_jax.data.labels import label_ids, label_values
+from lpaf_jax.data.published import Columns, from_folder, from_hub, read_columns
 from lpaf_jax.data.tables import SUFFIXES, read_table
 from lpaf_jax.errors import LpafError
 
@@ -95,8 +93,13 @@ GLUE = {
 }
 
 
-# A split by its name: column name to the values of the column.
-Splits = Callable[[str], Mapping[str, Sequence[Any]]]
+# What files of a split are called: as on the hub, or as in GLUE's own archives.
+_STEMS = {
+    "train": ("train",),
+    "validation": ("validation", "dev"),
+    "validation_matched": ("validation_matched", "dev_matched"),
+    "validation_mismatched": ("validation_mismatched", "dev_mismatched"),
+}
 
 
 def glue(name: str, data: str | Path | None = None) -> tuple[Examples, Examples]:
@@ -112,7 +115,10 @@ def glue(name: str, data: str | Path | None = None) -> tuple[Examples, Examples]
         LpafError: the hub cannot be reached, or the copy is missing, incomplete or unreadable.
     """
     task = GLUE[name]
-    splits = _from_hub(name) if data is None else _from_folder(Path(data), task)
+    if data is None:
+        splits = from_hub(name, HUB_ID, task.config or name)
+    else:
+        splits = from_folder(Path(data), _STEMS, lambda path: _read_file(path, task))
     where = HUB_ID if data is None else str(data)
     return (
         _examples(splits("train"), task, f"{where}, split train"),
@@ -120,7 +126,7 @@ def glue(name: str, data: str | Path | None = None) -> tuple[Examples, Examples]
     )
 
 
-def _examples(columns: Mapping[str, Sequence[Any]], task: GlueTask, where: str) -> Examples:
+def _examples(columns: Columns, task: GlueTask, where: str) -> Examples:
     wanted = [task.text, "label", *([task.pair] if task.pair else [])]
     values: dict[str, list[str]] = {}
     for column in wanted:
@@ -139,91 +145,10 @@ def _examples(columns: Mapping[str, Sequence[Any]], task: GlueTask, where: str) 
     )
 
 
-def _from_hub(name: str) -> Splits:
-    import datasets
-
-    try:
-        with _quiet(datasets):
-            loaded = datasets.load_dataset(HUB_ID, GLUE[name].config or name)
-    except Exception as error:  # offline, blocked, renamed: the kinds change with the library
-        raise LpafError(
-            f"task {name} cannot be fetched from the hub ({HUB_ID}: {_first_line(error)}); "
-            "name a local copy with data=FOLDER (--data FOLDER)"
-        ) from None
-    return _of_datasets(loaded, HUB_ID)
-
-
-@contextmanager
-def _quiet(datasets: Any) -> Iterator[None]:
-    """Silence progress bars and the warning of every retry: the outcome is told once, by us."""
-    bars = datasets.is_progress_bar_enabled()
-    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    datasets.disable_progress_bars()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        if bars:
-            datasets.enable_progress_bars()
-
-
-def _from_folder(folder: Path, task: GlueTask) -> Splits:
-    if not folder.is_dir():
-        raise LpafError(f"{folder} is not a folder; a local copy of a GLUE task is one")
-    if not (folder / "dataset_dict.json").exists():
-        return lambda split: _read_file(_split_file(folder, split), task)
-    import datasets
-
-    try:
-        with _quiet(datasets):
-            saved = datasets.load_from_disk(str(folder))
-    except Exception as error:  # a damaged copy raises whatever its reader does
-        raise LpafError(f"{folder} cannot be read by datasets: {_first_line(error)}") from None
-    return _of_datasets(saved, str(folder))
-
-
-def _of_datasets(saved: Any, where: str) -> Splits:
-    def split(name: str) -> Mapping[str, Sequence[Any]]:
-        if name not in saved:
-            raise LpafError(f"{where} has no split {name!r}; it has {', '.join(saved)}")
-        return {column: list(saved[name][column]) for column in saved[name].column_names}
-
-    return split
-
-
-def _split_file(folder: Path, split: str) -> Path:
-    # What the hub calls a split of one file, and GLUE's own archive a validation split.
-    stems = dict.fromkeys((split, f"{split}-00000-of-00001", split.replace("validation", "dev")))
-    paths = [folder / f"{stem}{suffix}" for stem in stems for suffix in (".parquet", *SUFFIXES)]
-    found = [path for path in paths if path.exists()]
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "no file"
-        raise LpafError(
-            f"{folder} holds {names} for the split {split!r}; "
-            f"it needs one {split}.parquet, {split}.csv or {split}.tsv"
-            + (f", or {split.replace('validation', 'dev')}.tsv" if split != "train" else "")
-        )
-    return found[0]
-
-
-def _read_file(path: Path, task: GlueTask) -> Mapping[str, Sequence[Any]]:
-    if path.suffix in SUFFIXES:
+def _read_file(path: Path, task: GlueTask) -> Columns:
+    if path.suffix in SUFFIXES and task.headless:
         table = read_table(path)
         if len(table.columns) == len(task.headless) and task.text not in table.columns:
             rows = zip(table.columns, *table.rows, strict=True)
             return dict(zip(task.headless, rows, strict=True))
-        return {column: table.column(column) for column in table.columns}
-    import pyarrow.parquet  # type: ignore[import-untyped]
-
-    try:
-        return dict(pyarrow.parquet.read_table(path).to_pydict())
-    except (OSError, ValueError) as error:  # pyarrow's own errors derive from ValueError
-        raise LpafError(f"{path} cannot be read as parquet: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    return read_columns(path)

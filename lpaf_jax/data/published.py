@@ -1,0 +1,130 @@
+"""Published data sets as columns: from the hub, or from a local copy of one."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lpaf_jax.data.tables import SUFFIXES, read_table
+from lpaf_jax.errors import LpafError
+
+# Column name to the values of the column.
+Columns = Mapping[str, Sequence[Any]]
+
+# A split by its name.
+Splits = Callable[[str], Columns]
+
+
+def from_hub(task: str, hub_id: str, *config: str) -> Splits:
+    """The splits of a data set of the hub, through the `datasets` library.
+
+    Raises:
+        LpafError: it cannot be fetched; or, when a split is asked for, it has none of that name.
+    """
+    import datasets
+
+    try:
+        with _quiet(datasets):
+            loaded = datasets.load_dataset(hub_id, *config)
+    except Exception as error:  # offline, blocked, renamed: the kinds change with the library
+        raise LpafError(
+            f"task {task} cannot be fetched from the hub ({hub_id}: {_first_line(error)}); "
+            "name a local copy with data=FOLDER (--data FOLDER)"
+        ) from None
+    return _of_datasets(loaded, hub_id)
+
+
+def from_folder(
+    folder: Path,
+    stems: Mapping[str, Sequence[str]],
+    read: Callable[[Path], Columns],
+    suffixes: Sequence[str] = (".parquet", *SUFFIXES),
+) -> Splits:
+    """The splits of a local copy: what `datasets` saved, or a file for each split.
+
+    Args:
+        folder: the copy.
+        stems: for each split, what its file may be called.
+        read: reads one file.
+        suffixes: endings of the files that `read` reads.
+
+    Raises:
+        LpafError: no folder, a damaged one; or, when a split is asked for, none or two of it.
+    """
+    if not folder.is_dir():
+        raise LpafError(f"{folder} is not a folder; a local copy of a data set is one")
+    if not (folder / "dataset_dict.json").exists():
+        return lambda split: read(_split_file(folder, split, stems[split], suffixes))
+    import datasets
+
+    try:
+        with _quiet(datasets):
+            saved = datasets.load_from_disk(str(folder))
+    except Exception as error:  # a damaged copy raises whatever its reader does
+        raise LpafError(f"{folder} cannot be read by datasets: {_first_line(error)}") from None
+    return _of_datasets(saved, str(folder))
+
+
+def read_columns(path: Path) -> Columns:
+    """The columns of a .parquet, .csv or .tsv file; all values of the latter two are strings.
+
+    Raises:
+        LpafError: the file cannot be read.
+    """
+    if path.suffix in SUFFIXES:
+        table = read_table(path)
+        return {column: table.column(column) for column in table.columns}
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    try:
+        return dict(pyarrow.parquet.read_table(path).to_pydict())
+    except (OSError, ValueError) as error:  # pyarrow's own errors derive from ValueError
+        raise LpafError(f"{path} cannot be read as parquet: {_first_line(error)}") from None
+
+
+@contextmanager
+def _quiet(datasets: Any) -> Iterator[None]:
+    """Silence progress bars and the warning of every retry: the outcome is told once, by us."""
+    bars = datasets.is_progress_bar_enabled()
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    datasets.disable_progress_bars()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def _of_datasets(saved: Any, where: str) -> Splits:
+    def split(name: str) -> Columns:
+        if name not in saved:
+            raise LpafError(f"{where} has no split {name!r}; it has {', '.join(saved)}")
+        return {column: list(saved[name][column]) for column in saved[name].column_names}
+
+    return split
+
+
+def _split_file(folder: Path, split: str, stems: Sequence[str], suffixes: Sequence[str]) -> Path:
+    # What the hub calls a split of one file.
+    names = [*stems, f"{split}-00000-of-00001"]
+    paths = [folder / f"{stem}{suffix}" for stem in names for suffix in suffixes]
+    found = [path for path in paths if path.exists()]
+    if len(found) != 1:
+        there = ", ".join(path.name for path in found) or "no file"
+        wanted = " or ".join(stems)
+        endings = ", ".join(suffixes[:-1]) + f" or {suffixes[-1]}"
+        raise LpafError(
+            f"{folder} holds {there} for the split {split!r}; it needs one file {wanted} that "
+            f"ends in {endings}"
+        )
+    return found[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
