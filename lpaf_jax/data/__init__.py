@@ -12,35 +12,50 @@ from lpaf_jax.data.examples import METRICS, Examples, Kind, Task
 from lpaf_jax.data.glue import GLUE
 from lpaf_jax.data.metrics import classification_metrics, compare_paired, wilson_interval
 from lpaf_jax.data.scores import matthews_correlation, pearson, spearman, task_metrics
+from lpaf_jax.data.span_scores import exact_match, normalise_answer, span_metrics, token_f1
+from lpaf_jax.data.squad import SQUAD, Questions, read_squad
 from lpaf_jax.data.tables import read_examples
 from lpaf_jax.data.tasks import TASK_NAMES, check_task_name, load_task
 from lpaf_jax.data.tokenize import Encoded, Tokenizer, encode, load_tokenizer
+from lpaf_jax.data.windows import Answer, Found, Windows, encode_questions, find_answers
 
 __all__ = [
     "BUCKETS",
     "GLUE",
     "METRICS",
+    "SQUAD",
     "TASK_NAMES",
+    "Answer",
     "Batch",
     "Batches",
     "Encoded",
     "Examples",
+    "Found",
     "Kind",
+    "Questions",
     "Task",
     "Tokenizer",
+    "Windows",
     "check_task_name",
     "classification_metrics",
     "compare_paired",
     "encode",
+    "encode_questions",
     "eval_batches",
+    "exact_match",
+    "find_answers",
     "load_task",
     "load_tokenizer",
     "matthews_correlation",
+    "normalise_answer",
     "pearson",
     "read_examples",
+    "read_squad",
+    "span_metrics",
     "spearman",
     "steps_per_epoch",
     "task_metrics",
+    "token_f1",
     "train_batches",
     "wilson_interval",
 ]

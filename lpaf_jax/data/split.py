@@ -31,13 +31,21 @@ def positions(examples: Examples) -> np.ndarray:
     return np.array([position(text, pair) for text, pair in both], dtype=np.float64)
 
 
-def hash_split(examples: Examples, shares: Sequence[float]) -> list[Examples]:
+def hash_split(
+    examples: Examples, shares: Sequence[float], places: np.ndarray | None = None
+) -> list[Examples]:
     """Cut the examples by hash into parts of about the given shares (which sum to 1).
 
     The original order is kept inside each part. Sizes vary around n * share as a binomial does.
+
+    Args:
+        examples: what is cut.
+        shares: of the parts.
+        places: (n,) in [0, 1), where examples that belong together share a place; `positions`
+            unless given.
     """
     edges = np.cumsum(shares)[:-1]
-    part = np.searchsorted(edges, positions(examples), side="right")
+    part = np.searchsorted(edges, positions(examples) if places is None else places, side="right")
     return [examples.take(np.flatnonzero(part == i)) for i in range(len(shares))]
 
 

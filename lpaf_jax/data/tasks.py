@@ -8,11 +8,12 @@ import numpy as np
 from lpaf_jax.data.examples import METRICS, Examples, Task
 from lpaf_jax.data.glue import GLUE, glue
 from lpaf_jax.data.movie_reviews import LABEL_NAMES, SOURCES, movie_reviews
-from lpaf_jax.data.split import hash_sample, hash_split
+from lpaf_jax.data.split import hash_sample, hash_split, position
+from lpaf_jax.data.squad import SQUAD, Questions, check_answered, read_squad, squad
 from lpaf_jax.data.tables import LABEL_COLUMN, SUFFIXES, TEXT_COLUMN, examples_of, read_table
 from lpaf_jax.errors import LpafError, SettingError
 
-TASK_NAMES = (*SOURCES, *GLUE)
+TASK_NAMES = (*SOURCES, *GLUE, *SQUAD)
 
 # Shares of train, validation and test where a data set has no split of its own.
 SHARES = (0.7, 0.1, 0.2)
@@ -31,14 +32,16 @@ def load_task(
     """Load a task and split it; the same call gives the same splits everywhere.
 
     Args:
-        name: `rotten_tomatoes` or `imdb`; a GLUE task such as `sst2`; or the path of a .csv or
-            .tsv file. A single file is split 70 / 10 / 20 % by a hash of the text. A GLUE task
-            keeps its validation split as the test, and a tenth of its training split, drawn by
-            hash, is the validation.
+        name: `rotten_tomatoes` or `imdb`; a GLUE task such as `sst2`; `squad` or `squad_v2`,
+            whose splits are `Questions`; or the path of a .csv or .tsv file. A single file is
+            split 70 / 10 / 20 % by a hash of the text. A task of GLUE or SQuAD keeps its
+            validation split as the test, and a tenth of its training split, drawn by hash, is the
+            validation. In SQuAD it is the contexts that are drawn.
         text_column: the text's column in a file, `sentence` unless given.
         label_column: the label's column in a file, `label` unless given.
         pair_column: the second text's column in a file, for tasks about two texts.
-        data: a local copy of a GLUE task, instead of the hub.
+        data: a local copy of a task of GLUE or SQuAD, instead of the hub; for SQuAD also a single
+            .json file in its format.
         limit: keep at most this many training examples, drawn by hash.
         regression: the labels of a file are numbers to be predicted, not classes.
 
@@ -81,11 +84,30 @@ def _by_name(name: str, data: str | Path | None) -> Task:
     if name in SOURCES:
         _refuse(name, "it comes from the movie-reviews package", data=data)
         return Task(name, LABEL_NAMES, *hash_split(movie_reviews(name), SHARES))
+    if name in SQUAD:
+        return _of_spans(name, data)
     rest, test = glue(name, data)
     train, validation = hash_split(rest, (0.9, 0.1))
     about = GLUE[name]
     names = list(about.label_names)
     return Task(name, names, train, validation, test, kind=about.kind, metrics=about.metrics)
+
+
+def _of_spans(name: str, data: str | Path | None) -> Task:
+    if data is not None and Path(data).suffix == ".json":
+        questions = read_squad(data)
+        check_answered(name, questions, str(data))
+        splits = hash_split(questions, SHARES, _by_context(questions))
+    else:
+        rest, test = squad(name, data)
+        splits = [*hash_split(rest, (0.9, 0.1), _by_context(rest)), test]
+    return Task(name, [], *splits, kind="span", metrics=METRICS["span"])
+
+
+def _by_context(questions: Questions) -> np.ndarray:
+    """Questions about one context share a split: a context that was trained on is no test."""
+    places = {context: position(context) for context in set(questions.pairs)}
+    return np.array([places[context] for context in questions.pairs], dtype=np.float64)
 
 
 def _from_file(

@@ -1,0 +1,159 @@
+"""Questions about contexts, answered by a span of the context or by nothing: SQuAD.
+
+P. Rajpurkar et al., SQuAD: 100,000+ questions for machine comprehension of text, 2016.
+P. Rajpurkar et al., Know what you don't know: unanswerable questions for SQuAD, 2018.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lpaf_jax.data.examples import Examples
+from lpaf_jax.data.published import Columns, Splits, from_folder, from_hub, read_columns
+from lpaf_jax.errors import LpafError
+
+# Task name to its place on the hub and the version in the names of the official files.
+SQUAD = {
+    "squad": ("rajpurkar/squad", "v1.1"),
+    "squad_v2": ("rajpurkar/squad_v2", "v2.0"),
+}
+
+
+@dataclass(frozen=True)
+class Questions(Examples):
+    """Questions with their contexts.
+
+    Attributes:
+        texts: n questions.
+        pairs: n contexts.
+        labels: (n, 2) int32, where the first answer begins in its context and where it is over, in
+            characters; (-1, -1) for a question without an answer.
+        ids: n names that the data set gives to its questions.
+        answers: for each question every answer that counts as right; none if it has no answer.
+    """
+
+    pairs: list[str]
+    ids: list[str]
+    answers: list[list[str]]
+
+    def take(self, positions: np.ndarray) -> "Questions":
+        """The questions at `positions`, in that order."""
+        chosen = [int(i) for i in positions]
+        return Questions(
+            texts=[self.texts[i] for i in chosen],
+            pairs=[self.pairs[i] for i in chosen],
+            labels=self.labels[chosen],
+            ids=[self.ids[i] for i in chosen],
+            answers=[self.answers[i] for i in chosen],
+        )
+
+
+def squad(name: str, data: str | Path | None = None) -> tuple[Questions, Questions]:
+    """The official training and validation questions of SQuAD, as they are.
+
+    Args:
+        name: a key of `SQUAD`.
+        data: a local copy instead of the hub: a folder with the official files
+            (train-v1.1.json and dev-v1.1.json, or those of v2.0), one that `datasets` saved, or
+            one with parquet files named after the splits.
+
+    Raises:
+        LpafError: the hub cannot be reached, the copy is missing, incomplete or unreadable, or
+            `squad` has a question without an answer.
+    """
+    hub_id, version = SQUAD[name]
+    if data is None:
+        splits = from_hub(name, hub_id)
+    else:
+        stems = {
+            "train": (f"train-{version}", "train"),
+            "validation": (f"dev-{version}", "validation", "dev"),
+        }
+        splits = from_folder(Path(data), stems, _read_file, (".json", ".parquet"))
+    where = hub_id if data is None else str(data)
+    train, held = (_split(name, splits, split, where) for split in ("train", "validation"))
+    return train, held
+
+
+def read_squad(path: str | Path) -> Questions:
+    """The questions of a file in the format of SQuAD, v1.1 or v2.0, in the order of the file.
+
+    Raises:
+        LpafError: the file is missing, is no JSON or not of this format.
+    """
+    return _questions(_json_columns(Path(path)), str(path))
+
+
+def _split(name: str, splits: Splits, split: str, where: str) -> Questions:
+    where = f"{where}, split {split}"
+    questions = _questions(splits(split), where)
+    check_answered(name, questions, where)
+    return questions
+
+
+def check_answered(name: str, questions: Questions, where: str) -> None:
+    """Raise LpafError if a question of SQuAD v1.1 has no answer."""
+    without = [i for i, answers in enumerate(questions.answers) if not answers]
+    if name == "squad" and without:
+        raise LpafError(
+            f"{where}: question {questions.ids[without[0]]!r} has no answer, and so have "
+            f"{len(without)} of {len(questions)}; name the task squad_v2"
+        )
+
+
+def _read_file(path: Path) -> Columns:
+    return _json_columns(path) if path.suffix == ".json" else read_columns(path)
+
+
+def _json_columns(path: Path) -> Columns:
+    """The official nesting as the hub's columns."""
+    try:
+        rows = list(_flat(json.loads(path.read_bytes())["data"]))
+    except FileNotFoundError:
+        raise LpafError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise LpafError(f"{path} cannot be read as JSON: {error}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise LpafError(
+            f"{path} is not in the format of SQuAD ({type(error).__name__}: {error}); it needs "
+            "data, paragraphs, context, qas, id, question and answers"
+        ) from None
+    names = ("id", "question", "context", "answers")
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+
+
+def _flat(articles: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str, Any]]:
+    for article in articles:
+        for paragraph in article["paragraphs"]:
+            for asked in paragraph["qas"]:
+                # v2.0 lists wrong answers apart, as plausible_answers.
+                given = [] if asked.get("is_impossible") else asked["answers"]
+                answers = {
+                    key: [answer[key] for answer in given] for key in ("text", "answer_start")
+                }
+                yield asked["id"], asked["question"], paragraph["context"], answers
+
+
+def _questions(columns: Columns, where: str) -> Questions:
+    for name in ("id", "question", "context", "answers"):
+        if name not in columns:
+            raise LpafError(f"{where}: no column {name!r}; there are {', '.join(columns)}")
+        if any(value is None for value in columns[name]):
+            raise LpafError(f"{where}: a value is missing in column {name!r}")
+    answers = [[str(text) for text in given["text"]] for given in columns["answers"]]
+    spans = np.full((len(answers), 2), -1, dtype=np.int32)
+    for i, (texts, given) in enumerate(zip(answers, columns["answers"], strict=True)):
+        if texts:
+            start = int(given["answer_start"][0])
+            spans[i] = start, start + len(texts[0])
+    return Questions(
+        texts=[str(text) for text in columns["question"]],
+        pairs=[str(text) for text in columns["context"]],
+        labels=spans,
+        ids=[str(value) for value in columns["id"]],
+        answers=answers,
+    )
