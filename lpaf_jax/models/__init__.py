@@ -17,15 +17,23 @@ from lpaf_jax.models.functional import (
     replace_layer,
     set_parameters,
 )
+from lpaf_jax.models.gpt2 import Gpt2Classifier, Gpt2Config, Gpt2LanguageModel
 from lpaf_jax.models.hub import is_hub_id, packaged_minilm, resolve_model
 from lpaf_jax.models.layers import Linear, LowRankLinear, MixedLinear
+from lpaf_jax.models.llama import LlamaClassifier, LlamaConfig, LlamaLanguageModel
 from lpaf_jax.models.walk import DecoderOnDisk
 
 __all__ = [
     "BertClassifier",
     "BertConfig",
     "DecoderOnDisk",
+    "Gpt2Classifier",
+    "Gpt2Config",
+    "Gpt2LanguageModel",
     "Linear",
+    "LlamaClassifier",
+    "LlamaConfig",
+    "LlamaLanguageModel",
     "LowRankLinear",
     "MixedLinear",
     "as_function",

@@ -24,7 +24,6 @@ from jax import Array
 from lpaf_jax.models.initial import Initializer, split_key
 from lpaf_jax.models.layers import dropout
 
-
 FULL, SLIDING = "full_attention", "sliding_attention"
 """Kinds of layers, as `layer_types` of a `config.json` has them."""
 
@@ -175,7 +174,7 @@ class Classifier(Decoder):
 
     def _add_head(self, init: Initializer, hidden: int, labels: int, pad: int | None) -> None:
         self.score = init.linear(hidden, labels, bias=False)
-        self.pad_token_id = pad
+        self.num_labels, self.pad_token_id = labels, pad
 
     def head(self, x: Array) -> Array:
         return self.score(x)

@@ -1,7 +1,7 @@
 """GPT-2 (Radford et al., 2019), with a head for the next token or for classes.
 
-Attribute names are those of the tensors in a Hugging Face checkpoint: `transformer.h.0.attn.c_attn`.
-Its linear layers inside the blocks are stored there as (in, out), as kernels are here.
+Attribute names are those of the tensors in a Hugging Face checkpoint, `transformer.h.0.attn.c_attn`
+for one. The linear layers of the blocks are stored there as (in, out), as kernels are here.
 """
 
 from dataclasses import dataclass
@@ -93,11 +93,11 @@ class Gpt2Block(nnx.Module):
     Args:
         config: the shape of the model.
         init: draws its tensors.
-        layer_index: its place among the layers, which tells where the config scales attention by it
-            (`scale_attn_by_inverse_layer_idx`) and nowhere else.
+        layer_index: its place among the layers, by which some configs scale attention
+            (`scale_attn_by_inverse_layer_idx`).
     """
 
-    def __init__(self, config: Gpt2Config, init: Initializer, layer_index: int = 0):
+    def __init__(self, config: Gpt2Config, init: Initializer, layer_index: int):
         self.ln_1 = init.layer_norm(config.n_embd, config.layer_norm_epsilon)
         self.attn = Attention(config, init, layer_index)
         self.ln_2 = init.layer_norm(config.n_embd, config.layer_norm_epsilon)
