@@ -4,18 +4,27 @@ import re
 
 from lpaf_jax.models.functional import Params
 
+# The layers of a block, by what stands before and after its number in a path.
+_BLOCKS = (
+    (
+        r"encoder\.layer",
+        r"attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense",
+    ),
+    (r"h", r"attn\.(c_attn|c_proj)|mlp\.(c_fc|c_proj)"),  # GPT-2: c_attn is q, k and v in one
+    (r"layers", r"self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj"),  # Llama
+)
 _COMPRESSIBLE = re.compile(
-    r"(^|\.)encoder\.layer\.\d+\."
-    r"(attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense)"
-    r"\.(kernel|a|b)$"
+    r"(^|\.)("
+    + "|".join(rf"{blocks}\.\d+\.({layers})" for blocks, layers in _BLOCKS)
+    + r")\.(kernel|a|b)$"
 )
 
 
 def is_compressible(path: str) -> bool:
     """Whether the parameter at `path` is a kernel of a transformer block, or a factor of one.
 
-    Query, key, value, attention output and the two feed-forward kernels; embeddings, biases,
-    norms, pooler and head are left alone (the paper's choice).
+    Query, key, value, attention output and the feed-forward kernels; embeddings, biases, norms,
+    pooler and head are left alone (the paper's choice).
     """
     return _COMPRESSIBLE.search(path) is not None
 

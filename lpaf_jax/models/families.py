@@ -11,7 +11,9 @@ from jax import Array
 
 from lpaf_jax.errors import LpafError
 from lpaf_jax.models.bert import BertClassifier, BertConfig
+from lpaf_jax.models.gpt2 import Gpt2Block, Gpt2Classifier, Gpt2Config, Gpt2LanguageModel
 from lpaf_jax.models.initial import Initializer
+from lpaf_jax.models.llama import LlamaBlock, LlamaClassifier, LlamaConfig, LlamaLanguageModel
 
 Head = Literal["classification", "span", "lm"]
 
@@ -55,6 +57,21 @@ class Family(NamedTuple):
     walk: Walk | None = None
 
 
+def _gpt2_stored(layer: str) -> bool:
+    return layer.rpartition(".")[2] in ("c_attn", "c_fc", "c_proj")
+
+
+def _llama(name: str) -> Family:
+    """A model of the shape of Llama, whose classes PyTorch calls by `name`."""
+    return Family(
+        LlamaConfig.from_json,
+        {"lm": LlamaLanguageModel, "classification": LlamaClassifier},
+        {"lm": f"{name}ForCausalLM", "classification": f"{name}ForSequenceClassification"},
+        prefix="model",
+        walk=Walk("model.layers", LlamaBlock, "model.embed_tokens.weight"),
+    )
+
+
 FAMILIES: dict[str, Family] = {
     "bert": Family(
         BertConfig.from_json,
@@ -62,6 +79,18 @@ FAMILIES: dict[str, Family] = {
         {"classification": "BertForSequenceClassification"},
         prefix="bert",
     ),
+    "gpt2": Family(
+        Gpt2Config.from_json,
+        {"lm": Gpt2LanguageModel, "classification": Gpt2Classifier},
+        {"lm": "GPT2LMHeadModel", "classification": "GPT2ForSequenceClassification"},
+        prefix="transformer",
+        as_stored=_gpt2_stored,
+        walk=Walk("transformer.h", Gpt2Block, "transformer.wte.weight"),
+    ),
+    "llama": _llama("Llama"),
+    "mistral": _llama("Mistral"),
+    "qwen2": _llama("Qwen2"),
+    "qwen3": _llama("Qwen3"),
 }
 
 
