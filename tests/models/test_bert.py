@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from scipy.special import erf
 
 from lpaf_jax.errors import LpafError
-from lpaf_jax.models import BertClassifier, BertConfig, bert, load_model, parameters
+from lpaf_jax.models import BertClassifier, BertConfig, bert, encoder, load_model, parameters
 
 ACTIVATIONS = {
     "gelu": lambda x: x * 0.5 * (1 + erf(x / math.sqrt(2))),
@@ -125,7 +125,8 @@ def test_dropout_has_a_key_of_its_own_at_every_site(write_folder, tensors, batch
         seen.append((rate, key))
         return x
 
-    monkeypatch.setattr(bert, "dropout", record)
+    for module in (bert, encoder):
+        monkeypatch.setattr(module, "dropout", record)
 
     @jax.jit
     def keys():
