@@ -4,20 +4,18 @@ import re
 
 from lpaf_jax.models.functional import Params
 
-# The layers of a block, by what stands before and after its number in a path.
-_BLOCKS = (
-    (
-        r"encoder\.layer",
-        r"attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense",
-    ),
-    (r"h", r"attn\.(c_attn|c_proj)|mlp\.(c_fc|c_proj)"),  # GPT-2: c_attn is q, k and v in one
-    (r"layers", r"self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj"),  # Llama
+_KERNELS = (
+    # BERT and RoBERTa
+    r"encoder\.layer\.\d+\."
+    r"(attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense)",
+    # DistilBERT
+    r"transformer\.layer\.\d+\.(attention\.(q|k|v|out)_lin|ffn\.lin[12])",
+    # GPT-2, whose c_attn is query, key and value in one
+    r"h\.\d+\.(attn\.(c_attn|c_proj)|mlp\.(c_fc|c_proj))",
+    # Llama
+    r"layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
 )
-_COMPRESSIBLE = re.compile(
-    r"(^|\.)("
-    + "|".join(rf"{blocks}\.\d+\.({layers})" for blocks, layers in _BLOCKS)
-    + r")\.(kernel|a|b)$"
-)
+_COMPRESSIBLE = re.compile(rf"(^|\.)({'|'.join(_KERNELS)})\.(kernel|a|b)$")
 
 
 def is_compressible(path: str) -> bool:

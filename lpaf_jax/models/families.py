@@ -10,10 +10,12 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.errors import LpafError
-from lpaf_jax.models.bert import BertClassifier, BertConfig
+from lpaf_jax.models.bert import BertClassifier, BertConfig, BertSpans
+from lpaf_jax.models.distilbert import DistilBertClassifier, DistilBertConfig, DistilBertSpans
 from lpaf_jax.models.gpt2 import Gpt2Block, Gpt2Classifier, Gpt2Config, Gpt2LanguageModel
 from lpaf_jax.models.initial import Initializer
 from lpaf_jax.models.llama import LlamaBlock, LlamaClassifier, LlamaConfig, LlamaLanguageModel
+from lpaf_jax.models.roberta import RobertaClassifier, RobertaConfig, RobertaSpans
 
 Head = Literal["classification", "span", "lm"]
 
@@ -75,8 +77,8 @@ def _llama(name: str) -> Family:
 FAMILIES: dict[str, Family] = {
     "bert": Family(
         BertConfig.from_json,
-        {"classification": BertClassifier},
-        {"classification": "BertForSequenceClassification"},
+        {"classification": BertClassifier, "span": BertSpans},
+        {"classification": "BertForSequenceClassification", "span": "BertForQuestionAnswering"},
         prefix="bert",
     ),
     "gpt2": Family(
@@ -91,6 +93,24 @@ FAMILIES: dict[str, Family] = {
     "mistral": _llama("Mistral"),
     "qwen2": _llama("Qwen2"),
     "qwen3": _llama("Qwen3"),
+    "roberta": Family(
+        RobertaConfig.from_json,
+        {"classification": RobertaClassifier, "span": RobertaSpans},
+        {
+            "classification": "RobertaForSequenceClassification",
+            "span": "RobertaForQuestionAnswering",
+        },
+        prefix="roberta",
+    ),
+    "distilbert": Family(
+        DistilBertConfig.from_json,
+        {"classification": DistilBertClassifier, "span": DistilBertSpans},
+        {
+            "classification": "DistilBertForSequenceClassification",
+            "span": "DistilBertForQuestionAnswering",
+        },
+        prefix="distilbert",
+    ),
 }
 
 
