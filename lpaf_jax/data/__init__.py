@@ -16,6 +16,15 @@ from lpaf_jax.data.span_scores import exact_match, normalise_answer, span_metric
 from lpaf_jax.data.squad import SQUAD, Questions, read_squad
 from lpaf_jax.data.tables import read_examples
 from lpaf_jax.data.tasks import TASK_NAMES, check_task_name, load_task
+from lpaf_jax.data.text import (
+    TextWindow,
+    encode_text,
+    perplexity,
+    sample_blocks,
+    text_batches,
+    text_tokens,
+    text_windows,
+)
 from lpaf_jax.data.tokenize import Encoded, Tokenizer, encode, load_tokenizer
 from lpaf_jax.data.windows import Answer, Found, Windows, encode_questions, find_answers
 
@@ -34,6 +43,7 @@ __all__ = [
     "Kind",
     "Questions",
     "Task",
+    "TextWindow",
     "Tokenizer",
     "Windows",
     "check_task_name",
@@ -41,6 +51,7 @@ __all__ = [
     "compare_paired",
     "encode",
     "encode_questions",
+    "encode_text",
     "eval_batches",
     "exact_match",
     "find_answers",
@@ -49,12 +60,17 @@ __all__ = [
     "matthews_correlation",
     "normalise_answer",
     "pearson",
+    "perplexity",
     "read_examples",
     "read_squad",
+    "sample_blocks",
     "span_metrics",
     "spearman",
     "steps_per_epoch",
     "task_metrics",
+    "text_batches",
+    "text_tokens",
+    "text_windows",
     "token_f1",
     "train_batches",
     "wilson_interval",
