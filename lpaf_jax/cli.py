@@ -1,7 +1,6 @@
 """The `lpaf` command."""
 
 import io
-import json
 import logging
 import os
 import re
@@ -9,73 +8,29 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import (
     DisallowNone,
     FlagCreatePairsOff,
-    Positional,
     PositionalMetavarFromFieldName,
-    arg,
     subcommand,
 )
 
 from lpaf_jax import __version__
+from lpaf_jax.commands import Evaluate, Inspect, Predict
 from lpaf_jax.errors import LpafError, SettingError, Terminated
 from lpaf_jax.settings import PRESETS, Settings
 
-StageName = Literal["dense", "pruned", "factorized", "final"]
 _DESCRIPTION = (
     "Compress a BERT classifier by low-rank factorization of pruned weights.\n\n"
     "`lpaf --version` prints the version."
 )
 # What tyro says of a word that is no number: the flag, the kind of number, the word.
 _NO_NUMBER = re.compile(r"Error parsing (--[\w-]+): .*(int|float)\b[^:]*: (['\"].*['\"])")
-_LENGTH = arg(metavar="INT", help_behavior_hint="(default: what it was trained with)")
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Evaluate a saved model on a file of labelled texts; prints one JSON object."""
-
-    dir: Positional[Path]
-    """Folder of a run, or of a model."""
-    data: Annotated[Path, arg(metavar="FILE")]
-    """A .csv or .tsv file with a header row."""
-    stage: StageName = "final"
-    """Which model of a run: as it stood after this stage."""
-    text_column: Annotated[str, arg(metavar="NAME")] = "sentence"
-    """Column of the text."""
-    label_column: Annotated[str, arg(metavar="NAME")] = "label"
-    """Column of the label: the name of a class, or its number."""
-    pair_column: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(optional)")] = None
-    """Column of the second text, for a task about pairs."""
-    batch: int = 32
-    """Texts at a time."""
-    length: Annotated[int | None, _LENGTH] = None
-    """Longest text in tokens; what is longer is cut."""
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Label each line of standard input; prints `label <tab> probability <tab> text`.
-
-    A model of text pairs reads both from one line, with a tab between them.
-    """
-
-    dir: Positional[Path]
-    """Folder of a run, or of a model."""
-    stage: StageName = "final"
-    """Which model of a run: as it stood after this stage."""
-    batch: int = 32
-    """Lines read before the first of them is answered; on a terminal each is answered at once."""
-    length: Annotated[int | None, _LENGTH] = None
-    """Longest text in tokens; what is longer is cut."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,6 +116,9 @@ def _parse(argv: list[str]) -> Any:
         compress
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Predict, subcommand("predict")]
+        | Annotated[Inspect, subcommand("inspect")]
+        | Annotated[subcommand("bench")]
+        | Annotated[subcommand("export")]
     )
     said = io.StringIO()
     try:
@@ -211,10 +169,8 @@ def _set_environment() -> None:
 def _run(command: Any) -> None:
     if isinstance(command, Settings):
         _compress(command)
-    elif isinstance(command, Evaluate):
-        _evaluate(command)
     else:
-        _predict(command)
+        command.run()
 
 
 def _compress(settings: Settings) -> None:
@@ -229,35 +185,6 @@ def _compress(settings: Settings) -> None:
         console = Console(highlight=False, markup=False, emoji=False)
         print_results(metrics, console)
         console.print(f"Report: {settings.out / 'report.html'}", soft_wrap=True)
-
-
-def _evaluate(command: Evaluate) -> None:
-    from lpaf_jax.serve import evaluate_file
-
-    result = evaluate_file(
-        command.dir,
-        command.data,
-        stage=command.stage,
-        text_column=command.text_column,
-        label_column=command.label_column,
-        pair_column=command.pair_column,
-        batch=command.batch,
-        length=command.length,
-    )
-    print(json.dumps(result))
-
-
-def _predict(command: Predict) -> None:
-    from lpaf_jax.serve import load_classifier
-
-    classifier = load_classifier(command.dir, stage=command.stage, length=command.length)
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, io.TextIOWrapper):  # whatever the locale; bad bytes do not stop it
-            stream.reconfigure(encoding="utf-8", errors="replace")
-    batch = 1 if sys.stdin.isatty() else command.batch
-    lines = (line.rstrip("\r\n") for line in sys.stdin)
-    for text, label, probability in classifier.predict(lines, batch=batch):
-        print(f"{label}\t{probability:.4f}\t{text}", flush=True)
 
 
 if __name__ == "__main__":

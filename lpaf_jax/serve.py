@@ -20,6 +20,7 @@ from lpaf_jax.data import (
 )
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import read_json
+from lpaf_jax.folders import model_folder
 from lpaf_jax.models import BertClassifier, as_function, load_model, parameters
 from lpaf_jax.train import predict
 
@@ -98,25 +99,7 @@ def load_classifier(folder: Path, *, stage: str = "final", length: int | None = 
         LpafError: there is no such folder or stage, its files are damaged, or the model cannot
             read so long a text.
     """
-    if not folder.is_dir():
-        raise LpafError(f"{folder} does not exist: name the --out folder of a run, or a model")
-    place = folder / ("model" if stage == "final" else f"stages/{stage}")
-    if (folder / "config.json").is_file():
-        if stage != "final":
-            raise LpafError(
-                f"{folder} is a model, which has no stages: leave --stage {stage} out, or name "
-                "the --out folder of a run"
-            )
-        place = folder
-    if not (place / "config.json").is_file():
-        kept = sorted(p.parent.name for p in folder.glob("stages/*/config.json"))
-        kept += ["final"] if (folder / "model" / "config.json").is_file() else []
-        finished = (folder / "metrics.json").is_file() and kept == ["final"]
-        hint = "; the run kept the final one only (--keep final)" if finished else ""
-        raise LpafError(
-            f"{folder} holds no model of stage {stage!r}; "
-            f"it holds {', '.join(kept) if kept else 'none'}{hint}"
-        )
+    place = model_folder(folder, stage)
     config = read_json(place / "config.json")
     names, reads = config.get("id2label"), config.get("lpaf_reads", {})
     if not names:

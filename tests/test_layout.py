@@ -26,7 +26,19 @@ LEVELS = [
     {"errors", "files", "linalg", "machine", "processes"},
     {"importance", "models"},
     {"compress", "data", "report", "train"},
-    {"inputs", "pipeline", "progress", "run", "serve", "settings", "stages", "trainer"},
+    {
+        "folders",
+        "inputs",
+        "inspection",
+        "pipeline",
+        "progress",
+        "run",
+        "serve",
+        "settings",
+        "stages",
+        "trainer",
+    },
+    {"commands"},
     {"cli"},
 ]
 

@@ -4,11 +4,13 @@ A folder holds `model.safetensors`, shards of it with an index, or the pickled `
 of older checkpoints, whole or in shards, which PyTorch reads where it is installed.
 """
 
+import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -89,6 +91,38 @@ def tensor_dtype(file: Path, name: str) -> np.dtype[Any]:
     if kind not in _DTYPES:
         raise LpafError(f"{file}: tensor {name} is stored as {kind}, which is not read here")
     return np.dtype(_DTYPES[kind])
+
+
+class Header(NamedTuple):
+    """What is known of a stored tensor before it is read; `dtype` as safetensors calls it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+
+
+def read_headers(folder: Path) -> dict[str, Header]:
+    """Shapes, dtypes and sizes of all tensors of a model folder, none of which is read.
+
+    Raises:
+        LpafError: a file is missing or damaged, or is pickled and PyTorch is not installed.
+    """
+    found: dict[str, Header] = {}
+    for file in weight_files(folder):
+        if file.suffix == ".bin":
+            for name, value in _read_pickled(file):
+                kinds = (kind for kind, dtype in _DTYPES.items() if value.dtype == dtype)
+                kind = next(kinds, str(value.dtype))
+                found[name] = Header(value.shape, kind, value.nbytes)
+            continue
+        with opened(file) as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
+                part = tensors.get_slice(name)
+                shape, kind = tuple(part.get_shape()), part.get_dtype()
+                bits = re.search(r"\d+", kind)
+                size = math.prod(shape) * (int(bits[0]) if bits else 8) // 8
+                found[name] = Header(shape, kind, size)
+    return found
 
 
 @contextmanager

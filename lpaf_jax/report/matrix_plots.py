@@ -1,12 +1,12 @@
 """The figures of the matrices inside a model, each one inline <svg>."""
 
 import base64
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from lpaf_jax.report.matrix_names import kind, order, short_name
 from lpaf_jax.report.svg import BLUE, GREY, GRID, MUTED, ORANGE, svg
 
 METHODS = {"dense": "dense", "first_order": "first-order", "magnitude": "magnitude"}
@@ -191,39 +191,3 @@ def apart(heights: Mapping[str, float], gap: float) -> dict[str, float]:
     for key, height in sorted(heights.items(), key=lambda item: item[1]):
         placed[key] = floor = max(height, floor + gap)
     return placed
-
-
-_KINDS = {
-    "attention.self.query": "query",
-    "attention.self.key": "key",
-    "attention.self.value": "value",
-    "attention.output.dense": "attn out",
-    "intermediate.dense": "ff in",
-    "output.dense": "ff out",
-}
-
-
-_NAME = re.compile(r"\.(\d+)\.(.+)$")
-
-
-def _parts(name: str) -> tuple[int, str]:
-    found = _NAME.search(name)
-    assert found is not None
-    return int(found[1]), _KINDS[found[2]]
-
-
-def kind(name: str) -> str:
-    """What sort of matrix a path names, the layer's number left out."""
-    return _parts(name)[1]
-
-
-def order(matrix: Mapping[str, Any]) -> tuple[int, int]:
-    """Layer by number (10 after 9), then the order in which a layer uses its matrices."""
-    layer, what = _parts(matrix["name"])
-    return layer, list(_KINDS.values()).index(what)
-
-
-def short_name(name: str) -> str:
-    """`layer 0, query` for the path of a compressible kernel, its layer counted as there."""
-    layer, what = _parts(name)
-    return f"layer {layer}, {what}"

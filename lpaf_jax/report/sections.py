@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lpaf_jax.report import facts, matrix_plots, plots, prose, words
+from lpaf_jax.report import facts, matrix_names, matrix_plots, plots, prose, words
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.logs import Log
 from lpaf_jax.report.markup import Child, Html, details, el, figure, join, responsive, table
@@ -118,7 +118,7 @@ def matrices(metrics: Metrics, analysis: Analysis | None) -> Html | None:
     """What pruning did to the matrices, first-order beside magnitude."""
     if analysis is None:
         return None
-    rows = sorted(analysis["matrices"], key=matrix_plots.order)
+    rows = sorted(analysis["matrices"], key=matrix_names.order)
     intro = (
         f"Two ways to choose which {facts.percent(analysis['sparsity'], 0)} of the weights to "
         "remove, compared on this model: first-order, as the run pruned while it trained, and "
@@ -208,7 +208,7 @@ def _beside(one: float, other: float) -> str:
 
 def _pattern(item: Mapping[str, Any], ranks: str, index: int) -> Html:
     rows, columns = item["shape"]
-    caption = f"{matrix_plots.short_name(item['name'])}, {rows} × {columns}, ".capitalize()
+    caption = f"{matrix_names.short_name(item['name'])}, {rows} × {columns}, ".capitalize()
     caption += f"effective rank {ranks}. "
     if index == 0:
         caption += (

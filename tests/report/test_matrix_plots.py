@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from lpaf_jax.report import matrix_plots
+from lpaf_jax.report import matrix_names, matrix_plots
 
 
 def test_masks_come_back_as_they_were_packed():
@@ -34,7 +34,7 @@ def test_matrices_stand_in_the_order_the_model_uses_them():
     shuffled = sorted(names)
     assert shuffled != names
     matrices = [{"name": name} for name in shuffled]
-    assert [m["name"] for m in sorted(matrices, key=matrix_plots.order)] == names
+    assert [m["name"] for m in sorted(matrices, key=matrix_names.order)] == names
 
 
 @pytest.mark.parametrize("narrow", [False, True])
@@ -56,8 +56,8 @@ def test_labels_of_close_curves_are_moved_apart(analysis, labels, narrow):
     ],
 )
 def test_names_of_matrices(name, kind, short):
-    assert matrix_plots.kind(name) == kind
-    assert matrix_plots.short_name(name) == short
+    assert matrix_names.kind(name) == kind
+    assert matrix_names.short_name(name) == short
 
 
 def test_a_spectrum_ends_where_its_values_are_zero():

@@ -1,0 +1,6 @@
+"""The commands that work on finished things, each a dataclass of its options with a `run`."""
+
+from lpaf_jax.commands.inspect import Inspect
+from lpaf_jax.commands.serve import Evaluate, Predict
+
+__all__ = ["Evaluate", "Inspect", "Predict"]

@@ -1,0 +1,83 @@
+"""`lpaf evaluate` and `lpaf predict`."""
+
+import io
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from lpaf_jax.folders import StageName
+
+_LENGTH = arg(metavar="INT", help_behavior_hint="(default: what it was trained with)")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a saved model on a file of labelled texts; prints one JSON object."""
+
+    dir: Positional[Path]
+    """Folder of a run, or of a model."""
+    data: Annotated[Path, arg(metavar="FILE")]
+    """A .csv or .tsv file with a header row."""
+    stage: StageName = "final"
+    """Which model of a run: as it stood after this stage."""
+    text_column: Annotated[str, arg(metavar="NAME")] = "sentence"
+    """Column of the text."""
+    label_column: Annotated[str, arg(metavar="NAME")] = "label"
+    """Column of the label: the name of a class, or its number."""
+    pair_column: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(optional)")] = None
+    """Column of the second text, for a task about pairs."""
+    batch: int = 32
+    """Texts at a time."""
+    length: Annotated[int | None, _LENGTH] = None
+    """Longest text in tokens; what is longer is cut."""
+
+    def run(self) -> None:
+        """Evaluate and print."""
+        from lpaf_jax.serve import evaluate_file
+
+        result = evaluate_file(
+            self.dir,
+            self.data,
+            stage=self.stage,
+            text_column=self.text_column,
+            label_column=self.label_column,
+            pair_column=self.pair_column,
+            batch=self.batch,
+            length=self.length,
+        )
+        print(json.dumps(result))
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Label each line of standard input; prints `label <tab> probability <tab> text`.
+
+    A model of text pairs reads both from one line, with a tab between them.
+    """
+
+    dir: Positional[Path]
+    """Folder of a run, or of a model."""
+    stage: StageName = "final"
+    """Which model of a run: as it stood after this stage."""
+    batch: int = 32
+    """Lines read before the first of them is answered; on a terminal each is answered at once."""
+    length: Annotated[int | None, _LENGTH] = None
+    """Longest text in tokens; what is longer is cut."""
+
+    def run(self) -> None:
+        """Answer line after line."""
+        from lpaf_jax.serve import load_classifier
+
+        classifier = load_classifier(self.dir, stage=self.stage, length=self.length)
+        for stream in (sys.stdin, sys.stdout):
+            # whatever the locale; bad bytes do not stop it
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(encoding="utf-8", errors="replace")
+        batch = 1 if sys.stdin.isatty() else self.batch
+        lines = (line.rstrip("\r\n") for line in sys.stdin)
+        for text, label, probability in classifier.predict(lines, batch=batch):
+            print(f"{label}\t{probability:.4f}\t{text}", flush=True)

@@ -1,0 +1,120 @@
+"""What was done to a model, read from the headers of its files: no tensor is loaded."""
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from lpaf_jax.files import read_json
+from lpaf_jax.folders import run_of, run_record
+from lpaf_jax.models.compressible import is_compressible
+from lpaf_jax.models.families import FAMILIES, Family, family_name, named_head
+from lpaf_jax.models.names import file_key
+from lpaf_jax.models.tensors import Header, read_headers, weight_files
+
+_FLOATS = ("F", "BF")
+
+
+def inspect_model(place: Path) -> dict[str, Any]:
+    """Family, matrices, sizes and origin of the model in `place`, dense or factorized.
+
+    Reads config.json and the headers of the weights, so its cost does not depend on the size of
+    the model. Pickled weights are mapped by PyTorch, which reads their headers, too.
+
+    Args:
+        place: folder of a model, maybe inside the folder of a run.
+
+    Returns:
+        JSON values. `matrices` has one entry for each compressible matrix: its `name`, `shape`
+        (in, out), `rank` (None where it is dense), `parameters` stored, `dense_parameters`,
+        `bytes` and `dtype`; `parameters` has the sums of these, as in the metrics of a run.
+
+    Raises:
+        LpafError: a file is missing or damaged, or the family is not known.
+    """
+    values = read_json(place / "config.json")
+    name = family_name(values, str(place))
+    family = FAMILIES[name]
+    # Integers and booleans are tables of positions and masks that old checkpoints carry along.
+    headers = {
+        file_key(tensor, family): header
+        for tensor, header in read_headers(place).items()
+        if header.dtype.upper().startswith(_FLOATS)
+    }
+    matrices = _matrices(headers, family)
+    stored = sum(m["parameters"] for m in matrices)
+    dense = sum(m["dense_parameters"] for m in matrices)
+    total = sum(math.prod(header.shape) for header in headers.values())
+    bytes_of = Counter({"matrices": sum(m["bytes"] for m in matrices)})
+    bytes_of["rest"] = sum(header.bytes for header in headers.values()) - bytes_of["matrices"]
+    return {
+        "folder": str(place),
+        "family": name,
+        "head": named_head(values, family),
+        "labels": list((values.get("id2label") or {}).values()),
+        "factorized": any(m["rank"] is not None for m in matrices),
+        "dtypes": sorted({header.dtype for header in headers.values()}),
+        "marks": {key: v for key, v in values.items() if _is_mark(key)},
+        "run": _origin(place),
+        "matrices": matrices,
+        "parameters": {
+            "encoder": stored,
+            "encoder_dense": dense,
+            "total": total,
+            "total_dense": total - stored + dense,
+        },
+        "encoder_params_ratio": stored / dense if dense else 1.0,
+        "total_params_ratio": total / (total - stored + dense) if total else 1.0,
+        "bytes": dict(bytes_of),
+        "bytes_on_disk": sum(file.stat().st_size for file in weight_files(place)),
+    }
+
+
+def _is_mark(key: str) -> bool:
+    """Whether config.json has this key from us; ranks are told with the matrices."""
+    return key.startswith("lpaf_") and key != "lpaf_ranks"
+
+
+def _matrices(headers: dict[str, Header], family: Family) -> list[dict[str, Any]]:
+    found = []
+    for tensor, header in headers.items():
+        layer = tensor.removesuffix(".weight").removesuffix(".down")
+        if not tensor.endswith(".weight") or not is_compressible(f"{layer}.kernel"):
+            continue
+        if tensor.endswith(".down.weight"):
+            up = headers[f"{layer}.up.weight"]
+            shape, rank = (header.shape[1], up.shape[0]), header.shape[0]
+            kept, size = math.prod(header.shape) + math.prod(up.shape), header.bytes + up.bytes
+        else:
+            turned = not family.as_stored(f"{family.prefix}.{layer}")
+            m, n = header.shape[::-1] if turned else header.shape
+            shape, rank = (m, n), None
+            kept, size = math.prod(header.shape), header.bytes
+        found.append(
+            {
+                "name": layer,
+                "shape": list(shape),
+                "rank": rank,
+                "parameters": kept,
+                "dense_parameters": math.prod(shape),
+                "bytes": size,
+                "dtype": header.dtype,
+            }
+        )
+    return sorted(found, key=lambda m: [int(x) if x.isdigit() else x for x in m["name"].split(".")])
+
+
+def _origin(place: Path) -> dict[str, Any] | None:
+    """The run that a model belongs to; None where it lies alone."""
+    found = run_of(place)
+    if found is None:
+        return None
+    run, stage = found
+    settings, metrics = run_record(run, "settings.json"), run_record(run, "metrics.json")
+    accuracy = {
+        name: figures["accuracy"]
+        for name, figures in metrics.get("stages", {}).items()
+        if "accuracy" in figures
+    }
+    told = {key: metrics[key] for key in ("recipe", "finished") if key in metrics}
+    return {"folder": str(run), "stage": stage, "settings": settings, "accuracy": accuracy} | told

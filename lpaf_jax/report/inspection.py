@@ -1,0 +1,127 @@
+"""What `lpaf inspect` shows in a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lpaf_jax.report import facts
+from lpaf_jax.report.matrix_names import order, parts
+
+_LABELS = 8
+
+
+def print_inspection(found: Mapping[str, Any], console: Console) -> None:
+    """What the model is, a row for each compressible matrix, totals and ratios."""
+    console.print(_facts(found))
+    console.print(_table(found))
+    if not found["factorized"]:
+        console.print("Nothing is factorized: every compressible matrix is stored whole.")
+        return
+    console.print(
+        f"Of the compressible matrices {facts.percent(found['encoder_params_ratio'])} of the "
+        f"numbers are kept (encoder_params_ratio), of the whole model "
+        f"{facts.percent(found['total_params_ratio'])} (total_params_ratio)."
+    )
+
+
+def _facts(found: Mapping[str, Any]) -> Table:
+    rows = {
+        "Folder": found["folder"],
+        "Family": f"{found['family']}, {found['head'] or 'no'} head",
+        "Classes": _classes(found["labels"]) if found["head"] == "classification" else "",
+        **_made(found["run"]),
+        "Reads": _reads(found["marks"].get("lpaf_reads", {})),
+        **{
+            key.removeprefix("lpaf_").replace("_", " ").capitalize(): str(value)
+            for key, value in found["marks"].items()
+            if key != "lpaf_reads"
+        },
+        "Stored as": ", ".join(found["dtypes"]),
+        "On disk": facts.size(found["bytes_on_disk"]),
+    }
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows.items():
+        if text:
+            table.add_row(name, text)
+    return table
+
+
+def _classes(names: list[str]) -> str:
+    more = f" and {len(names) - _LABELS} more" if len(names) > _LABELS else ""
+    return f"{len(names)}: {', '.join(names[:_LABELS])}{more}" if names else ""
+
+
+def _reads(reads: Mapping[str, Any]) -> str:
+    if "length" not in reads:
+        return ""
+    kind = "pairs of texts" if reads.get("pairs") else "texts"
+    return f"{kind}, cut at {reads['length']} tokens"
+
+
+def _made(run: Mapping[str, Any] | None) -> dict[str, str]:
+    if run is None:
+        return {}
+    settings, stage = run["settings"], run["stage"]
+    rows = {
+        "Made from": f"{settings.get('model', '?')}, task {settings.get('task', '?')}",
+        "Stage": f"{facts.STAGES[stage].lower()}, of the run in {run['folder']}",
+    }
+    if stage in ("factorized", "final"):
+        recipe = run.get("recipe")
+        solver = f"solver {settings['solver']}" if "solver" in settings else ""
+        weighed = f"importance {settings['importance']}" if "importance" in settings else ""
+        seed = f"seed {settings['seed']}" if "seed" in settings else ""
+        rows["Recipe"] = ", ".join(x for x in (recipe, solver, weighed, seed) if x)
+    if run["accuracy"]:
+        told = (f"{name} {facts.percent(share)}" for name, share in run["accuracy"].items())
+        rows["Accuracy"] = ", ".join(told)
+    if "finished" in run:
+        rows["Finished"] = facts.moment(run["finished"])
+    return rows
+
+
+def _table(found: Mapping[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for head in ("Layer", "Matrix"):
+        table.add_column(head, no_wrap=True)
+    for head in ("in × out", "Rank", "Numbers", "Kept", "Size"):
+        table.add_column(head, justify="right", no_wrap=True)
+    rows = sorted(found["matrices"], key=order)
+    before = None
+    for matrix in rows:
+        layer, what = parts(matrix["name"])
+        if layer != before and before is not None:
+            table.add_section()
+        kept = matrix["parameters"] / matrix["dense_parameters"]
+        table.add_row(
+            str(layer) if layer != before else "",
+            what,
+            " × ".join(map(str, matrix["shape"])),
+            "full" if matrix["rank"] is None else str(matrix["rank"]),
+            f"{matrix['parameters']:,}",
+            facts.percent(kept),
+            facts.size(matrix["bytes"]),
+        )
+        before = layer
+    _totals(table, found)
+    return table
+
+
+def _totals(table: Table, found: Mapping[str, Any]) -> None:
+    counts, sizes = found["parameters"], found["bytes"]
+    rest = counts["total"] - counts["encoder"]
+    whole = sum(sizes.values())
+    lines = [
+        ("compressible", counts["encoder"], found["encoder_params_ratio"], sizes["matrices"]),
+        ("all the rest", rest, 1.0, sizes["rest"]),
+        ("whole model", counts["total"], found["total_params_ratio"], whole),
+    ]
+    table.add_section()
+    for name, numbers, kept, size in lines:
+        cells = ["", name, "", "", f"{numbers:,}", facts.percent(kept), facts.size(size)]
+        table.add_row(*cells, style="bold" if name == "whole model" else "")

@@ -1,0 +1,117 @@
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lpaf_jax.cli import main
+from tests.tiny import ENCODER, HIDDEN, INNER, LAYERS, Tiny, write_model
+
+Capture = pytest.CaptureFixture[str]
+KINDS = ["query", "key", "value", "attn out", "ff in", "ff out"]
+
+
+def inspect(capsys: Capture, *words: str | Path) -> dict[str, Any]:
+    assert main(["inspect", *map(str, words), "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_run_shows_rank_numbers_and_size_of_every_matrix(finished: Path, capsys: Capture) -> None:
+    found = inspect(capsys, finished)
+    metrics = json.loads((finished / "metrics.json").read_text())
+    stored = load_file(finished / "model" / "model.safetensors")
+    assert found["family"] == "bert"
+    assert found["head"] == "classification"
+    assert found["factorized"]
+    assert len(found["matrices"]) == 6 * LAYERS
+    for matrix in found["matrices"]:
+        down = stored[f"bert.{matrix['name']}.down.weight"]
+        up = stored[f"bert.{matrix['name']}.up.weight"]
+        assert matrix["shape"] == [down.shape[1], up.shape[0]]
+        assert matrix["rank"] == down.shape[0] == metrics["rank"]
+        assert matrix["parameters"] == down.size + up.size
+        assert matrix["bytes"] == down.nbytes + up.nbytes
+    assert found["encoder_params_ratio"] == metrics["encoder_params_ratio"]
+    assert found["total_params_ratio"] == metrics["total_params_ratio"]
+    assert found["parameters"]["encoder_dense"] == metrics["params"]["dense"]["encoder"] == ENCODER
+    assert found["parameters"]["total_dense"] == metrics["params"]["dense"]["total"]
+    assert found["bytes_on_disk"] == metrics["bytes_on_disk"]["final"]
+    assert sum(found["bytes"].values()) == sum(x.nbytes for x in stored.values())
+    assert found["run"]["stage"] == "final"
+    assert found["run"]["accuracy"]["dense"] == metrics["stages"]["dense"]["accuracy"]
+
+
+def test_the_table_is_in_words(finished: Path, capsys: Capture) -> None:
+    assert main(["inspect", str(finished)]) == 0
+    told = capsys.readouterr().out
+    metrics = json.loads((finished / "metrics.json").read_text())
+    rows = [line.split() for line in told.splitlines()]
+    for kind in KINDS:
+        cells = [*kind.split(), *(f"{INNER if kind == 'ff out' else HIDDEN} ×").split()]
+        found = [row for row in rows if " ".join(cells) in " ".join(row)]
+        assert len(found) == LAYERS, kind
+        assert all(str(metrics["rank"]) in row for row in found)
+    assert any(row[:2] == ["whole", "model"] for row in rows)
+    said = " ".join(told.split())
+    share = f"{100 * metrics['encoder_params_ratio']:.1f} %"
+    assert f"{share} of the numbers are kept (encoder_params_ratio)" in said
+    assert "recipe lpaf" in said.lower()
+
+
+def test_a_dense_model_is_whole(finished: Path, tiny: Tiny, capsys: Capture) -> None:
+    found = inspect(capsys, finished, "--stage", "dense")
+    assert not found["factorized"]
+    assert {matrix["rank"] for matrix in found["matrices"]} == {None}
+    assert found["encoder_params_ratio"] == found["total_params_ratio"] == 1
+    wide = next(m for m in found["matrices"] if m["name"].endswith("intermediate.dense"))
+    assert wide["shape"] == [HIDDEN, INNER]
+    alone = inspect(capsys, tiny.model)  # published without a head, its names without a prefix
+    assert alone["run"] is None
+    assert alone["head"] is None
+    assert [m["name"] for m in alone["matrices"]] == [m["name"] for m in found["matrices"]]
+    assert main(["inspect", str(tiny.model)]) == 0
+    assert "Nothing is factorized" in capsys.readouterr().out
+
+
+def test_only_headers_are_read(tmp_path: Path, capsys: Capture) -> None:
+    """A matrix of 256 GB, in a file that takes a few blocks of the disk."""
+    folder = write_model(tmp_path / "large")
+    m, n = 2**18, 2**18
+    name = "encoder.layer.0.attention.self.query.weight"
+    entry = {name: {"dtype": "F32", "shape": [n, m], "data_offsets": [0, 4 * m * n]}}
+    header = json.dumps(entry).encode()
+    header += b" " * (-len(header) % 8)
+    file = folder / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", len(header)) + header)
+    os.truncate(file, 8 + len(header) + 4 * m * n)
+    found = inspect(capsys, folder)
+    assert found["parameters"]["total"] == m * n
+    assert found["matrices"][0]["bytes"] == found["bytes_on_disk"] - 8 - len(header)
+
+
+def test_tables_of_integers_are_no_parameters(tmp_path: Path, capsys: Capture) -> None:
+    from safetensors.numpy import save_file
+
+    folder = write_model(tmp_path / "old")
+    before = inspect(capsys, folder)["parameters"]
+    tensors = load_file(folder / "model.safetensors")
+    tensors["embeddings.position_ids"] = np.arange(32)[None]
+    save_file(tensors, folder / "model.safetensors")
+    assert inspect(capsys, folder)["parameters"] == before
+
+
+def test_mistakes_are_one_clear_line(tmp_path: Path, capsys: Capture) -> None:
+    folder = write_model(tmp_path / "cut")
+    os.truncate(folder / "model.safetensors", 3000)
+    for place, told in ((folder, "is damaged"), (tmp_path / "none", "does not exist")):
+        assert main(["inspect", str(place)]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("lpaf: error: ")
+        assert told in said.err
+        assert said.err.count("\n") == 1
