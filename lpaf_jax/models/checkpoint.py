@@ -3,8 +3,8 @@
 A dense checkpoint is a plain folder of its family. A factorized one says `model_type: lpaf_bert`
 (or another family), lists the rank of every factorized layer in its config under `lpaf_ranks`, and
 stores `<path>.down.weight`, `<path>.up.weight` and `<path>.up.bias`. The `Auto` classes of
-`transformers` refuse such a folder, where under the family's own name they would load it and
-quietly initialise the encoder anew.
+`transformers` load such a folder by the code that lies in it, where that is trusted, and else
+refuse it: under the family's own name they would load it and quietly initialise the encoder anew.
 """
 
 import json
@@ -25,8 +25,6 @@ from lpaf_jax.models.families import (
     FAMILIES,
     Family,
     Head,
-    factorized_architecture,
-    factorized_type,
     family_name,
     head_of,
     named_head,
@@ -35,6 +33,7 @@ from lpaf_jax.models.functional import Params, layer_at, parameters, replace_lay
 from lpaf_jax.models.initial import Initializer
 from lpaf_jax.models.layers import LowRankLinear
 from lpaf_jax.models.names import file_key, file_name, is_of_head, is_transposed
+from lpaf_jax.models.remote_code import MODELING_FILE, modeling_code, remote_fields
 from lpaf_jax.models.tensors import WEIGHTS, opened, read_file, weight_files
 
 _EXTRA = "state.safetensors"
@@ -48,7 +47,7 @@ _TOKENIZER_FILES = (
     "tokenizer.model",
 )
 # What the source's config.json says of its own files: ours hold float32, and ranks of their own.
-_NOT_CARRIED = ("_name_or_path", "dtype", "lpaf_ranks", "torch_dtype")
+_NOT_CARRIED = ("_name_or_path", "auto_map", "dtype", "lpaf_ranks", "torch_dtype")
 
 
 def load_model(
@@ -206,16 +205,24 @@ def saved_config(
     values["architectures"] = [architecture]
     values["model_type"] = name
     if low_rank:
-        values["architectures"] = [factorized_architecture(architecture)]
-        values["model_type"] = factorized_type(name)
-        values["lpaf_ranks"] = low_rank
+        values |= remote_fields(name, architecture) | {"lpaf_ranks": low_rank}
     return values
 
 
 def write_beside(target: Path, source: Path, config: dict[str, Any], card: str) -> None:
-    """Write into `target` what lies beside the weights: config, card, the source's tokenizer."""
+    """Write into `target` what lies beside the weights.
+
+    That is the config, the card, the source's tokenizer, and for a factorized model the code by
+    which PyTorch reads it.
+    """
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (target / "README.md").write_text(card, encoding="utf-8")
+    if "lpaf_ranks" in config:
+        name = family_name(config, "config.json")
+        head = named_head(config, FAMILIES[name])
+        assert head is not None  # `saved_config` names it
+        code = modeling_code(name, FAMILIES[name].architectures[head])
+        (target / MODELING_FILE).write_text(code, encoding="utf-8")
     for name in _TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)

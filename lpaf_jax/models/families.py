@@ -142,13 +142,3 @@ def named_head(values: dict[str, Any], family: Family) -> Head | None:
 def head_of(model: nnx.Module, family: Family) -> Head:
     """The head that `model` has."""
     return next(head for head, kind in family.heads.items() if type(model) is kind)
-
-
-def factorized_type(name: str) -> str:
-    """The `model_type` of a factorized folder of the family `name`."""
-    return _TYPE + name
-
-
-def factorized_architecture(architecture: str) -> str:
-    """What PyTorch calls the factorized kind of `architecture`."""
-    return _ARCHITECTURE + architecture

@@ -119,8 +119,8 @@ def test_no_tool_takes_factors_for_a_bert(factorized, save):
     out = save(factorized)
     assert config_of(out)["model_type"] == "lpaf_bert"
     assert config_of(out)["architectures"] == ["LpafBertForSequenceClassification"]
-    with pytest.raises(ValueError, match="lpaf_bert"):
-        AutoConfig.from_pretrained(out)
+    with pytest.raises(ValueError, match="pass the argument `trust_remote_code=True`"):
+        AutoConfig.from_pretrained(out, trust_remote_code=False)
 
 
 def test_a_model_factorized_in_part(model, factorized, save):
@@ -139,7 +139,8 @@ def test_a_model_made_dense_again_is_a_bert_again(factorized, save, tmp_path):
         replace_layer(model, path, Linear(layer.a[...] @ layer.b[...], layer.bias[...]))
     out = save(model, source=source)
     assert config_of(out)["model_type"] == "bert"
-    assert "lpaf_ranks" not in config_of(out)
+    assert not {"auto_map", "lpaf_ranks"} & set(config_of(out))
+    assert not (out / "modeling_lpaf.py").exists()
     assert_same_parameters(load_model(out), model)
 
 
