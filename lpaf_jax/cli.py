@@ -23,14 +23,25 @@ from tyro.conf import (
 from lpaf_jax import __version__
 from lpaf_jax.commands import Evaluate, Inspect, Predict
 from lpaf_jax.errors import LpafError, SettingError, Terminated
+from lpaf_jax.oneshot_settings import OneShot
 from lpaf_jax.settings import PRESETS, Settings
 
 _DESCRIPTION = (
-    "Compress a BERT classifier by low-rank factorization of pruned weights.\n\n"
+    "Compress transformer checkpoints by low-rank factorization.\n\n"
     "`lpaf --version` prints the version."
 )
 # What tyro says of a word that is no number: the flag, the kind of number, the word.
 _NO_NUMBER = re.compile(r"Error parsing (--[\w-]+): .*(int|float)\b[^:]*: (['\"].*['\"])")
+_ONE_SHOT = Annotated[
+    OneShot,
+    subcommand(
+        "compress",
+        description=(
+            "--one-shot: compress a decoder without training it, matrix by matrix from disk, so "
+            "that it may be larger than memory; continue if it was killed."
+        ),
+    ),
+]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except (KeyboardInterrupt, Terminated) as stop:
         what = "interrupted" if isinstance(stop, KeyboardInterrupt) else "terminated"
-        more = "; run the same command again to go on" if isinstance(command, Settings) else ""
+        resumes = isinstance(command, Settings | OneShot)
+        more = "; run the same command again to go on" if resumes else ""
         print(f"lpaf: {what}{more}", file=sys.stderr)
         return 130 if isinstance(stop, KeyboardInterrupt) else 143
     return 0
@@ -101,24 +113,30 @@ def _parse(argv: list[str]) -> Any:
     values: dict[str, Any] = PRESETS[preset] | {"preset": preset}
     missing = tyro.MISSING
     default = Settings(model=missing, task=missing, out=missing, **values)
-    compress = Annotated[
-        Settings,
-        subcommand(
-            "compress",
-            default=default,
-            description=(
-                "Fine-tune, prune, factorize and tune a model; continue if it was killed.\n\n"
-                "With `--preset quick --help`, the defaults shown are those of quick."
+    one_shot = "--one-shot" in argv
+    if one_shot:
+        argv = [word for word in argv if word != "--one-shot"]
+    compress: Any = (
+        _ONE_SHOT
+        if one_shot
+        else Annotated[
+            Settings,
+            subcommand(
+                "compress",
+                default=default,
+                description=(
+                    "Fine-tune, prune, factorize and tune a model; continue if it was killed.\n\n"
+                    "With `--preset quick --help`, the defaults shown are those of quick. With "
+                    "`--one-shot`, a decoder is compressed without training: `--one-shot --help`."
+                ),
             ),
-        ),
-    ]
+        ]
+    )
     commands = (
         compress
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Predict, subcommand("predict")]
         | Annotated[Inspect, subcommand("inspect")]
-        | Annotated[subcommand("bench")]
-        | Annotated[subcommand("export")]
     )
     said = io.StringIO()
     try:
@@ -169,6 +187,8 @@ def _set_environment() -> None:
 def _run(command: Any) -> None:
     if isinstance(command, Settings):
         _compress(command)
+    elif isinstance(command, OneShot):
+        _one_shot(command)
     else:
         command.run()
 
@@ -185,6 +205,17 @@ def _compress(settings: Settings) -> None:
         console = Console(highlight=False, markup=False, emoji=False)
         print_results(metrics, console)
         console.print(f"Report: {settings.out / 'report.html'}", soft_wrap=True)
+
+
+def _one_shot(settings: OneShot) -> None:
+    from lpaf_jax.oneshot import run_one_shot
+    from lpaf_jax.report.words import one_shot_lines
+
+    found = run_one_shot(settings)
+    if not settings.quiet:
+        for line in one_shot_lines(found):
+            print(line)
+        print(f"Model: {settings.out / 'model'}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ LEVELS = [
         "folders",
         "inputs",
         "inspection",
+        "oneshot",
+        "oneshot_settings",
         "pipeline",
         "progress",
         "run",

@@ -28,6 +28,7 @@ class DecoderOnDisk:
         shapes: of all parameters, by path.
         blocks: how many there are.
         positions: the longest input, in tokens.
+        architecture: what PyTorch calls the model.
 
     Args:
         folder: dense, of a family of decoders.
@@ -50,6 +51,7 @@ class DecoderOnDisk:
         if "lpaf_ranks" in self.values:
             raise LpafError(f"{folder} is factorized already; start from a dense model")
         self._walk: Walk = self._family.walk
+        self.architecture = self._family.architectures["lm"]
         self._config = self._family.config(self.values)
         model = self._empty()
         self.positions: int = model.positions

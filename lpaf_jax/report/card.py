@@ -41,6 +41,57 @@ def model_card(metrics: Metrics) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def one_shot_card(found: Metrics) -> str:
+    """README.md of a decoder that was compressed without training: what it is, figures, use."""
+    name = _text(found["model"] if _base(found["model"])[0] else Path(found["model"]).name)
+    settings, ratio = found["settings"], found["encoder_params_ratio"]
+    metric = {
+        "activations": "so that its outputs on a calibration text change least",
+        "fisher": "weighted by the Fisher information of its rows",
+        "none": "by plain SVD",
+    }[settings["weighting"]]
+    front = {
+        "base_model": _base(found["model"])[0],
+        "library_name": "lpaf-jax",
+        "pipeline_tag": "text-generation",
+        "tags": ["text-generation", "lpaf", "low-rank", "model-compression", "jax"],
+    }
+    figures = [
+        f"- Compressible weights kept: {ratio:.1%}; all weights: {found['total_params_ratio']:.1%}."
+    ]
+    if found["perplexity"]:
+        dense, small = (found["perplexity"][key] for key in ("dense", "compressed"))
+        figures.append(
+            f"- Perplexity of a held-out text, in pieces of {found['length']} tokens: "
+            f"{dense:.2f} before, {small:.2f} after."
+        )
+    parts = [
+        f"---\n{_yaml({key: value for key, value in front.items() if value})}---",
+        f"# {name}, factorized without training",
+        "A language model made smaller by low-rank factorization: attention and feed-forward "
+        f"matrices are stored as products of two thin ones, each cut {metric}. Nothing was trained "
+        "afterwards. Embeddings, biases, norms and the head are kept whole.",
+        "## Figures",
+        "\n".join(figures),
+        "## Use",
+        _TORCH_USE.format(auto="AutoModelForCausalLM"),
+        "## Limits",
+        "Text unlike the calibration text suffers most. It inherits whatever bias the base model "
+        "and its training texts carry.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_TORCH_USE = """\
+In PyTorch, with the code that lies beside the weights:
+
+```python
+from transformers import {auto}, AutoTokenizer
+
+model = {auto}.from_pretrained("FOLDER", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+```"""
+
 _TITLES = {
     "dense": "fine-tuned",
     "pruned": "pruned",

@@ -195,3 +195,17 @@ def _probability(p: float) -> str:
 def _judged(p: float) -> str:
     """The usual bound of one in twenty."""
     return "is hardly chance" if p < 0.05 else "may be chance"
+
+
+def one_shot_lines(found: Metrics) -> list[str]:
+    """What a compression without training came to."""
+    lines = [
+        f"{facts.percent(found['encoder_params_ratio'])} of the compressible weights are kept, "
+        f"{facts.percent(found['total_params_ratio'])} of all; the files have "
+        f"{facts.size(found['bytes_on_disk']['compressed'])} where they had "
+        f"{facts.size(found['bytes_on_disk']['dense'])}."
+    ]
+    if found["perplexity"]:
+        dense, small = (found["perplexity"][name] for name in ("dense", "compressed"))
+        lines.append(f"Perplexity of the held-out text: {dense:.2f} before, {small:.2f} after.")
+    return lines

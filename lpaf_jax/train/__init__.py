@@ -6,6 +6,7 @@ from lpaf_jax.train.layout import Layout, make_layout
 from lpaf_jax.train.loop import Monitor, Stage, predict, run_steps
 from lpaf_jax.train.losses import (
     CLASSIFICATION,
+    LANGUAGE,
     REGRESSION,
     SPANS,
     Objective,
@@ -33,6 +34,7 @@ from lpaf_jax.train.steps import (
 
 __all__ = [
     "CLASSIFICATION",
+    "LANGUAGE",
     "REGRESSION",
     "SPANS",
     "Checkpoints",

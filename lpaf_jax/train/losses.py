@@ -118,6 +118,31 @@ SPANS = Objective(
 """Logits (batch, length, 2) of a span's start and end, and their positions `labels` (batch, 2)."""
 
 
+def _over_places(term: Callable[..., Array]) -> Callable[..., Array]:
+    """The mean of `term` over all places of a batch that have a next token."""
+
+    def mean(first: Array, second: Array, batch: Batch, *rest: float) -> Array:
+        mask = batch["attention_mask"]
+        counted = (mask[:, 1:] * mask[:, :-1]).astype(jnp.float32)
+        # `weight` is of rows, or of tokens where only some of a row's count.
+        weight = batch["weight"]
+        counted *= weight[:, None] if weight.ndim == 1 else weight[:, 1:]
+        width = first.shape[-1]
+        rows = first[:, :-1].reshape(-1, width)
+        others = second.reshape(-1) if second.ndim == 2 else second[:, :-1].reshape(-1, width)
+        return term(rows, others, counted.reshape(-1), *rest)
+
+    return mean
+
+
+LANGUAGE = Objective(
+    lambda logits, batch: _over_places(cross_entropy)(logits, batch["input_ids"][:, 1:], batch),
+    _over_places(symmetric_kl),
+    _over_places(distillation_kl),
+)
+"""Logits (batch, length, vocabulary) of what follows each of `input_ids`; means over tokens."""
+
+
 def distilled(
     objective: Objective, weight: float = 1.0, *, temperature: float = 1.0, hidden: float = 0.0
 ) -> Objective:

@@ -1,0 +1,222 @@
+"""Block by block from disk, against the same done with the whole model in memory."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lpaf_jax.compress import to_low_rank
+from lpaf_jax.compress.oneshot import (
+    Outcome,
+    Plan,
+    Store,
+    _advanced,
+    _allocated,
+    _spectrum,
+    compress_decoder,
+)
+from lpaf_jax.errors import LpafError
+from lpaf_jax.importance import activation_moments
+from lpaf_jax.linalg import LowRank, metric_svd, singular_values
+from lpaf_jax.models import DecoderOnDisk, compressible, load_model, parameters
+from tests.tiny_decoder import LENGTH, VOCABULARY, narrow, write_decoder
+
+RANDOM = np.random.default_rng(1)
+# Seven texts: one batch of four, and one of three.
+TOKENS = (RANDOM.zipf(1.3, (7, LENGTH)) % VOCABULARY).astype(np.int32)
+HELD_OUT = (RANDOM.zipf(1.3, (3, LENGTH)) % VOCABULARY).astype(np.int32)
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def folder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_decoder(tmp_path_factory.mktemp("models") / request.param, request.param)
+
+
+def run(folder: Path, work: Path, plan: Plan, **more: Any) -> tuple[Outcome, Store]:
+    store = Store(work)
+    return compress_decoder(DecoderOnDisk(folder), TOKENS, plan, store, **more), store
+
+
+def factors_in(store: Store, index: int) -> dict[str, LowRank]:
+    kept = store.block(index)
+    assert kept is not None
+    tensors, cuts = kept
+    return {
+        cut.path: LowRank(*(tensors[f"{cut.path}.{n}.weight"].T for n in ("down", "up")))
+        for cut in cuts
+        if cut.rank is not None
+    }
+
+
+def by_kernel(factors: dict[str, LowRank]) -> dict[str, LowRank]:
+    return {
+        f"{path}.kernel": LowRank(*(jnp.asarray(x, jnp.float32) for x in pair))
+        for path, pair in factors.items()
+    }
+
+
+def whole(folder: Path, store: Store, plan: Plan) -> dict[str, Any]:
+    """What each block should hold: metrics are taken behind the blocks compressed before it."""
+    model = load_model(folder, head="lm")
+    expected: dict[str, Any] = {}
+    for index in range(2):
+        moments = activation_moments(model, [{"input_ids": TOKENS}])
+        weights = compressible(parameters(model))
+        found = factors_in(store, index)
+        for path in found:
+            metric = {"activations": moments[path][0], "none": None}.get(plan.weighting)
+            if plan.weighting == "fisher":
+                assert plan.rows is not None
+                metric = jnp.asarray(plan.rows[path])
+            rank = found[path].a.shape[1]
+            expected[path] = metric_svd(weights[f"{path}.kernel"], rank, left=metric)
+        to_low_rank(model, {f"{p}.kernel": LowRank(*map(jnp.asarray, f)) for p, f in found.items()})
+    return expected
+
+
+@pytest.mark.parametrize("weighting", ["activations", "fisher", "none"])
+def test_each_block_is_cut_for_what_the_compressed_ones_before_it_give(
+    folder: Path, tmp_path: Path, weighting: Any
+) -> None:
+    shapes = DecoderOnDisk(folder).matrices()
+    rows = {path: 0.1 + RANDOM.random(m) for path, (m, _) in shapes.items()}
+    plan = Plan(0.6, weighting, rows=rows)
+    _, store = run(folder, tmp_path, plan)
+    expected = whole(folder, store, plan)
+    found = factors_in(store, 0) | factors_in(store, 1)
+    assert found.keys() == shapes.keys()
+    for path, (m, n) in shapes.items():
+        assert found[path].a.shape == (m, int(0.6 * m * n / (m + n)))
+        np.testing.assert_allclose(
+            found[path].dense(), expected[path].dense(), atol=2e-3, err_msg=path
+        )
+
+
+def test_errors_and_perplexity_are_those_of_the_model_that_is_kept(
+    folder: Path, tmp_path: Path
+) -> None:
+    outcome, store = run(folder, tmp_path, Plan(0.6), held_out=HELD_OUT)
+    model = load_model(folder, head="lm")
+    moments = activation_moments(model, [{"input_ids": TOKENS}])
+    weights = parameters(model)
+    first = factors_in(store, 0)
+    for cut in outcome.cuts[: len(first)]:
+        w = np.asarray(weights[f"{cut.path}.kernel"], np.float64)
+        lost = w - np.asarray(first[cut.path].a, np.float64) @ first[cut.path].b
+        moment = np.asarray(moments[cut.path][0], np.float64)
+        share = np.trace(lost.T @ moment @ lost) / np.trace(w.T @ moment @ w)
+        assert cut.error == pytest.approx(share, rel=1e-3)
+    found = {"dense": perplexity(model)}
+    to_low_rank(model, by_kernel(first | factors_in(store, 1)))
+    found["compressed"] = perplexity(model)
+    assert outcome.perplexity == pytest.approx(found, rel=1e-4)
+    assert found["compressed"] != pytest.approx(found["dense"], rel=1e-3)
+
+
+def perplexity(model: Any) -> float:
+    logits = np.asarray(model(HELD_OUT), np.float64)[:, :-1]
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return float(np.exp(-np.take_along_axis(log_p, HELD_OUT[:, 1:, None], -1).mean()))
+
+
+def test_outputs_are_closer_than_by_plain_svd(folder: Path, tmp_path: Path) -> None:
+    ours, _ = run(folder, tmp_path / "a", Plan(0.5))
+    plain, _ = run(folder, tmp_path / "b", Plan(0.5, "none"))
+    for cut, other in zip(ours.cuts[:4], plain.cuts[:4], strict=True):
+        assert cut.error < other.error, cut.path
+
+
+def test_a_walk_that_was_stopped_ends_as_one_that_was_not(folder: Path, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(text: str) -> None:
+        if text.startswith("block 1 of 2"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(folder, tmp_path / "stopped", Plan(0.6), held_out=HELD_OUT, say=stop)
+    before = (tmp_path / "stopped" / "block-00000.safetensors").stat().st_mtime_ns
+    resumed, one = run(folder, tmp_path / "stopped", Plan(0.6), held_out=HELD_OUT)
+    assert (tmp_path / "stopped" / "block-00000.safetensors").stat().st_mtime_ns == before
+    unbroken, other = run(folder, tmp_path / "whole", Plan(0.6), held_out=HELD_OUT)
+    assert resumed == unbroken
+    for index in range(2):
+        found, expected = one.block(index), other.block(index)
+        assert found is not None
+        assert expected is not None
+        assert found[0].keys() == expected[0].keys()
+        for name, x in found[0].items():
+            np.testing.assert_array_equal(x, expected[0][name], err_msg=name)
+
+
+def test_factors_have_the_dtype_of_the_file_and_figures_are_of_them(tmp_path: Path) -> None:
+    folder = narrow(write_decoder(tmp_path / "model", "llama"))
+    outcome, store = run(folder, tmp_path / "work", Plan(0.6), held_out=HELD_OUT)
+    kept = store.block(0)
+    assert kept is not None
+    assert {str(x.dtype) for x in kept[0].values()} == {"bfloat16"}
+    model = load_model(folder, head="lm")
+    for index in range(2):
+        found = factors_in(store, index).items()
+        factors = {
+            f"{p}.kernel": LowRank(*(jnp.asarray(x, jnp.float32) for x in f)) for p, f in found
+        }
+        to_low_rank(model, factors)
+    assert outcome.perplexity["compressed"] == pytest.approx(perplexity(model), rel=1e-4)
+
+
+def test_ranks_go_where_they_keep_most_within_the_budget(folder: Path, tmp_path: Path) -> None:
+    outcome, _ = run(folder, tmp_path, Plan(0.6, ranks="allocated"))
+    sizes = [m * n if k is None else k * (m + n) for _, (m, n), k, _ in outcome.cuts]
+    dense = sum(m * n for _, (m, n), _, _ in outcome.cuts)
+    assert 0.55 < sum(sizes) / dense <= 0.6
+    shares = {size / (c.shape[0] * c.shape[1]) for size, c in zip(sizes, outcome.cuts, strict=True)}
+    assert max(shares) - min(shares) > 0.1
+
+
+def test_a_matrix_that_factors_would_not_shrink_stays_dense_and_pays_for_no_more() -> None:
+    flat, steep = np.ones(8), np.array([1.0, *[1e-3] * 7])
+    shapes = {"a": (8, 8), "b": (8, 8)}
+    ranks = _allocated({"a": flat, "b": steep}, shapes, 0.75)
+    # All 64 numbers of the first: factors of full rank would be 128. 32 are left: rank 2.
+    assert ranks == {"a": 8, "b": 2}
+
+
+def test_the_spectrum_that_ranks_are_chosen_by() -> None:
+    w = RANDOM.normal(size=(6, 9))
+    x = RANDOM.normal(size=(20, 6))
+    expected = np.linalg.svd(x @ w, compute_uv=False)[:6]
+    found = _spectrum(jnp.asarray(w, jnp.float32), jnp.asarray(x.T @ x, jnp.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    rows = RANDOM.random(6)
+    weighed = jnp.asarray(np.sqrt(rows)[:, None] * w)
+    found = _spectrum(jnp.asarray(w, jnp.float32), jnp.asarray(rows, jnp.float32))
+    np.testing.assert_allclose(found, singular_values(weighed), rtol=1e-3)
+
+
+def test_texts_longer_than_the_model_reads_are_refused(folder: Path, tmp_path: Path) -> None:
+    long = np.zeros((2, LENGTH + 1), np.int32)
+    with pytest.raises(LpafError, match=f"{LENGTH + 1} tokens are more than the {LENGTH}"):
+        compress_decoder(DecoderOnDisk(folder), long, Plan(0.5), Store(tmp_path))
+
+
+def test_a_share_that_cannot_be_kept(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(LpafError, match="cannot be kept"):
+        run(folder, tmp_path, Plan(1e-3, ranks="allocated"))
+
+
+def test_activations_that_overflow_are_named(tmp_path: Path) -> None:
+    folder = write_decoder(tmp_path / "model", "llama", rms_norm_eps=float("nan"))
+    with pytest.raises(LpafError, match=r"model\.layers\.0\.self_attn\.q_proj: what goes into it"):
+        run(folder, tmp_path / "work", Plan(0.5))
+
+
+def test_blocks_are_compiled_once(folder: Path, tmp_path: Path) -> None:
+    jax.clear_caches()
+    run(folder, tmp_path, Plan(0.5))
+    # Dense blocks of one batch size are not advanced: only the compressed ones, in two sizes.
+    assert _advanced._cache_size() == 2

@@ -1,0 +1,188 @@
+"""`lpaf compress --one-shot` as a whole, on decoders that are compressed in seconds."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lpaf_jax import oneshot
+from lpaf_jax.cli import main
+from lpaf_jax.errors import LpafError
+from lpaf_jax.models import load_model
+from lpaf_jax.oneshot import compress_one_shot
+from tests.tiny import write_model
+from tests.tiny_decoder import LENGTH, write_decoder, write_text
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, texts to calibrate with and to judge by, and a finished run."""
+    folder = tmp_path_factory.mktemp("one-shot")
+    write_decoder(folder / "llama", "llama")
+    write_text(folder / "calibration.txt", 400, seed=1)
+    write_text(folder / "held_out.txt", 100, seed=2)
+    assert main(words(folder, "run")) == 0
+    return folder
+
+
+def words(folder: Path, out: str, **changed: Any) -> list[str]:
+    chosen = {
+        "calibration": folder / "calibration.txt",
+        "held-out": folder / "held_out.txt",
+        "samples": 6,
+        "params": 0.6,
+        "out": folder / out,
+    } | changed
+    flags = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
+    return ["compress", str(folder / "llama"), "--one-shot", *flags, "--quiet"]
+
+
+def compress(folder: Path, out: str, **changed: Any) -> dict[str, Any]:
+    chosen = {"calibration": folder / "calibration.txt", "samples": 6, "params": 0.6, "quiet": True}
+    return compress_one_shot(folder / "llama", out=folder / out, **(chosen | changed))
+
+
+def test_the_model_that_is_left_reloads_and_has_the_perplexity_that_is_told(place: Path) -> None:
+    found = json.loads((place / "run" / "one_shot.json").read_text())
+    model = load_model(place / "run" / "model")
+    text = (place / "held_out.txt").read_text().split()
+    ids = np.array([int(word[1:]) for word in text], np.int32)
+    ids = ids[: len(ids) // LENGTH * LENGTH].reshape(-1, LENGTH)[:6]
+    logits = np.asarray(model(ids), np.float64)[:, :-1]
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = np.exp(-np.take_along_axis(log_p, ids[:, 1:, None], -1).mean())
+    assert found["perplexity"]["compressed"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_is_told_of_sizes_is_so(place: Path) -> None:
+    found = json.loads((place / "run" / "one_shot.json").read_text())
+    tensors = load_file(place / "run" / "model" / "model.safetensors")
+    dense = load_file(place / "llama" / "model.safetensors")
+    total, kept = (sum(x.size for x in each.values()) for each in (dense, tensors))
+    assert found["total_params_ratio"] == pytest.approx(kept / total)
+    assert found["params"]["compressed"]["total"] == kept
+    assert 0.5 < found["encoder_params_ratio"] <= 0.6
+    file = place / "run" / "model" / "model.safetensors"
+    assert found["bytes_on_disk"]["compressed"] == file.stat().st_size
+
+
+def test_what_lies_beside_the_weights(place: Path) -> None:
+    folder = place / "run" / "model"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == "lpaf_llama"
+    assert config["architectures"] == ["LpafLlamaForCausalLM"]
+    assert len(config["lpaf_ranks"]) == 2 * 7
+    assert (folder / "tokenizer.json").is_file()
+    assert "Perplexity" in (folder / "README.md").read_text()
+    assert not (place / "run" / "work").exists()
+
+
+def test_a_finished_run_is_not_done_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (place / "run" / "one_shot.json").read_bytes()
+    loud = [word for word in words(place, "run") if word != "--quiet"]
+    assert main(loud) == 0
+    assert "there is nothing left to do" in capsys.readouterr().err
+    assert (place / "run" / "one_shot.json").read_bytes() == before
+
+
+def test_what_it_came_to_is_printed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loud = [word for word in words(place, "run") if word != "--quiet"]
+    assert main(loud) == 0
+    printed = capsys.readouterr().out
+    assert "of the compressible weights are kept" in printed
+    assert "Perplexity of the held-out text" in printed
+    assert str(place / "run" / "model") in printed
+
+
+def test_a_stopped_run_goes_on_where_it_was(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(oneshot, "_assemble", stop)
+        assert main(words(place, "stopped")) == 130
+    assert not (place / "stopped" / "model").exists()
+    assert main(words(place, "stopped")) == 0
+    one, other = (
+        load_file(place / run / "model" / "model.safetensors") for run in ("run", "stopped")
+    )
+    assert one.keys() == other.keys()
+    for name, x in one.items():
+        np.testing.assert_array_equal(x, other[name], err_msg=name)
+
+
+@pytest.mark.parametrize("weighting", ["fisher", "none"])
+def test_other_weightings(place: Path, weighting: Any) -> None:
+    found = compress(place, weighting, weighting=weighting)
+    assert 0 < found["output_energy_lost"] < 1
+    load_model(place / weighting / "model")
+
+
+def test_other_settings_do_not_take_a_run_for_theirs(place: Path) -> None:
+    with pytest.raises(LpafError, match="holds the result of other settings"):
+        compress(place, "run", params=0.5)
+    # A run that was stopped, likewise.
+    (place / "begun" / "work").mkdir(parents=True)
+    (place / "begun" / "work" / "fingerprint.json").write_text('"another"')
+    with pytest.raises(LpafError, match="holds an unfinished run of other settings"):
+        compress(place, "begun")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"params": 1.0}, "params is 1.0, but must lie between 0 and 1"),
+        ({"params": 0.0}, "params is 0.0, but must lie between 0 and 1"),
+        ({"length": LENGTH + 1}, f"length is {LENGTH + 1}, but the model reads {LENGTH} tokens"),
+        ({"length": 1}, "length is 1, which is too few"),
+        ({"samples": 0}, "samples is 0, which is too few"),
+        ({"samples": 1000}, "1000 are asked for"),
+        ({"calibration": "nowhere.txt"}, "nowhere.txt is no file"),
+        ({"held_out": "nowhere.txt"}, "nowhere.txt is no file"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_is_said_first(
+    place: Path, changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(LpafError, match=message):
+        compress(place, "refused", **changed)
+    assert not (place / "refused").exists()
+
+
+def test_a_held_out_text_of_less_than_a_piece(place: Path) -> None:
+    short = write_text(place / "short.txt", LENGTH - 1, seed=3)
+    with pytest.raises(LpafError, match=r"short\.txt has less than the 16 tokens"):
+        compress(place, "refused", held_out=short)
+
+
+def test_models_that_are_no_dense_decoder(place: Path, tmp_path: Path) -> None:
+    bert = write_model(tmp_path / "bert")
+    text = place / "calibration.txt"
+    with pytest.raises(LpafError, match="only decoders are compressed: gpt2, llama"):
+        compress_one_shot(bert, calibration=text, out=tmp_path / "out")
+    with pytest.raises(LpafError, match="is factorized already"):
+        compress_one_shot(place / "run" / "model", calibration=text, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("damage", ["nan", "missing", "shape"])
+def test_damaged_weights_are_named(place: Path, tmp_path: Path, damage: str) -> None:
+    copy = tmp_path / "llama"
+    shutil.copytree(place / "llama", copy)
+    tensors = load_file(copy / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    if damage == "nan":
+        tensors[name][0, 0] = np.nan
+    elif damage == "shape":
+        tensors[name] = tensors[name][:, :-1].copy()
+    else:
+        del tensors[name]
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(LpafError, match=name.replace(".", r"\.")):
+        compress_one_shot(
+            copy, calibration=place / "calibration.txt", out=tmp_path / "o", samples=4, quiet=True
+        )
