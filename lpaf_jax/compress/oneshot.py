@@ -7,10 +7,9 @@ Every finished block is kept on disk, so that a walk that was stopped goes on wh
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,19 +18,17 @@ from flax import nnx
 from jax import Array
 from safetensors.numpy import save_file
 
+from lpaf_jax.compress.states import States
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import atomic_write, read_json, write_json
-from lpaf_jax.importance.activations import input_moments
 from lpaf_jax.linalg import LowRank, allocate_ranks, metric_svd
 from lpaf_jax.models import DecoderOnDisk, LowRankLinear, layer_at, replace_layer
-from lpaf_jax.models.functional import Params, parameters
+from lpaf_jax.models.functional import parameters
 from lpaf_jax.models.names import file_name
 from lpaf_jax.models.tensors import read_file
 
 Weighting = Literal["activations", "fisher", "none"]
 RankRule = Literal["uniform", "allocated"]
-
-_BATCH = 4  # texts at a time: attention holds (batch, heads, length, length)
 
 
 class Plan(NamedTuple):
@@ -163,9 +160,9 @@ def compress_decoder(
         ranks = _ranks(source, tokens, plan, say)
         store.keep_ranks(ranks)
     embedder = source.embedder()
-    calibration = _States(embedder, tokens)
-    before = None if held_out is None else _States(embedder, held_out)
-    after = None if held_out is None else _States(embedder, held_out)
+    calibration = States(embedder, tokens)
+    before = None if held_out is None else States(embedder, held_out)
+    after = None if held_out is None else States(embedder, held_out)
     del embedder
     cuts: list[Cut] = []
     for index in range(source.blocks):
@@ -201,7 +198,7 @@ def _ranks(
     if plan.ranks == "uniform":
         return {path: max(1, int(plan.share * m * n / (m + n))) for path, (m, n) in shapes.items()}
     spectra: dict[str, np.ndarray] = {}
-    states = _States(source.embedder(), tokens)
+    states = States(source.embedder(), tokens)
     for index in range(source.blocks):
         block, prefix = source.block(index), source.prefix(index)
         for place, moment in states.moments(block, _places(source, prefix)).items():
@@ -248,7 +245,7 @@ def _cut_block(
     source: DecoderOnDisk,
     block: nnx.Module,
     index: int,
-    states: "_States",
+    states: "States",
     ranks: Mapping[str, int],
     plan: Plan,
 ) -> list[Cut]:
@@ -330,66 +327,3 @@ def _spectrum(w: Array, metric: Array | None) -> Array:
 def _error(w: Array, a: Array, b: Array, moment: Array) -> Array:
     lost = w - a @ b
     return jnp.vdot(lost, moment @ lost) / jnp.maximum(jnp.vdot(w, moment @ w), 1e-30)
-
-
-class _States:
-    """The states of some texts between two blocks."""
-
-    def __init__(self, embedder: Any, tokens: np.ndarray):
-        body = embedder.body
-        self._x = np.concatenate([np.asarray(body.embed(ids)) for ids in _parts(tokens)])
-        self._context = {
-            len(ids): body.context(jnp.ones(ids.shape, jnp.int32)) for ids in _parts(tokens)
-        }
-
-    def advance(self, block: nnx.Module) -> None:
-        """The states after `block`."""
-        graphdef, state = nnx.split(block)
-        for part in _parts(self._x):
-            part[:] = _advanced(graphdef, state, part, self._context[len(part)])
-
-    def moments(self, block: nnx.Module, places: Sequence[str]) -> dict[str, Array]:
-        """`E[x xᵀ]` of what goes into the layers at `places` in `block`; equal inputs share one."""
-        graphdef, state = nnx.split(block)
-        shared: dict[str, str] = {}
-
-        def add(total: Params, state: Any, x: Array, context: Any) -> Params:
-            fresh: Any = nnx.merge(graphdef, state)
-            counted = jnp.ones(x.shape[:2], jnp.int32)
-            _, found, names = input_moments(fresh, places, counted, lambda: fresh(x, context))
-            shared.update(names)
-            return {path: total[path] + y if total else y for path, y in found.items()}
-
-        adding, total = jax.jit(add, donate_argnums=0), Params()
-        for part in _parts(self._x):
-            total = adding(total, state, part, self._context[len(part)])
-        tokens = self._x.shape[0] * self._x.shape[1]
-        mean = {path: total.pop(path) / tokens for path in list(total)}
-        return {place: mean[first] for place, first in shared.items()}
-
-    def perplexity(self, ending: Any, tokens: np.ndarray) -> float:
-        """`exp(−mean log p(token))` over all tokens but the first of each text."""
-        total = 0.0
-        graphdef, state = nnx.split(ending)
-        for row, ids in zip(self._x, tokens, strict=True):  # one by one: vocabularies are large
-            total += float(_likelihood(graphdef, state, row[None], ids[None]))
-        return float(np.exp(-total / (tokens.shape[0] * (tokens.shape[1] - 1))))
-
-
-def _parts(rows: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), _BATCH):
-        yield rows[start : start + _BATCH]
-
-
-@partial(jax.jit, static_argnums=0)
-def _advanced(graphdef: Any, state: Any, x: Array, context: Any) -> Array:
-    after: Array = nnx.merge(graphdef, state)(x, context)
-    return after
-
-
-@partial(jax.jit, static_argnums=0)
-def _likelihood(graphdef: Any, state: Any, x: Array, ids: Array) -> Array:
-    """`Σ log p(token)` of a text after its first token."""
-    model: Any = nnx.merge(graphdef, state)
-    log_p = jax.nn.log_softmax(model.head(model.body.finish(x))[:, :-1])
-    return jnp.take_along_axis(log_p, ids[:, 1:, None], axis=-1).sum()

@@ -13,11 +13,11 @@ from lpaf_jax.compress.oneshot import (
     Outcome,
     Plan,
     Store,
-    _advanced,
     _allocated,
     _spectrum,
     compress_decoder,
 )
+from lpaf_jax.compress.states import _advanced
 from lpaf_jax.errors import LpafError
 from lpaf_jax.importance import activation_moments
 from lpaf_jax.linalg import LowRank, metric_svd, singular_values

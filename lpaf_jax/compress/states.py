@@ -1,0 +1,108 @@
+"""Texts on their way through a decoder, block by block."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from lpaf_jax.importance.activations import input_moments
+from lpaf_jax.models.functional import Params
+
+_BATCH = 4  # texts at a time: attention holds (batch, heads, length, length)
+
+
+class States:
+    """The states of some texts between two blocks, (texts, length, hidden) in float32.
+
+    Args:
+        embedder: a model that can embed (`DecoderOnDisk.embedder`).
+        tokens: (texts, length) ids, no padding among them.
+    """
+
+    def __init__(self, embedder: Any, tokens: np.ndarray):
+        body = embedder.body
+        self._x = np.concatenate([np.asarray(body.embed(ids)) for ids in _parts(tokens)])
+        self._context = {
+            len(ids): body.context(jnp.ones(ids.shape, jnp.int32)) for ids in _parts(tokens)
+        }
+
+    def advance(self, block: nnx.Module) -> None:
+        """The states after `block`."""
+        graphdef, state = nnx.split(block)
+        for part in _parts(self._x):
+            part[:] = _advanced(graphdef, state, part, self._context[len(part)])
+
+    def moments(self, block: nnx.Module, places: Sequence[str]) -> dict[str, Array]:
+        """`E[x xᵀ]` of what goes into the layers at `places` in `block`; equal inputs share one."""
+        graphdef, state = nnx.split(block)
+        chosen, total = tuple(places), Params()
+        for part in _parts(self._x):
+            context = self._context[len(part)]
+            total = _with_moments(graphdef, chosen, total, state, part, context)
+        tokens = self._x.shape[0] * self._x.shape[1]
+        mean = {path: total.pop(path) / tokens for path in list(total)}
+        shared = _shared_inputs(graphdef, chosen, state, part, context)
+        return {place: mean[first] for place, first in shared.items()}
+
+    def perplexity(self, ending: Any, tokens: np.ndarray) -> float:
+        """`exp(−mean log p(token))` over all tokens but the first of each text."""
+        total = 0.0
+        graphdef, state = nnx.split(ending)
+        for row, ids in zip(self._x, tokens, strict=True):  # one by one: vocabularies are large
+            total += float(_likelihood(graphdef, state, row[None], ids[None]))
+        return float(np.exp(-total / (tokens.shape[0] * (tokens.shape[1] - 1))))
+
+
+def _parts(rows: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), _BATCH):
+        yield rows[start : start + _BATCH]
+
+
+def _recorded(
+    graphdef: Any, places: tuple[str, ...], state: Any, x: Array, context: Any
+) -> tuple[Params, dict[str, str]]:
+    block: Any = nnx.merge(graphdef, state)
+    counted = jnp.ones(x.shape[:2], jnp.int32)
+    return input_moments(block, places, counted, lambda: block(x, context))[1:]
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _with_moments(
+    graphdef: Any, places: tuple[str, ...], total: Params, state: Any, x: Array, context: Any
+) -> Params:
+    found, _ = _recorded(graphdef, places, state, x, context)
+    return {path: total[path] + y if total else y for path, y in found.items()}
+
+
+def _shared_inputs(
+    graphdef: Any, places: tuple[str, ...], state: Any, x: Any, context: Any
+) -> dict[str, str]:
+    """Under which path the moment of each layer stands: names leave no compiled function."""
+    names: dict[str, str] = {}
+
+    def trace(state: Any, x: Array, context: Any) -> Params:
+        found, shared = _recorded(graphdef, places, state, x, context)
+        names.update(shared)
+        return found
+
+    jax.eval_shape(trace, state, x, context)
+    return names
+
+
+@partial(jax.jit, static_argnums=0)
+def _advanced(graphdef: Any, state: Any, x: Array, context: Any) -> Array:
+    after: Array = nnx.merge(graphdef, state)(x, context)
+    return after
+
+
+@partial(jax.jit, static_argnums=0)
+def _likelihood(graphdef: Any, state: Any, x: Array, ids: Array) -> Array:
+    """`Σ log p(token)` of a text after its first token."""
+    model: Any = nnx.merge(graphdef, state)
+    log_p = jax.nn.log_softmax(model.head(model.body.finish(x))[:, :-1])
+    return jnp.take_along_axis(log_p, ids[:, 1:, None], axis=-1).sum()
