@@ -37,5 +37,9 @@ def is_transposed(path: str, family: Family) -> bool:
 
 
 def is_of_head(path: str, family: Family) -> bool:
-    """Whether the parameter at `path` belongs to the head."""
-    return not path.startswith(f"{family.prefix}.")
+    """Whether the parameter at `path` belongs to the head.
+
+    A pooler does, wherever it lies: only a classifier reads it, and a folder of a masked language
+    model or of spans has none.
+    """
+    return not path.startswith(f"{family.prefix}.") or path.startswith(f"{family.prefix}.pooler.")

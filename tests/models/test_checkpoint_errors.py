@@ -80,7 +80,7 @@ def test_wrong_shapes(write_folder, tensors, name, shape):
 
 def test_missing_tensors_are_counted_and_named(write_folder, tensors):
     del tensors[QUERY]
-    del tensors["bert.pooler.dense.bias"]
+    del tensors["bert.encoder.layer.1.output.dense.bias"]
     folder = write_folder(tensors)
     assert_refused(folder, "2 tensors are missing", QUERY)
 

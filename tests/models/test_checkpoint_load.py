@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from lpaf_jax.errors import LpafError
 from lpaf_jax.models import BertConfig, load_model, parameters
 
 KERNELS = (".query", ".key", ".value", ".dense", "classifier")
@@ -36,6 +37,18 @@ def test_the_prefix_of_the_encoder_may_be_missing(write_folder, tensors):
     """As in a folder saved from `BertModel`, which all-MiniLM-L6-v2 is."""
     bare = {name.removeprefix("bert."): array for name, array in tensors.items()}
     assert_holds(load_model(write_folder(bare)), tensors)
+
+
+def test_a_pooler_is_drawn_with_the_head_it_serves(write_folder, tensors):
+    """Folders saved from `BertForMaskedLM` have no pooler."""
+    bare = {k: v for k, v in tensors.items() if not k.startswith(("bert.pooler", "classifier"))}
+    folder = write_folder(bare)
+    with pytest.raises(LpafError, match="no classification head: bert.pooler.dense.bias"):
+        load_model(folder)
+    params = parameters(load_model(folder, num_labels=3))
+    assert 0.015 < params["bert.pooler.dense.kernel"].std() < 0.025
+    name = "bert.encoder.layer.1.output.dense"
+    np.testing.assert_array_equal(params[f"{name}.kernel"], tensors[f"{name}.weight"].T)
 
 
 def test_norms_may_be_called_gamma_and_beta(write_folder, tensors):
