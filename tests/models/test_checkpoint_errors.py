@@ -32,7 +32,7 @@ def test_config_that_is_not_json(folder):
     assert_refused(folder, "config.json cannot be read as JSON")
 
 
-@pytest.mark.parametrize("kind", ["roberta", None])
+@pytest.mark.parametrize("kind", ["t5", None])
 def test_other_model_types(write_folder, tensors, kind):
     folder = write_folder(tensors, model_type=kind)
     assert_refused(folder, f"model_type {kind!r} is not supported")
