@@ -34,7 +34,7 @@ from lpaf_jax.models.initial import Initializer
 from lpaf_jax.models.layers import LowRankLinear
 from lpaf_jax.models.names import file_key, file_name, is_of_head, is_transposed
 from lpaf_jax.models.remote_code import MODELING_FILE, modeling_code, remote_fields
-from lpaf_jax.models.tensors import WEIGHTS, opened, read_file, weight_files
+from lpaf_jax.models.tensors import WEIGHTS, opened, read_file, stored_in, weight_files
 
 _EXTRA = "state.safetensors"
 _TOKENIZER_FILES = (
@@ -244,21 +244,19 @@ def _read(folder: Path, wanted: Params, family: Family) -> Params:
     by_name = {file_key(file_name(path, wanted), family): path for path in wanted}
     found: Params = {}
     for file in weight_files(folder):
-        for name, value in read_file(file):
+        for name, tensor in stored_in(file).items():
             path = by_name.get(file_key(name, family))
             if path is None:
                 continue
-            array = value.T if is_transposed(path, family) else value
-            if array.shape != wanted[path].shape:
+            turned = is_transposed(path, family)
+            if (tensor.shape[::-1] if turned else tensor.shape) != wanted[path].shape:
                 if is_of_head(path, family):
                     continue
                 raise LpafError(
-                    f"{file}: tensor {name} has shape {value.shape}, which does not fit "
+                    f"{file}: tensor {name} has shape {tensor.shape}, which does not fit "
                     f"config.json ({wanted[path].shape} expected, as (in, out))"
                 )
-            if not np.isfinite(array).all():
-                raise LpafError(f"{file}: tensor {name} holds NaN or infinity")
-            found[path] = jnp.asarray(array, wanted[path].dtype)
+            found[path] = jnp.asarray(tensor.read(turned), wanted[path].dtype)
     missing = [path for path in wanted if path not in found and not is_of_head(path, family)]
     if missing:
         first = file_name(missing[0], wanted)

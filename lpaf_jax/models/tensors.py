@@ -6,8 +6,9 @@ of older checkpoints, whole or in shards, which PyTorch reads where it is instal
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from lpaf_jax.files import read_json, write_json
 
 WEIGHTS = "model.safetensors"
 _PICKLED = "pytorch_model.bin"
+# Numbers of a matrix that are read at a time.
+_PIECE = 2**22
 # As safetensors calls what weights are stored in.
 _DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
 
@@ -82,6 +85,68 @@ def read_tensor(file: Path, name: str) -> np.ndarray:
     # Opened each time: a file that stays mapped keeps every page that was read in memory.
     with opened(file) as tensors:
         return tensors.get_tensor(name)
+
+
+class Stored(NamedTuple):
+    """A tensor in a file.
+
+    Attributes:
+        shape: as it is stored.
+        read: `read(turned) -> array` in float32, transposed if `turned`; beside the array some
+            megabytes are held.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[bool], np.ndarray]
+
+
+def stored_in(file: Path) -> dict[str, Stored]:
+    """The tensors of a file by name, none of them read yet.
+
+    Raises:
+        LpafError: here or in reading, the file is damaged or cannot be read, or a tensor is not
+            finite.
+    """
+    if file.suffix == ".bin":
+        return {
+            name: Stored(value.shape, partial(_widened, file, name, value))
+            for name, value in _read_pickled(file)
+        }
+    with opened(file) as tensors:
+        shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    return {
+        name: Stored(shape, partial(read_wide, file, name, shape)) for name, shape in shapes.items()
+    }
+
+
+def read_wide(file: Path, name: str, shape: tuple[int, ...], turned: bool) -> np.ndarray:
+    """One tensor as `Stored.read` gives it."""
+    if len(shape) != 2:
+        return _widened(file, name, read_tensor(file, name), turned)
+    found = np.empty(shape[::-1] if turned else shape, np.float32)
+    rows = max(1, _PIECE // max(1, shape[1]))
+    for start in range(0, shape[0], rows):
+        with opened(file) as tensors:  # once a piece: what was read does not stay mapped
+            piece = tensors.get_slice(name)[start : min(start + rows, shape[0])]
+        _check_finite(piece, file, name)
+        (found.T if turned else found)[start : start + rows] = piece
+    return found
+
+
+def _widened(file: Path, name: str, value: np.ndarray, turned: bool) -> np.ndarray:
+    _check_finite(value, file, name)
+    return np.ascontiguousarray(value.T if turned else value, np.float32)
+
+
+def _check_finite(value: np.ndarray, file: Path, name: str) -> None:
+    if not np.isfinite(value).all():
+        raise LpafError(f"{file}: tensor {name} holds NaN or infinity")
+
+
+def tensor_shape(file: Path, name: str) -> tuple[int, ...]:
+    """The shape of a tensor, without reading it."""
+    with opened(file) as tensors:
+        return tuple(tensors.get_slice(name).get_shape())
 
 
 def tensor_dtype(file: Path, name: str) -> np.dtype[Any]:

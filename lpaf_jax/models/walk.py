@@ -16,7 +16,7 @@ from lpaf_jax.models.families import FAMILIES, Walk, family_name
 from lpaf_jax.models.functional import Params, parameters, set_parameters
 from lpaf_jax.models.initial import Initializer
 from lpaf_jax.models.names import file_key, file_name, is_of_head, is_transposed
-from lpaf_jax.models.tensors import locate, read_tensor, tensor_dtype
+from lpaf_jax.models.tensors import locate, read_tensor, read_wide, tensor_dtype, tensor_shape
 
 
 class DecoderOnDisk:
@@ -102,25 +102,29 @@ class DecoderOnDisk:
     def stored(self, path: str) -> np.ndarray:
         """The parameter at `path` as it lies in the file: its dtype, and (out, in) or (in, out)."""
         file, name = self._files[self._key(path)]
-        value = read_tensor(file, name)
+        self._checked(path)
+        return read_tensor(file, name)
+
+    def _checked(self, path: str) -> tuple[int, ...]:
+        """The shape of the tensor in the file, if it is the one that config.json needs."""
+        file, name = self._files[self._key(path)]
+        shape = tensor_shape(file, name)
         turned = is_transposed(path, self._family)
         wanted = self.shapes[path][::-1] if turned else self.shapes[path]
-        if value.shape != wanted:
+        if shape != wanted:
             raise LpafError(
-                f"{file}: tensor {name} has shape {value.shape}, where config.json needs {wanted}"
+                f"{file}: tensor {name} has shape {shape}, where config.json needs {wanted}"
             )
-        if not np.isfinite(value).all():
-            raise LpafError(f"{file}: tensor {name} holds NaN or infinity")
-        return value
+        return shape
 
     def stored_dtype(self, path: str) -> np.dtype[Any]:
         """The dtype of the parameter at `path` in the file."""
         return tensor_dtype(*self._files[self._key(path)])
 
     def _array(self, path: str) -> jax.Array:
-        value = self.stored(path)
-        turned = value.T if is_transposed(path, self._family) else value
-        return jnp.asarray(turned, jnp.float32)
+        file, name = self._files[self._key(path)]
+        turned = is_transposed(path, self._family)
+        return jnp.asarray(read_wide(file, name, self._checked(path), turned))
 
     def _empty(self) -> Any:
         key = jax.random.key(0)
