@@ -4,8 +4,8 @@ r"""A checkpoint larger than the memory it is compressed in: peak memory and tim
 
 Writes a synthetic checkpoint in the layout of Llama (random weights of falling spectra, in shards
 with an index), at least 3 GiB, and compresses it with `lpaf compress --one-shot` in a process of
-its own, which tells its peak memory. Aim: less than 2.5 GiB. Before, another process loads it whole;
-aim: less than 1.3 times the parameters. The checkpoint is removed at the end.
+its own, which tells its peak memory. Aim: less than 2.5 GiB. Before that one loads it whole; its
+aim is less than 1.3 times the parameters. The checkpoint is removed at the end.
 """
 
 import argparse
