@@ -102,6 +102,11 @@ def test_answering_nothing_may_be_best():
     assert (found["best_f1"], found["best_f1_thresh"]) == (0.5, 0.0)
 
 
+def test_a_question_without_a_span_stays_right_when_it_is_answered():
+    found = span_metrics([[], ["x"]], ["", "x"], [-1.0, 0.5])
+    assert (found["best_exact"], found["best_exact_thresh"]) == (1.0, 0.5)
+
+
 def test_a_question_whose_answers_are_all_articles_is_right_with_no_word():
     # of version 2: the filtered list of answers becomes [""], and equal empty texts score 1
     found = span_metrics([["the"], ["x"]], ["an", "x"], [-1.0, -1.0])

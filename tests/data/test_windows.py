@@ -251,6 +251,15 @@ def test_nothing_outside_the_context_and_nothing_backwards_is_an_answer(tokenize
     assert all(answer.text in "Denver Broncos" for answer in found.answers)
 
 
+def test_more_answers_than_there_are_gives_all(tokenizer):
+    questions = asked(["game"], context="the game")
+    windows = encode_questions(tokenizer, questions, 32, 0)
+    logits = np.random.default_rng(0).normal(size=(1, 32, 2))
+    [found] = find_answers(questions, windows, logits, n_best=1000)
+    [best], _ = brute_force(questions, windows, logits, 30)
+    assert {(a.start, a.end): a.score for a in found.answers} == pytest.approx(best)
+
+
 def test_a_context_of_nothing_has_no_answer(tokenizer):
     questions = Questions(["who?"], [""], np.int32([[-1, -1]]), ["0"], [[]])
     windows = encode_questions(tokenizer, questions, 32, 4)

@@ -24,7 +24,7 @@ def gpt2(folder):
     backend = trained(
         models.BPE(),
         trainers.BpeTrainer(
-            vocab_size=330,
+            vocab_size=400,
             special_tokens=[END],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
@@ -49,7 +49,7 @@ def llama3(folder):
     backend = trained(
         models.BPE(),
         trainers.BpeTrainer(
-            vocab_size=330,
+            vocab_size=400,
             special_tokens=["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
