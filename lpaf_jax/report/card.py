@@ -125,6 +125,7 @@ def _what(metrics: Metrics, stage: str) -> str:
 
 def _use(metrics: Metrics, stage: str) -> str:
     place = "model" if stage == "final" else f"stages/{stage}"
+    torch = ""
     command = f"lpaf evaluate RUN --stage {stage} --data FILE.tsv"
     first = "An ordinary BERT checkpoint. With `lpaf`:"
     chosen, bare = f', stage="{stage}"', " and leave out the stage"
@@ -132,8 +133,9 @@ def _use(metrics: Metrics, stage: str) -> str:
     if stage == "final":
         command, chosen, bare = "lpaf predict RUN < sentences.txt", "", ""
     if stage in ("factorized", "final"):
-        first = "The factors are stored as factors, which plain `transformers` cannot read; "
-        first += "use `lpaf`:"
+        first = "The factors are stored as factors. With `lpaf`:"
+        pair = '{"text": "one text", "text_pair": "and another"}'
+        torch = _TORCH.format(text=pair if _reads_pairs(metrics) else text)
     return f"""\
 {first}
 
@@ -154,7 +156,23 @@ for text, label, probability in classifier.predict([{text}]):
 ```
 
 `RUN` is the folder of the run, the one that holds `{place}`. Where there is only the folder that \
-this card lies in, name that{bare}."""
+this card lies in, name that{bare}.{torch}"""
+
+
+_TORCH = """
+
+In PyTorch, without `lpaf`:
+
+```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", model="FOLDER", trust_remote_code=True)
+print(classify({text}))
+```
+
+`FOLDER` is the one that this card lies in. `modeling_lpaf.py` beside the card is the code that \
+`trust_remote_code` runs: it puts the two factors in the place of each matrix, and asks for \
+`torch` and `transformers` alone."""
 
 
 def _reads_pairs(metrics: Metrics) -> bool:

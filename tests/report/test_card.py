@@ -34,6 +34,8 @@ def test_body_holds_figures_use_and_limits(metrics):
     assert "k × n matrix, k = 128. The factors were then tuned." in body
     assert "lpaf predict RUN" in body
     assert 'load_classifier(Path("RUN"))' in body
+    assert 'pipeline("text-classification", model="FOLDER", trust_remote_code=True)' in body
+    assert 'classify("a moving and funny film")' in body
     assert "one run (seed 0) on 1,706 examples of Rotten Tomatoes, split off by a hash" in body
     assert "1.2 percentage points below" in body
     assert "it may be chance" in body
@@ -93,6 +95,7 @@ def test_the_card_of_a_stage_speaks_of_that_stage(stage, words):
     assert words in body
     assert f'load_classifier(Path("RUN"), stage="{stage}")' in body
     assert ("ordinary BERT checkpoint" in body) == (stage != "factorized")
+    assert ("trust_remote_code=True" in body) == (stage == "factorized")
     assert "## Figures" not in body
     assert "Accuracy" not in body
     assert "Timings" not in body
@@ -100,9 +103,12 @@ def test_the_card_of_a_stage_speaks_of_that_stage(stage, words):
 
 def test_a_model_of_pairs_is_shown_two_texts(metrics):
     shown = r'classifier.predict(["one text\tand another"])'
-    assert shown not in model_card(metrics)
-    assert shown in model_card(metrics | {"settings": {"task": "mrpc"}})
-    assert shown in model_card(metrics | {"settings": {"task": "a.csv", "pair_column": "second"}})
+    in_torch = 'classify({"text": "one text", "text_pair": "and another"})'
+    for code in (shown, in_torch):
+        assert code not in model_card(metrics)
+        assert code in model_card(metrics | {"settings": {"task": "mrpc"}})
+        own = {"settings": {"task": "a.csv", "pair_column": "second"}}
+        assert code in model_card(metrics | own)
 
 
 def test_names_from_outside_break_neither_yaml_nor_markdown(metrics):
