@@ -60,8 +60,9 @@ MODELS = [
     Model("qwen2", "Qwen2ForCausalLM", DECODER | {"tie_word_embeddings": True}),
     Model("qwen3", "Qwen3ForCausalLM", DECODER | {"head_dim": 8}),
 ]
-# The families that this package has: it writes their folders and says what comes out.
-OURS = [model for model in MODELS if model.architecture == "BertForSequenceClassification"]
+# The families that this package has: it writes their folders and says what comes out. The
+# vocabulary is that of the tokenizer that lies beside.
+OURS = [Model("bert", "BertForSequenceClassification", BERT | {"vocab_size": 30522})]
 
 
 @dataclass
@@ -298,10 +299,16 @@ def test_a_new_model_of_that_shape(read: Read) -> None:
     assert read.facts["config"] == [name, name, f"lpaf_{read.model.family}"]
 
 
-def test_the_tokenizer_comes_along(all_read: dict[str, Read]) -> None:
+def test_the_tokenizer_and_the_names_of_classes_come_along(all_read: dict[str, Read]) -> None:
     read = all_read["ours-BertForSequenceClassification"]
-    ((ids, _),) = load_tokenizer(read.folder).encode([TEXT], max_length=32)
+    ((ids, types),) = load_tokenizer(read.folder).encode([TEXT], max_length=32)
     assert read.facts["ids"] == ids
+    row = [jnp.asarray([each]) for each in (ids, [1] * len(ids), types)]
+    shares = jax.nn.softmax(load_model(read.folder)(*row))[0]
+    assert read.facts["answer"] == {
+        "label": "abc"[int(shares.argmax())],
+        "score": pytest.approx(float(shares.max()), abs=1e-5),
+    }
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.architecture)

@@ -106,7 +106,12 @@ def read(folder: Path) -> None:
 
     if (folder / "text.txt").is_file():
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-        facts["ids"] = tokenizer((folder / "text.txt").read_text())["input_ids"]
+        text = (folder / "text.txt").read_text()
+        facts["ids"] = tokenizer(text)["input_ids"]
+        classify = transformers.pipeline(
+            "text-classification", model=str(folder), trust_remote_code=True
+        )
+        (facts["answer"],) = classify(text)
 
     np.savez(folder / "read.npz", **arrays)
     (folder / "read.json").write_text(json.dumps(facts))
