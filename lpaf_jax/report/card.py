@@ -74,23 +74,13 @@ def one_shot_card(found: Metrics) -> str:
         "## Figures",
         "\n".join(figures),
         "## Use",
-        _TORCH_USE.format(auto="AutoModelForCausalLM"),
+        _in_torch("write", "text-generation", '"The film was"'),
         "## Limits",
         "Text unlike the calibration text suffers most. It inherits whatever bias the base model "
         "and its training texts carry.",
     ]
     return "\n\n".join(parts) + "\n"
 
-
-_TORCH_USE = """\
-In PyTorch, with the code that lies beside the weights:
-
-```python
-from transformers import {auto}, AutoTokenizer
-
-model = {auto}.from_pretrained("FOLDER", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
-```"""
 
 _TITLES = {
     "dense": "fine-tuned",
@@ -135,7 +125,8 @@ def _use(metrics: Metrics, stage: str) -> str:
     if stage in ("factorized", "final"):
         first = "The factors are stored as factors. With `lpaf`:"
         pair = '{"text": "one text", "text_pair": "and another"}'
-        torch = _TORCH.format(text=pair if _reads_pairs(metrics) else text)
+        read = pair if _reads_pairs(metrics) else text
+        torch = "\n\n" + _in_torch("classify", "text-classification", read)
     return f"""\
 {first}
 
@@ -159,15 +150,16 @@ for text, label, probability in classifier.predict([{text}]):
 this card lies in, name that{bare}.{torch}"""
 
 
-_TORCH = """
-
+def _in_torch(name: str, task: str, text: str) -> str:
+    """How PyTorch uses a factorized folder; `task` is what transformers calls the pipeline."""
+    return f"""\
 In PyTorch, without `lpaf`:
 
 ```python
 from transformers import pipeline
 
-classify = pipeline("text-classification", model="FOLDER", trust_remote_code=True)
-print(classify({text}))
+{name} = pipeline("{task}", model="FOLDER", trust_remote_code=True)
+print({name}({text}))
 ```
 
 `FOLDER` is the one that this card lies in. `modeling_lpaf.py` beside the card is the code that \
