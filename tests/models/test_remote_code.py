@@ -20,6 +20,7 @@ from lpaf_jax.compress import to_low_rank
 from lpaf_jax.data import load_tokenizer
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import compressible, load_model, parameters, save_model
+from lpaf_jax.models.families import FAMILIES
 from lpaf_jax.models.remote_code import MODELING_FILE, modeling_code, remote_fields
 
 torch = pytest.importorskip("torch")
@@ -44,7 +45,8 @@ class Model(NamedTuple):
 
 
 MODELS = [
-    Model("bert", "BertForSequenceClassification", BERT),
+    # The vocabulary is that of the tokenizer that lies beside.
+    Model("bert", "BertForSequenceClassification", BERT | {"vocab_size": 30522}),
     Model("bert", "BertForQuestionAnswering", BERT),
     Model("roberta", "RobertaForSequenceClassification", BERT | {"pad_token_id": 1}),
     Model("distilbert", "DistilBertForSequenceClassification", {"n_layers": 2, "hidden_dim": 48}),
@@ -60,9 +62,13 @@ MODELS = [
     Model("qwen2", "Qwen2ForCausalLM", DECODER | {"tie_word_embeddings": True}),
     Model("qwen3", "Qwen3ForCausalLM", DECODER | {"head_dim": 8}),
 ]
-# The families that this package has: it writes their folders and says what comes out. The
-# vocabulary is that of the tokenizer that lies beside.
-OURS = [Model("bert", "BertForSequenceClassification", BERT | {"vocab_size": 30522})]
+# The models that this package has: it writes their folders and says what comes out. The others are
+# written by hand, so that the code in the folder is known to serve them, too.
+OURS = [
+    model for model in MODELS if model.architecture in FAMILIES[model.family].architectures.values()
+]
+BY_HAND = [model for model in MODELS if model not in OURS]
+WITH_TOKENIZER = "BertForSequenceClassification"
 
 
 @dataclass
@@ -163,16 +169,19 @@ def written_by_us(model: Model, folder: Path, tokenizer: Path) -> np.ndarray:
     """A folder of truncated factors, from a dense one by transformers."""
     source = folder.with_name(f"{folder.name}_dense")
     torch_model(model).save_pretrained(source)
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-        shutil.copyfile(tokenizer / name, source / name)
+    if model.architecture == WITH_TOKENIZER:
+        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+            shutil.copyfile(tokenizer / name, source / name)
     ours = load_model(source)
     low = {
         path: LowRank(*map(jnp.asarray, factors(np.asarray(kernel), 3 + number % 4)))
         for number, (path, kernel) in enumerate(compressible(parameters(ours)).items())
     }
     to_low_rank(ours, low)
-    save_model(ours, folder, source=source, label_names=["a", "b", "c"], card="")
-    (folder / "text.txt").write_text(TEXT)
+    classes = list("abc") if model.architecture.endswith("ForSequenceClassification") else None
+    save_model(ours, folder, source=source, label_names=classes, card="")
+    if model.architecture == WITH_TOKENIZER:
+        (folder / "text.txt").write_text(TEXT)
     given = {name: jnp.asarray(array, jnp.int32) for name, array in inputs(model).items()}
     quick = {"xla_backend_optimization_level": 0}
     return np.asarray(jax.jit(lambda given: ours(**given), compiler_options=quick)(given))
@@ -187,7 +196,7 @@ def environment(cache: Path) -> dict[str, str]:
 def all_read(tmp_path_factory: Any, minilm_folder: Path) -> dict[str, Read]:
     place = tmp_path_factory.mktemp("remote")
     folders = {}
-    for model in MODELS:
+    for model in BY_HAND:
         folder = place / model.architecture
         folders[f"hand-{model.architecture}"] = Read(model, folder, written_by_hand(model, folder))
     for model in OURS:
@@ -209,7 +218,7 @@ def all_read(tmp_path_factory: Any, minilm_folder: Path) -> dict[str, Read]:
     return folders
 
 
-NAMES = [f"hand-{model.architecture}" for model in MODELS]
+NAMES = [f"hand-{model.architecture}" for model in BY_HAND]
 NAMES += [f"ours-{model.architecture}" for model in OURS]
 
 
@@ -300,7 +309,7 @@ def test_a_new_model_of_that_shape(read: Read) -> None:
 
 
 def test_the_tokenizer_and_the_names_of_classes_come_along(all_read: dict[str, Read]) -> None:
-    read = all_read["ours-BertForSequenceClassification"]
+    read = all_read[f"ours-{WITH_TOKENIZER}"]
     ((ids, types),) = load_tokenizer(read.folder).encode([TEXT], max_length=32)
     assert read.facts["ids"] == ids
     row = [jnp.asarray([each]) for each in (ids, [1] * len(ids), types)]
