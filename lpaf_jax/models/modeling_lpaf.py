@@ -37,7 +37,7 @@ class LpafBertConfig(BertConfig):
     model_type = "lpaf_bert"
     # From the path of a layer in the model with its head to its rank.
     lpaf_ranks: dict[str, int] | None = None
-    # Tensor parallelism cuts whole matrices; cut factors would give wrong numbers.
+    # Tensor parallelism knows whole matrices and fails at two factors: each process keeps all.
     base_model_tp_plan = None
 
 
