@@ -2,9 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +30,41 @@ def test_four_devices_end_where_one_does(tiny: Tiny, finished: Path, tmp_path: P
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    assert_same_stages(run, finished)
+
+
+@pytest.mark.parametrize("reuse", [False, True], ids=["whole", "stages taken over"])
+def test_two_processes_end_where_one_does(
+    tiny: Tiny, finished: Path, tmp_path: Path, reuse: bool
+) -> None:
+    run = tmp_path / "run"
+    chosen: dict[str, Any] = {"distributed": True} | ({"reuse": finished} if reuse else {})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    # A proxy is not for what stays on this machine.
+    kept = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    kept |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    started = []
+    for process in range(2):
+        with (tmp_path / f"{process}.log").open("wb") as log:
+            command = [sys.executable, "-m", "lpaf_jax.cli", *tiny.arguments(run, **chosen)]
+            environment = kept | {"JAX_PROCESS_ID": str(process)}
+            started.append(
+                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+            )
+    try:
+        codes = [process.wait(timeout=300) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    said = [(tmp_path / f"{process}.log").read_text(errors="replace") for process in range(2)]
+    assert codes == [0, 0], "\n".join(said)
+    assert_same_stages(run, finished)
+
+
+def assert_same_stages(run: Path, finished: Path) -> None:
+    """The models of two runs agree to what rounding makes of them, and so do the figures."""
     for stage in ("dense", "pruned"):
         ours, theirs = (
             load_file(f / "stages" / stage / "model.safetensors") for f in (run, finished)
