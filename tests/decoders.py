@@ -18,6 +18,9 @@ PADDINGS = {
     "none": (np.ones_like(RIGHT), PLACES),
     "right": (RIGHT, PLACES),
     "left": (LEFT, LEFT_PLACES),
+    # Rotary embeddings look at distances alone, and would not show a shift that is forgotten. At
+    # the end: the dynamic ones of PyTorch remember the farthest place.
+    "scattered": (np.ones_like(RIGHT), np.random.default_rng(2).integers(0, 20, (3, LENGTH))),
 }
 
 GPT2 = {"vocab_size": VOCABULARY, "n_positions": 20, "n_embd": 32, "n_layer": 2, "n_head": 4}
