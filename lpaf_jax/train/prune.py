@@ -1,7 +1,8 @@
 """Pruning as an optimiser stage: dense weights, scores and masks live in its state."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from numbers import Real
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ class PruneState(NamedTuple):
 
 def prune(
     inner: optax.GradientTransformation,
-    kept: Schedule,
+    kept: Schedule | float,
     compressible: Any | Callable[[Any], Any],
     *,
     criterion: Criterion = "first-order",
@@ -61,7 +62,8 @@ def prune(
 
     Args:
         inner: any optimiser; it sees the dense weights as its parameters.
-        kept: schedule of the share of weights kept, beginning at 1.
+        kept: schedule of the share of weights kept, or one share for all steps. Before the first
+            step all are kept.
         compressible: tree of booleans like the parameters, or a function of them that gives it.
         criterion: which S. The signed one needs a long schedule: see `lpaf_jax.importance.score`.
         scope: the top share is taken over all matrices together, or of each matrix.
@@ -70,8 +72,9 @@ def prune(
         decay: factor on S at each step; None sums without forgetting, as in the paper.
 
     Raises:
-        ValueError: `update` is called without the parameters; or `init` with more than 2³¹ − 1
-            weights under one threshold.
+        TypeError: `kept` is neither a schedule nor a number.
+        ValueError: an argument is unknown or out of range; `update` is called without the
+            parameters; or `init` with more than 2³¹ − 1 weights under one threshold.
 
     Cost: a mask update reads the scores 18 times; dense W, S and M take nine bytes a weight.
 
@@ -80,6 +83,8 @@ def prune(
     2017. The paper does not say over what set the top share is taken nor how often: `scope` and
     `mask_every` are ours.
     """
+    share = _schedule_of(kept)
+    _check_choices(criterion, scope, mask_every, decay)
 
     def chosen(params: Any) -> Any:
         return compressible(params) if callable(compressible) else compressible
@@ -98,7 +103,8 @@ def prune(
         )
 
     def is_due(step: Array) -> Array:
-        rests = (kept(step - 1) > kept(step)) & (kept(step) == kept(step + 1))
+        before = jnp.where(step == 1, 1.0, share(step - 1))
+        rests = (before > share(step)) & (share(step) == share(step + 1))
         return (step % mask_every == 0) | rests
 
     def update(grads: Any, state: PruneState, params: Any = None) -> tuple[Any, PruneState]:
@@ -121,7 +127,7 @@ def prune(
         step = state.step + 1
         masks = jax.lax.cond(
             is_due(step),
-            lambda: _top_share(scores, kept(step), scope),
+            lambda: _top_share(scores, share(step), scope),
             lambda: state.masks,
         )
         updates = jax.tree.map(
@@ -135,6 +141,28 @@ def prune(
         return updates, PruneState(step, dense, scores, masks, inner_state)
 
     return optax.GradientTransformation(init, update)
+
+
+def _schedule_of(kept: Schedule | float) -> Schedule:
+    if callable(kept):
+        return kept
+    if not isinstance(kept, Real):
+        raise TypeError(f"prune: kept is {kept!r}, but must be a schedule or a number")
+    if not 0 <= kept <= 1:
+        raise ValueError(f"prune: kept is {kept}, but must be in [0, 1]")
+    return optax.constant_schedule(kept)
+
+
+def _check_choices(criterion: str, scope: str, mask_every: int, decay: float | None) -> None:
+    for name, value, known in (("criterion", criterion, Criterion), ("scope", scope, Scope)):
+        if value not in get_args(known):
+            raise ValueError(
+                f"prune: {name} is {value!r}: choose one of {', '.join(get_args(known))}"
+            )
+    if mask_every < 1:
+        raise ValueError(f"prune: mask_every is {mask_every}, but must be at least 1")
+    if decay is not None and not 0 < decay <= 1:
+        raise ValueError(f"prune: decay is {decay}, but must be in (0, 1]")
 
 
 def _only(where: Any, tree: Any) -> Any:

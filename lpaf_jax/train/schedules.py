@@ -1,6 +1,7 @@
 """Schedules: callables `step -> value`, as in optax, usable inside a jitted step."""
 
 from collections.abc import Callable
+from math import inf
 
 import jax.numpy as jnp
 import optax
@@ -26,8 +27,14 @@ def cubic_sparsity(steps: int, start: int, cooldown: int, final: float) -> Sched
         cooldown: t_f, steps after it has ended.
         final: v_f, the share kept at the end.
 
+    Raises:
+        ValueError: a number of steps is negative, or `final` is no share.
+
     Source: Zhu & Gupta, "To prune, or not to prune", 2017; Ren & Zhu, LPAF, 2024.
     """
+    for name, count in {"steps": steps, "start": start, "cooldown": cooldown}.items():
+        _demand("cubic_sparsity", name, count, 0, inf)
+    _demand("cubic_sparsity", "final", final, 0, 1)
     end = max(steps - cooldown, 1)
     span = max(end - start, 1)
 
@@ -39,7 +46,13 @@ def cubic_sparsity(steps: int, start: int, cooldown: int, final: float) -> Sched
 
 
 def linear_replacement(steps: int, initial: float) -> Schedule:
-    """Probability of taking the dense branch: `p_t = max(0, p_init − d t)`, 0 from `steps` on."""
+    """Probability of taking the dense branch: `p_t = max(0, p_init − d t)`, 0 from `steps` on.
+
+    Raises:
+        ValueError: `steps` is negative, or `initial` is no probability.
+    """
+    _demand("linear_replacement", "steps", steps, 0, inf)
+    _demand("linear_replacement", "initial", initial, 0, 1)
 
     def probability(step: ArrayLike) -> Array:
         left = steps - jnp.asarray(step, jnp.float32)
@@ -49,7 +62,14 @@ def linear_replacement(steps: int, initial: float) -> Schedule:
 
 
 def warmup_linear(peak: float, steps: int, warmup: int) -> optax.Schedule:
-    """Learning rate: linear from 0 to `peak` over `warmup` steps, then linear to 0 at `steps`."""
+    """Learning rate: linear from 0 to `peak` over `warmup` steps, then linear to 0 at `steps`.
+
+    Raises:
+        ValueError: `peak` or `steps` is negative, or `warmup` is not within the steps.
+    """
+    _demand("warmup_linear", "peak", peak, 0, inf)
+    _demand("warmup_linear", "steps", steps, 0, inf)
+    _demand("warmup_linear", "warmup", warmup, 0, steps)
     return optax.join_schedules(
         [
             optax.linear_schedule(0.0, peak, warmup),
@@ -57,3 +77,9 @@ def warmup_linear(peak: float, steps: int, warmup: int) -> optax.Schedule:
         ],
         [warmup],
     )
+
+
+def _demand(schedule: str, name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        range_ = f"at least {least}" if most == inf else f"in [{least}, {most}]"
+        raise ValueError(f"{schedule}: {name} is {value}, but must be {range_}")

@@ -1,5 +1,6 @@
 """Pruning against a numpy float64 re-implementation of its definition."""
 
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -227,6 +228,37 @@ def test_weight_decay_sees_the_dense_weights(start: Arrays) -> None:
     assert not np.asarray(state.masks["b"]).all()
     for name in "ab":
         np.testing.assert_allclose(state.dense[name], start[name] * 0.95**12, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kept", [0.5, np.float32(0.5), lambda t: 0.5], ids=str)
+def test_one_share_for_all_steps_holds_from_the_first(
+    start: Arrays, target: Arrays, kept: Any
+) -> None:
+    _, state = run(prune(optax.sgd(RATE), kept, COMPRESSIBLE, mask_every=50), start, target, 3)
+    for t in range(3):
+        assert sum(state.masks[name][t].sum() for name in "ab") == 13
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"kept": 1.5}, "prune: kept is 1.5, but must be in [0, 1]"),
+        ({"criterion": "foo"}, "criterion is 'foo': choose one of first-order, sensitivity, mag"),
+        ({"scope": "foo"}, "scope is 'foo': choose one of global, matrix"),
+        ({"mask_every": 0}, "mask_every is 0, but must be at least 1"),
+        ({"decay": 1.5}, "decay is 1.5, but must be in (0, 1]"),
+        ({"decay": 0.0}, "decay is 0.0"),
+    ],
+)
+def test_what_cannot_be_is_told_at_once(choices: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        prune(**{"inner": optax.sgd(RATE), "kept": 0.5, "compressible": COMPRESSIBLE} | choices)
+
+
+def test_a_share_is_a_schedule_or_a_number() -> None:
+    kept: Any = "half"
+    with pytest.raises(TypeError, match="kept is 'half', but must be a schedule or a number"):
+        prune(optax.sgd(RATE), kept, COMPRESSIBLE)
 
 
 def test_parameters_must_be_given(start: Arrays) -> None:

@@ -1,5 +1,6 @@
 """Schedules against plain Python floats."""
 
+import re
 from collections.abc import Callable
 
 import jax
@@ -127,3 +128,24 @@ def test_warmup(warmup: int) -> None:
     found = at(warmup_linear(peak, T, warmup), np.arange(60))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-12)
     assert found.argmax() == warmup
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        (lambda: cubic_sparsity(-1, 0, 0, 0.5), "cubic_sparsity: steps is -1"),
+        (lambda: cubic_sparsity(10, -2, 0, 0.5), "start is -2"),
+        (lambda: cubic_sparsity(10, 0, -3, 0.5), "cooldown is -3"),
+        (lambda: cubic_sparsity(10, 0, 0, 2.0), "final is 2.0, but must be in [0, 1]"),
+        (lambda: cubic_sparsity(10, 0, 0, float("nan")), "final is nan"),
+        (lambda: linear_replacement(-1, 0.5), "linear_replacement: steps is -1"),
+        (lambda: linear_replacement(10, 1.5), "initial is 1.5"),
+        (lambda: warmup_linear(1e-3, -1, 0), "warmup_linear: steps is -1"),
+        (lambda: warmup_linear(1e-3, 10, -1), "warmup is -1"),
+        (lambda: warmup_linear(1e-3, 10, 11), "warmup is 11, but must be in [0, 10]"),
+        (lambda: warmup_linear(-1e-3, 10, 1), "peak is -0.001"),
+    ],
+)
+def test_what_cannot_be_is_told_at_once(schedule: Callable, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        schedule()
