@@ -25,7 +25,7 @@ def first_order_scores(
     params: Params,
     batches: Iterable[Batch],
     loss: Callable[[jax.Array, Batch], jax.Array],
-    criterion: str = "first-order",
+    criterion: str = "sensitivity",
 ) -> Params:
     """Scores summed over `batches` at fixed weights, for every compressible kernel.
 
@@ -34,7 +34,7 @@ def first_order_scores(
     Args:
         forward: from `as_function`.
         params: W; batches: one gradient each; loss: of logits and batch.
-        criterion: one of `FIRST_ORDER`.
+        criterion: one of `FIRST_ORDER`; the paper's is "first-order".
 
     Returns:
         the scores by parameter path.
