@@ -1,6 +1,7 @@
 """Pruning as an optimiser stage: dense weights, scores and masks live in its state."""
 
 from collections.abc import Callable
+from functools import partial
 from numbers import Real
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -78,6 +79,8 @@ def prune(
             parameters; or `init` with more than 2³¹ − 1 weights under one threshold.
 
     Cost: a mask update reads the scores 18 times; dense W, S and M take nine bytes a weight.
+    `update` is meant to run under `jax.jit`, as part of a training step: eagerly, each of its many
+    small operations is sent off by itself.
 
     Source: Sanh et al., "Movement pruning", 2020; Ren & Zhu, LPAF, 2024; for the sensitivity,
     Molchanov et al., "Pruning convolutional neural networks for resource efficient inference",
@@ -126,11 +129,7 @@ def prune(
                 state.dense,
             )
         step = state.step + 1
-        masks = jax.lax.cond(
-            is_due(step),
-            lambda: _top_share(scores, share(step), scope),
-            lambda: state.masks,
-        )
+        masks = _renewed(state.masks, scores, share(step), is_due(step), scope)
         updates = jax.tree.map(
             lambda c, u, m, w, p: jnp.where(m, w, 0.0) - p if c else u,
             where,
@@ -175,6 +174,12 @@ def _check_sizes(sizes: list[int], scope: Scope) -> None:
     if most > MOST:
         mend = 'take scope="matrix"' if max(sizes) <= MOST else "split the largest matrix"
         raise ValueError(f"prune: {most:,} weights are more than one threshold can count; {mend}")
+
+
+# Compiled here for those who do not: eagerly, every step would trace and compile the branches anew.
+@partial(jax.jit, static_argnames="scope", inline=True)
+def _renewed(masks: Any, scores: Any, share: Array, due: Array, scope: Scope) -> Any:
+    return jax.lax.cond(due, lambda: _top_share(scores, share, scope), lambda: masks)
 
 
 def _top_share(scores: Any, share: Array, scope: Scope) -> Any:

@@ -1,6 +1,7 @@
 """Pruning against a numpy float64 re-implementation of its definition."""
 
 import re
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -12,6 +13,7 @@ import optax
 import pytest
 
 from lpaf_jax.train import cubic_sparsity, prune
+from lpaf_jax.train.select import keep_largest
 
 Arrays = dict[str, np.ndarray]
 
@@ -205,6 +207,27 @@ def test_masks_change_only_when_due(start: Arrays, target: Arrays) -> None:
     ]
     assert set(changed) <= {5, 10, 15, 16, 20}
     assert {5, 10} <= set(changed)
+
+
+def test_outside_of_jit_the_masks_are_compiled_once(
+    start: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced = []
+
+    def counted(*given: Any) -> Any:
+        traced.append(given)
+        return keep_largest(*given)
+
+    # The package's name `prune` is the function's.
+    monkeypatch.setattr(sys.modules[prune.__module__], "keep_largest", counted)
+    optimizer = prune(optax.sgd(RATE), 0.5, COMPRESSIBLE, mask_every=2)
+    params = jax.tree.map(jnp.asarray, start)
+    state = optimizer.init(params)
+    for _ in range(4):
+        updates, state = optimizer.update(params, state, params)
+        params = optax.apply_updates(params, updates)
+    assert sum(np.count_nonzero(params[name]) for name in "ab") == 13
+    assert len(traced) <= 1  # or never: what another test compiled may serve
 
 
 def test_the_rest_of_the_parameters_is_left_to_the_inner_optimiser(
