@@ -35,12 +35,12 @@ from lpaf_jax.oneshot import compress_one_shot
 from lpaf_jax.train import LANGUAGE, initial_state, make_step, task_loss, warmup_linear
 
 HERE = Path(__file__).parent
-VOCABULARY, LENGTH, BATCH = 4096, 128, 16
+VOCABULARY, LENGTH, BATCH = 2048, 128, 16
 SHAPES: dict[str, dict[str, Any]] = {
-    "gpt2": {"n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": LENGTH},
+    "gpt2": {"n_embd": 128, "n_layer": 4, "n_head": 4, "n_positions": LENGTH},
     "llama": {
-        "hidden_size": 256,
-        "intermediate_size": 688,
+        "hidden_size": 128,
+        "intermediate_size": 352,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--families", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--shares", type=float, nargs="+", default=[0.8, 0.6])
-    parser.add_argument("--steps", type=int, default=700, help="of training each model")
+    parser.add_argument("--steps", type=int, default=2500, help="of training each model")
     parser.add_argument("--samples", type=int, default=256, help="pieces of calibration text")
     parser.add_argument("--work", type=Path, default=Path("runs/one_shot"))
     parser.add_argument("--out", type=Path, default=HERE / "results" / "one_shot.json")
@@ -132,7 +132,7 @@ def trained(name: str, folder: Path, text: Path, steps: int) -> dict[str, Any]:
     model: Any = family.heads["lm"](family.config(values), jax.random.key(0))
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
-        optax.adamw(warmup_linear(3e-3, steps, steps // 20), weight_decay=0.1),
+        optax.adamw(warmup_linear(2e-3, steps, steps // 20), weight_decay=0.1),
     )
     step = make_step(task_loss(as_function(model), LANGUAGE), optimizer)
     state, started, losses = initial_state(parameters(model), optimizer), time.monotonic(), []
