@@ -21,17 +21,28 @@ def join() -> None:
     JAX_PROCESS_ID.
 
     Raises:
-        LpafError: nothing tells how many processes there are, or they do not find each other.
+        LpafError: nothing tells how many processes there are, a variable is no number, or they do
+            not find each other.
     """
     if jax.distributed.is_initialized():
         return
+    count, index = _number(_COUNT), _number(_INDEX)
     try:
-        count, index = (int(v) if (v := os.environ.get(n)) else None for n in (_COUNT, _INDEX))
         jax.distributed.initialize(num_processes=count, process_id=index)
     except (ValueError, RuntimeError) as error:
         raise LpafError(
             f"--distributed: the processes cannot join ({error}); outside of a cluster that JAX "
             f"knows, set JAX_COORDINATOR_ADDRESS, {_COUNT} and {_INDEX} for each of them"
+        ) from error
+
+
+def _number(variable: str) -> int | None:
+    value = os.environ.get(variable)
+    try:
+        return int(value) if value else None
+    except ValueError as error:
+        raise LpafError(
+            f"--distributed: {variable} is {value!r}, but must be a whole number"
         ) from error
 
 
