@@ -104,6 +104,8 @@ def layout_of(settings: Settings) -> Layout | None:
         SettingError: they cannot be cut as the settings say.
     """
     count = jax.device_count()
+    if count == 1 and settings.fsdp > 1:
+        raise SettingError(("fsdp",), f"is {settings.fsdp}, but there is 1 device: leave it out")
     if count % settings.fsdp:
         raise SettingError(
             ("fsdp",), f"is {settings.fsdp}, which does not divide the {count} devices there are"

@@ -121,8 +121,14 @@ def test_devices_that_cannot_be_cut_are_told_of(
         layout_of(make_settings("minilm", task="rotten_tomatoes", out=tmp_path, **chosen))
 
     settings()
+    monkeypatch.setattr("jax.device_count", lambda: 1)
+    with pytest.raises(SettingError, match="fsdp is 2, but there is 1 device: leave it out") as one:
+        settings(fsdp=2)
+    assert one.value.names == ("fsdp",)
     monkeypatch.setattr("jax.device_count", lambda: 8)
-    with pytest.raises(SettingError, match="fsdp is 3, which does not divide the 8 devices"):
+    with pytest.raises(
+        SettingError, match="fsdp is 3, which does not divide the 8 devices there are"
+    ):
         settings(fsdp=3)
     with pytest.raises(SettingError, match=r"batch is 12: with 8 devices .* multiple of 8"):
         settings(batch=12)
