@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _WINDOWS = 5
+# Steps are of several lengths, and the first ones the machine is slow at: fewer tell nothing.
+_LEAST = 5
 
 
 class Pace:
@@ -34,10 +36,10 @@ class Pace:
         self._steps += 1
 
     def seconds(self) -> float | None:
-        """Close a window; None while not one step was counted."""
+        """Close a window; None while fewer steps were counted than give an estimate."""
         now = self._clock()
         if self._steps:
             self._windows.append((now - self._begun - self._aside, self._steps))
         self._begun, self._aside, self._steps = now, 0.0, 0
         steps = sum(count for _, count in self._windows)
-        return sum(seconds for seconds, _ in self._windows) / steps if steps else None
+        return sum(seconds for seconds, _ in self._windows) / steps if steps >= _LEAST else None

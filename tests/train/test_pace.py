@@ -31,6 +31,17 @@ def test_compilation_is_no_step() -> None:
     assert pace.seconds() == pytest.approx((6 * 0.5 + 2 * 1.3) / 8)
 
 
+def test_a_few_steps_are_no_pace() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    take(pace, clock, steps=2, seconds=7, aside=30)
+    assert pace.seconds() is None
+    take(pace, clock, steps=2, seconds=1)
+    assert pace.seconds() is None
+    take(pace, clock, steps=6, seconds=1)
+    assert pace.seconds() == pytest.approx((2 * 7 + 8 * 1) / 10)
+
+
 def test_old_steps_are_forgotten() -> None:
     clock = Clock()
     pace = Pace(clock)
