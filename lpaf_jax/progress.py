@@ -58,14 +58,22 @@ class Progress:
         logging.getLogger("lpaf_jax").warning("%s", text)
         self._console.print(f"warning: {text}")
 
-    def begin(self, stage: str, step: int) -> None:
-        """Training stage `stage` sets out from `step`: rows it logged beyond come again."""
+    def begin(self, stage: str, step: int, *, alone: bool = False) -> None:
+        """Training stage `stage` sets out from `step`: rows it logged beyond come again.
+
+        Args:
+            alone: it was not broken off there, but leaves the dense branch behind.
+        """
         if is_first():
             rows = read_rows(self._path)
             kept = [row for row in rows if row["stage"] != stage or row["step"] <= step]
             write_rows(self._path, kept)
-        on = f"goes on after step {step}; " if step else ""
-        self.say(f"{_title(stage)} {on}compiles its first steps, which takes a while")
+        if alone:
+            told = "p is 0: goes on with the factors alone; compiles again"
+        else:
+            on = f"goes on after step {step}; " if step else ""
+            told = f"{on}compiles its first steps, which takes a while"
+        self.say(f"{_title(stage)} {told}")
         self._printed = -math.inf  # its first row is shown at once
 
     def row(self, row: dict[str, Any]) -> None:

@@ -42,6 +42,7 @@ class Trainer:
 
     def __init__(self, settings: Settings, stage: Stage, progress: Progress):
         self._settings, self._stage, self._progress = settings, stage, progress
+        self._begun = False
         self._layout = layout_of(settings)
 
     def function(self, model: BertClassifier, hidden: bool = False) -> Forward:
@@ -82,7 +83,9 @@ class Trainer:
         """Run a stage, or its part up to step `until`, on from `state`."""
         until = self._stage.steps if until is None else until
         if until > int(state.step):
-            self._progress.begin(self._stage.name, int(state.step))
+            # Tuning alone has a second part in one process: with the factors alone.
+            self._progress.begin(self._stage.name, int(state.step), alone=self._begun)
+            self._begun = True
         step = make_step(loss, optimizer, accumulate=self._settings.accumulate, layout=self._layout)
         return run_steps(
             self._stage,

@@ -63,6 +63,9 @@ def test_a_stage_says_that_it_compiles(folder: Path, capsys: pytest.CaptureFixtu
     assert "prune         compiles its first steps" in capsys.readouterr().err
     progress.begin("prune", 20)
     assert "prune         goes on after step 20; compiles" in capsys.readouterr().err
+    progress.begin("tune", 20, alone=True)
+    said = capsys.readouterr().err
+    assert said == "tune factors  p is 0: goes on with the factors alone; compiles again\n"
 
 
 def test_batches_of_an_evaluation_are_told_now_and_then(

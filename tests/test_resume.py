@@ -123,12 +123,15 @@ def test_killed_again_and_again_it_ends_as_if_it_had_not_been(
     # In the part with the factors alone.
     third = go("row", "tune", 25)
     assert third.returncode == -signal.SIGKILL
+    assert third.stderr.count("goes on after step") == 1
     assert "tune factors  goes on after step 14" in third.stderr
+    assert "tune factors  p is 0: goes on with the factors alone" in third.stderr
     assert (state / "tune-factors" / "20").is_dir()
     # While the final model is being written.
     fourth = go("save", "model")
     assert fourth.returncode == -signal.SIGKILL
     assert "tune factors  goes on after step 20" in fourth.stderr
+    assert "p is 0" not in fourth.stderr
     assert not (run / "model").exists()
     assert list(run.glob(".model.*"))
     last = go("none")
