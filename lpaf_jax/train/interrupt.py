@@ -1,4 +1,4 @@
-"""SIGTERM, as a cluster sends it before it takes a machine away: finish the step, save, go."""
+"""SIGTERM, as a cluster sends it before it takes a machine away: finish what runs, save, go."""
 
 import itertools
 import signal

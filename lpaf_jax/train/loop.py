@@ -74,7 +74,9 @@ def run_steps(
     Raises:
         LpafError: a checkpoint cannot be written; or the loss or a gradient is NaN or infinite,
             and the last good state is on disk; or a weight is, and the last checkpoint is.
-        Terminated: SIGTERM came; the state after the step under way is on disk.
+        Terminated: SIGTERM came; the state after the last step sent off is on disk. Up to
+            `LOG_EVERY` steps are under way together, and a validation that has begun is finished;
+            one that is due is left out, now and after the restart.
     """
     key = jax.random.key(stage.seed)
     done = int(state.step)
@@ -112,7 +114,9 @@ def run_steps(
                     )
                     if not ends:
                         checkpoints.save_if_due(state)
-            if ends:
+            # Asked before a validation, which may outlast the grace a cluster gives, and after it.
+            stops = terminated(done)
+            if ends and not stops:
                 jax.block_until_ready(state)
                 with pace.aside():
                     accuracy = stage.validate(state.params)
@@ -120,7 +124,8 @@ def run_steps(
                         {"stage": stage.name, "step": done, "validation_accuracy": accuracy}
                     )
                     checkpoints.save_if_due(state, now=True, value=accuracy)
-            if terminated(done):
+                stops = terminated(done)
+            if stops:
                 _check(stage, state, float(logged["loss"]), checkpoints)
                 checkpoints.save_if_due(state, now=True)
                 raise Terminated
