@@ -19,7 +19,8 @@ from packaging.utils import canonicalize_name
 import lpaf_jax
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = SETUP["project"]
 
 # Bottom to top: a room imports from its own level or below. A new one takes its place here.
 LEVELS = [
@@ -157,3 +158,8 @@ def test_every_requirement_is_pinned(version: str) -> None:
 
 def test_one_version() -> None:
     assert lpaf_jax.__version__ == PROJECT["version"]
+
+
+def test_ruff_looks_at_what_there_is() -> None:
+    for pattern in SETUP["tool"]["ruff"]["include"]:
+        assert any(ROOT.glob(pattern)), pattern
