@@ -143,14 +143,15 @@ def prune(
     return optax.GradientTransformation(init, update)
 
 
-def _schedule_of(kept: Schedule | float) -> Schedule:
+def _schedule_of(kept: Any) -> Schedule:
     if callable(kept):
         return kept
     if not isinstance(kept, Real):
         raise TypeError(f"prune: kept is {kept!r}, but must be a schedule or a number")
-    if not 0 <= kept <= 1:
-        raise ValueError(f"prune: kept is {kept}, but must be in [0, 1]")
-    return optax.constant_schedule(kept)
+    share = float(kept)
+    if not 0 <= share <= 1:
+        raise ValueError(f"prune: kept is {share}, but must be in [0, 1]")
+    return optax.constant_schedule(share)
 
 
 def _check_choices(criterion: str, scope: str, mask_every: int, decay: float | None) -> None:
