@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--families", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--shares", type=float, nargs="+", default=[0.8, 0.6])
-    parser.add_argument("--steps", type=int, default=2500, help="of training each model")
+    parser.add_argument("--steps", type=int, default=1000, help="of training each model")
     parser.add_argument("--samples", type=int, default=256, help="pieces of calibration text")
     parser.add_argument("--work", type=Path, default=Path("runs/one_shot"))
     parser.add_argument("--out", type=Path, default=HERE / "results" / "one_shot.json")
