@@ -104,5 +104,7 @@ def _advanced(graphdef: Any, state: Any, x: Array, context: Any) -> Array:
 def _likelihood(graphdef: Any, state: Any, x: Array, ids: Array) -> Array:
     """`Σ log p(token)` of a text after its first token."""
     model: Any = nnx.merge(graphdef, state)
-    log_p = jax.nn.log_softmax(model.head(model.body.finish(x))[:, :-1])
-    return jnp.take_along_axis(log_p, ids[:, 1:, None], axis=-1).sum()
+    logits = model.head(model.body.finish(x))[:, :-1]
+    chosen = jnp.take_along_axis(logits, ids[:, 1:, None], axis=-1)[..., 0]
+    # A log-softmax of all of them would be held several times, and vocabularies are large.
+    return jnp.sum(chosen - jax.nn.logsumexp(logits, axis=-1))

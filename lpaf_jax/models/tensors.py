@@ -123,7 +123,7 @@ def read_wide(file: Path, name: str, shape: tuple[int, ...], turned: bool) -> np
     """One tensor as `Stored.read` gives it."""
     if len(shape) != 2:
         return _widened(file, name, read_tensor(file, name), turned)
-    found = np.empty(shape[::-1] if turned else shape, np.float32)
+    found = _aligned(shape[::-1] if turned else shape)
     rows = max(1, _PIECE // max(1, shape[1]))
     for start in range(0, shape[0], rows):
         with opened(file) as tensors:  # once a piece: what was read does not stay mapped
@@ -131,6 +131,13 @@ def read_wide(file: Path, name: str, shape: tuple[int, ...], turned: bool) -> np
         _check_finite(piece, file, name)
         (found.T if turned else found)[start : start + rows] = piece
     return found
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """An empty float32 array that begins where JAX can take it over without a copy."""
+    memory = np.empty(4 * math.prod(shape) + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + 4 * math.prod(shape)].view(np.float32).reshape(shape)
 
 
 def _widened(file: Path, name: str, value: np.ndarray, turned: bool) -> np.ndarray:
@@ -231,7 +238,7 @@ class ShardWriter:
 
     Args:
         folder: that exists.
-        limit: bytes of a shard, unless one tensor alone has more.
+        limit: bytes at which a shard is full.
     """
 
     def __init__(self, folder: Path, limit: int = 2**28):
@@ -242,16 +249,17 @@ class ShardWriter:
 
     def add(self, name: str, value: np.ndarray) -> None:
         """Take a tensor, as it is to be stored."""
-        size = sum(x.nbytes for x in self._held.values())
-        if self._held and size + value.nbytes > self._limit:
-            self._flush()
         # safetensors writes the memory of an array as it lies, whatever its strides.
         self._held[name] = np.ascontiguousarray(value)
         self._bytes += value.nbytes
+        # At once, and not when the next one comes: that would be held beside these.
+        if sum(x.nbytes for x in self._held.values()) >= self._limit:
+            self._flush()
 
     def close(self) -> None:
         """Write what is held, and give all files the names that the index knows them by."""
-        self._flush()
+        if self._held:
+            self._flush()
         shards = len(self._written)
         index: dict[str, str] = {}
         stem, ending = WEIGHTS.split(".")
