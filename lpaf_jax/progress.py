@@ -18,6 +18,8 @@ _TITLES = {"finetune": "fine-tune", "prune": "prune", "tune": "tune factors"}
 # What --p-init and --p-end are about.
 _CHANCE = "p(dense branch)"
 _PLAIN_SECONDS = 10.0
+# Metrics that are shares of the examples; correlations are not.
+_SHARES = ("accuracy", "f1", "exact")
 
 
 class Progress:
@@ -82,9 +84,13 @@ class Progress:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         title = _title(row["stage"])
-        if "validation_accuracy" in row:
-            self.say(f"{title} step {row['step']}: validation {row['validation_accuracy']:.1%}")
-            return
+        for name, value in row.items():
+            if name.startswith("validation_"):
+                metric = name.removeprefix("validation_")
+                shown = f"{value:.1%}" if metric in _SHARES else f"{value:.3f}"
+                what = "" if metric == "accuracy" else f" {metric}"
+                self.say(f"{title} step {row['step']}: validation{what} {shown}")
+                return
         text = f"{title} step {row['step']}/{row['steps']}  loss {row['loss']:.3f}"
         for name, shown, value in (("sparsity", "sparsity", "{:.0%}"), ("p", _CHANCE, "{:.2f}")):
             if name in row:

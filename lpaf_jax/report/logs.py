@@ -8,7 +8,7 @@ Line = list[tuple[int, float]]
 
 
 class Phase(NamedTuple):
-    """One training stage: (step, value) pairs in step order."""
+    """One training stage: (step, value) pairs in step order; `validation` by any metric."""
 
     loss: Line
     validation: Line
@@ -18,7 +18,7 @@ class Phase(NamedTuple):
 
 Log = dict[str, Phase]
 
-_KEYS = {"loss": "loss", "validation": "validation_accuracy", "sparsity": "sparsity", "p": "p"}
+_VALIDATION = "validation_"  # what a metric is called after that
 
 
 def read_log(path: Path) -> Log:
@@ -32,7 +32,8 @@ def read_log(path: Path) -> Log:
     for text in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(text)
         phase = log.setdefault(row["stage"], Phase([], [], [], []))
-        for name, key in _KEYS.items():
-            if key in row:
-                getattr(phase, name).append((row["step"], row[key]))
+        for key, value in row.items():
+            name = "validation" if key.startswith(_VALIDATION) else key
+            if name in Phase._fields:
+                getattr(phase, name).append((row["step"], value))
     return log

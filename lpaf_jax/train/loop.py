@@ -37,7 +37,8 @@ class Stage(NamedTuple):
         batch_size: examples a step.
         steps: of the whole stage; may end inside an epoch.
         seed: of batches, draws and dropout.
-        validate: accuracy of given parameters on the validation examples.
+        validate: how good given parameters are on the validation examples; more is better.
+        metric: what `validate` measures; it is logged as `validation_<metric>`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Stage(NamedTuple):
     steps: int
     seed: int
     validate: Callable[[Params], float]
+    metric: str = "accuracy"
 
 
 def run_steps(
@@ -119,11 +121,11 @@ def run_steps(
             if ends and not stops:
                 jax.block_until_ready(state)
                 with pace.aside():
-                    accuracy = stage.validate(state.params)
+                    value = stage.validate(state.params)
                     monitor.row(
-                        {"stage": stage.name, "step": done, "validation_accuracy": accuracy}
+                        {"stage": stage.name, "step": done, f"validation_{stage.metric}": value}
                     )
-                    checkpoints.save_if_due(state, now=True, value=accuracy)
+                    checkpoints.save_if_due(state, now=True, value=value)
                 stops = terminated(done)
             if stops:
                 _check(stage, state, float(logged["loss"]), checkpoints)
@@ -174,16 +176,25 @@ def predict(
     on_batch: Callable[[int, int], None] = lambda done, count: None,
     layout: Layout | None = None,
 ) -> np.ndarray:
-    """Logits of all examples, (n, labels), in the order of the data.
+    """Logits of all examples, in the order of the data.
+
+    They are (n, labels); or (n, length, ...) where each token has its own, from which those of
+    tokens beyond a text are minus infinity.
 
     Args:
         on_batch: is called after each batch with how many are done, of how many.
         layout: of the devices that `params` are spread over.
     """
     batches = eval_batches(data, batch_size)
+    longest = max(batches.lengths)
     logits = []
     for done, batch in enumerate(batches, start=1):
         placed = batch if layout is None else layout.batch(batch)
-        logits.append(on_host(forward(params, {}, placed))[batch["weight"] > 0])
+        found = on_host(forward(params, {}, placed))
+        if found.ndim > 2:
+            found = np.where(batch["attention_mask"][..., None] > 0, found, -np.inf)
+            missing = longest - found.shape[1]
+            found = np.pad(found, ((0, 0), (0, missing), (0, 0)), constant_values=-np.inf)
+        logits.append(found[batch["weight"] > 0])
         on_batch(done, len(batches))
     return batches.restore(np.concatenate(logits))
