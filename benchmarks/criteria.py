@@ -25,7 +25,7 @@ from lpaf_jax.progress import Progress
 from lpaf_jax.run import Run
 from lpaf_jax.settings import as_json, make_settings
 from lpaf_jax.stages import pruning_arrays
-from lpaf_jax.trainer import accuracy_of
+from lpaf_jax.trainer import score_of
 
 # Criterion, share of the weights kept, decay of the score.
 CASES: list[tuple[str, float, float | None]] = [
@@ -54,7 +54,7 @@ def main() -> None:
     table = {
         "command": "python benchmarks/criteria.py",
         "settings": as_json(base) | {"out": "runs"},
-        "dense_validation_accuracy": accuracy_of(dense, inputs.validation, base.batch)(
+        "dense_validation_accuracy": score_of(dense, inputs.validation, base.batch)(
             parameters(dense)
         ),
     }
@@ -84,7 +84,7 @@ def run_case(job: Run, inputs: Inputs) -> dict[str, Any]:
         pipeline.fine_tune(job, inputs, progress)
         pipeline.prune(job, inputs, progress)
     dense, pruned = (load_model(job.stage(name)) for name in ("dense", "pruned"))
-    accuracy = accuracy_of(pruned, inputs.validation, job.settings.batch)(parameters(pruned))
+    accuracy = score_of(pruned, inputs.validation, job.settings.batch)(parameters(pruned))
     kernels = [compressible(parameters(model)) for model in (dense, pruned)]
     figures = analyse_pruning(*kernels, pruning_arrays(job.stage("pruned"))[1])["mean"]
     shutil.rmtree(job.folder / "stages")

@@ -18,7 +18,7 @@ import numpy as np
 
 from lpaf_jax.data import encode, eval_batches, load_task
 from lpaf_jax.files import read_json, write_json
-from lpaf_jax.serve import load_classifier
+from lpaf_jax.serve import load_predictor
 
 HERE = Path(__file__).parent
 THEIRS = """
@@ -47,9 +47,9 @@ def main() -> None:
     settings = metrics["settings"]
     columns = {name: settings[name] for name in ("text_column", "label_column", "pair_column")}
     task = load_task(settings["task"], data=settings["data"], **columns)
-    classifier = load_classifier(args.run)
-    data = encode(classifier.tokenizer, task.test, classifier.length)
-    ours = classifier.logits(data, 32)
+    predictor = load_predictor(args.run)
+    data = encode(predictor.tokenizer, task.test, predictor.terms.length)
+    ours = predictor.logits(data, 32)
     batches = eval_batches(data, 32)
     with tempfile.TemporaryDirectory() as place:
         names = ("input_ids", "attention_mask", "token_type_ids")

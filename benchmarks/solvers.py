@@ -19,7 +19,7 @@ from lpaf_jax.linalg import rank_for_ratio
 from lpaf_jax.models import compressible, load_model, parameters
 from lpaf_jax.settings import make_settings
 from lpaf_jax.stages import pruning_arrays
-from lpaf_jax.trainer import accuracy_of
+from lpaf_jax.trainer import score_of
 
 _NOT_SETTINGS = ("model", "task", "out", "fingerprint")
 CHOICES = [
@@ -54,7 +54,7 @@ def main() -> None:
             seconds = time.monotonic() - started
             model = load_model(pruned)
             to_low_rank(model, factors)
-            accuracy = accuracy_of(model, inputs.validation, 32)(parameters(model))
+            accuracy = score_of(model, inputs.validation, 32)(parameters(model))
             rows.append(
                 {"ratio": ratio, "solver": solver, "importance": kind, "floor": floor}
                 | {"validation_accuracy": accuracy, "relative_error": error}

@@ -4,9 +4,24 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from lpaf_jax.data import GLUE, Encoded, Task, check_task_name, encode, load_task, load_tokenizer
+from lpaf_jax.data import (
+    GLUE,
+    SQUAD,
+    Encoded,
+    Questions,
+    Task,
+    Tokenizer,
+    check_task_name,
+    load_task,
+    load_tokenizer,
+)
+from lpaf_jax.data.split import hash_sample
 from lpaf_jax.errors import LpafError, SettingError
+from lpaf_jax.files import read_json
+from lpaf_jax.kinds import KINDS, Judged, Kind, Terms
 from lpaf_jax.models import compressible, is_hub_id, load_model, parameters, resolve_model
+from lpaf_jax.models.families import family_name
+from lpaf_jax.models.tensors import weight_files
 from lpaf_jax.settings import Settings
 
 
@@ -15,31 +30,42 @@ class Inputs(NamedTuple):
 
     Attributes:
         source: folder of the pretrained model.
+        family: of the model.
         positions: longest text it can read, in tokens.
         shapes: (m, n) of its compressible matrices.
         weight_bytes: size of all its weights.
+        task: texts and labels.
+        terms: what the model is to read, and by what it is judged.
+        train: of a question, every window that its context takes.
+        validation: what is judged after every epoch.
     """
 
     source: Path
+    family: str
     positions: int
     shapes: list[tuple[int, int]]
     weight_bytes: int
     task: Task
+    terms: Terms
     train: Encoded
-    validation: Encoded
-    test: Encoded
+    validation: Judged
+    test: Judged
+
+    @property
+    def kind(self) -> Kind:
+        """What the task asks of the model."""
+        return KINDS[self.terms.kind]
 
 
 def load_inputs(settings: Settings) -> Inputs:
     """Find and read the model, read and split the data, tokenize it.
 
     Raises:
-        LpafError: the model or the task is unknown, the weights are damaged or not dense, or the
-            data cannot serve.
+        LpafError: the model or the task is unknown, the weights are damaged or not dense, the
+            model cannot be given the head that the task needs, or the data cannot serve.
     """
     check_task_name(settings.task)  # before anything is fetched
     source = resolve_model(settings.model)
-    positions, shapes, weight_bytes = _measure(source, settings)
     task = load_task(
         settings.task,
         text_column=settings.text_column,
@@ -47,33 +73,75 @@ def load_inputs(settings: Settings) -> Inputs:
         pair_column=settings.pair_column,
         data=settings.data,
         limit=settings.limit,
+        regression=settings.regression,
     )
-    tokenizer = load_tokenizer(source)
-    splits = (task.train, task.validation, task.test)
-    encoded = (encode(tokenizer, split, settings.length) for split in splits)
-    return Inputs(source, positions, shapes, weight_bytes, task, *encoded)
+    terms = Terms(
+        kind=task.kind,
+        length=settings.tokens,
+        label_names=task.label_names,
+        metrics=task.metrics,
+        pairs=task.test.pairs is not None,
+        stride=settings.doc_stride,
+        no_answer=settings.task == "squad_v2",
+    )
+    kind, tokenizer = KINDS[task.kind], load_tokenizer(source)
+    positions, shapes, weight_bytes = _measure(source, settings, terms, tokenizer)
+    held = task.validation
+    if kind.validated is not None:
+        held = hash_sample(held, kind.validated)
+    return Inputs(
+        source,
+        family_name(read_json(source / "config.json"), str(source)),
+        positions,
+        shapes,
+        weight_bytes,
+        task,
+        terms,
+        *(kind.judged(tokenizer, split, terms) for split in (task.train, held, task.test)),
+    )
 
 
 def hub_names(settings: Settings) -> list[str]:
     """What of these settings is asked of the hub."""
     model = settings.model
     names = [model] if is_hub_id(model) else []
-    return names + ([settings.task] if settings.task in GLUE and settings.data is None else [])
+    published = settings.task in (*GLUE, *SQUAD) and settings.data is None
+    return names + ([settings.task] if published else [])
 
 
-def _measure(source: Path, settings: Settings) -> tuple[int, list[tuple[int, int]], int]:
-    model = load_model(source, num_labels=2)
+def _measure(
+    source: Path, settings: Settings, terms: Terms, tokenizer: Tokenizer
+) -> tuple[int, list[tuple[int, int]], int]:
+    kind = KINDS[terms.kind]
+    outputs = kind.outputs(terms)
+    model = load_model(source, head=kind.head, num_labels=None if outputs is None else len(outputs))
     params = parameters(model)
     shapes = [(w.shape[0], w.shape[1]) for w in compressible(params).values()]
     if not shapes or any(path.endswith(".a") for path in params):
         raise LpafError(f"model {settings.model} is factorized already; start from a dense one")
-    if settings.length > model.positions:
+    if settings.tokens > model.positions:
         raise SettingError(
             ("length",),
-            f"is {settings.length}, but model {settings.model} reads {model.positions} tokens "
+            f"is {settings.tokens}, but model {settings.model} reads {model.positions} tokens "
             "at most",
         )
+    if hasattr(model, "pad_token_id"):
+        _check_padding(settings.model, model.pad_token_id, tokenizer.pad_id)
     return model.positions, shapes, sum(x.nbytes for x in params.values())
+
+
+def _check_padding(name: str, own: int | None, used: int) -> None:
+    """A decoder classifies by the last token that is no padding, which it must tell apart."""
+    if own is None:
+        raise LpafError(
+            f"model {name} has no pad token, by which a classifier knows where a text ends; give "
+            "its config.json a pad_token_id, such as its eos_token_id"
+        )
+    if own != used:
+        raise LpafError(
+            f"model {name} has pad_token_id {own} in config.json, but its tokenizer pads with "
+            f"{used}; make them the same"
+        )
 
 
 def fingerprint(inputs: Inputs) -> str:
@@ -87,7 +155,47 @@ def fingerprint(inputs: Inputs) -> str:
         for part in (*split.ids, *split.types, split.labels):
             digest.update(len(part).to_bytes(8, "big"))
             digest.update(part.tobytes())
-    for path in sorted(inputs.source.glob("*.safetensors")):
+    for held in (inputs.task.validation, inputs.task.test):
+        if isinstance(held, Questions):  # what is right is no token, but text
+            digest.update(repr((held.pairs, held.answers)).encode())
+    for path in sorted(inputs.source.glob("*.safetensors")) or weight_files(inputs.source):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()
+
+
+def counts(inputs: Inputs) -> dict[str, float]:
+    """How many examples there are, and what the limit on their length did to the training data."""
+    most = inputs.kind.validated
+    held = len(inputs.task.validation)
+    found: dict[str, float] = {
+        "train": len(inputs.task.train),
+        "validation": held if most is None else min(held, most),
+        "test": len(inputs.task.test),
+    }
+    if inputs.terms.kind == "span":
+        return found | {"windows": len(inputs.train)}
+    return found | {"share_cut": round(_share_cut(inputs), 4)}
+
+
+def about_length(inputs: Inputs) -> str | None:
+    """What is to be said of the length of texts, if anything."""
+    terms = inputs.terms
+    if terms.kind == "span":
+        shared = f"{terms.overlap} of them shared with the next"
+        if terms.overlap < terms.stride:
+            shared += f": --doc-stride {terms.stride} is more than a third of a window"
+        return f"contexts make {len(inputs.train)} windows of {terms.length} tokens, {shared}"
+    cut = _share_cut(inputs)
+    if cut <= 0.01:
+        return None
+    return (
+        f"{cut:.0%} of the texts have {terms.length} tokens or more, where they are cut; --length "
+        "sets another limit"
+    )
+
+
+def _share_cut(inputs: Inputs) -> float:
+    """Share of the training texts that fill the limit, and may have been longer."""
+    limit = inputs.train.max_length
+    return sum(len(ids) == limit for ids in inputs.train.ids) / len(inputs.train)

@@ -13,17 +13,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from lpaf_jax import stages
 from lpaf_jax.compress.analysis import analyse_pruning
-from lpaf_jax.data import Encoded, classification_metrics, compare_paired
+from lpaf_jax.data import Encoded, compare_paired
 from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.files import atomic_write, write_json
-from lpaf_jax.inputs import Inputs, fingerprint, hub_names, load_inputs
+from lpaf_jax.inputs import Inputs, about_length, counts, fingerprint, hub_names, load_inputs
 from lpaf_jax.linalg import rank_for_ratio
 from lpaf_jax.machine import peak_memory, usable_cpus, versions
 from lpaf_jax.models import (
-    BertClassifier,
     as_function,
     compressible,
     count_parameters,
@@ -92,18 +92,15 @@ def run(settings: Settings) -> dict[str, Any]:
             return metrics
         progress.say(
             f"recipe {settings.recipe}: {settings.model} on {inputs.task.name} "
-            f"({len(inputs.train)} training examples), rank {rank} everywhere, "
+            f"({len(inputs.task.train)} training examples), rank {rank} everywhere, "
             f"{_percent(share_of_rank(rank, inputs))} of the compressible weights"
         )
         missed = _share_missed(settings, inputs, rank)
         if missed:
             progress.say(missed)
-        cut = _share_cut(inputs)
-        if cut > 0.01:
-            progress.say(
-                f"{cut:.0%} of the texts have {settings.length} tokens or more, where they are "
-                "cut; --length sets another limit"
-            )
+        length = about_length(inputs)
+        if length:
+            progress.say(length)
         fine_tune(job, inputs, progress)
         if "prune" not in settings.without:
             prune(job, inputs, progress)
@@ -203,13 +200,9 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[st
     names = [n for n in ("dense", "pruned", "factorized", "final") if job.stage(n).is_dir()]
     models = {name: load_model(job.stage(name)) for name in names}
     logits = _logits_of(models, inputs.test, progress)
-    results = {
-        name: classification_metrics(inputs.test.labels, found.argmax(-1), inputs.task.label_names)
-        for name, found in logits.items()
-    }
-    right = {name: found.argmax(-1) == inputs.test.labels for name, found in logits.items()}
+    results = {name: inputs.test.score(found) for name, found in logits.items()}
     ends = {name: models[name] for name in ("dense", "final")}
-    counts = {name: count_parameters(parameters(model)) for name, model in ends.items()}
+    stored = {name: count_parameters(parameters(model)) for name, model in ends.items()}
     progress.say("evaluate      speed of the dense and the final model")
     length = min(LATENCY_LENGTH, inputs.positions)
     latency = compare_latency(ends, length=length)
@@ -218,30 +211,27 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[st
         if is_first():
             found = _analyse(job, models["dense"], models["pruned"])
             write_json(job.folder / "analysis.json", found)
+    primary = inputs.terms.metrics[0]
     seconds = job.seconds() | {"evaluate": round(time.monotonic() - started, 2)}
     return {
         "model": job.settings.model,
         "task": inputs.task.name,
+        **_nature(inputs),
         "recipe": job.settings.recipe,
         "stages": results,
-        "paired": compare_paired(right["dense"], right["final"]),
-        "retained": _ratio(results["final"]["accuracy"], results["dense"]["accuracy"]),
+        **_paired(inputs, logits),
+        "retained": _ratio(results["final"][primary], results["dense"][primary]),
         "rank": rank,
-        "encoder_params_ratio": counts["final"]["encoder"] / counts["dense"]["encoder"],
-        "total_params_ratio": counts["final"]["total"] / counts["dense"]["total"],
-        "params": counts,
+        "encoder_params_ratio": stored["final"]["encoder"] / stored["dense"]["encoder"],
+        "total_params_ratio": stored["final"]["total"] / stored["dense"]["total"],
+        "params": stored,
         "bytes_on_disk": {
             name: (job.stage(name) / "model.safetensors").stat().st_size for name in ends
         },
         "latency_ms": {"length": length, "threads": usable_cpus(), **latency},
         "seconds": seconds | {"total": round(sum(seconds.values()), 2)},
         "peak_memory_bytes": peak_memory(),
-        "data": {
-            "train": len(inputs.train),
-            "validation": len(inputs.validation),
-            "test": len(inputs.test),
-            "share_cut": round(_share_cut(inputs), 4),
-        },
+        "data": counts(inputs),
         "settings": as_json(job.settings),
         "versions": versions(),
         "seed": job.settings.seed,
@@ -261,7 +251,7 @@ def finish(job: Run, metrics: dict[str, Any]) -> None:
 
 
 def _logits_of(
-    models: dict[str, BertClassifier], data: Encoded, progress: Progress
+    models: dict[str, nnx.Module], data: Encoded, progress: Progress
 ) -> dict[str, np.ndarray]:
     """Logits of every model; models of one structure share what is compiled."""
     compiled: dict[frozenset[tuple[str, tuple[int, ...]]], Any] = {}
@@ -275,7 +265,7 @@ def _logits_of(
     return found
 
 
-Saved = tuple[BertClassifier, dict[str, Any] | None]
+Saved = tuple[nnx.Module, dict[str, Any] | None]
 
 
 def _stage(
@@ -322,6 +312,7 @@ def _stage(
     seconds = stopwatch.seconds()
     card = model_card(
         {"model": job.settings.model, "task": inputs.task.name, "stage": name}
+        | _nature(inputs)
         | {"settings": as_json(job.settings)}
     )
     if is_first():
@@ -330,9 +321,9 @@ def _stage(
             model,
             job.stage(name),
             source=source,
-            label_names=inputs.task.label_names,
+            label_names=inputs.kind.outputs(inputs.terms),
             card=card,
-            reads={"length": job.settings.length, "pairs": inputs.task.test.pairs is not None},
+            reads=inputs.terms.saved(),
             extra=extra,
         )
     together(f"saved {name}")
@@ -363,20 +354,32 @@ def _told_of_a_full_disk(job: Run) -> Iterator[None]:
         raise LpafError(f"cannot write {job.folder}: {error.strerror}") from error
 
 
+def _nature(inputs: Inputs) -> dict[str, Any]:
+    """What the words of a report hang on."""
+    return {
+        "kind": inputs.terms.kind,
+        "family": inputs.family,
+        "metrics": list(inputs.terms.metrics),
+    }
+
+
+def _paired(inputs: Inputs, logits: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The comparison of two models example by example, where answers are right or wrong."""
+    right = inputs.test.right
+    if right is None:
+        return {}
+    return {"paired": compare_paired(right(logits["dense"]), right(logits["final"]))}
+
+
 def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
-
-
-def _share_cut(inputs: Inputs) -> float:
-    """Share of the training texts that fill the limit, and may have been longer."""
-    limit = inputs.train.max_length
-    return sum(len(ids) == limit for ids in inputs.train.ids) / len(inputs.train)
+    """None where there is nothing that could be kept; a correlation may be negative."""
+    return part / whole if whole > 0 else None
 
 
 def _factorized_from(job: Run) -> Path:
     return job.stage("dense" if "prune" in job.settings.without else "pruned")
 
 
-def _analyse(job: Run, dense: BertClassifier, pruned: BertClassifier) -> dict[str, Any]:
+def _analyse(job: Run, dense: nnx.Module, pruned: nnx.Module) -> dict[str, Any]:
     _, kept = stages.pruning_arrays(job.stage("pruned"))
     return analyse_pruning(compressible(parameters(dense)), compressible(parameters(pruned)), kept)

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,10 +18,13 @@ from lpaf_jax.processes import is_first, together, well_everywhere
 from lpaf_jax.progress import borrow_rows
 from lpaf_jax.settings import NOT_COMPARED, Settings, as_json
 
-_TASK_FIELDS = ("model", "task", "text_column", "label_column", "pair_column", "data", "limit")
+_TASK_FIELDS = (
+    *("model", "task", "text_column", "label_column", "pair_column", "regression"),
+    *("data", "limit"),
+)
 _DENSE_FIELDS = (
     *_TASK_FIELDS,
-    *("length", "batch", "accumulate", "dtype", "seed"),
+    *("length", "doc_stride", "batch", "accumulate", "dtype", "seed"),
     *("finetune_epochs", "finetune_lr", "warmup", "weight_decay"),
 )
 _PRUNED_FIELDS = (
@@ -30,6 +34,7 @@ _PRUNED_FIELDS = (
 )
 # A stage that another run has finished is the same stage where all these settings are the same.
 STAGE_FIELDS = {"dense": _DENSE_FIELDS, "pruned": _PRUNED_FIELDS}
+_DEFAULTS = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
 _LOGGED_AS = {"dense": "finetune", "pruned": "prune"}
 
 # All that a run makes beside its settings and logs; what else lies in its folder is not ours to
@@ -161,8 +166,9 @@ class Run:
         source = other / f"stages/{name}"
         if not (source / "config.json").is_file():
             return f"{other} does not hold it"
-        theirs, ours = read_json(other / "settings.json"), read_json(self.folder / "settings.json")
-        differing = [name for name in (*fields, "fingerprint") if theirs.get(name) != ours[name]]
+        theirs, ours = _settings_in(other) or {}, _settings_in(self.folder) or {}
+        compared = (*fields, "fingerprint")
+        differing = [name for name in compared if theirs.get(name) != ours.get(name)]
         if differing:
             return f"other {', '.join(differing)}"
         try:
@@ -263,12 +269,16 @@ def _holds_another(settings: Settings) -> bool:
 
 
 def _settings_in(folder: Path) -> dict[str, Any] | None:
-    """The settings of the run in `folder`; None where there is none of ours."""
+    """The settings of the run in `folder`; None where there is none of ours.
+
+    A setting that came later than the run stands at its default, which changes nothing.
+    """
     path = folder / "settings.json"
     with _mended_by(f"no run goes on without it: name another folder, or delete {folder}"):
         values = read_json(path) if path.is_file() else None
-    ours = isinstance(values, dict) and {"fingerprint", "params", "task"} <= values.keys()
-    return values if ours else None
+    if not (isinstance(values, dict) and {"fingerprint", "params", "task"} <= values.keys()):
+        return None
+    return _DEFAULTS | values
 
 
 @contextmanager

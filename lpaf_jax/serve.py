@@ -1,93 +1,165 @@
-"""A saved model put to use: evaluate a file, label lines."""
+"""A saved model put to use: evaluate a file, answer lines."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 
 from lpaf_jax.data import (
     Encoded,
     Examples,
+    Questions,
     Tokenizer,
-    classification_metrics,
     encode,
+    encode_questions,
+    find_answers,
     load_tokenizer,
     read_examples,
+    read_squad,
 )
+from lpaf_jax.data.examples import Kind
+from lpaf_jax.data.windows import DOC_STRIDE, LENGTH
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import read_json
 from lpaf_jax.folders import model_folder
-from lpaf_jax.models import BertClassifier, as_function, load_model, parameters
+from lpaf_jax.kinds import KINDS, Terms, terms_of
+from lpaf_jax.models import as_function, load_model, parameters
+from lpaf_jax.models.families import FAMILIES, family_name, head_of
 from lpaf_jax.train import predict
 
-_LENGTH = 128
+# Longest texts of a model that does not say what it was trained with.
+_USUAL: dict[Kind, int] = {"classification": 128, "regression": 128, "span": LENGTH}
+
+
+LogitsOf = Callable[[Encoded], np.ndarray]
+
+
+class Said(NamedTuple):
+    """What a model says to a text.
+
+    Attributes:
+        text: what it was asked.
+        answer: the name of a class, a number, or a piece of the context, which is empty where a
+            model of questions without answers finds none.
+        score: the probability of the class; of an answer, or of none, the sum of its two logits;
+            None beside a number.
+    """
+
+    text: str
+    answer: str | float
+    score: float | None
+
+    @property
+    def line(self) -> str:
+        """What `lpaf predict` prints."""
+        cells = (self.answer, self.score, self.text)
+        return "\t".join(
+            f"{cell:.4f}" if isinstance(cell, float) else cell for cell in cells if cell is not None
+        )
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """A model, its tokenizer and the names of its classes.
+class Predictor:
+    """A model, its tokenizer, and what it reads.
 
     Attributes:
-        length: longest text in tokens; what is longer is cut.
-        pairs: whether it reads two texts; None where its config.json does not say.
+        terms: `terms.length` is the longest text in tokens; what is longer is cut, or read in
+            windows where the answer is a piece of it.
     """
 
-    model: BertClassifier
+    model: nnx.Module
     tokenizer: Tokenizer
-    label_names: list[str]
-    length: int
-    pairs: bool | None
+    terms: Terms
 
     def logits(self, data: Encoded, batch: int) -> np.ndarray:
-        """Logits of all examples, (n, labels)."""
+        """What the head gives for all examples; see `lpaf_jax.train.predict`."""
         forward = jax.jit(as_function(self.model))
         return predict(forward, parameters(self.model), data, batch)
 
-    def predict(self, texts: Iterable[str], batch: int = 32) -> Iterator[tuple[str, str, float]]:
-        """`(text, label, probability)` of each text, in order, `batch` texts at a time.
+    def predict(self, texts: Iterable[str], batch: int = 32) -> Iterator[Said]:
+        """The answer to each text, in order, `batch` texts at a time.
 
-        A model of text pairs reads both from one string, with a tab between them. Lazy in its
-        input: no more than `batch` texts are drawn before the first is answered.
+        A model of text pairs reads both from one string, with a tab between them; a question comes
+        before its context. Lazy in its input: no more than `batch` texts are drawn before the
+        first is answered.
 
         Raises:
-            LpafError: `batch` is less than 1, or a text is no pair where it must be one; all
-                texts before it have been answered then.
+            LpafError: `batch` is less than 1, or a text cannot be read: it is no pair where it
+                must be one, or a question leaves no room for its context; all texts before it
+                have been answered then.
         """
         _check_batch(batch)
         forward, params = jax.jit(as_function(self.model)), parameters(self.model)
         stream, answered = iter(texts), 0
         while drawn := list(islice(stream, batch)):
-            chunk = list(takewhile(self._can_read, drawn))
+            chunk = list(takewhile(lambda text: self._amiss(text) is None, drawn))
             if chunk:
-                encoded = encode(self.tokenizer, self._examples(chunk), self.length)
-                logits = predict(forward, params, encoded, batch)
-                shifted = np.exp(logits - logits.max(-1, keepdims=True))
-                probabilities = shifted / shifted.sum(-1, keepdims=True)
-                for text, row in zip(chunk, probabilities, strict=True):
-                    yield text, self.label_names[int(row.argmax())], float(row.max())
+                yield from self._answers(
+                    chunk, lambda encoded: predict(forward, params, encoded, batch)
+                )
             answered += len(chunk)
             if len(chunk) < len(drawn):
-                raise LpafError(
-                    f"line {answered + 1}: the model reads two texts a line with a tab between: "
-                    f"{drawn[len(chunk)]!r}"
-                )
+                text = drawn[len(chunk)]
+                raise LpafError(f"line {answered + 1}: {self._amiss(text)}: {text!r}")
 
-    def _can_read(self, text: str) -> bool:
-        return not self.pairs or text.count("\t") == 1
+    def _amiss(self, text: str) -> str | None:
+        """Why a text cannot be read; None where it can."""
+        spans = self.terms.kind == "span"
+        if self.terms.pairs and text.count("\t") != 1:
+            what = "a question and its context, one of each" if spans else "two texts"
+            return f"the model reads {what} a line with a tab between"
+        if spans:
+            question = text.partition("\t")[0].strip()
+            taken = len(self.tokenizer.encode([question], [""], max_length=4 * len(text) + 8)[0][0])
+            if self.terms.length - taken <= self.terms.overlap:
+                return (
+                    f"a window of {self.terms.length} tokens has no room for the question beside "
+                    f"more than {self.terms.overlap} of its context"
+                )
+        return None
+
+    def _answers(self, texts: list[str], logits_of: LogitsOf) -> Iterator[Said]:
+        terms = self.terms
+        if terms.kind == "span":
+            yield from self._found(texts, logits_of)
+            return
+        logits = logits_of(encode(self.tokenizer, self._examples(texts), terms.length))
+        if terms.kind == "regression":
+            for text, row in zip(texts, logits, strict=True):
+                yield Said(text, float(row[0]), None)
+            return
+        shifted = np.exp(logits - logits.max(-1, keepdims=True))
+        for text, row in zip(texts, shifted / shifted.sum(-1, keepdims=True), strict=True):
+            yield Said(text, terms.label_names[int(row.argmax())], float(row.max()))
+
+    def _found(self, texts: list[str], logits_of: LogitsOf) -> Iterator[Said]:
+        asked, contexts = zip(*(text.split("\t") for text in texts), strict=True)
+        nothing = np.full((len(texts), 2), -1, np.int32)
+        no_answers: list[list[str]] = [[] for _ in texts]
+        questions = Questions(list(asked), list(contexts), nothing, list(asked), no_answers)
+        terms = self.terms
+        windows = encode_questions(self.tokenizer, questions, terms.length, terms.overlap)
+        found = find_answers(questions, windows, logits_of(windows.encoded), n_best=1)
+        for text, one in zip(texts, found, strict=True):
+            if not one.answers or (terms.no_answer and one.no_answer > 0):
+                yield Said(text, "", one.null_score)
+            else:
+                yield Said(text, one.text, one.answers[0].score)
 
     def _examples(self, texts: list[str]) -> Examples:
         labels = np.zeros(len(texts), np.int32)
-        if not self.pairs:
+        if not self.terms.pairs:
             return Examples(texts, None, labels)
         parts = [text.split("\t") for text in texts]
         return Examples([first for first, _ in parts], [second for _, second in parts], labels)
 
 
-def load_classifier(folder: Path, *, stage: str = "final", length: int | None = None) -> Classifier:
+def load_predictor(folder: Path, *, stage: str = "final", length: int | None = None) -> Predictor:
     """The model after `stage` of the run in `folder`, or the model that `folder` itself is.
 
     Args:
@@ -96,19 +168,35 @@ def load_classifier(folder: Path, *, stage: str = "final", length: int | None = 
         length: longest text in tokens; None takes what the model was trained with.
 
     Raises:
-        LpafError: there is no such folder or stage, its files are damaged, or the model cannot
-            read so long a text.
+        LpafError: there is no such folder or stage, its files are damaged, the model has a head
+            that answers nothing, or it cannot read so long a text.
     """
     place = model_folder(folder, stage)
-    config = read_json(place / "config.json")
-    names, reads = config.get("id2label"), config.get("lpaf_reads", {})
-    if not names:
-        raise LpafError(f"{place} has no classification head: config.json names no labels")
+    values = read_json(place / "config.json")
     model = load_model(place)
-    own = reads.get("length", _LENGTH)
-    length = _length(own, model.positions, length)
-    label_names = [names[str(i)] for i in range(len(names))]
-    return Classifier(model, load_tokenizer(place), label_names, length, reads.get("pairs"))
+    kind = _kind_of(model, values, place)
+    reads = values.get("lpaf_reads", {})
+    names = values.get("id2label") or {}
+    outputs = range(model.num_labels if kind == "classification" else 0)
+    terms = terms_of(
+        kind,
+        reads,
+        [names.get(str(i), f"LABEL_{i}") for i in outputs],
+        length=_length(reads.get("length", _USUAL[kind]), model.positions, length),
+        stride=DOC_STRIDE,
+    )
+    return Predictor(model, load_tokenizer(place), terms)
+
+
+def _kind_of(model: Any, values: dict[str, Any], place: Path) -> Kind:
+    head = head_of(model, FAMILIES[family_name(values, str(place))])
+    if head == "span":
+        return "span"
+    if head == "lm":
+        raise LpafError(
+            f"{place} is a language model, which has no classification head and answers nothing"
+        )
+    return "regression" if model.num_labels == 1 else "classification"
 
 
 def _length(own: int, positions: int, chosen: int | None) -> int:
@@ -135,23 +223,42 @@ def evaluate_file(
     batch: int = 32,
     length: int | None = None,
 ) -> dict[str, Any]:
-    """Figures of a saved model on a labelled file; see `lpaf evaluate`.
+    """The official metrics of a saved model on a labelled file; see `lpaf evaluate`.
+
+    A file with unanswerable questions is judged as in SQuAD v2.0, whatever the model was made for.
 
     Raises:
-        LpafError: the model cannot be loaded, or the file is not what the columns say.
+        LpafError: the model cannot be loaded, the file is not what the columns say, or it is of
+            another kind than the model.
     """
     _check_batch(batch)
-    classifier = load_classifier(folder, stage=stage, length=length)
-    if classifier.pairs and pair_column is None:
+    predictor = load_predictor(folder, stage=stage, length=length)
+    terms, squad = predictor.terms, data.suffix.lower() == ".json"
+    if squad != (terms.kind == "span"):
+        wanted = "a .json file in the format of SQuAD" if not squad else "a .csv or .tsv file"
+        raise LpafError(f"{data} does not suit the model, which is judged on {wanted}")
+    examples: Examples
+    if squad:
+        questions = examples = read_squad(data)
+        terms = terms._replace(no_answer=terms.no_answer or not all(questions.answers))
+    else:
+        examples = _table(terms, data, text_column, label_column, pair_column)
+    judged = KINDS[terms.kind].judged(predictor.tokenizer, examples, terms)
+    return judged.score(predictor.logits(judged, batch))
+
+
+def _table(
+    terms: Terms, data: Path, text_column: str, label_column: str, pair_column: str | None
+) -> Examples:
+    if terms.pairs and pair_column is None:
         raise LpafError(f"the model reads two texts: name {data}'s second one with --pair-column")
-    if classifier.pairs is False and pair_column is not None:
+    if terms.pairs is False and pair_column is not None:
         raise LpafError(f"the model reads one text: leave --pair-column {pair_column} out")
-    examples = read_examples(
+    return read_examples(
         data,
         text_column=text_column,
         label_column=label_column,
         pair_column=pair_column,
-        label_names=classifier.label_names,
+        label_names=terms.label_names,
+        regression=terms.kind == "regression",
     )
-    logits = classifier.logits(encode(classifier.tokenizer, examples, classifier.length), batch)
-    return classification_metrics(examples.labels, logits.argmax(-1), classifier.label_names)

@@ -9,11 +9,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from tyro.conf import Positional, arg
 
+from lpaf_jax.data import SQUAD
+from lpaf_jax.data.windows import LENGTH
 from lpaf_jax.errors import LpafError, SettingError
 
 Step = Literal["prune", "weighting", "mixing"]
 
 _PARAMS_DEFAULT = 0.5
+_LENGTH_DEFAULT = 64
 
 # What `lpaf compress --help` shows in place of the types, and of "(default: None)".
 _OPTIONAL = "(optional)"
@@ -21,6 +24,7 @@ _DIR = arg(metavar="DIR", help_behavior_hint=_OPTIONAL)
 _INT = arg(metavar="INT", help_behavior_hint=_OPTIONAL)
 _PARAMS = arg(metavar="FLOAT", help_behavior_hint=f"(default: {_PARAMS_DEFAULT})")
 _NAME = arg(metavar="NAME", help_behavior_hint=_OPTIONAL)
+_LENGTH = arg(metavar="INT", help_behavior_hint=f"(default: {_LENGTH_DEFAULT}, {LENGTH} for SQuAD)")
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,10 @@ class Settings:
     """Settings of `lpaf compress`; `lpaf_jax.pipeline.compress` takes the same names."""
 
     model: Positional[str]
-    """`minilm`, a folder with a Hugging Face BERT checkpoint, or a hub id."""
+    """`minilm`, a folder with a Hugging Face checkpoint (BERT and its kin, decoders), or a hub
+    id."""
     task: Annotated[str, arg(metavar="TASK")]
-    """`rotten_tomatoes`, `imdb`, a GLUE task, or the path of a .csv or .tsv file."""
+    """`rotten_tomatoes`, `imdb`, a GLUE task, `squad`, `squad_v2`, or a .csv or .tsv file."""
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder of the run; an unfinished run of the same settings found there is continued."""
     preset: Literal["quick", "standard", "paper"] = "standard"
@@ -99,8 +104,10 @@ class Settings:
     """Parts of a batch that pass one after another: the memory of one, the step of all."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What training computes in; weights, softmax and norms stay float32."""
-    length: int = 64
-    """Longest text in tokens; what is longer is cut."""
+    length: Annotated[int | None, _LENGTH] = None
+    """Longest text in tokens; what is longer is cut, or read in windows of this length (SQuAD)."""
+    doc_stride: int = 128
+    """Tokens that two windows of a context share; a third of --length at most."""
     seed: int = 0
     """Decides the new head, the batches, the draws and dropout."""
     limit: Annotated[int | None, _INT] = None
@@ -112,9 +119,12 @@ class Settings:
     """Column of the label in a csv or tsv file, where it is not `label`."""
     pair_column: Annotated[str | None, _NAME] = None
     """Column of the second text in a csv or tsv file about pairs."""
+    regression: bool = False
+    """The labels of a csv or tsv file are numbers to be predicted, not classes."""
     data: Annotated[Path | None, _DIR] = None
     """Folder of a GLUE task, in place of the hub: train and validation (or dev) as .parquet, .csv
-    or .tsv files, as `datasets` or GLUE's own archives have them, or what `datasets` saved."""
+    or .tsv files, as `datasets` or GLUE's own archives have them, or what `datasets` saved. Of
+    SQuAD, its official .json files, or one file in their format."""
 
     reuse: Annotated[Path | None, _DIR] = None
     """Run to take fine-tuning and pruning over from, as far as their settings are the same."""
@@ -133,6 +143,12 @@ class Settings:
     def share(self) -> float | None:
         """`params`, or 0.5 where neither it nor the rank is chosen; None where the rank is."""
         return _PARAMS_DEFAULT if self.params is None and self.rank is None else self.params
+
+    @property
+    def tokens(self) -> int:
+        """`length`, or the usual one where it is not chosen: windows are longer than texts."""
+        usual = LENGTH if self.task in SQUAD else _LENGTH_DEFAULT
+        return usual if self.length is None else self.length
 
     @property
     def recipe(self) -> str:
@@ -229,12 +245,13 @@ def check(settings: Settings) -> None:
         _demand(settings, name, lambda x: 0 <= x < math.inf, "finite and at least 0")
     for name in ("prune_epochs", "tune_epochs"):
         _demand(settings, name, lambda x: 0 < x < math.inf, "finite and more than 0")
-    for name in ("batch", "mask_every", "accumulate", "fsdp"):
+    for name in ("batch", "mask_every", "accumulate", "fsdp", "doc_stride"):
         _demand(settings, name, _whole(1), "a whole number, at least 1")
     for name in ("rank", "limit"):
         if getattr(settings, name) is not None:
             _demand(settings, name, _whole(1), "a whole number, at least 1")
-    _demand(settings, "length", _whole(4), "a whole number, at least 4")
+    if settings.length is not None:
+        _demand(settings, "length", _whole(4), "a whole number, at least 4")
     # JAX keeps 32 bits of a seed.
     _demand(settings, "seed", _whole(0, 2**31 - 1), "a whole number from 0 to 2147483647")
     if settings.params is not None and settings.rank is not None:
@@ -282,8 +299,11 @@ def _demand(settings: Settings, name: str, good: Callable[[Any], bool], range_: 
 def as_json(settings: Settings) -> dict[str, Any]:
     """The settings as JSON values; of the steps left out, neither order nor repeats matter.
 
-    `params` left out is the value it then has, which is the same run.
+    `params` or `length` left out is the value it then has, which is the same run.
     """
-    steps = sorted(set(settings.without))
-    values = dataclasses.asdict(settings) | {"params": settings.share, "without": steps}
+    values = dataclasses.asdict(settings) | {
+        "params": settings.share,
+        "length": settings.tokens,
+        "without": sorted(set(settings.without)),
+    }
     return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}

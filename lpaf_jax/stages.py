@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from lpaf_jax.compress import factorize, to_low_rank, to_mixed
 from lpaf_jax.data import steps_per_epoch, train_batches
@@ -16,7 +17,6 @@ from lpaf_jax.importance import first_order_scores
 from lpaf_jax.inputs import Inputs
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import (
-    BertClassifier,
     as_function,
     compressible,
     is_compressible,
@@ -27,18 +27,17 @@ from lpaf_jax.models import (
     parameters,
     set_parameters,
 )
+from lpaf_jax.models.families import FAMILIES, named_head
 from lpaf_jax.models.functional import Params
 from lpaf_jax.processes import on_host
 from lpaf_jax.progress import Progress
 from lpaf_jax.settings import Settings
 from lpaf_jax.train import (
-    CLASSIFICATION,
     Checkpoints,
     Loss,
     Objective,
     Stage,
     TrainState,
-    cross_entropy,
     cubic_sparsity,
     distilled,
     dual_loss,
@@ -48,53 +47,74 @@ from lpaf_jax.train import (
     teacher_parameters,
     with_teacher,
 )
-from lpaf_jax.trainer import Trainer, accuracy_of, layout_of, optimizer_of
+from lpaf_jax.trainer import Trainer, layout_of, optimizer_of, score_of
 
 # Where the scores and masks of a pruned model lie among the arrays beside its weights.
 _SCORE, _MASK = "score.", "mask."
+# The layer that gives a classification, in RoBERTa, in the other encoders and in decoders.
+_LAST = ("classifier.out_proj", "classifier", "score")
 
 
 def finetune(
     settings: Settings, inputs: Inputs, progress: Progress, checkpoints: Checkpoints
-) -> BertClassifier:
+) -> nnx.Module:
     """Fine-tune the pretrained model on the task."""
-    labels = inputs.task.label_names
     if settings.finetune_epochs == 0:
-        return _with_labels(load_model(inputs.source), inputs.source, labels)
-    model = load_model(inputs.source, num_labels=len(labels), seed=settings.seed)
+        return _as_it_is(inputs)
+    outputs = inputs.kind.outputs(inputs.terms)
+    model = load_model(
+        inputs.source,
+        head=inputs.kind.head,
+        num_labels=None if outputs is None else len(outputs),
+        seed=settings.seed,
+    )
     stage = _stage("finetune", settings, inputs, settings.finetune_epochs, model)
     optimizer, rate = optimizer_of(settings, settings.finetune_lr, stage.steps)
     trainer = Trainer(settings, stage, progress)
-    state = trainer.run(
-        task_loss(trainer.function(model)), optimizer, parameters(model), {}, checkpoints, rate
-    )
+    loss = task_loss(trainer.function(model), inputs.kind.objective)
+    state = trainer.run(loss, optimizer, parameters(model), {}, checkpoints, rate)
     set_parameters(model, on_host(state.params))
     return model
 
 
-def _with_labels(model: BertClassifier, source: Path, labels: list[str]) -> BertClassifier:
-    """A fine-tuned model with its classes in the order of the task's."""
-    names = read_json(source / "config.json").get("id2label", {})
-    theirs = [names.get(str(i), "").lower() for i in range(len(names))]
-    ours = [label.lower() for label in labels]
-    head = model.classifier
-    classes = head.kernel[...].shape[1]
-    if classes != len(labels):
+def _as_it_is(inputs: Inputs) -> nnx.Module:
+    """A model that is fine-tuned already, the classes of one that tells such apart in our order.
+
+    Raises:
+        LpafError: it has not the head of the task, or not as many outputs.
+    """
+    source, wanted = inputs.source, inputs.kind.head
+    mend = "fine-tune it, with --finetune-epochs above 0"
+    values = read_json(source / "config.json")
+    family = FAMILIES[inputs.family]
+    named = named_head(values, family)
+    if (named or next(iter(family.heads))) != wanted:
         raise LpafError(
-            f"{source} tells {classes} classes apart and the task has "
-            f"{len(labels)}: fine-tune it, with --finetune-epochs above 0"
+            f"{source} has {'no' if named is None else f'a {named}'} head, and task "
+            f"{inputs.task.name} needs a {wanted} head: {mend}"
         )
+    model = load_model(source)
+    outputs = inputs.kind.outputs(inputs.terms)
+    if outputs is None:
+        return cast(nnx.Module, model)
+    if model.num_labels != len(outputs):
+        has = f"{model.num_labels} output{'s' if model.num_labels > 1 else ''}"
+        raise LpafError(f"{source} has {has} and the task needs {len(outputs)}: {mend}")
+    names = values.get("id2label", {})
+    theirs = [names.get(str(i), "").lower() for i in range(len(names))]
+    ours = [name.lower() for name in outputs]
     if sorted(theirs) == sorted(ours):  # else their names mean nothing to us, as LABEL_0 does
-        order = jnp.array([theirs.index(label) for label in ours])
-        for part in (head.kernel, head.bias):
-            if part is not None:
-                part.set_value(part[...][..., order])
-    return model
+        order = jnp.array([theirs.index(name) for name in ours])
+        params = parameters(model)
+        last = next(path for path in _LAST if f"{path}.kernel" in params)
+        paths = [path for path in (f"{last}.kernel", f"{last}.bias") if path in params]
+        set_parameters(model, {path: params[path][..., order] for path in paths})
+    return cast(nnx.Module, model)
 
 
 def prune_weights(
     settings: Settings, inputs: Inputs, dense: Path, progress: Progress, checkpoints: Checkpoints
-) -> tuple[BertClassifier, dict[str, np.ndarray]]:
+) -> tuple[nnx.Module, dict[str, np.ndarray]]:
     """Step 1, `UP_first`: train on while keeping the top share of weights.
 
     Returns:
@@ -120,7 +140,7 @@ def prune_weights(
     )
     trainer = Trainer(settings, stage, progress)
     state = trainer.run(
-        task_loss(trainer.function(model)),
+        task_loss(trainer.function(model), inputs.kind.objective),
         optimizer,
         parameters(model),
         {},
@@ -142,9 +162,7 @@ def pruning_arrays(folder: Path) -> tuple[Params, Params]:
     return scores, kept
 
 
-def factorize_weights(
-    settings: Settings, inputs: Inputs, source: Path, rank: int
-) -> BertClassifier:
+def factorize_weights(settings: Settings, inputs: Inputs, source: Path, rank: int) -> nnx.Module:
     """Step 2: every compressible matrix to rank `rank`, weighted by the pruning scores.
 
     Where step 1 was left out there are no scores from training; they are then summed over one
@@ -164,7 +182,7 @@ def factorize_weights(
                 as_function(model),
                 params,
                 train_batches(inputs.train, settings.batch, seed=settings.seed, epoch=0),
-                lambda logits, batch: cross_entropy(logits, batch["labels"], batch["weight"]),
+                inputs.kind.objective.loss,
                 "sensitivity" if settings.criterion == "magnitude" else settings.criterion,
             )
     factors = factorize(weights, scores, kept, rank, solver=solver, kind=kind, floor=settings.floor)
@@ -180,7 +198,7 @@ def tune_factors(
     teacher: Path,
     progress: Progress,
     checkpoints: Callable[[str], Checkpoints],
-) -> BertClassifier:
+) -> nnx.Module:
     """Step 3: mixed-rank fine-tuning with dual-forward consistency, or plain fine-tuning.
 
     Args:
@@ -193,7 +211,7 @@ def tune_factors(
     stage = _stage("tune", settings, inputs, settings.tune_epochs, final)
     optimizer, rate = optimizer_of(settings, settings.tune_lr, stage.steps)
     trainer = Trainer(settings, stage, progress)
-    taught, objective, fixed = _distillation(settings, trainer, teacher)
+    taught, objective, fixed = _distillation(settings, inputs, trainer, teacher)
     hidden = settings.distil_hidden > 0
     if "mixing" in settings.without:
         loss = taught(task_loss(trainer.function(final, hidden), objective))
@@ -201,7 +219,7 @@ def tune_factors(
         set_parameters(final, on_host(state.params))
         return final
 
-    def loss_of(model: BertClassifier) -> Loss:
+    def loss_of(model: nnx.Module) -> Loss:
         forward, layers = trainer.function(model, hidden), len(mixed_paths(model))
         return taught(dual_loss(forward, probability, layers, settings.consistency, objective))
 
@@ -229,18 +247,18 @@ def tune_factors(
 
 
 def _distillation(
-    settings: Settings, trainer: Trainer, teacher: Path
+    settings: Settings, inputs: Inputs, trainer: Trainer, teacher: Path
 ) -> tuple[Callable[[Loss], Loss], Objective, Params]:
     """A wrapper, an objective and parameters that make a loss learn from the model in `teacher`.
 
     With no weight on it they change nothing.
     """
     if settings.distil == 0 and settings.distil_hidden == 0:
-        return lambda loss: loss, CLASSIFICATION, {}
+        return lambda loss: loss, inputs.kind.objective, {}
     model = load_model(teacher)
     forward = trainer.function(model, settings.distil_hidden > 0)
     objective = distilled(
-        CLASSIFICATION,
+        inputs.kind.objective,
         settings.distil,
         temperature=settings.temperature,
         hidden=settings.distil_hidden,
@@ -249,7 +267,7 @@ def _distillation(
     return lambda loss: with_teacher(loss, forward), objective, fixed
 
 
-def _mixed_model(dense: Path, final: BertClassifier) -> BertClassifier:
+def _mixed_model(dense: Path, final: nnx.Module) -> nnx.Module:
     """The dense model with mixed layers in place of those that `final` holds as factors."""
     model = load_model(dense)
     params = parameters(final)
@@ -276,12 +294,13 @@ def _keep_parameters(state: TrainState, names: list[str]) -> TrainState:
 
 
 def _stage(
-    name: str, settings: Settings, inputs: Inputs, epochs: float, model: BertClassifier
+    name: str, settings: Settings, inputs: Inputs, epochs: float, model: nnx.Module
 ) -> Stage:
     per_epoch = steps_per_epoch(len(inputs.train), settings.batch)
-    validate = accuracy_of(model, inputs.validation, settings.batch, layout_of(settings))
-    steps = max(1, round(epochs * per_epoch))
-    return Stage(name, inputs.train, settings.batch, steps, _seed_of(name, settings), validate)
+    validate = score_of(model, inputs.validation, settings.batch, layout_of(settings))
+    steps, seed = max(1, round(epochs * per_epoch)), _seed_of(name, settings)
+    metric = inputs.terms.metrics[0]
+    return Stage(name, inputs.train, settings.batch, steps, seed, validate, metric)
 
 
 def _seed_of(stage: str, settings: Settings) -> int:

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from flax import nnx
 
-from lpaf_jax.data import Encoded
 from lpaf_jax.errors import SettingError
-from lpaf_jax.models import BertClassifier, as_function, parameters
+from lpaf_jax.kinds import Judged
+from lpaf_jax.models import as_function, parameters
 from lpaf_jax.models.functional import Forward, Params
 from lpaf_jax.progress import Progress
 from lpaf_jax.settings import Settings
@@ -45,7 +45,7 @@ class Trainer:
         self._begun = False
         self._layout = layout_of(settings)
 
-    def function(self, model: BertClassifier, hidden: bool = False) -> Forward:
+    def function(self, model: nnx.Module, hidden: bool = False) -> Forward:
         """The model as a function that computes in the dtype of the settings."""
         narrow = None if self._settings.dtype == "float32" else jnp.dtype(self._settings.dtype)
         return as_function(model, hidden=hidden, dtype=narrow)
@@ -139,16 +139,16 @@ def optimizer_of(
     }
 
 
-def accuracy_of(
-    model: BertClassifier, data: Encoded, batch_size: int, layout: Layout | None = None
+def score_of(
+    model: nnx.Module, data: Judged, batch_size: int, layout: Layout | None = None
 ) -> Callable[[Params], float]:
-    """`accuracy(params)` on `data` for the structure of `model`."""
+    """`score(params)` for the structure of `model`: the primary metric of the task on `data`."""
     forward = jax.jit(as_function(model))
     names = set(parameters(model))
 
-    def accuracy(params: Params) -> float:
+    def score(params: Params) -> float:
         chosen = {name: value for name, value in params.items() if name in names}
-        logits = predict(forward, chosen, data, batch_size, layout=layout)
-        return float(np.mean(logits.argmax(-1) == data.labels))
+        found = data.score(predict(forward, chosen, data, batch_size, layout=layout))
+        return float(found[found["primary"]])
 
-    return accuracy
+    return score

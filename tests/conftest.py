@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-pytest_plugins = ["tests.tiny"]
+pytest_plugins = ["tests.tiny", "tests.tiny_tasks"]
 
 # Packages whose tests compile much and compute next to nothing.
 _COMPILE_QUICKLY = ("compress", "importance", "linalg", "train")

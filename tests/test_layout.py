@@ -31,6 +31,7 @@ LEVELS = [
         "folders",
         "inputs",
         "inspection",
+        "kinds",
         "oneshot",
         "oneshot_settings",
         "pipeline",

@@ -20,7 +20,7 @@ from lpaf_jax.models import load_model, parameters
 from lpaf_jax.pipeline import choose_rank, compress
 from lpaf_jax.progress import Progress
 from lpaf_jax.run import Run
-from lpaf_jax.serve import load_classifier
+from lpaf_jax.serve import load_predictor
 from lpaf_jax.settings import make_settings
 from lpaf_jax.train import Checkpoints
 from tests.tiny import ENCODER, LAYERS, SIDES, Tiny, cut_back, weights
@@ -226,7 +226,7 @@ def test_a_run_killed_before_its_metrics_needs_no_training(
     assert "checkpoints" not in held
     assert weights(run) == weights(finished)
     with pytest.raises(LpafError, match=r"holds final; .*\(--keep final\)"):
-        load_classifier(run, stage="dense")
+        load_predictor(run, stage="dense")
     # Nothing is done, or missed, by running it once more.
     before = files(run)
     assert compress(**tiny.chosen(run, keep="final")) == found

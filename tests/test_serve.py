@@ -12,15 +12,15 @@ from safetensors.numpy import load_file, save_file
 
 from lpaf_jax.data import Examples, encode
 from lpaf_jax.errors import LpafError
-from lpaf_jax.serve import Classifier, evaluate_file, load_classifier
+from lpaf_jax.serve import Predictor, evaluate_file, load_predictor
 from tests.tiny import FAST, POSITIONS, Tiny, sentences
 
 STAGES = ("dense", "pruned", "factorized", "final")
 
 
 @pytest.fixture(scope="module")
-def classifier(finished: Path) -> Classifier:
-    return load_classifier(finished)
+def predictor(finished: Path) -> Predictor:
+    return load_predictor(finished)
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def test_a_file_gives_what_the_run_measured(finished: Path, held_out: Path, stag
 def test_the_stages_are_not_all_the_same_model(finished: Path) -> None:
     logits = []
     for stage in STAGES:
-        classifier = load_classifier(finished, stage=stage)
+        predictor = load_predictor(finished, stage=stage)
         examples = Examples([text for text, _ in sentences(4)], None, np.zeros(4, np.int32))
-        logits.append(classifier.logits(encode(classifier.tokenizer, examples, 16), 4))
+        logits.append(predictor.logits(encode(predictor.tokenizer, examples, 16), 4))
     for one, other in itertools.combinations(logits, 2):
         assert np.abs(one - other).max() > 1e-3
 
@@ -66,7 +66,7 @@ def test_a_model_folder_is_its_own_final_stage(finished: Path, held_out: Path) -
     dense = evaluate_file(finished / "stages" / "dense", held_out)
     assert dense == evaluate_file(finished, held_out, stage="dense")
     with pytest.raises(LpafError, match="model is a model, which has no stages: leave --stage d"):
-        load_classifier(finished / "model", stage="dense")
+        load_predictor(finished / "model", stage="dense")
 
 
 @pytest.mark.parametrize("stage", ["dense", "final"])
@@ -87,20 +87,20 @@ def test_the_card_tells_python_how_to_use_the_model(
 
 def test_a_stage_that_is_not_there_is_told_with_those_that_are(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(LpafError, match="does not exist"):
-        load_classifier(tmp_path / "none")
+        load_predictor(tmp_path / "none")
     with pytest.raises(LpafError, match="it holds none$"):
-        load_classifier(tmp_path)
+        load_predictor(tmp_path)
     shutil.rmtree(copy / "stages" / "pruned")
     with pytest.raises(LpafError, match="'pruned'; it holds dense, factorized, final$"):
-        load_classifier(copy, stage="pruned")
+        load_predictor(copy, stage="pruned")
     shutil.rmtree(copy / "stages")
     with pytest.raises(LpafError, match=r"it holds final; .*\(--keep final\)$"):
-        load_classifier(copy, stage="dense")
+        load_predictor(copy, stage="dense")
 
 
 def test_a_model_without_a_head_is_refused(tiny: Tiny) -> None:
     with pytest.raises(LpafError, match="no classification head"):
-        load_classifier(tiny.model)
+        load_predictor(tiny.model)
 
 
 def test_a_head_that_only_the_config_tells_of_is_refused(copy: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_head_that_only_the_config_tells_of_is_refused(copy: Path) -> None:
     bare = {name: x for name, x in weights.items() if not name.startswith("classifier.")}
     save_file(bare, copy / "model" / "model.safetensors")
     with pytest.raises(LpafError, match="holds no classification head: classifier"):
-        load_classifier(copy)
+        load_predictor(copy)
 
 
 def test_a_model_of_pairs_reads_two_texts(copy: Path, held_out: Path, tmp_path: Path) -> None:
@@ -117,19 +117,19 @@ def test_a_model_of_pairs_reads_two_texts(copy: Path, held_out: Path, tmp_path: 
     (copy / "model" / "config.json").write_text(json.dumps(config))
     with pytest.raises(LpafError, match="--pair-column"):
         evaluate_file(copy, held_out)
-    classifier = load_classifier(copy)
+    predictor = load_predictor(copy)
     text, other = "the film is superb", "a dull plot"
     examples = Examples([text], [other], np.zeros(1, np.int32))
-    logits = classifier.logits(encode(classifier.tokenizer, examples, 16), 1)[0]
-    ((given, _, probability),) = classifier.predict([f"{text}\t{other}"])
+    logits = predictor.logits(encode(predictor.tokenizer, examples, 16), 1)[0]
+    ((given, _, probability),) = predictor.predict([f"{text}\t{other}"])
     assert given == f"{text}\t{other}"
     assert probability == pytest.approx(1 / (1 + np.exp(-abs(logits[1] - logits[0]))), abs=1e-5)
 
 
 def test_a_line_that_is_no_pair_is_named_after_the_answers_before_it(
-    classifier: Classifier,
+    predictor: Predictor,
 ) -> None:
-    reader = dataclasses.replace(classifier, pairs=True)
+    reader = dataclasses.replace(predictor, terms=predictor.terms._replace(pairs=True))
     lines = ["a\tb", "the film\tis warm", "c\td", "superb", "e\tf", "a\tb\tc"]
     for batch in (1, 2, 3, 4, 9):
         answers = reader.predict(iter(lines), batch=batch)
@@ -151,42 +151,42 @@ def test_a_second_text_is_refused_by_a_model_of_one(copy: Path, held_out: Path) 
 
 
 def test_the_length_is_the_runs_and_never_more_than_the_model_reads(
-    finished: Path, classifier: Classifier
+    finished: Path, predictor: Predictor
 ) -> None:
-    assert classifier.length == FAST["length"]
-    assert load_classifier(finished, length=8).length == 8
-    assert load_classifier(finished / "model").length == FAST["length"]
+    assert predictor.terms.length == FAST["length"]
+    assert load_predictor(finished, length=8).terms.length == 8
+    assert load_predictor(finished / "model").terms.length == FAST["length"]
     with pytest.raises(LpafError, match="length is 33.*32 tokens"):
-        load_classifier(finished, length=POSITIONS + 1)
+        load_predictor(finished, length=POSITIONS + 1)
 
 
 @pytest.mark.parametrize("batch", [0, -1])
 def test_a_batch_holds_something(
-    finished: Path, held_out: Path, classifier: Classifier, batch: int
+    finished: Path, held_out: Path, predictor: Predictor, batch: int
 ) -> None:
     with pytest.raises(LpafError, match="batch is"):
         evaluate_file(finished, held_out, batch=batch)
     with pytest.raises(LpafError, match="batch is"):
-        next(classifier.predict(["a"], batch=batch))
+        next(predictor.predict(["a"], batch=batch))
 
 
 def test_predictions_come_in_order_with_the_probability_of_the_label(
-    classifier: Classifier,
+    predictor: Predictor,
 ) -> None:
     texts = [text for text, _ in sentences(11)] + ["", "  ", "näïve 漢字 🙂", "very " * 60]
     examples = Examples(texts, None, np.zeros(len(texts), np.int32))
-    logits = classifier.logits(encode(classifier.tokenizer, examples, 16), 4).astype(np.float64)
+    logits = predictor.logits(encode(predictor.tokenizer, examples, 16), 4).astype(np.float64)
     expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    found = list(classifier.predict(iter(texts), batch=4))
+    found = list(predictor.predict(iter(texts), batch=4))
     assert [text for text, _, _ in found] == texts
     assert [label for _, label, _ in found] == [
-        classifier.label_names[i] for i in logits.argmax(-1)
+        predictor.terms.label_names[i] for i in logits.argmax(-1)
     ]
     assert [p for _, _, p in found] == pytest.approx(expected.max(-1), rel=1e-5)
     assert len({label for _, label, _ in found}) == 2
 
 
-def test_no_more_texts_are_read_than_one_batch_ahead(classifier: Classifier) -> None:
+def test_no_more_texts_are_read_than_one_batch_ahead(predictor: Predictor) -> None:
     drawn: list[int] = []
 
     def endless() -> Iterator[str]:
@@ -194,12 +194,12 @@ def test_no_more_texts_are_read_than_one_batch_ahead(classifier: Classifier) -> 
             drawn.append(i)
             yield "the film is warm ."
 
-    answers: Any = classifier.predict(endless(), batch=3)
+    answers: Any = predictor.predict(endless(), batch=3)
     assert drawn == []
     for answered in range(1, 8):
         next(answers)
         assert len(drawn) == 3 * -(-answered // 3)
 
 
-def test_no_text_has_no_answer(classifier: Classifier) -> None:
-    assert list(classifier.predict([])) == []
+def test_no_text_has_no_answer(predictor: Predictor) -> None:
+    assert list(predictor.predict([])) == []

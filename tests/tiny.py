@@ -85,8 +85,13 @@ def write_model(folder: Path, seed: int = 0) -> Path:
     }
     (folder / "config.json").write_text(json.dumps(config))
     save_file(_tensors(seed), folder / "model.safetensors")
-    _tokenizer().save(str(folder / "tokenizer.json"))
+    write_tokenizer(folder)
     return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    """The tokenizer of the tiny words, for a model of any family; 0 is its padding."""
+    _tokenizer().save(str(folder / "tokenizer.json"))
 
 
 def _tensors(seed: int) -> dict[str, np.ndarray]:

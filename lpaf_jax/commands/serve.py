@@ -16,24 +16,24 @@ _LENGTH = arg(metavar="INT", help_behavior_hint="(default: what it was trained w
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluate a saved model on a file of labelled texts; prints one JSON object."""
+    """Evaluate a saved model on a labelled file by the official metrics; prints one JSON object."""
 
     dir: Positional[Path]
     """Folder of a run, or of a model."""
     data: Annotated[Path, arg(metavar="FILE")]
-    """A .csv or .tsv file with a header row."""
+    """A .csv or .tsv file with a header row; of questions, a .json file as those of SQuAD."""
     stage: StageName = "final"
     """Which model of a run: as it stood after this stage."""
     text_column: Annotated[str, arg(metavar="NAME")] = "sentence"
     """Column of the text."""
     label_column: Annotated[str, arg(metavar="NAME")] = "label"
-    """Column of the label: the name of a class, or its number."""
+    """Column of the label: the name of a class or its number; for a regression, the value."""
     pair_column: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(optional)")] = None
     """Column of the second text, for a task about pairs."""
     batch: int = 32
     """Texts at a time."""
     length: Annotated[int | None, _LENGTH] = None
-    """Longest text in tokens; what is longer is cut."""
+    """Longest text in tokens; what is longer is cut, or read in windows of this length."""
 
     def run(self) -> None:
         """Evaluate and print."""
@@ -54,9 +54,11 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Label each line of standard input; prints `label <tab> probability <tab> text`.
+    """Answer each line of standard input; prints `label <tab> probability <tab> text`.
 
-    A model of text pairs reads both from one line, with a tab between them.
+    A model of text pairs reads both from one line, with a tab between them. A regression prints
+    `value <tab> text`. A model of questions reads `question <tab> context` and prints `answer
+    <tab> score <tab> question <tab> context`, the answer empty where it finds none.
     """
 
     dir: Positional[Path]
@@ -66,18 +68,18 @@ class Predict:
     batch: int = 32
     """Lines read before the first of them is answered; on a terminal each is answered at once."""
     length: Annotated[int | None, _LENGTH] = None
-    """Longest text in tokens; what is longer is cut."""
+    """Longest text in tokens; what is longer is cut, or read in windows of this length."""
 
     def run(self) -> None:
         """Answer line after line."""
-        from lpaf_jax.serve import load_classifier
+        from lpaf_jax.serve import load_predictor
 
-        classifier = load_classifier(self.dir, stage=self.stage, length=self.length)
+        predictor = load_predictor(self.dir, stage=self.stage, length=self.length)
         for stream in (sys.stdin, sys.stdout):
             # whatever the locale; bad bytes do not stop it
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(encoding="utf-8", errors="replace")
         batch = 1 if sys.stdin.isatty() else self.batch
         lines = (line.rstrip("\r\n") for line in sys.stdin)
-        for text, label, probability in classifier.predict(lines, batch=batch):
-            print(f"{label}\t{probability:.4f}\t{text}", flush=True)
+        for said in predictor.predict(lines, batch=batch):
+            print(said.line, flush=True)

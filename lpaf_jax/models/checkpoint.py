@@ -128,8 +128,8 @@ def save_model(
         source: the folder whose `config.json` and tokenizer go along.
         label_names: name of each output of a classification head, in order; None for others.
         card: text of the model card, README.md.
-        reads: what its texts are, kept in `config.json` as `lpaf_reads`: `length`, the longest
-            in tokens, and `pairs`, whether they come in twos.
+        reads: what it reads and is judged by, kept in `config.json` as `lpaf_reads`; see
+            `lpaf_jax.kinds.Terms`.
         extra: further arrays to keep beside the weights, in `state.safetensors`.
 
     Raises:
@@ -202,6 +202,9 @@ def saved_config(
         values["id2label"] = {str(i): name for i, name in enumerate(label_names)}
         values["label2id"] = {name: i for i, name in enumerate(label_names)}
         values["num_labels"] = len(label_names)
+        # One output is a value: pipelines of transformers would put it through a sigmoid.
+        values.pop("problem_type", None)
+        values |= {"problem_type": "regression"} if len(label_names) == 1 else {}
     values["architectures"] = [architecture]
     values["model_type"] = name
     if low_rank:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lpaf_jax.data.glue import GLUE, HUB_ID
+from lpaf_jax.data.squad import SQUAD
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
+from lpaf_jax.report.measures import measures, primary
 from lpaf_jax.report.words import statement, verdicts
 
 # Where a short name has a page of its own on the hub: (model id, its licence).
@@ -16,6 +18,7 @@ _DATASETS = {
     "rotten_tomatoes": "cornell-movie-review-data/rotten_tomatoes",
     "imdb": "stanfordnlp/imdb",
     **dict.fromkeys(GLUE, HUB_ID),
+    **{name: hub_id for name, (hub_id, _) in SQUAD.items()},
 }
 
 
@@ -91,14 +94,15 @@ _TITLES = {
 
 
 def _what(metrics: Metrics, stage: str) -> str:
+    what = f"{facts.family_name(metrics)}-style {facts.kind_name(metrics)}"
     if stage == "dense":
         return (
-            "A BERT-style text classifier with all of its weights: what a run of low-rank "
+            f"A {what} with all of its weights: what a run of low-rank "
             "factorization (LPAF) starts from and is compared with."
         )
     if stage == "pruned":
         return (
-            "A BERT-style text classifier in the middle of low-rank factorization (LPAF): "
+            f"A {what} in the middle of low-rank factorization (LPAF): "
             "weights of its query, key, value, attention-output and feed-forward matrices were "
             "set to zero and are stored as zeros, so the file is not smaller."
         )
@@ -106,27 +110,35 @@ def _what(metrics: Metrics, stage: str) -> str:
     size = f", k = {metrics['rank']}" if "rank" in metrics else ""
     tuned = "The factors were then tuned." if stage == "final" else "Nothing was tuned since."
     return (
-        "A BERT-style text classifier made smaller by low-rank factorization (LPAF): every "
+        f"A {what} made smaller by low-rank factorization (LPAF): every "
         "query, key, value, attention-output and feed-forward matrix of m × n numbers is stored "
         f"as the product of an m × k and a k × n matrix{size}. {tuned} Embeddings, biases, norms "
-        "and the classifier are kept whole."
+        "and the head are kept whole."
     )
 
 
 def _use(metrics: Metrics, stage: str) -> str:
     place = "model" if stage == "final" else f"stages/{stage}"
-    torch = ""
-    command = f"lpaf evaluate RUN --stage {stage} --data FILE.tsv"
-    first = "An ordinary BERT checkpoint. With `lpaf`:"
+    torch, kind = "", facts.kind_of(metrics)
+    file = "FILE.json" if kind == "span" else "FILE.tsv"
+    command = f"lpaf evaluate RUN --stage {stage} --data {file}"
+    first = f"An ordinary {facts.family_name(metrics)} checkpoint. With `lpaf`:"
     chosen, bare = f', stage="{stage}"', " and leave out the stage"
     text = r'"one text\tand another"' if _reads_pairs(metrics) else '"a moving and funny film"'
+    if kind == "span":
+        text = r'"who made the film?\tThe film was made by a woman of twenty."'
+    loop = _LOOPS[kind].format(text=text)
     if stage == "final":
-        command, chosen, bare = "lpaf predict RUN < sentences.txt", "", ""
+        command, chosen, bare = "lpaf predict RUN < lines.txt", "", ""
     if stage in ("factorized", "final"):
         first = "The factors are stored as factors. With `lpaf`:"
         pair = '{"text": "one text", "text_pair": "and another"}'
         read = pair if _reads_pairs(metrics) else text
-        torch = "\n\n" + _in_torch("classify", "text-classification", read)
+        torch = "\n\n" + (
+            _SPANS_IN_TORCH
+            if kind == "span"
+            else _in_torch("classify", "text-classification", read)
+        )
     return f"""\
 {first}
 
@@ -139,15 +151,25 @@ In Python:
 ```python
 from pathlib import Path
 
-from lpaf_jax.serve import load_classifier
+from lpaf_jax.serve import load_predictor
 
-classifier = load_classifier(Path("RUN"){chosen})
-for text, label, probability in classifier.predict([{text}]):
-    print(label, probability)
+predictor = load_predictor(Path("RUN"){chosen})
+{loop}
 ```
 
 `RUN` is the folder of the run, the one that holds `{place}`. Where there is only the folder that \
 this card lies in, name that{bare}.{torch}"""
+
+
+# What a model says to one text, printed.
+_LOOPS = {
+    "classification": (
+        "for text, label, probability in predictor.predict([{text}]):\n"
+        "    print(label, probability)"
+    ),
+    "regression": "for text, value, _ in predictor.predict([{text}]):\n    print(value)",
+    "span": "for text, answer, score in predictor.predict([{text}]):\n    print(answer, score)",
+}
 
 
 def _in_torch(name: str, task: str, text: str) -> str:
@@ -162,9 +184,31 @@ from transformers import pipeline
 print({name}({text}))
 ```
 
+{_FOLDER}"""
+
+
+_FOLDER = """\
 `FOLDER` is the one that this card lies in. `modeling_lpaf.py` beside the card is the code that \
 `trust_remote_code` runs: it puts the two factors in the place of each matrix, and asks for \
 `torch` and `transformers` alone."""
+
+# There is no pipeline for it in transformers 5.
+_SPANS_IN_TORCH = f"""\
+In PyTorch, without `lpaf`, for a context that fits into one window:
+
+```python
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+model = AutoModelForQuestionAnswering.from_pretrained("FOLDER", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+asked = "who made the film?", "The film was made by a woman of twenty."
+inputs = tokenizer(*asked, return_tensors="pt")
+found = model(**inputs)
+first, last = (scores.argmax().item() for scores in (found.start_logits, found.end_logits))
+print(tokenizer.decode(inputs["input_ids"][0, first : last + 1]))
+```
+
+{_FOLDER}"""
 
 
 def _reads_pairs(metrics: Metrics) -> bool:
@@ -175,11 +219,19 @@ def _reads_pairs(metrics: Metrics) -> bool:
 
 def _figures(metrics: Metrics) -> str:
     batches = facts.batches(metrics)
-    heads = ["stage", "accuracy", "95 % interval", "compressible weights", "all weights", "file"]
+    official = measures(metrics)
+    with_interval = "accuracy" in official
+    heads = ["stage", *(measure.name for measure in official.values())]
+    heads += (
+        ["95 % interval"]
+        if len(official) == 1
+        else (["95 % interval of the accuracy"] if with_interval else [])
+    )
+    heads += ["compressible weights", "all weights", "file"]
     heads += [f"batch {batch}" for batch in batches]
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
     for row in facts.stages(metrics).values():
-        cells = [row.label.lower(), facts.percent(row.accuracy), row.interval]
+        cells = [row.label.lower(), *row.scores, *([row.interval] if with_interval else [])]
         cells += [facts.percent(row.encoder), facts.percent(row.total), facts.size(row.bytes)]
         lines.append(cells + [row.median(batch) for batch in batches])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -197,15 +249,24 @@ def _limits(metrics: Metrics) -> str:
         split = (
             f"its split {GLUE[given].held_out}, as the labels of the test split are not public"
             if given in GLUE
+            else "its split validation, as the answers of the test split are not public"
+            if given in SQUAD and not _is_one_file(metrics)
             else "split off by a hash of the text"
         )
+        name = primary(metrics)[1].name
         lines += [
-            f"Accuracy is from one run (seed {metrics['seed']}) on {metrics['data']['test']:,} "
-            f"examples of {task}, {_text(split)}: it is not a figure of a public leaderboard.",
+            f"{name[0].upper()}{name[1:]} is from one run (seed {metrics['seed']}) on "
+            f"{metrics['data']['test']:,} examples of {task}, {_text(split)}: it is not a figure "
+            "of a public leaderboard.",
             "Timings hold for the machine they were taken on.",
         ]
     lines.append("It inherits whatever bias the base model and the training texts carry.")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _is_one_file(metrics: Metrics) -> bool:
+    """Whether the questions were one file, which was split here."""
+    return str(metrics["settings"].get("data")).endswith(".json")
 
 
 def _given_task(metrics: Metrics) -> str:
@@ -217,26 +278,30 @@ def _given_task(metrics: Metrics) -> str:
 def _front_matter(metrics: Metrics) -> dict[str, Any]:
     base, licence = _base(metrics["model"])
     given = _given_task(metrics)
-    dataset = _DATASETS.get(given)
+    dataset, official = _DATASETS.get(given), measures(metrics)
+    spans = facts.kind_of(metrics) == "span"
+    pipeline = "question-answering" if spans else "text-classification"
     front: dict[str, Any] = {
         "license": licence,
         "library_name": "lpaf-jax",
-        "pipeline_tag": "text-classification",
-        "tags": ["text-classification", "lpaf", "low-rank", "model-compression", "jax"],
+        "pipeline_tag": pipeline,
+        "tags": [pipeline, "lpaf", "low-rank", "model-compression", "jax"],
         "base_model": base,
         "datasets": [dataset] if dataset else None,
-        "metrics": ["accuracy"],
+        "metrics": [measure.hub for measure in official.values()],
     }
     if dataset and "stage" not in metrics:
-        accuracy = metrics["stages"]["final"]["accuracy"]
+        final = metrics["stages"]["final"]
         tested = {"type": dataset, "name": f"{facts.task_name(metrics)}, own split"}
         if given in GLUE:
             tested |= {"name": facts.task_name(metrics), "config": given}
             tested["split"] = GLUE[given].held_out
+        elif given in SQUAD and not _is_one_file(metrics):
+            tested |= {"name": facts.task_name(metrics), "split": "validation"}
         result = {
-            "task": {"type": "text-classification"},
+            "task": {"type": pipeline},
             "dataset": tested,
-            "metrics": [{"type": "accuracy", "value": accuracy}],
+            "metrics": [{"type": m.hub, "value": final[key]} for key, m in official.items()],
         }
         name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{facts.model_name(metrics)}-lpaf").strip("-")
         front["model-index"] = [{"name": name, "results": [result]}]

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from lpaf_jax.report.measures import measures
+
 Metrics = Mapping[str, Any]
 
 STAGES = {
@@ -37,12 +39,28 @@ DATA = {
     "validation": "validation examples",
     "test": "test examples",
     "share_cut": "training texts that fill the longest length and may have been cut",
+    "windows": "windows that the contexts of the training questions make",
 }
 
 # Pruning writes zeros into matrices of unchanged shape: these alone store fewer numbers.
 _SMALLER = ("factorized", "final")
 
 _MODELS = {"minilm": "MiniLM"}
+_FAMILIES = {
+    "bert": "BERT",
+    "roberta": "RoBERTa",
+    "distilbert": "DistilBERT",
+    "gpt2": "GPT-2",
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+}
+_KINDS = {
+    "classification": "text classifier",
+    "regression": "model that gives texts a number",
+    "span": "model that finds answers in a text",
+}
 _TASKS = {
     "rotten_tomatoes": "Rotten Tomatoes",
     "imdb": "IMDb",
@@ -54,6 +72,10 @@ _TASKS = {
     "qnli": "QNLI",
     "rte": "RTE",
     "wnli": "WNLI",
+    "mnli_mismatched": "MNLI, mismatched",
+    "stsb": "STS-B",
+    "squad": "SQuAD v1.1",
+    "squad_v2": "SQuAD v2.0",
 }
 
 
@@ -110,6 +132,22 @@ def task_name(metrics: Metrics) -> str:
     return _TASKS.get(name, name)
 
 
+def family_name(metrics: Metrics) -> str:
+    """The family of the model; all were BERT before there were others."""
+    name = str(metrics.get("family", "bert"))
+    return _FAMILIES.get(name, name)
+
+
+def kind_of(metrics: Metrics) -> str:
+    """The kind of the task; all were classifications before there were others."""
+    return str(metrics.get("kind", "classification"))
+
+
+def kind_name(metrics: Metrics) -> str:
+    """What the model is, within a sentence."""
+    return _KINDS[kind_of(metrics)]
+
+
 def _one_line(name: str) -> str:
     return re.sub(r"\s+", " ", name).strip()
 
@@ -123,12 +161,19 @@ class Timing(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """One row of the headline table; numbers stored as shares of the dense model's."""
+    """One row of the headline table; numbers stored as shares of the dense model's.
+
+    Attributes:
+        score: by the task's primary metric.
+        scores: by all its official metrics, as they are shown, the primary one first.
+        low, high: 95 % interval of the accuracy; None where there is no accuracy.
+    """
 
     label: str
-    accuracy: float
-    low: float
-    high: float
+    score: float
+    scores: list[str]
+    low: float | None
+    high: float | None
     encoder: float
     total: float
     bytes: float | None
@@ -136,7 +181,9 @@ class Stage(NamedTuple):
 
     @property
     def interval(self) -> str:
-        """The 95 % interval of the accuracy."""
+        """The 95 % interval of the accuracy; a dash where there is none."""
+        if self.low is None or self.high is None:
+            return "–"
         return f"{100 * self.low:.1f} to {100 * self.high:.1f} %"
 
     def median(self, batch: str) -> str:
@@ -146,14 +193,15 @@ class Stage(NamedTuple):
 
 def stages(metrics: Metrics) -> dict[str, Stage]:
     """The stages of this run by name, in the order they happened."""
-    rows = {}
+    rows, official = {}, measures(metrics)
     for key, entry in metrics["stages"].items():
         smaller = key in _SMALLER
-        low, high = entry["interval95"]
+        low, high = entry.get("interval95", (None, None))
         timings = metrics["latency_ms"].get(key, {})
         rows[key] = Stage(
             label=STAGES[key],
-            accuracy=entry["accuracy"],
+            score=entry[next(iter(official))],
+            scores=[measure.show(entry[name]) for name, measure in official.items()],
             low=low,
             high=high,
             encoder=metrics["encoder_params_ratio"] if smaller else 1.0,
@@ -169,7 +217,9 @@ def batches(metrics: Metrics) -> list[str]:
     return list(metrics["latency_ms"]["final"])
 
 
-def majority(metrics: Metrics) -> float:
-    """Accuracy of always answering the most common class of the test set."""
+def majority(metrics: Metrics) -> float | None:
+    """Accuracy of always answering the most common class of the test set; None without classes."""
     final = metrics["stages"]["final"]
-    return max(scores["n"] for scores in final["per_class"].values()) / final["n"]
+    if "per_class" not in final:
+        return None
+    return float(max(scores["n"] for scores in final["per_class"].values()) / final["n"])

@@ -11,6 +11,7 @@ from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.logs import Line, Log, Phase
 from lpaf_jax.report.matrix_plots import apart
+from lpaf_jax.report.measures import MEASURES, Measure, primary
 from lpaf_jax.report.svg import BLUE, GREEN, GREY, INK, MUTED, ORANGE, svg
 
 _STAGE_COLOURS = {"dense": GREY, "pruned": GREEN, "factorized": ORANGE, "final": BLUE}
@@ -19,11 +20,12 @@ _STAGE_COLOURS = {"dense": GREY, "pruned": GREEN, "factorized": ORANGE, "final":
 _MARKERS = {"dense": "s", "pruned": "D", "factorized": "v", "final": "o"}
 
 
-def accuracy_against_size(metrics: Metrics, narrow: bool = False) -> str:
-    """Every stage by the numbers its compressible matrices store and its test accuracy."""
-    rows = facts.stages(metrics)
-    common = 100 * facts.majority(metrics)
-    places = {key: (100 * row.encoder, 100 * row.accuracy) for key, row in rows.items()}
+def score_against_size(metrics: Metrics, narrow: bool = False) -> str:
+    """Every stage by the numbers its compressible matrices store and its primary test metric."""
+    rows, (name, measure) = facts.stages(metrics), primary(metrics)
+    scale = _scale(measure)
+    common = facts.majority(metrics) if name == "accuracy" else None
+    places = {key: (100 * row.encoder, scale * row.score) for key, row in rows.items()}
     width, height = (340, 300) if narrow else (560, 340)
 
     def draw(figure: Any) -> None:
@@ -39,14 +41,15 @@ def accuracy_against_size(metrics: Metrics, narrow: bool = False) -> str:
             # Bars of one size lie on each other: the later, the narrower.
             below = sum(abs(x - u) < 2 for u in taken)
             taken.append(x)
-            axes.plot(
-                [x, x],
-                [100 * row.low, 100 * row.high],
-                color=colour,
-                linewidth=8 / (1 + 2 * below),
-                alpha=0.8 if below else 0.3,
-                solid_capstyle="butt",
-            )
+            if name == "accuracy" and row.low is not None and row.high is not None:
+                axes.plot(
+                    [x, x],
+                    [100 * row.low, 100 * row.high],
+                    color=colour,
+                    linewidth=8 / (1 + 2 * below),
+                    alpha=0.8 if below else 0.3,
+                    solid_capstyle="butt",
+                )
             axes.plot([x], [y], _MARKERS[key], color=colour, markersize=7)
         axes.margins(y=0.12)
         low, high = axes.get_ylim()
@@ -57,7 +60,7 @@ def accuracy_against_size(metrics: Metrics, narrow: bool = False) -> str:
             line = "\n" if narrow else " "
             gap = (0.13 if narrow else 0.06) * (high - low)
             axes.annotate(
-                f"{rows[key].label}{line}{places[key][1]:.1f} %",
+                f"{rows[key].label}{line}{measure.show(rows[key].score)}",
                 (x, apart(column, gap)[key]),
                 xytext=(8 if right else -8, 0),
                 textcoords="offset points",
@@ -66,11 +69,11 @@ def accuracy_against_size(metrics: Metrics, narrow: bool = False) -> str:
                 color=_STAGE_COLOURS[key] if key != "dense" else INK,
                 fontweight="bold" if key == "final" else "normal",
             )
-        if low < common < high:
-            axes.axhline(common, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
+        if common is not None and low < 100 * common < high:
+            axes.axhline(100 * common, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
             axes.annotate(
                 "always the most common class",
-                (_widest_gap([x for x, _ in places.values()]), common),
+                (_widest_gap([x for x, _ in places.values()]), 100 * common),
                 xytext=(0, 3),
                 textcoords="offset points",
                 ha="center",
@@ -82,11 +85,20 @@ def accuracy_against_size(metrics: Metrics, narrow: bool = False) -> str:
         axes.set_xlabel(
             f"numbers stored for the compressible matrices,{line}share of the dense model"
         )
-        axes.set_title("Test accuracy, %")
+        axes.set_title(f"Test {_titled(measure)}")
 
-    spoken = ", ".join(f"{row.label} {facts.percent(row.accuracy)}" for row in rows.values())
-    name = "size-narrow" if narrow else "size"
-    return svg(name, f"Accuracy against size: {spoken}", width, height, draw)
+    spoken = ", ".join(f"{row.label} {measure.show(row.score)}" for row in rows.values())
+    called = f"{measure.name[0].upper()}{measure.name[1:]} against size: {spoken}"
+    return svg("size-narrow" if narrow else "size", called, width, height, draw)
+
+
+def _scale(measure: Measure) -> int:
+    """What a value is drawn times: shares are percents, correlations are themselves."""
+    return 1 if measure.correlation else 100
+
+
+def _titled(measure: Measure) -> str:
+    return measure.name if measure.correlation else f"{measure.name}, %"
 
 
 def _widest_gap(places: Sequence[float]) -> float:
@@ -95,14 +107,14 @@ def _widest_gap(places: Sequence[float]) -> float:
     return max((right - left, (left + right) / 2) for left, right in pairwise(edges))[1]
 
 
-_SHORT = {"Training loss": "Loss", "Validation accuracy, %": "Validation, %"}
-
-
-def training_curves(log: Log, narrow: bool = False) -> str:
-    """Loss, validation accuracy and the two schedules: a column per stage, a row per quantity."""
+def training_curves(log: Log, measure: Measure = MEASURES["accuracy"], narrow: bool = False) -> str:
+    """Loss, validation metric and the two schedules: a column per stage, a row per quantity."""
     stages = list(log)
     schedule = any(log[s].sparsity or log[s].p for s in stages)
-    titles = ["Training loss", "Validation accuracy, %", *(["Schedules, %"] if schedule else [])]
+    scores = f"Validation {_titled(measure)}"
+    titles = ["Training loss", scores, *(["Schedules, %"] if schedule else [])]
+    short = {"Training loss": "Loss"}
+    short[scores] = "Validation" if measure.correlation else "Validation, %"
 
     def draw(figure: Any) -> None:
         grid = figure.subplots(len(titles), len(stages), squeeze=False, sharey="row")
@@ -110,7 +122,7 @@ def training_curves(log: Log, narrow: bool = False) -> str:
             phase = log[stage]
             axes = dict(zip(titles, grid[:, column], strict=True))
             _loss(axes["Training loss"], phase.loss)
-            _scores(axes["Validation accuracy, %"], phase.validation)
+            _scores(axes[scores], phase.validation, measure)
             if schedule:
                 _schedules(axes["Schedules, %"], phase)
             last = phase.loss[-1][0]
@@ -124,7 +136,7 @@ def training_curves(log: Log, narrow: bool = False) -> str:
             grid[-1, column].set_xlabel("\n".join(wrap(said, 11)) if narrow else said)
         for row, title in enumerate(titles):
             # A title may not push the columns apart.
-            grid[row, 0].set_title(_SHORT.get(title, title) if narrow else title)
+            grid[row, 0].set_title(short.get(title, title) if narrow else title)
 
     names = ", ".join(facts.PHASES[s] for s in stages)
     name, width = ("training-narrow", 340) if narrow else ("training", 620)
@@ -152,13 +164,14 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return sums / counts
 
 
-def _scores(axes: Any, line: Line) -> None:
+def _scores(axes: Any, line: Line, measure: Measure) -> None:
     steps, values = np.array(line, dtype=float).T
-    axes.plot(steps, 100 * values, "o-", color=BLUE, markersize=4.5, linewidth=1.2)
+    values = _scale(measure) * values
+    axes.plot(steps, values, "o-", color=BLUE, markersize=4.5, linewidth=1.2)
     # The last, not the best: the weights after the last step are the ones kept.
     axes.annotate(
-        f"{100 * values[-1]:.1f}",
-        (steps[-1], 100 * values[-1]),
+        f"{values[-1]:.3f}" if measure.correlation else f"{values[-1]:.1f}",
+        (steps[-1], values[-1]),
         xytext=(0, 6),
         textcoords="offset points",
         ha="center",

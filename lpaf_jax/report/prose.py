@@ -2,6 +2,7 @@
 
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
+from lpaf_jax.report.measures import primary
 
 ORIGIN = (
     "The stages are those of Low-Rank Prune-And-Factorize (LPAF), a method of Siyu Ren and Kenny "
@@ -69,7 +70,7 @@ def _factorized(metrics: Metrics) -> str:
     return (
         f"{start}Each compressible matrix of m × n numbers is replaced by the product of an "
         f"m × k and a k × n matrix, k = {metrics['rank']}, {chosen}. Nothing has been retrained "
-        "yet, so accuracy usually drops here, to be won back in the last stage."
+        f"yet, so {primary(metrics)[1].name} usually drops here, to be won back in the last stage."
     )
 
 
@@ -90,7 +91,7 @@ def _final(metrics: Metrics) -> str:
 GLOSSARY = {
     "Compressible weights": (
         "The numbers in the query, key, value, attention-output and feed-forward matrices of "
-        "every layer. Embeddings, biases, norms and the classifier are left alone, so the whole "
+        "every layer. Embeddings, biases, norms and the head are left alone, so the whole "
         "model shrinks by less than these do."
     ),
     "Accuracy kept": "The final model's accuracy divided by the dense model's.",

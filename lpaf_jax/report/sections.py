@@ -7,6 +7,7 @@ from lpaf_jax.report import facts, matrix_names, matrix_plots, plots, prose, wor
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.logs import Log
 from lpaf_jax.report.markup import Child, Html, details, el, figure, join, responsive, table
+from lpaf_jax.report.measures import meanings, measures, primary
 
 Analysis = Mapping[str, Any]
 
@@ -19,16 +20,21 @@ def outcome(metrics: Metrics) -> Html:
 
 
 def results(metrics: Metrics) -> Html:
-    """The headline table and accuracy against size."""
+    """The headline table and the primary metric against size."""
     rows = facts.stages(metrics)
     batches = facts.batches(metrics)
-    heads = ["Stage", "Accuracy", "95 % interval", "Compressible weights", "All weights", "File"]
+    key, measure = primary(metrics)
+    interval = "95 % interval" if key == "accuracy" else "95 % interval of the accuracy"
+    with_interval = rows["final"].low is not None
+    heads = ["Stage", *(each.head for each in measures(metrics).values())]
+    heads += [interval] if with_interval else []
+    heads += ["Compressible weights", "All weights", "File"]
     heads += [f"Time for {_texts(batch)}" for batch in batches]
     cells = [
         [
             row.label,
-            facts.percent(row.accuracy),
-            row.interval,
+            *row.scores,
+            *([row.interval] if with_interval else []),
             facts.percent(row.encoder),
             facts.percent(row.total),
             facts.size(row.bytes),
@@ -38,14 +44,16 @@ def results(metrics: Metrics) -> Html:
     ]
     dense, final = (metrics["params"][key]["total"] for key in ("dense", "final"))
     under = (
-        f"Accuracy is on {metrics['data']['test']:,} test examples that were used for nothing "
-        "else. A dash means not measured. "
+        f"{measure.name[0].upper()}{measure.name[1:]} is on {metrics['data']['test']:,} test "
+        "examples that were used for nothing else. A dash means not measured. "
         f"All weights: {dense:,} before, {final:,} after."
     )
     caption = (
         "The further up and to the left, the better. Bars are 95 % intervals; arrows lead from "
         "stage to stage. Where stages of one size stand in line, the narrower bar is the later "
         "one's."
+        if key == "accuracy"
+        else "The further up and to the left, the better. Arrows lead from stage to stage."
     )
     if "pruned" in rows:
         caption += (
@@ -58,8 +66,8 @@ def results(metrics: Metrics) -> Html:
         figure(
             caption,
             responsive(
-                plots.accuracy_against_size(metrics),
-                plots.accuracy_against_size(metrics, narrow=True),
+                plots.score_against_size(metrics),
+                plots.score_against_size(metrics, narrow=True),
             ),
         ),
     )
@@ -103,12 +111,15 @@ def training(metrics: Metrics, log: Log) -> Html | None:
     """The training curves."""
     if not log:
         return None
-    pictures = responsive(plots.training_curves(log), plots.training_curves(log, narrow=True))
+    measure = primary(metrics)[1]
+    pictures = responsive(
+        plots.training_curves(log, measure), plots.training_curves(log, measure, narrow=True)
+    )
     caption = (
         "Pale lines are the losses of single steps, each on one batch and so mostly noise, strong "
-        "lines their moving average. The number in the second row is the validation accuracy at "
-        "the end of a stage, whose weights are the ones kept. Losses of different stages need not "
-        "contain the same terms."
+        "lines their moving average. The number in the second row is the validation "
+        f"{measure.name} at the end of a stage, whose weights are the ones kept. Losses of "
+        "different stages need not contain the same terms."
     )
     apart = words.validation_and_test(metrics, log)
     return join(figure(caption, pictures), el("p", apart) if apart else None)
@@ -295,7 +306,9 @@ def _value(value: Any) -> str:
     return str(value)
 
 
-def _classes(metrics: Metrics) -> Html:
+def _classes(metrics: Metrics) -> Html | None:
+    if facts.majority(metrics) is None:
+        return _answered(metrics)
     rows: list[list[Child]] = []
     for key, entry in metrics["stages"].items():
         for name, scores in entry["per_class"].items():
@@ -305,13 +318,28 @@ def _classes(metrics: Metrics) -> Html:
     return details("Figures by class", table(heads, rows))
 
 
+def _answered(metrics: Metrics) -> Html | None:
+    """Figures of questions with and without an answer, where the task has both."""
+    rows: list[list[Child]] = []
+    for key, entry in metrics["stages"].items():
+        for part, name in (("HasAns", "with an answer"), ("NoAns", "without an answer")):
+            if f"{part}_f1" in entry:
+                shares = [facts.percent(entry[f"{part}_{score}"]) for score in ("f1", "exact")]
+                rows.append([facts.STAGES[key], name, *shares, f"{entry[f'{part}_total']:,}"])
+    heads = ["Stage", "questions", "F1", "exact match", "examples"]
+    title = "Figures of questions with and without an answer"
+    return details(title, table(heads, rows)) if rows else None
+
+
 def _pairs(title: str, values: Mapping[str, str]) -> Html:
     rows = [[el("code", name), el("code", value)] for name, value in values.items()]
     return details(title, table(["Name", "value"], rows, class_="plain"))
 
 
-def glossary(page: str) -> Html:
+def glossary(page: str, metrics: Metrics) -> Html:
     """The words a newcomer may not know, as far as the rest of the page uses them."""
-    known = {w: text for w, text in prose.GLOSSARY.items() if w.lower() in page.lower()}
+    known = meanings(metrics) | {
+        w: text for w, text in prose.GLOSSARY.items() if w.lower() in page.lower()
+    }
     entries = [el("div", el("dt", word), el("dd", text)) for word, text in known.items()]
     return el("dl", entries, class_="columns")

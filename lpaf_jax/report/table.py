@@ -8,21 +8,27 @@ from rich.table import Table
 
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
+from lpaf_jax.report.measures import measures
 from lpaf_jax.report.words import cautions, summary_line
 
 
 def result_table(metrics: Metrics) -> Table:
-    """One row per stage; fits a terminal of 80 columns. `summary_line` says which run it is."""
-    batches = facts.batches(metrics)
+    """One row per stage; fits a terminal of 80 columns. `summary_line` says which run it is.
+
+    The interval of the accuracy is shown where that is all there is to show.
+    """
+    batches, official = facts.batches(metrics), list(measures(metrics).values())
+    alone = len(official) == 1
     table = Table("Stage", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    heads = ["Accuracy", "95 % interval", "Weights", "File", *(f"Batch {b}" for b in batches)]
+    heads = [measure.head for measure in official] + (["95 % interval"] if alone else [])
+    heads += ["Weights", "File", *(f"Batch {b}" for b in batches)]
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for key, row in facts.stages(metrics).items():
         cells = [
             row.label,
-            facts.percent(row.accuracy),
-            row.interval,
+            *row.scores,
+            *([row.interval] if alone else []),
             facts.percent(row.encoder),
             facts.size(row.bytes),
             *(row.median(batch) for batch in batches),

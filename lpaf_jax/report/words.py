@@ -6,6 +6,7 @@ from lpaf_jax.data.metrics import wilson_interval
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics, Stage
 from lpaf_jax.report.logs import Log
+from lpaf_jax.report.measures import primary
 
 # Up to five percent, a ratio of two timings or sizes is called no change.
 _SAME = 1.05
@@ -17,14 +18,14 @@ def statement(metrics: Metrics) -> str:
     return (
         f"{facts.model_name(metrics)} fine-tuned on {facts.task_name(metrics)}, now with "
         f"{facts.percent(final.encoder)} of its compressible weights "
-        f"({facts.percent(final.total)} of the whole model): {_accuracy(metrics)}. "
+        f"({facts.percent(final.total)} of the whole model): {_kept(metrics)}. "
         f"The file is {_file(metrics)}, and inference is {_speed(metrics)}."
     )
 
 
 def summary_line(metrics: Metrics) -> str:
     """The outcome on one line of plain text (not terminal markup: names are kept as given)."""
-    parts = [_accuracy(metrics), f"file {_file(metrics)}", _speed(metrics)]
+    parts = [_kept(metrics), f"file {_file(metrics)}", _speed(metrics)]
     if paired := metrics.get("paired"):
         lost, won = paired["dense_only"], paired["final_only"]
         judged = "" if lost == won else f", which {_judged(paired['p'])}"
@@ -37,14 +38,14 @@ def summary_line(metrics: Metrics) -> str:
     )
 
 
-def _accuracy(metrics: Metrics) -> str:
-    before, reached = (
-        facts.percent(metrics["stages"][key]["accuracy"]) for key in ("dense", "final")
-    )
+def _kept(metrics: Metrics) -> str:
+    rows, (_, measure) = facts.stages(metrics), primary(metrics)
+    before, reached = (measure.show(rows[key].score) for key in ("dense", "final"))
     kept = metrics["retained"]
-    if kept is None or kept > 1:  # None: the dense model has not one example right
-        return f"accuracy {reached} (before: {before})"
-    return f"{facts.percent(kept)} of the accuracy kept ({reached} of {before})"
+    # None: the dense model is worth nothing; a correlation may have turned negative.
+    if kept is None or not 0 <= kept <= 1:
+        return f"{measure.name} {reached} (before: {before})"
+    return f"{facts.percent(kept)} of the {measure.name} kept ({reached} of {before})"
 
 
 def compared(before: float, after: float, less: str, more: str, same: str) -> str:
@@ -93,13 +94,13 @@ _NOTABLE = 0.02
 
 
 def validation_and_test(metrics: Metrics, log: Log) -> str | None:
-    """Why the two accuracies differ, where they do by two points or more; None elsewhere.
+    """Why the two figures differ, where they do by two points or more; None elsewhere.
 
     They differ at the end of the run, or in how far they moved since a stage before it.
     """
-    rows = facts.stages(metrics)
+    rows, (key, measure) = facts.stages(metrics), primary(metrics)
     ends = {
-        stage: (log[part].validation[-1][1], rows[stage].accuracy)
+        stage: (log[part].validation[-1][1], rows[stage].score)
         for part, stage in _TRAINED.items()
         if part in log and log[part].validation and stage in rows
     }
@@ -110,20 +111,30 @@ def validation_and_test(metrics: Metrics, log: Log) -> str | None:
     if max(abs(gaps["final"]), abs(gaps["final"] - gaps[farthest])) < _NOTABLE:
         return None
     (before, tested_before), (after, tested) = ends[farthest], ends["final"]
-    n = metrics["data"]["validation"]
-    low, high = wilson_interval(round(after * n), n)
-    final = rows["final"]
     moved = (
-        f"ends at {facts.percent(after)}, test accuracy at {facts.percent(tested)}"
+        f"ends at {measure.show(after)}, test {measure.name} at {measure.show(tested)}"
         if farthest == "final"
-        else f"goes from {facts.percent(before)} ({rows[farthest].label.lower()}) to "
-        f"{facts.percent(after)} (final), test accuracy from {facts.percent(tested_before)} to "
-        f"{facts.percent(tested)}"
+        else f"goes from {measure.show(before)} ({rows[farthest].label.lower()}) to "
+        f"{measure.show(after)} (final), test {measure.name} from {measure.show(tested_before)} to "
+        f"{measure.show(tested)}"
     )
+    points = "a little" if measure.correlation else "some points"
+    text = (
+        f"Validation {measure.name} {moved}. The two are measured on different texts, "
+        f"{metrics['data']['validation']:,} and {metrics['data']['test']:,} of them, and with "
+        f"others either would be {points} off"
+    )
+    return f"{text}{_intervals(metrics, after) if key == 'accuracy' else '.'}"
+
+
+def _intervals(metrics: Metrics, accuracy: float) -> str:
+    """The end of the sentence above: how far off each of two accuracies may be."""
+    final, n = facts.stages(metrics)["final"], metrics["data"]["validation"]
+    low, high = wilson_interval(round(accuracy * n), n)
+    assert final.low is not None  # it is a classification
+    assert final.high is not None
     far = "" if low <= final.high and final.low <= high else ", though hardly by as much as this"
     return (
-        f"Validation accuracy {moved}. The two are measured on different texts, {n:,} and "
-        f"{metrics['data']['test']:,} of them, and with others either would be some points off"
         f"{far}: the 95 % intervals of the final model are {100 * low:.1f} to {100 * high:.1f} % "
         f"(validation) and {final.interval} (test)."
     )
@@ -140,16 +151,20 @@ def cautions(metrics: Metrics) -> list[str]:
     rows = facts.stages(metrics)
     final, rough = rows["final"], rows["factorized"]
     notes = []
+    key, measure = primary(metrics)
     common = facts.majority(metrics)
-    if final.accuracy <= common:
+    if common is not None and metrics["stages"]["final"]["accuracy"] <= common:
+        better = "better" if key == "accuracy" else "more accurate"
         notes.append(
-            "The final model is no better than always answering the most common class "
+            f"The final model is no {better} than always answering the most common class "
             f"({facts.percent(common)})."
         )
-    if final.accuracy <= rough.accuracy:
+    if facts.kind_of(metrics) == "regression" and final.score <= 0:
+        notes.append("The final model's values do not rise with the labels.")
+    if final.score <= rough.score:
         notes.append(
             "Tuning after the factorization did not help: the factorized model scored "
-            f"{facts.percent(rough.accuracy)} before it and {facts.percent(final.accuracy)} after."
+            f"{measure.show(rough.score)} before it and {measure.show(final.score)} after."
         )
     if metrics["bytes_on_disk"]["final"] >= metrics["bytes_on_disk"]["dense"]:
         notes.append("The final file is not smaller than the dense model's.")
@@ -165,13 +180,15 @@ def cautions(metrics: Metrics) -> list[str]:
 
 
 def _difference(metrics: Metrics, dense: Stage, final: Stage) -> str:
-    """The change in accuracy, and whether chance alone would bring as much."""
-    points = abs(100 * (final.accuracy - dense.accuracy))
-    size = f"{points:.1f}" if points >= 0.05 else "less than 0.1"
-    text = f"The final model is {size} percentage points "
-    text += "above the dense one" if final.accuracy > dense.accuracy else "below the dense one"
-    if final.accuracy == dense.accuracy:
-        text = "The final model is as accurate as the dense one"
+    """The change in the primary metric, and whether chance alone would bring as much."""
+    key, measure = primary(metrics)
+    by = "" if key == "accuracy" else f" in {measure.name}"
+    text = f"The final model is {measure.apart(final.score - dense.score)} "
+    text += "above the dense one" if final.score > dense.score else "below the dense one"
+    if final.score == dense.score:
+        text = "The final model is as good as the dense one"
+        text = text if by else "The final model is as accurate as the dense one"
+    text += by
     paired = metrics.get("paired")
     if paired is None:
         return f"{text}."

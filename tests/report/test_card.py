@@ -33,7 +33,7 @@ def test_body_holds_figures_use_and_limits(metrics):
     assert "98.6 % of the accuracy kept (80.1 % of 81.3 %)" in body
     assert "k × n matrix, k = 128. The factors were then tuned." in body
     assert "lpaf predict RUN" in body
-    assert 'load_classifier(Path("RUN"))' in body
+    assert 'load_predictor(Path("RUN"))' in body
     assert 'pipeline("text-classification", model="FOLDER", trust_remote_code=True)' in body
     assert 'classify("a moving and funny film")' in body
     assert "one run (seed 0) on 1,706 examples of Rotten Tomatoes, split off by a hash" in body
@@ -93,7 +93,7 @@ def test_every_table_row_has_as_many_cells_as_the_head(metrics):
 def test_the_card_of_a_stage_speaks_of_that_stage(stage, words):
     _, body = split(model_card({"model": "minilm", "task": "imdb", "stage": stage}))
     assert words in body
-    assert f'load_classifier(Path("RUN"), stage="{stage}")' in body
+    assert f'load_predictor(Path("RUN"), stage="{stage}")' in body
     assert ("ordinary BERT checkpoint" in body) == (stage != "factorized")
     assert ("trust_remote_code=True" in body) == (stage == "factorized")
     assert "## Figures" not in body
@@ -102,7 +102,7 @@ def test_the_card_of_a_stage_speaks_of_that_stage(stage, words):
 
 
 def test_a_model_of_pairs_is_shown_two_texts(metrics):
-    shown = r'classifier.predict(["one text\tand another"])'
+    shown = r'predictor.predict(["one text\tand another"])'
     in_torch = 'classify({"text": "one text", "text_pair": "and another"})'
     for code in (shown, in_torch):
         assert code not in model_card(metrics)

@@ -24,7 +24,7 @@ def points(svg):
 
 @pytest.mark.parametrize("narrow", [False, True])
 def test_accuracy_against_size_puts_each_stage_where_it_belongs(metrics, labels, narrow):
-    svg = plots.accuracy_against_size(metrics, narrow)
+    svg = plots.score_against_size(metrics, narrow)
     at = {
         stage: next(p for style, p in points(svg).items() if f"fill: {colour}" in style)
         for stage, colour in plots._STAGE_COLOURS.items()
@@ -39,14 +39,14 @@ def test_accuracy_against_size_puts_each_stage_where_it_belongs(metrics, labels,
 
 
 def test_the_most_common_class_is_drawn_only_where_it_is_in_sight(metrics, stage_of):
-    assert "always the most common class" not in plots.accuracy_against_size(metrics)
+    assert "always the most common class" not in plots.score_against_size(metrics)
     metrics["stages"]["factorized"] = stage_of(870)
-    assert "always the most common class" in plots.accuracy_against_size(metrics)
+    assert "always the most common class" in plots.score_against_size(metrics)
 
 
 def test_labels_of_equally_accurate_stages_do_not_cover_each_other(metrics, stage_of, labels):
     metrics["stages"]["factorized"] = metrics["stages"]["final"] = stage_of(1300)
-    at = labels(plots.accuracy_against_size(metrics))
+    at = labels(plots.score_against_size(metrics))
     assert abs(at["Factorized 76.2 %"][1] - at["Final 76.2 %"][1]) > 12
 
 

@@ -1,0 +1,149 @@
+"""What each kind of task asks of a model: a head, an objective, and a judge of its answers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lpaf_jax.data import (
+    METRICS,
+    Encoded,
+    Examples,
+    Questions,
+    Tokenizer,
+    encode,
+    encode_questions,
+    find_answers,
+    span_metrics,
+    task_metrics,
+)
+from lpaf_jax.data.examples import Kind as KindName
+from lpaf_jax.models.families import Head
+from lpaf_jax.train import CLASSIFICATION, REGRESSION, SPANS, Objective
+
+# Windows of a context may share a third of their tokens and no more: where the question takes half
+# of a window, the next one still shows something new.
+_SHARED = 3
+
+
+class Terms(NamedTuple):
+    """What a model reads, and by what its answers are judged; a saved model carries them along.
+
+    Attributes:
+        kind: of the task.
+        length: longest text, or window of a context, in tokens.
+        label_names: of the classes, in order; empty unless the task is a classification.
+        metrics: the official ones, the primary one first.
+        pairs: whether it reads two texts; None where nobody knows.
+        stride: what two windows of a context may have in common, in tokens.
+        no_answer: whether a question may have no answer, as in SQuAD v2.0.
+    """
+
+    kind: KindName
+    length: int
+    label_names: list[str]
+    metrics: tuple[str, ...]
+    pairs: bool | None
+    stride: int
+    no_answer: bool
+
+    @property
+    def overlap(self) -> int:
+        """What two windows do have in common: a third of them at most."""
+        return min(self.stride, self.length // _SHARED)
+
+    def saved(self) -> dict[str, Any]:
+        """What `lpaf_reads` in config.json says of them; names of classes have a place there."""
+        own: dict[str, Any] = {"length": self.length, "pairs": self.pairs}
+        if self.kind == "span":
+            own |= {"stride": self.stride, "no_answer": self.no_answer}
+        return own | {"metrics": list(self.metrics)}
+
+
+def terms_of(
+    kind: KindName, reads: Mapping[str, Any], label_names: list[str], *, length: int, stride: int
+) -> Terms:
+    """The terms in `reads`, a saved `lpaf_reads`; what it does not say is as for any such task."""
+    return Terms(
+        kind=kind,
+        length=length,
+        label_names=label_names if kind == "classification" else [],
+        metrics=tuple(reads.get("metrics", METRICS[kind])),
+        pairs=True if kind == "span" else reads.get("pairs"),
+        stride=reads.get("stride", stride),
+        no_answer=reads.get("no_answer", False),
+    )
+
+
+@dataclass(frozen=True)
+class Judged(Encoded):
+    """Tokenized examples, and what is made of a model's logits for them.
+
+    Attributes:
+        score: from the logits of all, as `predict` gives them, to the official metrics.
+        right: from the logits to which answers are right, (n,); None where answers are not
+            simply right or wrong.
+    """
+
+    score: Callable[[np.ndarray], dict[str, Any]]
+    right: Callable[[np.ndarray], np.ndarray] | None
+
+
+class Kind(NamedTuple):
+    """A kind of task.
+
+    Attributes:
+        head: of the model.
+        outputs: names of what a head for classification gives, in order; None for other heads.
+        objective: what training holds the head to.
+        judged: tokenizes examples.
+        validated: at most so many examples are judged after every epoch.
+    """
+
+    head: Head
+    outputs: Callable[[Terms], list[str] | None]
+    objective: Objective
+    judged: Callable[[Tokenizer, Any, Terms], Judged]
+    validated: int | None = None
+
+
+def _classes(tokenizer: Tokenizer, examples: Examples, terms: Terms) -> Judged:
+    encoded = encode(tokenizer, examples, terms.length)
+    return Judged(
+        **vars(encoded),
+        score=lambda logits: task_metrics(
+            terms.metrics, encoded.labels, logits.argmax(-1), terms.label_names
+        ),
+        right=lambda logits: logits.argmax(-1) == encoded.labels,
+    )
+
+
+def _values(tokenizer: Tokenizer, examples: Examples, terms: Terms) -> Judged:
+    encoded = encode(tokenizer, examples, terms.length)
+    return Judged(
+        **vars(encoded),
+        score=lambda values: task_metrics(terms.metrics, encoded.labels, values[:, 0], []),
+        right=None,
+    )
+
+
+def _spans(tokenizer: Tokenizer, questions: Questions, terms: Terms) -> Judged:
+    windows = encode_questions(tokenizer, questions, terms.length, terms.overlap)
+
+    def score(logits: np.ndarray) -> dict[str, Any]:
+        found = find_answers(questions, windows, logits, n_best=1)
+        without = [one.no_answer for one in found] if terms.no_answer else None
+        return span_metrics(questions.answers, [one.text for one in found], without)
+
+    return Judged(**vars(windows.encoded), score=score, right=None)
+
+
+KINDS: Mapping[KindName, Kind] = {
+    "classification": Kind(
+        "classification", lambda terms: terms.label_names, CLASSIFICATION, _classes
+    ),
+    "regression": Kind("classification", lambda terms: ["score"], REGRESSION, _values),
+    # To find the best span of a window takes longer than a small model takes to read it.
+    "span": Kind("span", lambda terms: None, SPANS, _spans, validated=2000),
+}

@@ -1,0 +1,85 @@
+"""The official metrics as a person reads them: their names, and what a value looks like."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Measure(NamedTuple):
+    """A metric.
+
+    Attributes:
+        name: within a sentence.
+        head: of a column.
+        correlation: a number from -1 to 1, where other metrics are shares.
+        hub: what model hubs call it.
+    """
+
+    name: str
+    head: str
+    correlation: bool
+    hub: str
+
+    def show(self, value: float) -> str:
+        """`81.3 %`, or `0.813` of a correlation."""
+        return f"{value:.3f}" if self.correlation else f"{100 * value:.1f} %"
+
+    def apart(self, difference: float) -> str:
+        """The size of a difference: `1.2 percentage points`, or `0.012` of a correlation."""
+        size = abs(difference) if self.correlation else abs(100 * difference)
+        least, digits = (0.001, 3) if self.correlation else (0.1, 1)
+        told = f"{size:.{digits}f}" if size >= least / 2 else f"less than {least}"
+        return told if self.correlation else f"{told} percentage points"
+
+
+MEASURES = {
+    "accuracy": Measure("accuracy", "Accuracy", False, "accuracy"),
+    "f1": Measure("F1", "F1", False, "f1"),
+    "exact": Measure("exact match", "Exact", False, "exact_match"),
+    "mcc": Measure("Matthews correlation", "MCC", True, "matthews_correlation"),
+    "pearson": Measure("Pearson correlation", "Pearson", True, "pearsonr"),
+    "spearman": Measure("Spearman correlation", "Spearman", True, "spearmanr"),
+}
+
+_MEANINGS = {
+    "mcc": (
+        "How well the answers go with the labels, from -1 through 0, which any fixed answer gets, "
+        "to 1 (the correlation of the two, also called phi); unlike accuracy it is not flattered "
+        "by a class that is far more common than the others."
+    ),
+    "pearson": (
+        "How nearly the model's values are a straight-line function of the labels: 1 if they are, "
+        "0 if they have nothing to do with them."
+    ),
+    "spearman": "Pearson's correlation of the ranks: only the order of the values counts.",
+    "exact": (
+        "The share of questions whose answer is, but for case, articles and punctuation, one of "
+        "those that people gave."
+    ),
+}
+_F1 = {
+    "classification": (
+        "The harmonic mean of precision and recall of the class that is looked for, the second "
+        "one of the task."
+    ),
+    "span": (
+        "The harmonic mean of precision and recall of the words of an answer, by the given answer "
+        "that suits it best; the mean over all questions."
+    ),
+}
+
+
+def measures(metrics: Mapping[str, Any]) -> dict[str, Measure]:
+    """The official metrics of a run by key, the primary one first."""
+    return {key: MEASURES[key] for key in metrics.get("metrics", ["accuracy"])}
+
+
+def primary(metrics: Mapping[str, Any]) -> tuple[str, Measure]:
+    """The metric that models are compared by, and its key."""
+    return next(iter(measures(metrics).items()))
+
+
+def meanings(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """What the metrics of a run say, by their names; everybody knows accuracy."""
+    known = _MEANINGS | {"f1": _F1.get(metrics.get("kind", ""), "")}
+    found = {measure.name: known.get(key) for key, measure in measures(metrics).items()}
+    return {name[0].upper() + name[1:]: text for name, text in found.items() if text}
