@@ -108,7 +108,7 @@ def _origin(place: Path) -> dict[str, Any] | None:
     """The run that a model belongs to; None where it lies alone."""
     found = run_of(place)
     if found is None:
-        return None
+        return _one_shot(place.absolute().parent)
     run, stage = found
     settings, metrics = run_record(run, "settings.json"), run_record(run, "metrics.json")
     accuracy = {
@@ -118,3 +118,12 @@ def _origin(place: Path) -> dict[str, Any] | None:
     }
     told = {key: metrics[key] for key in ("recipe", "finished") if key in metrics}
     return {"folder": str(run), "stage": stage, "settings": settings, "accuracy": accuracy} | told
+
+
+def _one_shot(folder: Path) -> dict[str, Any] | None:
+    """The compression without training whose folder this is; None where it is of none."""
+    record = run_record(folder, "one_shot.json")
+    if not record:
+        return None
+    told = {key: record[key] for key in ("perplexity", "finished") if record.get(key)}
+    return {"folder": str(folder), "one_shot": True, "settings": record["settings"]} | told

@@ -25,6 +25,7 @@ from tests.tiny import Tiny, cut_back, sentences, write_model, write_table
 
 ROOT = Path(__file__).parents[1]
 Capture = pytest.CaptureFixture[str]
+OTHERS = ("evaluate", "predict", "inspect")
 COMPRESS = "compress minilm --task sst2 --out x"
 
 
@@ -185,7 +186,7 @@ def test_a_mistake_in_what_to_evaluate_is_one_line(
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        ("", "{compress, evaluate, predict}"),
+        ("", "{compress, evaluate, predict, inspect}"),
         ("frobnicate", "Unrecognized options: frobnicate"),
         ("compress", "Missing from lpaf compress: MODEL --task TASK --out DIR"),
         (f"{COMPRESS} --epochs 3", "Unrecognized options: --epochs, 3"),
@@ -206,7 +207,7 @@ def test_words_that_are_no_command_are_refused(words: str, wanted: str, capsys: 
     assert wanted in is_one_clear_line(capsys.readouterr())
 
 
-@pytest.mark.parametrize("command", [None, "compress", "evaluate", "predict"])
+@pytest.mark.parametrize("command", [None, "compress", *OTHERS])
 def test_help_fits_a_terminal_and_names_every_option(
     command: str | None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

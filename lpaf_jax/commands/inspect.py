@@ -13,7 +13,7 @@ from lpaf_jax.folders import StageName
 class Inspect:
     """Show what was done to a model: rank, numbers kept and size of every matrix.
 
-    Only the headers of the weights are read, so it takes no longer for a large model.
+    Only the headers of the weights are read: a large model takes no longer.
     """
 
     dir: Positional[Path]

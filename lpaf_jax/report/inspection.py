@@ -66,6 +66,8 @@ def _reads(reads: Mapping[str, Any]) -> str:
 def _made(run: Mapping[str, Any] | None) -> dict[str, str]:
     if run is None:
         return {}
+    if "one_shot" in run:
+        return _made_without_training(run)
     settings, stage = run["settings"], run["stage"]
     rows = {
         "Made from": f"{settings.get('model', '?')}, task {settings.get('task', '?')}",
@@ -80,6 +82,20 @@ def _made(run: Mapping[str, Any] | None) -> dict[str, str]:
     if run["accuracy"]:
         told = (f"{name} {facts.percent(share)}" for name, share in run["accuracy"].items())
         rows["Accuracy"] = ", ".join(told)
+    if "finished" in run:
+        rows["Finished"] = facts.moment(run["finished"])
+    return rows
+
+
+def _made_without_training(run: Mapping[str, Any]) -> dict[str, str]:
+    settings = run["settings"]
+    rows = {
+        "Made from": str(settings["model"]),
+        "Recipe": f"without training, weighted by {settings['weighting']}, "
+        f"{settings['ranks']} ranks, seed {settings['seed']}",
+    }
+    if perplexity := run.get("perplexity"):
+        rows["Perplexity"] = ", ".join(f"{name} {x:.2f}" for name, x in perplexity.items())
     if "finished" in run:
         rows["Finished"] = facts.moment(run["finished"])
     return rows

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from lpaf_jax.cli import main
 from tests.tiny import ENCODER, HIDDEN, INNER, LAYERS, Tiny, write_model
+from tests.tiny_decoder import write_decoder, write_text
 
 Capture = pytest.CaptureFixture[str]
 KINDS = ["query", "key", "value", "attn out", "ff in", "ff out"]
@@ -103,6 +104,35 @@ def test_tables_of_integers_are_no_parameters(tmp_path: Path, capsys: Capture) -
     tensors["embeddings.position_ids"] = np.arange(32)[None]
     save_file(tensors, folder / "model.safetensors")
     assert inspect(capsys, folder)["parameters"] == before
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_decoder_compressed_without_training(
+    tmp_path: Path, capsys: Capture, family: str
+) -> None:
+    source = write_decoder(tmp_path / "dense", family)
+    text = write_text(tmp_path / "text.txt", 2000, 0)
+    flags = ["--calibration", str(text), "--held-out", str(text), "--params", "0.6", "--quiet"]
+    words = ["compress", str(source), "--one-shot", "--out", str(tmp_path / "run"), *flags]
+    assert main([*words, "--samples", "8"]) == 0
+    capsys.readouterr()
+    record = json.loads((tmp_path / "run" / "one_shot.json").read_text())
+    found = inspect(capsys, tmp_path / "run")
+    assert found["family"] == family
+    assert found["head"] == "lm"
+    assert found["encoder_params_ratio"] == pytest.approx(record["encoder_params_ratio"])
+    assert found["total_params_ratio"] == pytest.approx(record["total_params_ratio"])
+    ranks = {cut["path"]: (cut["rank"], cut["shape"]) for cut in record["matrices"]}
+    prefix = {"gpt2": "transformer", "llama": "model"}[family]
+    for matrix in found["matrices"]:
+        assert ranks[f"{prefix}.{matrix['name']}"] == (matrix["rank"], matrix["shape"])
+    assert found["run"]["perplexity"] == record["perplexity"]
+    assert main(["inspect", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().out
+    assert "without training, weighted by activations" in told
+    assert f"dense {record['perplexity']['dense']:.2f}" in told
+    dense = inspect(capsys, source)
+    assert [m["shape"] for m in dense["matrices"]] == [m["shape"] for m in found["matrices"]]
 
 
 def test_mistakes_are_one_clear_line(tmp_path: Path, capsys: Capture) -> None:
