@@ -21,7 +21,7 @@ from tyro.conf import (
 )
 
 from lpaf_jax import __version__
-from lpaf_jax.commands import Evaluate, Inspect, Predict
+from lpaf_jax.commands import Bench, Evaluate, Inspect, Predict
 from lpaf_jax.errors import LpafError, SettingError, Terminated
 from lpaf_jax.oneshot_settings import OneShot
 from lpaf_jax.settings import PRESETS, Settings
@@ -137,6 +137,7 @@ def _parse(argv: list[str]) -> Any:
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Predict, subcommand("predict")]
         | Annotated[Inspect, subcommand("inspect")]
+        | Annotated[Bench, subcommand("bench")]
     )
     said = io.StringIO()
     try:

@@ -25,6 +25,7 @@ from lpaf_jax.models.families import (
     FAMILIES,
     Family,
     Head,
+    default_head,
     family_name,
     head_of,
     named_head,
@@ -72,8 +73,7 @@ def load_model(
     name = family_name(values, str(folder))
     family = FAMILIES[name]
     asked = head is not None or num_labels is not None
-    named = head or named_head(values, family)
-    chosen: Head = next(iter(family.heads)) if named is None else named
+    chosen = head or default_head(values, family)
     if chosen not in family.heads:
         raise LpafError(
             f"{folder}: {name} has no {chosen} head here; it has {', '.join(family.heads)}"

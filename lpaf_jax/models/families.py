@@ -139,6 +139,12 @@ def named_head(values: dict[str, Any], family: Family) -> Head | None:
     return found[0] if found else None
 
 
+def default_head(values: dict[str, Any], family: Family) -> Head:
+    """The head that a parsed `config.json` names, or else the first of the family."""
+    named = named_head(values, family)
+    return next(iter(family.heads)) if named is None else named
+
+
 def head_of(model: nnx.Module, family: Family) -> Head:
     """The head that `model` has."""
     return next(head for head, kind in family.heads.items() if type(model) is kind)

@@ -1,0 +1,169 @@
+"""Speed of a compressed model beside the dense one, in JAX and in PyTorch."""
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from lpaf_jax.errors import LpafError, SettingError
+from lpaf_jax.files import read_json
+from lpaf_jax.folders import model_folder, run_of, stage_folder
+from lpaf_jax.machine import usable_cpus, versions
+from lpaf_jax.models.families import FAMILIES, Head, default_head, family_name
+from lpaf_jax.models.headless import load_headless
+from lpaf_jax.models.latency import Prepare, Times, jax_pass, time_in_turns, torch_pass
+
+MODELS = ("dense", "compressed")
+
+
+class Pair(NamedTuple):
+    """What is compared; `dense` is None where only its shape is known."""
+
+    dense: Path | None
+    compressed: Path
+
+
+def find_pair(folder: Path, against: Path | None = None) -> Pair:
+    """The compressed model of a run, or that `folder` is, and the dense one to compare it with.
+
+    Args:
+        folder: of a run or of a compressed model.
+        against: of a dense model, or of a run that kept its own; None takes that of the run.
+
+    Raises:
+        LpafError: a folder is missing, or the one is not compressed or the other one not dense.
+    """
+    compressed = model_folder(folder)
+    if not _ranks(compressed):
+        raise LpafError(f"{compressed} is dense: name a compressed model")
+    if against is not None:
+        own = (against / "config.json").is_file()
+        dense = model_folder(against, "final" if own else "dense")
+        if _ranks(dense):
+            raise LpafError(f"{dense} is compressed: name a dense model after --against")
+        return Pair(dense, compressed)
+    run = run_of(compressed)
+    kept = stage_folder(run[0], "dense") if run else None
+    return Pair(kept if kept and (kept / "config.json").is_file() else None, compressed)
+
+
+def run_benchmark(
+    pair: Pair,
+    *,
+    batches: tuple[int, ...] = (1, 8, 32),
+    length: int | None = None,
+    repeats: int = 20,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Time both models in JAX and then, where it is installed, in PyTorch.
+
+    A pass is a forward pass of a batch without dropout, jitted in JAX, under `inference_mode` in
+    PyTorch; all tokens are real. The models take turns; compiling is not counted and told apart.
+    Where there is no dense folder its weights are drawn, which takes as long.
+
+    Args:
+        pair: from `find_pair`.
+        batches: batch sizes. length: tokens of a row; None takes 64, or all that the model reads.
+        repeats: timed passes of each.
+        say: is told what is being done.
+
+    Returns:
+        JSON values: `frameworks` holds for each its `times` (see `time_in_turns`), `examples`
+        a second at the median, and the `speedup` of the compressed model by batch size: the ratio
+        of the medians and the range that the least and the most of both allow.
+
+    Raises:
+        LpafError: a model cannot be loaded, or a setting is out of range.
+    """
+    if not batches or min(batches) < 1:
+        raise SettingError(("batches",), f"is {batches}, but each must be at least 1")
+    if repeats < 1:
+        raise SettingError(("repeats",), f"is {repeats}, but must be at least 1")
+    head = _head(pair.compressed)
+    say("loading both models")
+    compressed = load_headless(pair.compressed, head)
+    dense = _drawn(pair.compressed, head) if pair.dense is None else load_headless(pair.dense, head)
+    positions = min(dense.positions, compressed.positions)
+    if length is not None and not 1 <= length <= positions:
+        raise SettingError(("length",), f"is {length}, but the models read 1 to {positions} tokens")
+    tokens = length or min(64, positions)
+
+    def measure(passes: Mapping[str, Prepare], version: str, threads: int) -> dict[str, Any]:
+        times = time_in_turns(passes, batches=batches, length=tokens, repeats=repeats)
+        return {"version": version, "threads": threads} | _compared(times)
+
+    say(f"timing in JAX on {jax.default_backend()}")
+    passes = {"dense": jax_pass(dense), "compressed": jax_pass(compressed)}
+    frameworks = {"jax": measure(passes, jax.__version__, usable_cpus())}
+    del dense, compressed, passes
+    if find_spec("torch") is not None:
+        import torch
+
+        say("timing in PyTorch")
+        twins = _torch_twins(pair, head)
+        passes = {name: torch_pass(twin) for name, twin in twins.items()}
+        frameworks["pytorch"] = measure(passes, torch.__version__, torch.get_num_threads())
+    return {
+        "dense": None if pair.dense is None else str(pair.dense),
+        "compressed": str(pair.compressed),
+        "batches": batches,
+        "length": tokens,
+        "repeats": repeats,
+        "backend": jax.default_backend(),
+        "cores": usable_cpus(),
+        "frameworks": frameworks,
+        "versions": versions(),
+    }
+
+
+def _ranks(place: Path) -> dict[str, int]:
+    ranks: dict[str, int] = read_json(place / "config.json").get("lpaf_ranks", {})
+    return ranks
+
+
+def _head(place: Path) -> Head:
+    values = read_json(place / "config.json")
+    family = FAMILIES[family_name(values, str(place))]
+    return default_head(values, family)
+
+
+def _family(place: Path) -> str:
+    return family_name(read_json(place / "config.json"), str(place))
+
+
+def _drawn(place: Path, head: Head) -> Any:
+    family = FAMILIES[_family(place)]
+    config = family.config(read_json(place / "config.json"))
+    return family.heads[head](config, jax.random.key(0))
+
+
+def _torch_twins(pair: Pair, head: Head) -> dict[str, Any]:
+    import torch
+
+    from lpaf_jax.models.torch_twin import torch_twin
+
+    on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    place = pair.dense or pair.compressed
+    dense = torch_twin(place, head, drawn_dense=pair.dense is None)
+    twins = {"dense": dense, "compressed": torch_twin(pair.compressed, head)}
+    return {name: twin.to(device) for name, twin in twins.items()}
+
+
+def _compared(times: Times) -> dict[str, Any]:
+    """Times, throughput and speed-up by batch size."""
+    speedup = {}
+    for size, before in times["dense"].items():
+        after = times["compressed"][size]
+        speedup[size] = {
+            "median": before["median"] / after["median"],
+            "least": before["min"] / after["max"],
+            "most": before["max"] / after["min"],
+        }
+    examples = {
+        name: {size: 1e3 * int(size) / t["median"] for size, t in by_batch.items()}
+        for name, by_batch in times.items()
+    }
+    return {"times": times, "examples_per_second": examples, "speedup": speedup}

@@ -1,0 +1,25 @@
+"""Models for whose use the head does not matter, so that a pretrained encoder will do."""
+
+from pathlib import Path
+from typing import Any
+
+from lpaf_jax.files import read_json
+from lpaf_jax.models.checkpoint import load_model
+from lpaf_jax.models.families import FAMILIES, Head, default_head, family_name, named_head
+
+
+def load_headless(folder: Path, head: Head | None = None) -> Any:
+    """The model in `folder`; where it holds no head, one of two classes is drawn.
+
+    Args:
+        folder: see `load_model`.
+        head: None takes what the folder has.
+
+    Raises:
+        LpafError: see `load_model`.
+    """
+    values = read_json(folder / "config.json")
+    family = FAMILIES[family_name(values, str(folder))]
+    chosen = head or default_head(values, family)
+    drawn = named_head(values, family) is None and chosen == "classification"
+    return load_model(folder, head=chosen, num_labels=2 if drawn else None)

@@ -1,0 +1,87 @@
+"""The same model in PyTorch: that of `transformers`, its factorized layers two `Linear`s each.
+
+Needs PyTorch. It is what speed is compared with and what exporters of PyTorch's are given.
+"""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from lpaf_jax.errors import LpafError
+from lpaf_jax.files import read_json
+from lpaf_jax.models.families import FAMILIES, Head, default_head, family_name
+from lpaf_jax.models.names import file_key
+from lpaf_jax.models.tensors import read_file, weight_files
+
+
+def torch_twin(folder: Path, head: Head | None = None, *, drawn_dense: bool = False) -> Any:
+    """The PyTorch model with the weights of a model folder, dense or factorized, in evaluation.
+
+    Args:
+        folder: as `lpaf_jax.models.load_model` reads it.
+        head: None takes the one that the folder's config names, or else the first of the family;
+            a head that the folder does not hold is drawn.
+        drawn_dense: of the folder take the shape alone: a dense model with drawn weights.
+
+    Raises:
+        LpafError: a tensor of the folder is missing or has no place in the PyTorch model.
+        ImportError: PyTorch is not installed.
+    """
+    import torch
+    import transformers
+
+    values = read_json(folder / "config.json")
+    name = family_name(values, str(folder))
+    family = FAMILIES[name]
+    chosen = head or default_head(values, family)
+    carried = {k: v for k, v in values.items() if k not in ("auto_map", "model_type")}
+    config = transformers.CONFIG_MAPPING[name].from_dict(carried)
+    config.dtype = torch.float32
+    if config.pad_token_id is None:  # a classifier of PyTorch's needs one; any is masked
+        config.pad_token_id = 0
+    config.use_cache = False  # of a decoder: one pass needs no memory of those before
+    model = getattr(transformers, family.architectures[chosen])(config)
+    if drawn_dense:
+        return model.eval()
+    for path, rank in values.get("lpaf_ranks", {}).items():
+        parent, _, leaf = path.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, _two_linears(model.get_submodule(path), rank))
+    stored = {
+        file_key(tensor, family): torch.tensor(value).float()
+        for file in weight_files(folder)
+        for tensor, value in read_file(file)
+    }
+    own = {file_key(tensor, family): tensor for tensor in model.state_dict()}
+    found = {own[key]: value for key, value in stored.items() if key in own}
+    left, _ = model.load_state_dict(found, strict=False)
+    tied = set(getattr(model, "_tied_weights_keys", None) or ())
+    missing = [n for n in left if n not in tied and n.startswith(f"{family.prefix}.")]
+    if missing:
+        raise LpafError(f"{folder}: {len(missing)} tensors are missing, {missing[0]} among them")
+    model.tie_weights()
+    return model.eval()
+
+
+def takes_types(model: Any) -> bool:
+    """Whether a PyTorch model is called with token types."""
+    return "token_type_ids" in inspect.signature(model.forward).parameters
+
+
+def _two_linears(dense: Any, rank: int) -> Any:
+    """What takes the place of a `Linear`, or a `Conv1D` of GPT-2, of the same two sides."""
+    from torch import nn
+
+    # Conv1D calls its sides nx and nf.
+    m = dense.in_features if isinstance(dense, nn.Linear) else dense.nx
+    n = dense.out_features if isinstance(dense, nn.Linear) else dense.nf
+
+    class TwoLinears(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down = nn.Linear(m, rank, bias=False)
+            self.up = nn.Linear(rank, n, bias=dense.bias is not None)
+
+        def forward(self, x: Any) -> Any:
+            return self.up(self.down(x))
+
+    return TwoLinears()

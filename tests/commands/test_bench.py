@@ -1,0 +1,162 @@
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lpaf_jax.benchmark import Pair, _torch_twins
+from lpaf_jax.cli import main
+from lpaf_jax.models.latency import time_in_turns
+from lpaf_jax.report.bench import verdict
+from tests.tiny import POSITIONS, Tiny
+
+Capture = pytest.CaptureFixture[str]
+SHORT = ("--batches", "1", "3", "--length", "8", "--repeats", "2")
+
+
+def bench(out: Path, *words: Path | str) -> dict[str, Any]:
+    assert main(["bench", *map(str, words), *SHORT, "--json", str(out)]) == 0
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+@pytest.fixture
+def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lpaf_jax.benchmark.find_spec", lambda name: None)
+
+
+def check_times(of: Mapping[str, Any]) -> None:
+    for size in ("1", "3"):
+        before, after = (of["times"][name][size] for name in ("dense", "compressed"))
+        for times in (before, after):
+            assert 0 < times["min"] <= times["median"] <= times["max"]
+        gain = of["speedup"][size]
+        assert gain["least"] == pytest.approx(before["min"] / after["max"])
+        assert gain["median"] == pytest.approx(before["median"] / after["median"])
+        assert gain["most"] == pytest.approx(before["max"] / after["min"])
+        per_second = of["examples_per_second"]["compressed"][size]
+        assert per_second * after["median"] == pytest.approx(1000 * int(size))
+
+
+@pytest.mark.usefixtures("no_torch")
+def test_a_run_is_timed_beside_its_own_dense_model(
+    finished: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    found = bench(tmp_path / "new" / "times.json", finished)
+    assert found["dense"] == str(finished / "stages" / "dense")
+    assert found["compressed"] == str(finished / "model")
+    assert list(found["frameworks"]) == ["jax"]
+    check_times(found["frameworks"]["jax"])
+    told = capsys.readouterr().out
+    assert "No dense model was kept" not in told
+    assert "PyTorch is not installed" in told
+    lines = " ".join(told.split())
+    assert lines.endswith(found["verdict"])
+
+
+@pytest.mark.usefixtures("no_torch")
+def test_without_a_dense_model_its_shape_is_timed_and_that_is_said(
+    finished: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    alone = Path(shutil.copytree(finished / "model", tmp_path / "alone"))
+    found = bench(tmp_path / "times.json", alone)
+    assert found["dense"] is None
+    check_times(found["frameworks"]["jax"])
+    assert "timed with random weights" in " ".join(capsys.readouterr().out.split())
+    for against in (finished, finished / "stages" / "dense"):
+        found = bench(tmp_path / "times.json", alone, "--against", against)
+        assert found["dense"] == str(finished / "stages" / "dense")
+
+
+def test_pytorch_is_timed_where_it_is(finished: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    found = bench(tmp_path / "times.json", finished)
+    of = found["frameworks"]["pytorch"]
+    check_times(of)
+    assert of["version"] == torch.__version__
+    assert of["threads"] == torch.get_num_threads()
+
+
+def test_models_take_turns_and_the_first_pass_is_not_counted() -> None:
+    calls: list[tuple[str, tuple[int, ...]]] = []
+
+    def passing(name: str) -> Any:
+        def prepare(batch: Mapping[str, np.ndarray]) -> Any:
+            assert batch["attention_mask"].all()
+            return lambda: calls.append((name, batch["input_ids"].shape))
+
+        return prepare
+
+    found = time_in_turns(
+        {"a": passing("a"), "b": passing("b")}, batches=(1, 4), length=7, repeats=5
+    )
+    shapes = [(1, 7), (4, 7)]
+    assert calls == [(name, shape) for shape in shapes for _ in range(8) for name in "ab"]
+    assert found["a"].keys() == {"1", "4"}
+    assert found["a"]["1"].keys() == {"median", "min", "max", "first"}
+
+
+def test_what_is_not_counted_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Passes of 50 s (compiling), 9, 9 (warm-up), 1, 2 and 9 s, by a clock of our own.
+    seconds = iter([0, 50, 0, 9, 0, 9, 0, 1, 0, 2, 0, 9])
+    monkeypatch.setattr("lpaf_jax.models.latency.time.perf_counter", lambda: next(seconds))
+    found = time_in_turns({"a": lambda _: lambda: None}, batches=(1,), length=2, repeats=3)
+    assert found["a"]["1"] == {"first": 50e3, "median": 2e3, "min": 1e3, "max": 9e3}
+
+
+def speedup(least: float, median: float, most: float) -> dict[str, float]:
+    return {"least": least, "median": median, "most": most}
+
+
+def test_the_verdict_is_one_plain_sentence() -> None:
+    jax = {"1": speedup(1.1, 1.3, 1.5), "8": speedup(0.9, 1.3, 1.4), "32": speedup(0.5, 0.6, 0.9)}
+    found = {"frameworks": {"jax": {"speedup": jax}, "pytorch": {"speedup": {"1": jax["1"]}}}}
+    assert verdict(found) == (
+        "In JAX the compressed model is at batch 1 1.30 times as fast (1.10 to 1.50), at batch 8 "
+        "not measurably faster, as the ranges overlap (0.90 to 1.40), at batch 32 slower, 0.60 "
+        "times as fast (0.50 to 0.90); in PyTorch the compressed model is at batch 1 1.30 times "
+        "as fast (1.10 to 1.50)."
+    )
+
+
+def test_the_pytorch_models_compute_the_same(finished: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from lpaf_jax.models import as_function, load_model, parameters
+    from lpaf_jax.models.torch_twin import torch_twin
+
+    ids = np.arange(4, 16, dtype=np.int32).reshape(2, 6)
+    mask = np.array([[1] * 6, [1] * 3 + [0] * 3], np.int32)
+    batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * ids}
+    inputs = {name: torch.tensor(x).long() for name, x in batch.items()}
+    for place in (finished / "model", finished / "stages" / "dense"):
+        model, twin = load_model(place), torch_twin(place)
+        mine = as_function(model)(parameters(model), {}, batch)
+        with torch.no_grad():
+            theirs = twin(**inputs).logits.numpy()
+        np.testing.assert_allclose(theirs, mine, atol=1e-4)
+    numbers = sum(p.numel() for p in torch_twin(finished / "model").parameters())
+    assert numbers == sum(x.size for x in parameters(load_model(finished / "model")).values())
+    dense = torch_twin(finished / "stages" / "dense")
+    drawn = _torch_twins(Pair(None, finished / "model"), "classification")
+    assert drawn["dense"].state_dict().keys() == dense.state_dict().keys()
+    assert (
+        drawn["compressed"].state_dict().keys()
+        == torch_twin(finished / "model").state_dict().keys()
+    )
+
+
+def test_what_is_refused(finished: Path, tiny: Tiny, capsys: Capture) -> None:
+    for words, told in (
+        ([tiny.model], "is dense: name a compressed model"),
+        ([finished, "--against", finished / "model"], "is compressed: name a dense model"),
+        ([finished, "--length", POSITIONS + 1], f"--length is {POSITIONS + 1}, but the models"),
+        ([finished, "--batches", 0], "--batches is (0,), but each must be at least 1"),
+        ([finished, "--repeats", 0], "--repeats is 0"),
+    ):
+        assert main(["bench", *map(str, words)]) == 2
+        said = capsys.readouterr()
+        assert told in said.err
+        assert "Traceback" not in said.err
