@@ -1,7 +1,8 @@
 """The commands that work on finished things, each a dataclass of its options with a `run`."""
 
+from lpaf_jax.commands.analyze import Analyze
 from lpaf_jax.commands.bench import Bench
 from lpaf_jax.commands.inspect import Inspect
 from lpaf_jax.commands.serve import Evaluate, Predict
 
-__all__ = ["Bench", "Evaluate", "Inspect", "Predict"]
+__all__ = ["Analyze", "Bench", "Evaluate", "Inspect", "Predict"]

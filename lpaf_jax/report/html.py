@@ -59,6 +59,13 @@ def render(metrics: Metrics, analysis: Analysis | None, log: Log) -> str:
     body = [
         el("section", el("h2", name, id=key), content) for key, (name, content) in shown.items()
     ]
+    top = join(el("h1", f"Compression report: {title}"), outcome, nav)
+    main = el("main", el("header", top), body, el("footer", _foot(metrics), class_="small"))
+    return document(f"{title}: compression report", main)
+
+
+def document(title: str, main: Html) -> str:
+    """A whole page of one `<main>`, in the one style there is; it can load nothing."""
     head = join(
         el("meta", charset="utf-8"),
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
@@ -67,11 +74,9 @@ def render(metrics: Metrics, analysis: Analysis | None, log: Log) -> str:
             '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
             "style-src 'unsafe-inline'; img-src data:\">"
         ),
-        el("title", f"{title}: compression report"),
+        el("title", title),
         el("style", Html(CSS)),
     )
-    top = join(el("h1", f"Compression report: {title}"), outcome, nav)
-    main = el("main", el("header", top), body, el("footer", _foot(metrics), class_="small"))
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{main}</body></html>\n'
 
 

@@ -30,7 +30,7 @@ _KINDS = {
     "mlp.c_proj": "ff out",
     "mlp.down_proj": "ff out",
 }
-_ORDER = list(dict.fromkeys(_KINDS.values()))
+ORDER = list(dict.fromkeys(_KINDS.values()))
 _NAME = re.compile(r"(?:^|\.)(\d+)\.(.+)$")
 
 
@@ -50,7 +50,7 @@ def kind(name: str) -> str:
 def order(matrix: Mapping[str, Any]) -> tuple[int, int]:
     """Layer by number (10 after 9), then the order in which a layer uses its matrices."""
     layer, what = parts(matrix["name"])
-    return layer, _ORDER.index(what) if what in _ORDER else len(_ORDER)
+    return layer, ORDER.index(what) if what in ORDER else len(ORDER)
 
 
 def short_name(name: str) -> str:

@@ -1,0 +1,96 @@
+"""Spectra of a model's matrices and of what goes into them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lpaf_jax.compress.spectra import feature_spectra, weight_spectra
+from lpaf_jax.data import Encoded, Examples, encode, eval_batches, load_task, load_tokenizer
+from lpaf_jax.errors import LpafError, SettingError
+from lpaf_jax.files import read_json
+from lpaf_jax.folders import model_folder
+from lpaf_jax.importance import activation_moments
+from lpaf_jax.models import parameters, resolve_model
+from lpaf_jax.models.families import family_name
+from lpaf_jax.models.headless import load_headless
+
+_BATCH = 16
+
+
+def analyse_model(
+    name: str,
+    *,
+    task: str | None = None,
+    text: Path | None = None,
+    texts: int = 256,
+    length: int = 128,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Spectra of the weights of a model and, given texts, of its features.
+
+    Args:
+        name: of a model, the folder of one, or of a run, whose final model it then is.
+        task: whose training texts are read. text: a file whose lines are.
+        texts: how many at most, drawn by hash from a task, evenly spread over a file.
+        length: longest text in tokens; what is longer is cut.
+        say: is told what is being done.
+
+    Returns:
+        JSON values: `weights` and, None without texts, `features`; see `lpaf_jax.compress.spectra`.
+
+    Raises:
+        LpafError: the model, the task or the file cannot be read, or a setting is out of range.
+    """
+    if texts < 1:
+        raise SettingError(("texts",), f"is {texts}, but must be at least 1")
+    if task is not None and text is not None:
+        raise SettingError(("task", "text"), "exclude each other: give one of them")
+    place = _place(name)
+    examples = _examples(task, text, texts)
+    say(f"loading {place}")
+    model = load_headless(place)
+    found: dict[str, Any] = {
+        "model": name,
+        "family": family_name(read_json(place / "config.json"), str(place)),
+        "source": task if text is None else str(text),
+        "texts": None if examples is None else len(examples),
+    }
+    say("spectra of the weights")
+    found["weights"] = weight_spectra(parameters(model))
+    found["features"] = found["tokens"] = None
+    if examples is not None:
+        encoded = encode(load_tokenizer(place), examples, min(length, model.positions))
+        say(f"spectra of the features, over {len(examples)} texts")
+        found["features"] = feature_spectra(activation_moments(model, _batches(encoded)))
+        found["tokens"] = found["features"][0]["shape"][0]
+    return found
+
+
+def _place(name: str) -> Path:
+    folder = Path(name).expanduser()
+    is_run = folder.is_dir() and not (folder / "config.json").is_file()
+    if is_run and (folder / "model" / "config.json").is_file():
+        return model_folder(folder)
+    return resolve_model(name)
+
+
+def _examples(task: str | None, text: Path | None, count: int) -> Examples | None:
+    if task is not None:
+        return load_task(task, limit=count).train
+    if text is None:
+        return None
+    try:
+        lines = [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeError) as error:
+        raise LpafError(f"{text} cannot be read as text: {error}") from None
+    if not lines:
+        raise LpafError(f"{text} holds no text")
+    # A file is often sorted: its first lines alone would be of one kind.
+    chosen = np.unique(np.linspace(0, len(lines) - 1, min(count, len(lines))).round().astype(int))
+    return Examples([lines[i] for i in chosen], None, np.zeros(len(chosen), np.int32))
+
+
+def _batches(encoded: Encoded) -> Any:
+    return eval_batches(encoded, min(_BATCH, len(encoded)))

@@ -1,0 +1,56 @@
+"""`lpaf analyze`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from lpaf_jax.errors import LpafError
+
+
+@dataclass(frozen=True)
+class Analyze:
+    """Show how many dimensions the matrices of a model use, and how many their inputs.
+
+    Of the inputs, called features, where --task or --text gives texts to read.
+    """
+
+    model: Positional[str]
+    """`minilm`, a folder of a model or of a run, or a hub id."""
+    task: Annotated[str | None, arg(metavar="TASK", help_behavior_hint="(optional)")] = None
+    """Task whose training texts are read for the features; as for compress."""
+    text: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")] = None
+    """File whose lines are read for the features, instead of --task."""
+    texts: int = 256
+    """How many texts are read, at most."""
+    length: int = 128
+    """Longest text in tokens; what is longer is cut."""
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(optional)")] = None
+    """Folder for analysis.json, spectra.png and analysis.html."""
+
+    def run(self) -> None:
+        """Analyse, print, and write."""
+        from rich.console import Console
+
+        from lpaf_jax.analysis import analyse_model
+        from lpaf_jax.report.spectra import print_spectra, write_spectra
+
+        out = self.out
+        if out is not None and (out / "settings.json").is_file():
+            raise LpafError(
+                f"{out} is the folder of a run, which has an analysis of its own: name another"
+            )
+        found = analyse_model(
+            self.model,
+            task=self.task,
+            text=self.text,
+            texts=self.texts,
+            length=self.length,
+            say=Console(stderr=True, highlight=False, markup=False, emoji=False).print,
+        )
+        console = Console(highlight=False, markup=False, emoji=False)
+        print_spectra(found, console)
+        if out is not None:
+            for path in write_spectra(found, out):
+                console.print(str(path), soft_wrap=True)
