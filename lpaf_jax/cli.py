@@ -21,7 +21,7 @@ from tyro.conf import (
 )
 
 from lpaf_jax import __version__
-from lpaf_jax.commands import Analyze, Bench, Evaluate, Inspect, Predict
+from lpaf_jax.commands import Analyze, Bench, Evaluate, Export, Inspect, Predict
 from lpaf_jax.errors import LpafError, SettingError, Terminated
 from lpaf_jax.oneshot_settings import OneShot
 from lpaf_jax.settings import PRESETS, Settings
@@ -139,6 +139,7 @@ def _parse(argv: list[str]) -> Any:
         | Annotated[Inspect, subcommand("inspect")]
         | Annotated[Bench, subcommand("bench")]
         | Annotated[Analyze, subcommand("analyze")]
+        | Annotated[Export, subcommand("export")]
     )
     said = io.StringIO()
     try:

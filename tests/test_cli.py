@@ -25,7 +25,7 @@ from tests.tiny import Tiny, cut_back, sentences, write_model, write_table
 
 ROOT = Path(__file__).parents[1]
 Capture = pytest.CaptureFixture[str]
-OTHERS = ("evaluate", "predict", "inspect", "bench", "analyze")
+OTHERS = ("evaluate", "predict", "inspect", "bench", "analyze", "export")
 COMPRESS = "compress minilm --task sst2 --out x"
 
 
@@ -186,7 +186,7 @@ def test_a_mistake_in_what_to_evaluate_is_one_line(
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        ("", "{compress, evaluate, predict, inspect, bench, analyze}"),
+        ("", "{compress, evaluate, predict, inspect, bench, analyze, export}"),
         ("frobnicate", "Unrecognized options: frobnicate"),
         ("compress", "Missing from lpaf compress: MODEL --task TASK --out DIR"),
         (f"{COMPRESS} --epochs 3", "Unrecognized options: --epochs, 3"),

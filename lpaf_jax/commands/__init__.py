@@ -2,7 +2,8 @@
 
 from lpaf_jax.commands.analyze import Analyze
 from lpaf_jax.commands.bench import Bench
+from lpaf_jax.commands.export import Export
 from lpaf_jax.commands.inspect import Inspect
 from lpaf_jax.commands.serve import Evaluate, Predict
 
-__all__ = ["Analyze", "Bench", "Evaluate", "Inspect", "Predict"]
+__all__ = ["Analyze", "Bench", "Evaluate", "Export", "Inspect", "Predict"]
