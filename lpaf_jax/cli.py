@@ -126,8 +126,8 @@ def _parse(argv: list[str]) -> Any:
                 default=default,
                 description=(
                     "Fine-tune, prune, factorize and tune a model; continue if it was killed.\n\n"
-                    "With `--preset quick --help`, the defaults shown are those of quick. With "
-                    "`--one-shot`, a decoder is compressed without training: `--one-shot --help`."
+                    "With `--preset quick --help`, the defaults shown are those of quick.\n\n"
+                    "A decoder is compressed without training: see `--one-shot --help`."
                 ),
             ),
         ]
