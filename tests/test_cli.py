@@ -371,7 +371,7 @@ def test_a_signal_ends_a_run_with_a_line(
 def test_a_disk_that_fills_up_under_the_log_is_one_line(
     tiny: Tiny, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Progress, "begin", full)
