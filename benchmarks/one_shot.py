@@ -189,8 +189,8 @@ def print_table(table: dict[str, Any]) -> None:
             if (r["model"], r["share"], r["ranks"]) == (model, share, ranks)
         }
         dense = next(iter(found.values()))["dense"]
-        after = [f"{found[w]['compressed']:.1f}" if w in found else "–" for w in WEIGHTINGS]
-        line = [model, f"{share:.0%}", ranks, f"{dense:.1f}", *after]
+        after = [f"{found[w]['compressed']:.2f}" if w in found else "–" for w in WEIGHTINGS]
+        line = [model, f"{share:.0%}", ranks, f"{dense:.2f}", *after]
         print(f"| {' | '.join(line)} |")
 
 
