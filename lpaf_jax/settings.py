@@ -32,8 +32,7 @@ class Settings:
     """Settings of `lpaf compress`; `lpaf_jax.pipeline.compress` takes the same names."""
 
     model: Positional[str]
-    """`minilm`, a folder with a Hugging Face checkpoint (BERT and its kin, decoders), or a hub
-    id."""
+    """`minilm`, a folder with a Hugging Face checkpoint, or a hub id."""
     task: Annotated[str, arg(metavar="TASK")]
     """`rotten_tomatoes`, `imdb`, a GLUE task, `squad`, `squad_v2`, or a .csv or .tsv file."""
     out: Annotated[Path, arg(metavar="DIR")]

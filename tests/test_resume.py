@@ -165,9 +165,9 @@ def test_a_stage_that_diverges_stops_and_what_stood_before_it_serves(
     run = cut_back(finished, tmp_path / "run", "pruned", "factorized", "final")
     plain = stages.task_loss
 
-    def breaks_down(forward: Any) -> Any:
+    def breaks_down(forward: Any, objective: Any) -> Any:
         def loss(params: Any, fixed: Any, batch: Any, keys: Any, step: Any) -> Any:
-            value, logged = plain(forward)(params, fixed, batch, keys, step)
+            value, logged = plain(forward, objective)(params, fixed, batch, keys, step)
             return jnp.where(step >= 14, jnp.nan, value), logged
 
         return loss

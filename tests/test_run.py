@@ -84,6 +84,18 @@ def test_the_same_run_goes_on_and_keeps_its_settings(out: Path) -> None:
     assert contents(out) == before
 
 
+def test_a_run_of_before_a_setting_was_there_goes_on_at_its_default(out: Path) -> None:
+    whole_run(settings(out))
+    values = json.loads((out / "settings.json").read_text())
+    del values["regression"], values["doc_stride"]
+    (out / "settings.json").write_text(json.dumps(values))
+    assert begin(settings(out)).finished() == {"stages": {}}
+    with pytest.raises(LpafError, match="doc_stride 128 there, 64 now"):
+        Run(settings(out, doc_stride=64))
+    other = begin(settings(out.parent / "b", reuse=out))
+    assert other.take_over("dense") is None
+
+
 def test_another_run_is_refused_with_what_differs(out: Path) -> None:
     whole_run(settings(out, seed=0))
     before = contents(out)

@@ -16,7 +16,7 @@ _LENGTH = arg(metavar="INT", help_behavior_hint="(default: what it was trained w
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluate a saved model on a labelled file by the official metrics; prints one JSON object."""
+    """Evaluate a saved model by the official metrics; prints one JSON object."""
 
     dir: Positional[Path]
     """Folder of a run, or of a model."""
@@ -56,9 +56,13 @@ class Evaluate:
 class Predict:
     """Answer each line of standard input; prints `label <tab> probability <tab> text`.
 
-    A model of text pairs reads both from one line, with a tab between them. A regression prints
-    `value <tab> text`. A model of questions reads `question <tab> context` and prints `answer
-    <tab> score <tab> question <tab> context`, the answer empty where it finds none.
+    A model of text pairs reads both from one line, with a tab between them.
+
+    A regression prints `value <tab> text`.
+
+    To `question <tab> context` the answer is printed, its score, and the line.
+
+    The answer is empty where a model that may find none finds none.
     """
 
     dir: Positional[Path]
