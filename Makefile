@@ -23,11 +23,12 @@ MADE := $(VENV)/made-with-$(TAG)
 BASE := $(VENV)/installed-base
 DEV := $(VENV)/installed-dev
 
-# Parity with PyTorch is tested where PyTorch is.
+# Parity with PyTorch is tested where PyTorch is, and with it the export to ONNX, which it does.
 #   auto  install it where pip finds a build without CUDA; else say so, and those tests are skipped
 #   yes   install what pip finds, several GB of CUDA libraries included, or fail
 #   no    leave it out
 TORCH ?= auto
+WITH_TORCH := torch onnx onnxscript onnxruntime
 
 # JAX on CPU page-faults some 700 MB of temporaries in every training step, because malloc hands
 # each large block back to the system. Keeping and huge-paging them saves 15 to 22 % of a step.
@@ -88,7 +89,7 @@ torch-auto: $(DEV)
 	@if test -e $(VENV)/installed-torch; then :; \
 	elif $(INSTALL) --dry-run --no-deps --report $(VENV)/torch.json torch \
 		&& ! { test "$$(uname)" = Linux && grep -Eq '"(cuda|nvidia)-' $(VENV)/torch.json; } \
-		&& echo "Installing PyTorch" && $(INSTALL) torch; then touch $(VENV)/installed-torch; \
+		&& echo "Installing PyTorch" && $(INSTALL) $(WITH_TORCH); then touch $(VENV)/installed-torch; \
 	else echo "No PyTorch without CUDA here: parity with it is not tested (TORCH=yes takes any)."; fi
 
 torch-yes: $(VENV)/installed-torch
@@ -97,5 +98,5 @@ torch-no:
 
 $(VENV)/installed-torch: $(DEV)
 	@echo "Installing PyTorch"
-	@$(INSTALL) torch
+	@$(INSTALL) $(WITH_TORCH)
 	touch $@

@@ -35,7 +35,7 @@ from lpaf_jax.oneshot import compress_one_shot
 from lpaf_jax.train import LANGUAGE, initial_state, make_step, task_loss, warmup_linear
 
 HERE = Path(__file__).parent
-VOCABULARY, LENGTH, BATCH = 2048, 128, 16
+VOCABULARY, LENGTH, BATCH = 2048, 128, 8
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 128, "n_layer": 4, "n_head": 4, "n_positions": LENGTH},
     "llama": {
@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--families", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--shares", type=float, nargs="+", default=[0.8, 0.6])
-    parser.add_argument("--steps", type=int, default=1000, help="of training each model")
+    parser.add_argument("--steps", type=int, default=5000, help="of training each model")
     parser.add_argument("--samples", type=int, default=256, help="pieces of calibration text")
     parser.add_argument("--work", type=Path, default=Path("runs/one_shot"))
     parser.add_argument("--out", type=Path, default=HERE / "results" / "one_shot.json")
@@ -132,7 +132,7 @@ def trained(name: str, folder: Path, text: Path, steps: int) -> dict[str, Any]:
     model: Any = family.heads["lm"](family.config(values), jax.random.key(0))
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
-        optax.adamw(warmup_linear(2e-3, steps, steps // 20), weight_decay=0.1),
+        optax.adamw(warmup_linear(3e-3, steps, steps // 20), b2=0.95, weight_decay=0.1),
     )
     step = make_step(task_loss(as_function(model), LANGUAGE), optimizer)
     state, started, losses = initial_state(parameters(model), optimizer), time.monotonic(), []

@@ -143,7 +143,6 @@ print(json.dumps([forward(**batch).tolist(), alone.tolist()]))
 def test_a_program_runs_where_this_library_is_not(
     finished: Path, tmp_path: Path, batch: Any, logits: Any, dtype: str
 ) -> None:
-    pytest.importorskip("flatbuffers")
     out = export(finished, tmp_path / "out", "stablehlo", "--dtype", dtype)
     given = json.dumps({name: x.tolist() for name, x in batch.items()})
     command = [sys.executable, "-c", _RUN, str(out), given]
@@ -157,7 +156,6 @@ def test_a_program_runs_where_this_library_is_not(
 
 
 def test_factors_stay_factors_in_a_program(finished: Path, tmp_path: Path) -> None:
-    pytest.importorskip("flatbuffers")
     out = export(finished, tmp_path / "out", "stablehlo")
     stored = load_file(out / "weights.safetensors")
     expected = parameters(load_model(finished / "model"))
@@ -208,7 +206,7 @@ def test_onnx_gives_the_same_logits(
 def test_a_decoder_is_exported_whatever_way_round_its_weights_lie(
     tmp_path: Path, capsys: Capture, family: str
 ) -> None:
-    torch, _ = pytest.importorskip("torch"), pytest.importorskip("flatbuffers")
+    torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM
 
     from lpaf_jax.models.torch_twin import torch_twin
