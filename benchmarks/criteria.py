@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from provenance import provenance
 
 from lpaf_jax import pipeline
 from lpaf_jax.compress.analysis import analyse_pruning
@@ -52,7 +53,7 @@ def main() -> None:
         pipeline.fine_tune(job, inputs, progress)
     dense = load_model(job.stage("dense"))
     table = {
-        "command": "python benchmarks/criteria.py",
+        **provenance(),
         "settings": as_json(base) | {"out": "runs"},
         "dense_validation_accuracy": score_of(dense, inputs.validation, base.batch)(
             parameters(dense)

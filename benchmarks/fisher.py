@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from provenance import provenance
 from scipy.stats import spearmanr
 
 from lpaf_jax.data import train_batches
@@ -80,7 +81,7 @@ def main() -> None:
     write_json(
         RESULTS,
         {
-            "command": "python benchmarks/fisher.py runs/quick",
+            **provenance(),
             "machine": f"{usable_cpus()} CPU cores, jax {jax.__version__}",
             "model": f"{record['model']}, fine-tuned on {record['task']}",
             "examples": EXAMPLES,

@@ -13,7 +13,6 @@ import argparse
 import gc
 import itertools
 import os
-import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from linalg_scaling import scaling
+from provenance import commit
 
 from lpaf_jax.data import train_batches
 from lpaf_jax.files import read_json, write_json
@@ -100,12 +100,6 @@ def main() -> None:
     if "scaling" not in table and not args.only:
         table["scaling"] = scaling() | machine
         write_json(RESULTS, table)
-
-
-def commit() -> str:
-    """What was measured; with a + if it is not what was committed."""
-    told = ["git", "describe", "--always", "--dirty=+", "--abbrev=7"]
-    return subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def problems(run: Path) -> Iterator[Problem]:

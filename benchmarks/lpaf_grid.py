@@ -15,12 +15,12 @@ import dataclasses
 import datetime
 import gc
 import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
+from provenance import commit
 
 from lpaf_jax import pipeline
 from lpaf_jax.data import classification_metrics
@@ -58,9 +58,6 @@ def main() -> None:
 def run_seed(seed: int, args: argparse.Namespace) -> None:
     path = RESULTS / f"lpaf_grid_seed{seed}.json"
     table = read_json(path) if path.is_file() else {"cells": []}
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     base = make_settings("minilm", task="rotten_tomatoes", out=args.work / f"base{seed}", seed=seed)
     inputs = load_inputs(base)
     if "settings" in table:
@@ -86,7 +83,7 @@ def run_seed(seed: int, args: argparse.Namespace) -> None:
             done = {(cell["ratio"], cell["recipe"]) for cell in table["cells"]}
             if (ratio, recipe) not in done:
                 cell = run_cell(ratio, recipe, base, inputs)
-                table["cells"].append(cell | {"commit": commit})
+                table["cells"].append(cell | {"commit": commit()})
                 write_json(path, table)
 
 

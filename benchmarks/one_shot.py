@@ -12,7 +12,6 @@ of reviews that neither training nor calibration saw. `--table` prints what the 
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from provenance import provenance
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -67,11 +67,8 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
-    told = ["git", "describe", "--always", "--dirty=+", "--abbrev=7"]
-    commit = subprocess.run(told, capture_output=True, text=True, check=False, cwd=HERE)
     table: dict[str, Any] = {
-        "command": " ".join(["python", "benchmarks/one_shot.py", *sys.argv[1:]]),
-        "commit": commit.stdout.strip(),
+        **provenance(),
         "versions": versions() | {"threads": usable_cpus()},
         "models": {},
         "rows": [],

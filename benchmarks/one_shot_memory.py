@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from provenance import provenance
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -71,11 +72,8 @@ def main() -> None:
     subprocess.run(command, check=True)
     found = read_json(args.work / "out" / "one_shot.json")
     size = sum(file.stat().st_size for file in weight_files(folder))
-    told = ["git", "describe", "--always", "--dirty=+", "--abbrev=7"]
-    commit = subprocess.run(told, capture_output=True, text=True, check=False, cwd=HERE)
     result: dict[str, Any] = {
-        "command": " ".join(["python", "benchmarks/one_shot_memory.py", *sys.argv[1:]]),
-        "commit": commit.stdout.strip(),
+        **provenance(),
         "shape": {n: getattr(args, n) for n in ("layers", "hidden", "inner", "vocabulary")},
         "text": {"samples": args.samples, "length": args.length},
         "checkpoint_gib": round(size / GIB, 3),

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from provenance import provenance
 
 from lpaf_jax.data import encode, eval_batches, load_task
 from lpaf_jax.files import read_json, write_json
@@ -62,7 +63,7 @@ def main() -> None:
         found = np.load(Path(place) / "found.npy")[: len(data)]
     theirs = batches.restore(found)
     result = {
-        "command": " ".join(["python", "benchmarks/served.py", *sys.argv[1:]]),
+        **provenance(),
         "model": f"{metrics['model']} on {metrics['task']}, {metrics['encoder_params_ratio']:.1%}",
         "examples": len(data),
         "accuracy_of_the_run": metrics["stages"]["final"]["accuracy"],

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from provenance import provenance
 
-from linalg import REAL, SHARES, commit, median_seconds, real_importance, sweeps_to
+from linalg import REAL, SHARES, median_seconds, real_importance, sweeps_to
 from lpaf_jax.files import write_json
 from lpaf_jax.linalg import LowRank, als
 from lpaf_jax.linalg.factors import matmul, ratio
@@ -43,7 +44,7 @@ def main() -> None:
                 row = compare(w, i, rank, both)
                 rows.append({"problem": f"{kind} {shape} k={rank}", **row})
                 print(rows[-1], flush=True)
-                write_json(RESULTS, {"share": SHARES[-1], "commit": commit(), "problems": rows})
+                write_json(RESULTS, provenance() | {"share": SHARES[-1], "problems": rows})
     ratios = [row["exact"]["ms"] / row["cg"]["ms"] for row in rows if _both(row)]
     print(
         f"exact over CG, time: {min(ratios):.2f} to {max(ratios):.2f}, "

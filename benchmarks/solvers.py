@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import jax.numpy as jnp
+from provenance import provenance
 
 from lpaf_jax.compress import factorize, to_low_rank
 from lpaf_jax.files import read_json, write_json
@@ -68,7 +69,7 @@ def main() -> None:
     write_json(
         Path(__file__).parent / "results" / "solvers.json",
         {
-            "command": f"python benchmarks/solvers.py {args.run}",
+            **provenance(),
             "settings": record | {"out": "runs"},
             "rows": rows,
         },

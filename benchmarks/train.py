@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from provenance import provenance
 from train_common import DRAW, Job
 
 from lpaf_jax.files import read_json, write_json
@@ -76,8 +77,7 @@ def main() -> None:
 def measure(args: argparse.Namespace) -> None:
     chosen = ("groups", "lengths", "batch", "dtype", "malloc", "rounds", "windows", "steps")
     table: dict[str, Any] = {
-        "command": " ".join(["python", "benchmarks/train.py", *sys.argv[1:]]),
-        "commit": commit(),
+        **provenance(),
         "settings": {name: getattr(args, name) for name in chosen},
         "peak_tflops": args.peak_tflops,
         "machine": {"processor": processor(), "python": platform.python_version()},
@@ -283,13 +283,6 @@ def costs(table: dict[str, Any], first: str) -> list[str]:
             f"{', '.join(told)}"
         )
     return found
-
-
-def commit() -> str:
-    """What was measured; with a + if it is not what was committed."""
-    told = ["git", "describe", "--always", "--dirty=+", "--abbrev=7"]
-    done = subprocess.run(told, capture_output=True, text=True, check=False, cwd=HERE)
-    return done.stdout.strip() or "unknown"
 
 
 def processor() -> str:
