@@ -102,7 +102,11 @@ def speed(metrics: Metrics) -> Html:
         f"{latency['length']} tokens; {latency['threads']} processor threads."
     )
     return join(
-        table(["At once", "Dense", "range", "Final", "range", "Final is"], rows, class_="stack"),
+        table(
+            ["At once", "Dense", "Dense, range", "Final", "Final, range", "Final is"],
+            rows,
+            class_="stack",
+        ),
         el("p", about, class_="small"),
     )
 

@@ -238,7 +238,7 @@ def test_validation_of_any_metric_is_read_and_compared(regression, tmp_path):
 
 
 def test_figures_of_before_there_were_other_kinds_are_read(tmp_path):
-    metrics = json.loads((ROOT / "benchmarks" / "results" / "quick.json").read_text())
+    metrics = json.loads((ROOT / "benchmarks" / "results" / "quick_svd_ft.json").read_text())
     assert "kind" not in metrics
     page = page_of(lay_out(tmp_path, metrics))
     final = f"{100 * metrics['stages']['final']['accuracy']:.1f} %"
