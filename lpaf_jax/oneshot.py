@@ -28,7 +28,7 @@ from lpaf_jax.machine import peak_memory, versions
 from lpaf_jax.models import DecoderOnDisk, as_function, load_model, parameters, resolve_model
 from lpaf_jax.models.checkpoint import saved_config, write_beside
 from lpaf_jax.models.names import file_name
-from lpaf_jax.models.tensors import ShardWriter, weight_files
+from lpaf_jax.models.tensors import ShardWriter, share_weights, weight_files
 from lpaf_jax.oneshot_settings import DEFAULT_LENGTH, OneShot
 from lpaf_jax.progress import Progress
 from lpaf_jax.report.card import one_shot_card
@@ -240,8 +240,9 @@ def _assemble(
     ranks = {cut.path: cut.rank for cut in outcome.cuts if cut.rank is not None}
     with atomic_dir(folder) as target:
         config = saved_config(source.values, source.architecture, ranks)
-        config |= {"dtype": source.values.get("dtype", source.values.get("torch_dtype"))}
-        write_beside(target, source.folder, {k: v for k, v in config.items() if v}, card)
+        dtype = source.values.get("dtype", source.values.get("torch_dtype"))
+        config |= {} if dtype is None else {"dtype": dtype}
+        write_beside(target, source.folder, config, card)
         writer = ShardWriter(target)
         for path in source.outside():
             writer.add(file_name(path, source.shapes), source.stored(path))
@@ -251,3 +252,4 @@ def _assemble(
             for name, value in kept[0].items():
                 writer.add(name, value)
         writer.close()
+        share_weights(target)

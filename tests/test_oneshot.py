@@ -48,14 +48,42 @@ def compress(folder: Path, out: str, **changed: Any) -> dict[str, Any]:
 
 def test_the_model_that_is_left_reloads_and_has_the_perplexity_that_is_told(place: Path) -> None:
     found = json.loads((place / "run" / "one_shot.json").read_text())
-    model = load_model(place / "run" / "model")
-    text = (place / "held_out.txt").read_text().split()
-    ids = np.array([int(word[1:]) for word in text], np.int32)
-    ids = ids[: len(ids) // LENGTH * LENGTH].reshape(-1, LENGTH)[:6]
-    logits = np.asarray(model(ids), np.float64)[:, :-1]
-    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    expected = np.exp(-np.take_along_axis(log_p, ids[:, 1:, None], -1).mean())
+    expected = perplexity(place / "run" / "model", place / "held_out.txt")
     assert found["perplexity"]["compressed"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"tie_word_embeddings": False}, {"scale_attn_weights": False, "eos_token_id": 0}]
+)
+def test_what_a_config_denies_is_carried_along(place: Path, fields: dict[str, Any]) -> None:
+    name = "-".join(fields)
+    source = write_decoder(place / name, "gpt2", **fields, summary_activation=None)
+    found = compress_one_shot(
+        source,
+        out=place / f"{name}-out",
+        calibration=place / "calibration.txt",
+        held_out=place / "held_out.txt",
+        samples=6,
+        params=0.6,
+        quiet=True,
+    )
+    folder = place / f"{name}-out" / "model"
+    config = json.loads((folder / "config.json").read_text())
+    assert {key: config[key] for key in fields} == fields
+    assert config["summary_activation"] is None
+    told = found["perplexity"]["compressed"]
+    assert told == pytest.approx(perplexity(folder, place / "held_out.txt"), rel=1e-4)
+    mode = (folder / "config.json").stat().st_mode
+    assert (folder / "model.safetensors").stat().st_mode == mode
+
+
+def perplexity(folder: Path, file: Path) -> float:
+    """Of the first 6 pieces of a text, by the model in `folder`."""
+    ids = np.array([int(word[1:]) for word in file.read_text().split()], np.int32)
+    ids = ids[: len(ids) // LENGTH * LENGTH].reshape(-1, LENGTH)[:6]
+    logits = np.asarray(load_model(folder)(ids), np.float64)[:, :-1]
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return float(np.exp(-np.take_along_axis(log_p, ids[:, 1:, None], -1).mean()))
 
 
 def test_what_is_told_of_sizes_is_so(place: Path) -> None:

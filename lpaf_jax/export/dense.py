@@ -1,7 +1,6 @@
 """A factorized model as a plain checkpoint of its family, which any tool loads."""
 
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from lpaf_jax.errors import LpafError
 from lpaf_jax.files import atomic_dir, read_json
 from lpaf_jax.models.checkpoint import saved_config, write_beside
 from lpaf_jax.models.families import FAMILIES, Family, family_name, named_head
-from lpaf_jax.models.tensors import ShardWriter, locate, read_headers, read_tensor
+from lpaf_jax.models.tensors import ShardWriter, locate, read_headers, read_tensor, share_weights
 
 DTYPES: Mapping[str, Any] = {"float32": np.float32, "bfloat16": jnp.bfloat16}
 _NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
@@ -56,8 +55,7 @@ def export_dense(place: Path, out: Path, *, dtype: str | None = None) -> None:
         writer.close()
         card = _card(place)
         write_beside(target, place, _config(values, family, dtype or _dtype_of(place)), card)
-        for written in target.glob("*.safetensors"):  # the library lets only their owner read them
-            shutil.copymode(target / "config.json", written)
+        share_weights(target)
 
 
 def _product(down: np.ndarray, up: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from lpaf_jax.files import atomic_dir, read_json
 from lpaf_jax.models import as_function, load_model, parameters
 from lpaf_jax.models.checkpoint import saved_config, write_beside
 from lpaf_jax.models.families import FAMILIES, family_name, head_of
+from lpaf_jax.models.tensors import share_weights
 
 PROGRAM, WEIGHTS, RUNNER = "model.stablehlo", "weights.safetensors", "run.py"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -55,7 +56,7 @@ def export_stablehlo(place: Path, out: Path, *, dtype: str | None = None) -> Non
         save_file(params, target / WEIGHTS)
         shutil.copyfile(str(files("lpaf_jax.export") / "stablehlo_runner.py"), target / RUNNER)
         write_beside(target, place, config, _readme(program, model, params))
-        shutil.copymode(target / "config.json", target / WEIGHTS)
+        share_weights(target)
 
 
 def _program(model: Any, params: dict[str, np.ndarray]) -> export.Exported:

@@ -35,7 +35,14 @@ from lpaf_jax.models.initial import Initializer
 from lpaf_jax.models.layers import LowRankLinear
 from lpaf_jax.models.names import file_key, file_name, is_of_head, is_transposed
 from lpaf_jax.models.remote_code import MODELING_FILE, modeling_code, remote_fields
-from lpaf_jax.models.tensors import WEIGHTS, opened, read_file, stored_in, weight_files
+from lpaf_jax.models.tensors import (
+    WEIGHTS,
+    opened,
+    read_file,
+    share_weights,
+    stored_in,
+    weight_files,
+)
 
 _EXTRA = "state.safetensors"
 _TOKENIZER_FILES = (
@@ -157,8 +164,7 @@ def save_model(
         if extra is not None:
             arrays = {name: np.ascontiguousarray(array) for name, array in extra.items()}
             save_file(arrays, target / _EXTRA)
-        for file in target.glob("*.safetensors"):  # the library lets only their owner read them
-            shutil.copymode(target / "config.json", file)
+        share_weights(target)
 
 
 def check_saved(folder: Path) -> None:

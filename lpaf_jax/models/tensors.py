@@ -6,6 +6,7 @@ of older checkpoints, whole or in shards, which PyTorch reads where it is instal
 
 import math
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -229,6 +230,12 @@ def _read_pickled(file: Path) -> Iterator[tuple[str, np.ndarray]]:
         # numpy has no bfloat16 of its own; float32 holds all of its numbers.
         wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
         yield name, wide.numpy()
+
+
+def share_weights(folder: Path) -> None:
+    """Let whoever may read `config.json` read the weights: safetensors lets only their owner."""
+    for file in folder.glob("*.safetensors"):
+        shutil.copymode(folder / "config.json", file)
 
 
 class ShardWriter:
