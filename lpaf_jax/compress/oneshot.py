@@ -57,7 +57,8 @@ class Cut(NamedTuple):
         path: of its layer.
         shape: (m, n).
         rank: k; None where it stayed dense, as factors would have had more numbers.
-        error: `E‖x W − x A B‖² / E‖x W‖²` over the calibration text, as the layer meets it.
+        error: `E‖x W − x A B‖² / E‖x W‖²` over the calibration text, x as the blocks before, which
+            are compressed, and the rest of its own, which is dense, leave it.
     """
 
     path: str
