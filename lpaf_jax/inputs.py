@@ -178,6 +178,12 @@ def counts(inputs: Inputs) -> dict[str, float]:
     return found | {"share_cut": round(_share_cut(inputs), 4)}
 
 
+def about_repeats(inputs: Inputs) -> str | None:
+    """What is to be said of rows of a file that were left out, if any were."""
+    count = inputs.task.repeats
+    return f"rows left out, as repeats or as one text of several labels: {count}" if count else None
+
+
 def about_length(inputs: Inputs) -> str | None:
     """What is to be said of the length of texts, if anything."""
     terms = inputs.terms

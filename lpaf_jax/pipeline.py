@@ -20,7 +20,15 @@ from lpaf_jax.compress.analysis import analyse_pruning
 from lpaf_jax.data import Encoded, compare_paired
 from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.files import atomic_write, write_json
-from lpaf_jax.inputs import Inputs, about_length, counts, fingerprint, hub_names, load_inputs
+from lpaf_jax.inputs import (
+    Inputs,
+    about_length,
+    about_repeats,
+    counts,
+    fingerprint,
+    hub_names,
+    load_inputs,
+)
 from lpaf_jax.linalg import rank_for_ratio
 from lpaf_jax.machine import peak_memory, usable_cpus, versions
 from lpaf_jax.models import (
@@ -96,11 +104,9 @@ def run(settings: Settings) -> dict[str, Any]:
             f"{_percent(share_of_rank(rank, inputs))} of the compressible weights"
         )
         missed = _share_missed(settings, inputs, rank)
-        if missed:
-            progress.say(missed)
-        length = about_length(inputs)
-        if length:
-            progress.say(length)
+        for told in (missed, about_repeats(inputs), about_length(inputs)):
+            if told:
+                progress.say(told)
         fine_tune(job, inputs, progress)
         if "prune" not in settings.without:
             prune(job, inputs, progress)

@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lpaf_jax import pipeline
 from lpaf_jax.errors import LpafError
 from lpaf_jax.inputs import Inputs, fingerprint, load_inputs
 from lpaf_jax.settings import make_settings
@@ -71,6 +73,35 @@ def test_the_fingerprint_tells_a_change(tiny: Tiny, whole: str, model: Path, cha
     table = write_table(model.parent / "task.csv", rows)
     changed = load(tiny, model=model, task=table, length=8 if change == "length" else 16)
     assert fingerprint(changed) != whole
+
+
+@pytest.fixture
+def first_words(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """What a run says before its first stage."""
+
+    class EnoughError(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise EnoughError
+
+    def run(**changes: Any) -> str:
+        with pytest.raises(EnoughError):
+            pipeline.compress(**tiny.chosen(tmp_path / "run", quiet=False, **changes))
+        return capsys.readouterr().err
+
+    monkeypatch.setattr(pipeline, "fine_tune", stop)
+    return run
+
+
+def test_rows_that_are_left_out_are_told(first_words: Callable[..., str], tmp_path: Path) -> None:
+    rows = sentences(160)
+    task = write_table(tmp_path / "task.csv", [*rows, *rows[:12]])
+    assert "rows left out, as repeats or as one text of several labels: 12\n" in first_words(
+        task=task
+    )
 
 
 def test_a_text_the_model_cannot_read_is_refused(tiny: Tiny) -> None:

@@ -51,6 +51,7 @@ class Task:
     Attributes:
         label_names: names of the classes; empty unless the task is a classification.
         metrics: the official metrics, the primary one first; see `task_metrics`.
+        repeats: rows of a file of classes that were left out; see `drop_repeats`.
     """
 
     name: str
@@ -61,3 +62,4 @@ class Task:
     _: KW_ONLY
     kind: Kind = "classification"
     metrics: tuple[str, ...] = METRICS["classification"]
+    repeats: int = 0

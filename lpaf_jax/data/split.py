@@ -56,7 +56,10 @@ def hash_sample(examples: Examples, count: int) -> Examples:
 
 
 def drop_repeats(examples: Examples) -> Examples:
-    """Keep the first of equal texts; of equal texts with contradicting labels keep none."""
+    """Keep the first of equal texts; of equal texts with contradicting labels keep none.
+
+    Examples of two texts are equal if both are. Labels are classes.
+    """
     pairs: Sequence[str | None] = examples.pairs or [None] * len(examples)
     first: dict[tuple[str, str | None], int] = {}
     contradicted: set[tuple[str, str | None]] = set()

@@ -8,7 +8,7 @@ import numpy as np
 from lpaf_jax.data.examples import METRICS, Examples, Task
 from lpaf_jax.data.glue import GLUE, glue
 from lpaf_jax.data.movie_reviews import LABEL_NAMES, SOURCES, movie_reviews
-from lpaf_jax.data.split import hash_sample, hash_split, position
+from lpaf_jax.data.split import drop_repeats, hash_sample, hash_split, position
 from lpaf_jax.data.squad import SQUAD, Questions, check_answered, read_squad, squad
 from lpaf_jax.data.tables import LABEL_COLUMN, SUFFIXES, TEXT_COLUMN, examples_of, read_table
 from lpaf_jax.errors import LpafError, SettingError
@@ -34,9 +34,9 @@ def load_task(
     Args:
         name: `rotten_tomatoes` or `imdb`; a GLUE task such as `sst2`; `squad` or `squad_v2`,
             whose splits are `Questions`; or the path of a .csv or .tsv file. A single file is
-            split 70 / 10 / 20 % by a hash of the text. A task of GLUE or SQuAD keeps its
-            validation split as the test, and a tenth of its training split, drawn by hash, is the
-            validation. In SQuAD it is the contexts that are drawn.
+            split 70 / 10 / 20 % by a hash of the text, of classes without repeats. A task of GLUE
+            or SQuAD keeps its validation split as the test, and a tenth of its training split,
+            drawn by hash, is the validation. In SQuAD it is the contexts that are drawn.
         text_column: the text's column in a file, `sentence` unless given.
         label_column: the label's column in a file, `label` unless given.
         pair_column: the second text's column in a file, for tasks about two texts.
@@ -122,15 +122,17 @@ def _from_file(
     examples, names = examples_of(
         table, text_column or TEXT_COLUMN, label_column, pair_column, None, regression
     )
-    splits = hash_split(examples, SHARES)
     if regression:
+        splits = hash_split(examples, SHARES)
         return Task(Path(path).stem, [], *splits, kind="regression", metrics=METRICS["regression"])
     if len(names) > max(2, len(examples) // 2):
         raise LpafError(
             f"{path}: column {label_column!r} has {len(names)} different values in "
             f"{len(examples)} rows; these are not classes, name another label column"
         )
-    return Task(Path(path).stem, names, *splits)
+    kept = drop_repeats(examples)
+    splits = hash_split(kept, SHARES)
+    return Task(Path(path).stem, names, *splits, repeats=len(examples) - len(kept))
 
 
 def _refuse(name: str, why: str, **options: object) -> None:

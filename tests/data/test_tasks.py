@@ -100,11 +100,27 @@ def test_columns_of_a_file_are_chosen_by_name(tmp_path):
         load_task(path, text_column="q1", label_column="gold", pair_column="q3")
 
 
-def test_rows_of_a_file_are_kept_as_they_are(tmp_path):
-    rows = [*sentences(90), *sentences(90), ("torn", 0), ("torn", 1)]
+def test_repeats_and_contradictions_in_a_file_of_classes_are_left_out(tmp_path):
+    rows = [*sentences(90), *sentences(40), ("Sentence  number 3", 1), ("torn", 0), ("torn", 1)]
     task = load_task(table(tmp_path / "t.csv", rows))
+    assert sum(len(part) for part in (task.train, task.validation, task.test)) == 90
+    assert everything(task) == dict(sentences(90))
+    assert task.repeats == 43
+    assert load_task(table(tmp_path / "u.csv", sentences(90))).repeats == 0
+
+
+def test_a_repeated_text_with_another_second_text_is_no_repeat(tmp_path):
+    rows = [(f"first {i % 45}", f"second {i // 45}", i % 2) for i in range(90)]
+    path = table(tmp_path / "t.csv", [*rows, *rows[:7]], ("sentence", "other", "label"))
+    task = load_task(path, pair_column="other")
+    assert (sum(map(len, (task.train, task.validation, task.test))), task.repeats) == (90, 7)
+
+
+def test_rows_of_a_regression_are_kept_as_they_are(tmp_path):
+    rows = [*sentences(90), *sentences(90), ("torn", 0.5), ("torn", 1.5)]
+    task = load_task(table(tmp_path / "t.csv", rows), regression=True)
     parts = (task.train, task.validation, task.test)
-    assert sum(len(part) for part in parts) == 182
+    assert (sum(map(len, parts)), task.repeats) == (182, 0)
     texts = [set(part.texts) for part in parts]
     assert not texts[0] & texts[1] | texts[0] & texts[2] | texts[1] & texts[2]
 
