@@ -294,7 +294,7 @@ def _front_matter(metrics: Metrics) -> dict[str, Any]:
         final = metrics["stages"]["final"]
         tested = {"type": dataset, "name": f"{facts.task_name(metrics)}, own split"}
         if given in GLUE:
-            tested |= {"name": facts.task_name(metrics), "config": given}
+            tested |= {"name": facts.task_name(metrics), "config": GLUE[given].config or given}
             tested["split"] = GLUE[given].held_out
         elif given in SQUAD and not _is_one_file(metrics):
             tested |= {"name": facts.task_name(metrics), "split": "validation"}

@@ -55,6 +55,16 @@ def test_body_holds_figures_use_and_limits(metrics):
             r"examples of MNLI, its split validation\_matched",
         ),
         (
+            "mnli_mismatched",
+            {
+                "type": "nyu-mll/glue",
+                "name": "MNLI, mismatched",
+                "config": "mnli",  # the hub has no other
+                "split": "validation_mismatched",
+            },
+            r"its split validation\_mismatched",
+        ),
+        (
             "imdb",
             {"type": "stanfordnlp/imdb", "name": "IMDb, own split"},
             "examples of IMDb, split off by a hash of the text",
