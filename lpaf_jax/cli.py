@@ -113,7 +113,8 @@ def _parse(argv: list[str]) -> Any:
     values: dict[str, Any] = PRESETS[preset] | {"preset": preset}
     missing = tyro.MISSING
     default = Settings(model=missing, task=missing, out=missing, **values)
-    one_shot = "--one-shot" in argv
+    # Left where it is, tyro refuses it: no other command has such a mode.
+    one_shot = argv[:1] == ["compress"] and "--one-shot" in argv
     if one_shot:
         argv = [word for word in argv if word != "--one-shot"]
     compress: Any = (

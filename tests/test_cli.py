@@ -199,6 +199,8 @@ def test_a_mistake_in_what_to_evaluate_is_one_line(
         (f"{COMPRESS} --preset", "--preset"),
         (f"{COMPRESS} --preset fast", "'fast' for argument '--preset'"),
         ("evaluate x", "Missing from lpaf evaluate: --data FILE"),
+        ("evaluate x --data y.csv --one-shot", "Unrecognized options: --one-shot"),
+        ("inspect x --one-shot", "Unrecognized options: --one-shot"),
         ("predict x --stage best", "'best' for argument '--stage'"),
     ],
 )
