@@ -16,6 +16,7 @@ from lpaf_jax.data import (
     load_tokenizer,
 )
 from lpaf_jax.data.split import hash_sample
+from lpaf_jax.data.squad import misplaced
 from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.files import read_json
 from lpaf_jax.kinds import KINDS, Judged, Kind, Terms
@@ -182,6 +183,21 @@ def about_repeats(inputs: Inputs) -> str | None:
     """What is to be said of rows of a file that were left out, if any were."""
     count = inputs.task.repeats
     return f"rows left out, as repeats or as one text of several labels: {count}" if count else None
+
+
+def about_places(inputs: Inputs) -> str | None:
+    """What is amiss with where the answers of the training questions are said to be, if anything.
+
+    Nothing else tells: the model would learn the labels, wrong as they are.
+    """
+    questions = inputs.task.train
+    count = misplaced(questions) if isinstance(questions, Questions) else 0
+    if not count:
+        return None
+    return (
+        f"{count} of {len(questions)} training answers are not found in their context at their "
+        "answer_start: what is there is learnt"
+    )
 
 
 def about_length(inputs: Inputs) -> str | None:

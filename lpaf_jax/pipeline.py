@@ -23,6 +23,7 @@ from lpaf_jax.files import atomic_write, write_json
 from lpaf_jax.inputs import (
     Inputs,
     about_length,
+    about_places,
     about_repeats,
     counts,
     fingerprint,
@@ -107,6 +108,8 @@ def run(settings: Settings) -> dict[str, Any]:
         for told in (missed, about_repeats(inputs), about_length(inputs)):
             if told:
                 progress.say(told)
+        if amiss := about_places(inputs):
+            progress.warn(amiss)
         fine_tune(job, inputs, progress)
         if "prune" not in settings.without:
             prune(job, inputs, progress)

@@ -13,6 +13,7 @@ from lpaf_jax.errors import LpafError
 from lpaf_jax.inputs import Inputs, fingerprint, load_inputs
 from lpaf_jax.settings import make_settings
 from tests.tiny import HIDDEN, INNER, LAYERS, POSITIONS, Tiny, sentences, write_table
+from tests.tiny_tasks import write_squad
 
 
 def load(tiny: Tiny, **changes: Any) -> Inputs:
@@ -102,6 +103,18 @@ def test_rows_that_are_left_out_are_told(first_words: Callable[..., str], tmp_pa
     assert "rows left out, as repeats or as one text of several labels: 12\n" in first_words(
         task=task
     )
+
+
+def test_answers_in_the_wrong_place_are_warned_of(
+    first_words: Callable[..., str], tmp_path: Path
+) -> None:
+    data = write_squad(tmp_path / "questions.json", 40)
+    values = json.loads(data.read_text())
+    for paragraph in values["data"][0]["paragraphs"]:
+        paragraph["qas"][0]["answers"][0]["answer_start"] -= 1
+    data.write_text(json.dumps(values))
+    said = first_words(task="squad", data=data, limit=9)
+    assert "warning: 9 of 9 training answers are not found in their context at" in said
 
 
 def test_a_text_the_model_cannot_read_is_refused(tiny: Tiny) -> None:

@@ -131,10 +131,7 @@ def _flat(articles: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str
         for paragraph in article["paragraphs"]:
             for asked in paragraph["qas"]:
                 # v2.0 lists wrong answers apart, as plausible_answers.
-                given = [] if asked.get("is_impossible") else asked["answers"]
-                answers = {
-                    key: [answer[key] for answer in given] for key in ("text", "answer_start")
-                }
+                answers = [] if asked.get("is_impossible") else asked["answers"]
                 yield asked["id"], asked["question"], paragraph["context"], answers
 
 
@@ -144,16 +141,53 @@ def _questions(columns: Columns, where: str) -> Questions:
             raise LpafError(f"{where}: no column {name!r}; there are {', '.join(columns)}")
         if any(value is None for value in columns[name]):
             raise LpafError(f"{where}: a value is missing in column {name!r}")
-    answers = [[str(text) for text in given["text"]] for given in columns["answers"]]
-    spans = np.full((len(answers), 2), -1, dtype=np.int32)
-    for i, (texts, given) in enumerate(zip(answers, columns["answers"], strict=True)):
+    ids, contexts = ([str(value) for value in columns[name]] for name in ("id", "context"))
+    answers: list[list[str]] = []
+    spans = np.full((len(ids), 2), -1, dtype=np.int32)
+    for i, given in enumerate(columns["answers"]):
+        texts, starts = _answers(given, len(contexts[i]), f"{where}, question {ids[i]!r}")
+        answers.append(texts)
         if texts:
-            start = int(given["answer_start"][0])
-            spans[i] = start, start + len(texts[0])
+            spans[i] = starts[0], starts[0] + len(texts[0])
     return Questions(
         texts=[str(text) for text in columns["question"]],
-        pairs=[str(text) for text in columns["context"]],
+        pairs=contexts,
         labels=spans,
-        ids=[str(value) for value in columns["id"]],
+        ids=ids,
         answers=answers,
+    )
+
+
+def _answers(given: Any, length: int, where: str) -> tuple[list[str], list[int]]:
+    """Texts and starts: of a mapping of two lists, as on the hub, or of a list of mappings."""
+    names = ("text", "answer_start")
+    try:
+        if isinstance(given, Mapping):
+            texts, starts = (list(given[name]) for name in names)
+        else:
+            texts, starts = ([answer[name] for answer in given] for name in names)
+    except (KeyError, TypeError):
+        texts, starts = [None], []
+    if len(texts) != len(starts) or not all(isinstance(text, str) for text in texts):
+        raise LpafError(f"{where}: each answer needs a text and an answer_start")
+    for start in starts:
+        if isinstance(start, bool) or not isinstance(start, int):
+            raise LpafError(f"{where}: answer_start is {start!r}, but must be a whole number")
+        if not 0 <= start < length:
+            raise LpafError(
+                f"{where}: answer_start is {start}, but the context has {length} characters"
+            )
+    return texts, starts
+
+
+def misplaced(questions: Questions) -> int:
+    """How many questions have a first answer that is not what the context holds at its start.
+
+    Spaces around either do not count. The official data have none; copies that `datasets` saved
+    before July 2021 do, as spaces before contexts were lost (its issue 2585).
+    """
+    rows = zip(questions.pairs, questions.labels, questions.answers, strict=True)
+    return sum(
+        bool(answers) and context[start:end].strip() != answers[0].strip()
+        for context, (start, end), answers in rows
     )

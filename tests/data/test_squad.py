@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lpaf_jax.data import Questions, load_task, read_squad
+from lpaf_jax.data.squad import misplaced
 from lpaf_jax.errors import LpafError
 
 
@@ -128,6 +129,70 @@ def test_parquet_files_as_the_hub_stores_them(tmp_path):
         path = tmp_path / f"{split}-00000-of-00001.parquet"
         pq.write_table(pa.table(columns(questions)), path)
     check(load_task("squad_v2", data=tmp_path), 60, 5, version_2=True)
+
+
+def test_answers_may_be_a_list_of_pairs_of_text_and_start(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for split, questions in zip(("train", "validation"), made(tmp_path, True), strict=True):
+        found = columns(questions)
+        found["answers"] = [
+            [
+                {"text": text, "answer_start": start}
+                for text, start in zip(given["text"], given["answer_start"], strict=True)
+            ]
+            for given in found["answers"]
+        ]
+        pq.write_table(pa.table(found), tmp_path / f"{split}.parquet")
+    check(load_task("squad_v2", data=tmp_path), 60, 5, version_2=True)
+
+
+TEXT = {"text": "the end"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([TEXT], "needs a text and an answer_start"),
+        ({"text": ["the end"]}, "needs a text and an answer_start"),
+        ({"text": ["the end"], "answer_start": []}, "needs a text and an answer_start"),
+        (TEXT | {"answer_start": 1}, "needs a text and an answer_start"),
+        ([{"text": None, "answer_start": 1}], "needs a text and an answer_start"),
+        ("the end", "needs a text and an answer_start"),
+        (7, "needs a text and an answer_start"),
+        ([TEXT | {"answer_start": "x"}], "answer_start is 'x', but must be a whole number"),
+        ([TEXT | {"answer_start": None}], "answer_start is None, but must be"),
+        ([TEXT | {"answer_start": 12}], "answer_start is 12, but the context has 12 characters"),
+        ([TEXT | {"answer_start": -1}], "answer_start is -1, but the context"),
+    ],
+)
+def test_an_answer_that_is_none_is_named_by_its_question(tmp_path, given, message):
+    asked = {"id": "7a", "question": "q", "answers": given}
+    paragraph = {"context": "it  the end.", "qas": [asked]}
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    with pytest.raises(LpafError, match=rf"x\.json, question '7a': .*{message}"):
+        read_squad(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "count"),
+    [
+        ("the end", 4, 0),
+        ("the end\n", 4, 0),  # where the context has another space
+        (" the end", 3, 0),
+        ("the end", 3, 1),
+        ("the end", 9, 1),  # over when the context is
+    ],
+)
+def test_answers_that_are_not_where_they_are_said_to_be_are_counted(tmp_path, text, start, count):
+    answers = [{"text": text, "answer_start": start}, {"text": "it", "answer_start": 5}]
+    qas = [{"id": "1", "question": "q", "answers": given} for given in (answers, [])]
+    path = tmp_path / "x.json"
+    paragraph = {"context": "it  the end .", "qas": qas}
+    path.write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    assert misplaced(read_squad(path)) == count
 
 
 def test_a_copy_saved_by_datasets(tmp_path):
