@@ -103,7 +103,9 @@ _STEMS = {
 
 
 def glue(name: str, data: str | Path | None = None) -> tuple[Examples, Examples]:
-    """The official training and validation examples of a GLUE task, as they are.
+    """The official training and validation examples of a GLUE task.
+
+    They are as published, but for spaces around a text, which are left out as in any other file.
 
     Args:
         name: a key of `GLUE`.
@@ -135,7 +137,8 @@ def _examples(columns: Columns, task: GlueTask, where: str) -> Examples:
             raise LpafError(f"{where}: no column {column!r}; there are {', '.join(columns)}")
         if any(value is None for value in columns[there]):
             raise LpafError(f"{where}: a value is missing in column {there!r}")
-        values[column] = [str(value) for value in columns[there]]
+        # SST-2's sentences end in a space; as one's own file they would be read without it.
+        values[column] = [str(value).strip() for value in columns[there]]
     return Examples(
         texts=values[task.text],
         pairs=values[task.pair] if task.pair else None,

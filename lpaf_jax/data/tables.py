@@ -176,9 +176,11 @@ def examples_of(
 
     Labels of a regression are numbers and have no names.
     """
-    texts = _present(table, text_column)
-    labels = _present(table, label_column)
-    pairs = None if pair_column is None else _present(table, pair_column)
+    # A person may well have written the word null: in a text only nothing at all is missing.
+    nothing = frozenset({""})
+    texts = _present(table, text_column, nothing)
+    labels = _present(table, label_column, MISSING)
+    pairs = None if pair_column is None else _present(table, pair_column, nothing)
     where = f"{table.path}, column {label_column!r}"
     if regression:
         return Examples(texts, pairs, label_values(labels, where)), []
@@ -186,10 +188,10 @@ def examples_of(
     return Examples(texts, pairs, label_ids(labels, names, where)), names
 
 
-def _present(table: Table, name: str) -> list[str]:
+def _present(table: Table, name: str, missing: frozenset[str]) -> list[str]:
     cells = [cell.strip() for cell in table.column(name)]
     for line, cell in zip(table.lines, cells, strict=True):
-        if cell.lower() in MISSING:
+        if cell.lower() in missing:
             raise LpafError(
                 f"{table.path}, line {line}: no value in column {name!r} ({cell!r}); "
                 "fill it in or remove the row"

@@ -70,6 +70,13 @@ def test_texts_longer_than_the_csv_modules_limit_are_read_and_the_limit_is_put_b
     assert csv.field_size_limit() == limit
 
 
+@pytest.mark.parametrize("word", ["null", "NaN", "<NA>"])
+def test_a_text_may_read_like_a_missing_value(tmp_path, word):
+    path = write(tmp_path / "t.csv", f"sentence,other,label\n{word},a,1\nb,{word},0\n")
+    examples = read_examples(path, pair_column="other")
+    assert (examples.texts, examples.pairs) == ([word, "b"], ["a", word])
+
+
 def test_columns_are_chosen_by_name(tmp_path):
     path = write(tmp_path / "t.csv", "id,gold,q1,q2\n7,yes,a,b\n8,no,c,d\n")
     examples = read_examples(path, "q1", "gold", "q2")
@@ -126,7 +133,7 @@ def test_names_that_are_numbers_are_never_taken_for_positions(tmp_path):
         ("sentence,label\na,1\n,0\n", "line 3: no value in column 'sentence'"),
         ("sentence,label\na,1\nb,\n", "line 3: no value in column 'label'"),
         ("sentence,label\na,1\nb,NaN\n", "line 3: no value in column 'label' \\('NaN'\\)"),
-        ("sentence,label\nnan,1\n", "line 2: no value in column 'sentence'"),
+        ("sentence,label\na,null\n", "line 2: no value in column 'label' \\('null'\\)"),
         ("sentence,label\na,maybe\n", "unknown label 'maybe'; expected one of 'no', 'yes', '0'"),
     ],
 )
