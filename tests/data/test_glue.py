@@ -4,10 +4,13 @@ import logging
 import numpy as np
 import pytest
 
-from lpaf_jax.data import GLUE, load_task
+from lpaf_jax.data import GLUE, load_task, read_examples
 from lpaf_jax.errors import LpafError
 
-PAIRED = {"mrpc": ("sentence1", "sentence2"), "qnli": ("question", "sentence")}
+PAIRED = {
+    **dict.fromkeys(("mrpc", "rte", "wnli"), ("sentence1", "sentence2")),
+    "qnli": ("question", "sentence"),
+}
 
 
 def rows(name, n, tag):
@@ -51,9 +54,30 @@ def test_a_copy_saved_by_datasets(tmp_path):
     check(task, 200, 30)
 
 
-def test_sentence_pairs(tmp_path):
-    splits = {"train": rows("qnli", 200, "train"), "validation": rows("qnli", 30, "dev")}
-    check(load_task("qnli", data=saved(tmp_path / "qnli", splits)), 200, 30, pairs=True)
+# The names that the hub gives to 0 and 1.
+NAMES = {
+    "qnli": ["entailment", "not_entailment"],
+    "rte": ["entailment", "not_entailment"],
+    "wnli": ["not_entailment", "entailment"],
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sentence_pairs(tmp_path, name):
+    splits = {"train": rows(name, 200, "train"), "validation": rows(name, 30, "dev")}
+    task = load_task(name, data=saved(tmp_path / name, splits))
+    check(task, 200, 30, pairs=True)
+    assert task.label_names == NAMES[name]
+
+
+def test_a_file_of_a_task_is_read_as_any_file_is(tmp_path):
+    # The real sentences end in a space.
+    lines = ["sentence\tlabel", *(f"sentence {i} \t{i % 2}" for i in range(60)), " null \t1"]
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    test, alone = load_task("sst2", data=tmp_path).test, read_examples(tmp_path / "dev.tsv")
+    assert test.texts == alone.texts == [*(f"sentence {i}" for i in range(60)), "null"]
+    assert test.labels.tolist() == alone.labels.tolist()
 
 
 @pytest.mark.parametrize(
@@ -88,6 +112,8 @@ ARCHIVES = {
     "mrpc": ("Quality|#1 ID|#2 ID|#1 String|#2 String", "3 4 0"),
     "qqp": ("id qid1 qid2 question1 question2 is_duplicate", "3 4 5"),
     "qnli": ("index question sentence label", "1 2 3"),
+    "rte": ("index sentence1 sentence2 label", "1 2 3"),
+    "wnli": ("index sentence1 sentence2 label", "1 2 3"),  # whose labels are numbers
     "mnli": ("index promptID genre sentence1 sentence2 label1 gold_label", "3 4 6"),
 }
 
@@ -97,7 +123,7 @@ def test_the_files_of_glues_own_archives(tmp_path, name):
     header, places = ARCHIVES[name]
     columns = header.split("|") if "|" in header else header.split()
     text, pair, label = (int(p) if p != "-" else None for p in places.split())
-    names = {"qnli": ["entailment", "not_entailment"], "mnli": ["entailment", "neutral"]}
+    names = {name: NAMES[name] for name in ("qnli", "rte")} | {"mnli": ["entailment", "neutral"]}
     for stem, n in (("train", 200), ("dev_matched" if name == "mnli" else "dev", 30)):
         lines = ["\t".join(columns)] if columns else []
         for i in range(n):
