@@ -84,6 +84,13 @@ def percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
+def plain_svd(settings: Mapping[str, Any]) -> bool:
+    """Whether a run cut its matrices by plain SVD, every weight counting the same."""
+    kind, without = settings.get("importance"), settings.get("without", ())
+    unmasked = kind == "mask" and "prune" in without  # where nothing was pruned there is no mask
+    return "none" in (settings.get("solver"), kind) or "weighting" in without or unmasked
+
+
 def size(value: float | None) -> str:
     """Bytes in decimal units, as file managers and model hubs show them; a dash for None."""
     if value is None:

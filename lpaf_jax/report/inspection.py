@@ -74,11 +74,10 @@ def _made(run: Mapping[str, Any] | None) -> dict[str, str]:
         "Stage": f"{facts.STAGES[stage].lower()}, of the run in {run['folder']}",
     }
     if stage in ("factorized", "final"):
-        recipe = run.get("recipe")
-        solver = f"solver {settings['solver']}" if "solver" in settings else ""
-        weighed = f"importance {settings['importance']}" if "importance" in settings else ""
+        told = [f"{key} {settings[key]}" for key in ("solver", "importance") if key in settings]
+        weighed = ["plain SVD"] if facts.plain_svd(settings) else told
         seed = f"seed {settings['seed']}" if "seed" in settings else ""
-        rows["Recipe"] = ", ".join(x for x in (recipe, solver, weighed, seed) if x)
+        rows["Recipe"] = ", ".join(x for x in (run.get("recipe"), *weighed, seed) if x)
     if run["accuracy"]:
         told = (f"{name} {facts.percent(share)}" for name, share in run["accuracy"].items())
         rows["Accuracy"] = ", ".join(told)
@@ -89,10 +88,12 @@ def _made(run: Mapping[str, Any] | None) -> dict[str, str]:
 
 def _made_without_training(run: Mapping[str, Any]) -> dict[str, str]:
     settings = run["settings"]
+    plain = settings["weighting"] == "none"
+    weighed = "plain SVD" if plain else f"weighted by {settings['weighting']}"
     rows = {
         "Made from": str(settings["model"]),
-        "Recipe": f"without training, weighted by {settings['weighting']}, "
-        f"{settings['ranks']} ranks, seed {settings['seed']}",
+        "Recipe": f"without training, {weighed}, {settings['ranks']} ranks, "
+        f"seed {settings['seed']}",
     }
     if perplexity := run.get("perplexity"):
         rows["Perplexity"] = ", ".join(f"{name} {x:.2f}" for name, x in perplexity.items())

@@ -55,10 +55,8 @@ _WEIGHED = {
 
 def _factorized(metrics: Metrics) -> str:
     settings = metrics["settings"]
-    solver, kind = settings["solver"], settings["importance"]
-    pruned = "pruned" in metrics["stages"]
-    unmasked = kind == "mask" and not pruned
-    if "none" in (solver, kind) or "weighting" in settings["without"] or unmasked:
+    kind, pruned = settings["importance"], "pruned" in metrics["stages"]
+    if facts.plain_svd(settings):
         chosen = "with every weight counting the same (plain truncated SVD)"
     elif kind in _WEIGHED:
         chosen = _WEIGHED[kind]

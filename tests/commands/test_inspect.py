@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,27 @@ def test_the_table_is_in_words(finished: Path, capsys: Capture) -> None:
     share = f"{100 * metrics['encoder_params_ratio']:.1f} %"
     assert f"{share} of the numbers are kept (encoder_params_ratio)" in said
     assert "recipe lpaf" in said.lower()
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, "lpaf, solver row, importance score, seed 0"),
+        ({"without": ["weighting"]}, "lpaf, plain SVD, seed 0"),
+        ({"solver": "none"}, "lpaf, plain SVD, seed 0"),
+        ({"importance": "none"}, "lpaf, plain SVD, seed 0"),
+        ({"without": ["prune"], "importance": "mask"}, "lpaf, plain SVD, seed 0"),
+    ],
+)
+def test_what_weighed_the_matrices_is_told(
+    finished: Path, tmp_path: Path, capsys: Capture, changed: dict[str, Any], told: str
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    settings = json.loads((run / "settings.json").read_text())
+    (run / "settings.json").write_text(json.dumps(settings | changed))
+    assert main(["inspect", str(run)]) == 0
+    rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["Recipe", told] in [[cell.strip() for cell in row] for row in rows]
 
 
 def test_a_dense_model_is_whole(finished: Path, tiny: Tiny, capsys: Capture) -> None:

@@ -273,7 +273,7 @@ def test_the_text_follows_the_settings(metrics, analysis, setting, words):
 
 
 def test_a_mask_of_nothing_weighs_nothing(metrics):
-    metrics["settings"]["importance"] = "mask"
+    metrics["settings"] |= {"importance": "mask", "without": ["prune"]}
     del metrics["stages"]["pruned"]
     assert "every weight counting the same" in explanations(metrics)["factorized"]
 
