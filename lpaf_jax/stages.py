@@ -100,7 +100,7 @@ def _as_it_is(inputs: Inputs) -> nnx.Module:
     if model.num_labels != len(outputs):
         has = f"{model.num_labels} output{'s' if model.num_labels > 1 else ''}"
         raise LpafError(f"{source} has {has} and the task needs {len(outputs)}: {mend}")
-    names = values.get("id2label", {})
+    names = values.get("id2label") or {}
     theirs = [names.get(str(i), "").lower() for i in range(len(names))]
     ours = [name.lower() for name in outputs]
     if sorted(theirs) == sorted(ours):  # else their names mean nothing to us, as LABEL_0 does

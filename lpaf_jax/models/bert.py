@@ -12,6 +12,7 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.errors import LpafError
+from lpaf_jax.models.configs import plain_values
 from lpaf_jax.models.encoder import EncoderModel, attend, read_config
 from lpaf_jax.models.initial import Initializer, split_key
 from lpaf_jax.models.layers import activation, dropout
@@ -48,7 +49,7 @@ class BertConfig:
             raise LpafError("config.json: only absolute position embeddings are supported")
         if values.get("is_decoder"):
             raise LpafError("config.json: is_decoder is set, and only encoders are supported")
-        config = read_config(cls, values, cls.family)
+        config = read_config(cls, plain_values(values), cls.family)
         activation(config.hidden_act)
         if config.hidden_size % config.num_attention_heads:
             raise LpafError("config.json: hidden_size is not a multiple of num_attention_heads")

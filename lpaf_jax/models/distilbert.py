@@ -13,11 +13,18 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.errors import LpafError
+from lpaf_jax.models.configs import plain_values
 from lpaf_jax.models.encoder import EncoderModel, attend, read_config
 from lpaf_jax.models.initial import Initializer, split_key
 from lpaf_jax.models.layers import activation, dropout
 
 _EPSILON = 1e-12
+# As the `attribute_map` of transformers has them.
+_ALIASES = {
+    "hidden_size": "dim",
+    "num_attention_heads": "n_heads",
+    "num_hidden_layers": "n_layers",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class DistilBertConfig:
         Raises:
             LpafError: a field is missing, or names a variant that is not built here.
         """
-        config = read_config(cls, values, "DistilBERT")
+        config = read_config(cls, plain_values(values, _ALIASES), "DistilBERT")
         activation(config.activation)
         if config.dim % config.n_heads:
             raise LpafError("config.json: dim is not a multiple of n_heads")

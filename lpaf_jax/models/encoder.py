@@ -17,17 +17,13 @@ Config = TypeVar("Config")
 
 
 def read_config(cls: type[Config], values: dict[str, Any], family: str) -> Config:
-    """The dataclass `cls` with what `values`, a parsed `config.json`, has of its fields.
-
-    transformers writes the number of labels as the length of `id2label`.
+    """The dataclass `cls` with what `values`, of `plain_values`, has of its fields.
 
     Raises:
         LpafError: a field is missing that has no default.
     """
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     known = {name: values[name] for name in names if name in values}
-    if "num_labels" not in known and "id2label" in values:
-        known["num_labels"] = len(values["id2label"])
     try:
         return cls(**known)
     except TypeError as error:

@@ -12,9 +12,18 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.errors import LpafError
+from lpaf_jax.models.configs import plain_values
 from lpaf_jax.models.decoder import FULL, Body, Classifier, Context, LanguageModel, attend, visible
 from lpaf_jax.models.initial import Initializer, split_key
 from lpaf_jax.models.layers import activation, dropout
+
+# As the `attribute_map` of transformers has them.
+_ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
 
 
 @dataclass(frozen=True)
@@ -45,9 +54,8 @@ class Gpt2Config:
         Raises:
             LpafError: it names a variant of GPT-2 that is not built here.
         """
+        values = plain_values(values, _ALIASES)
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        if "num_labels" not in known and "id2label" in values:
-            known["num_labels"] = len(values["id2label"])
         if values.get("add_cross_attention"):
             raise LpafError("config.json: add_cross_attention is set, which is not supported")
         config = cls(**known)

@@ -19,6 +19,7 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.errors import LpafError
+from lpaf_jax.models.configs import plain_values
 from lpaf_jax.models.decoder import (
     FULL,
     SLIDING,
@@ -97,9 +98,7 @@ class LlamaConfig:
             raise LpafError(
                 f"config.json: model_type {kind!r} is not one of {', '.join(_DEFAULTS)}"
             )
-        values = {**_DEFAULTS[kind], **values}
-        if "num_labels" not in values and "id2label" in values:
-            values["num_labels"] = len(values["id2label"])
+        values = plain_values({**_DEFAULTS[kind], **values})
         attention_bias = kind in ("llama", "qwen3") and values.get("attention_bias", False)
         try:
             heads, hidden = values["num_attention_heads"], values["hidden_size"]

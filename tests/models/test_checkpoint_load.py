@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lpaf_jax.errors import LpafError
-from lpaf_jax.models import BertConfig, load_model, parameters
+from lpaf_jax.models import load_model, parameters
 
 KERNELS = (".query", ".key", ".value", ".dense", "classifier")
 
@@ -122,19 +122,3 @@ def test_a_missing_head_is_drawn_from_the_seed(write_folder, tensors):
 
 def test_a_head_that_fits_is_kept(folder, tensors):
     assert_holds(load_model(folder, num_labels=3, seed=1), tensors)
-
-
-@pytest.mark.parametrize(
-    ("fields", "labels"),
-    [({}, 2), ({"id2label": {"0": "a", "1": "b", "2": "c"}}, 3), ({"num_labels": 4}, 4)],
-    ids=str,
-)
-def test_number_of_labels_in_the_config(fields, labels):
-    values = {
-        "vocab_size": 9,
-        "hidden_size": 4,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 4,
-    }
-    assert BertConfig.from_json({**values, **fields}).num_labels == labels
