@@ -147,8 +147,8 @@ def _torch_twins(pair: Pair, head: Head) -> dict[str, Any]:
     on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     place = pair.dense or pair.compressed
-    dense = torch_twin(place, head, drawn_dense=pair.dense is None)
-    twins = {"dense": dense, "compressed": torch_twin(pair.compressed, head)}
+    dense = torch_twin(place, head, timed=True, drawn_dense=pair.dense is None)
+    twins = {"dense": dense, "compressed": torch_twin(pair.compressed, head, timed=True)}
     return {name: twin.to(device) for name, twin in twins.items()}
 
 

@@ -7,24 +7,30 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import read_json
 from lpaf_jax.models.families import FAMILIES, Head, default_head, family_name
-from lpaf_jax.models.names import file_key
+from lpaf_jax.models.names import file_key, is_of_head
 from lpaf_jax.models.tensors import read_file, weight_files
 
 
-def torch_twin(folder: Path, head: Head | None = None, *, drawn_dense: bool = False) -> Any:
+def torch_twin(
+    folder: Path, head: Head | None = None, *, timed: bool = False, drawn_dense: bool = False
+) -> Any:
     """The PyTorch model with the weights of a model folder, dense or factorized, in evaluation.
 
     Args:
         folder: as `lpaf_jax.models.load_model` reads it.
-        head: None takes the one that the folder's config names, or else the first of the family;
-            a head that the folder does not hold is drawn.
+        head: None takes the one that the folder's config names, or else the first of the family.
+        timed: it is to be timed, and what it answers is of no matter: a head that the folder does
+            not hold is drawn, and padding that its config does not name is made up.
         drawn_dense: of the folder take the shape alone: a dense model with drawn weights.
 
     Raises:
-        LpafError: a tensor of the folder is missing or has no place in the PyTorch model.
+        LpafError: a tensor of the folder is missing, or a decoder's classifier has no
+            `pad_token_id`.
         ImportError: PyTorch is not installed.
     """
     import torch
@@ -37,8 +43,13 @@ def torch_twin(folder: Path, head: Head | None = None, *, drawn_dense: bool = Fa
     carried = {k: v for k, v in values.items() if k not in ("auto_map", "model_type")}
     config = transformers.CONFIG_MAPPING[name].from_dict(carried)
     config.dtype = torch.float32
-    if config.pad_token_id is None:  # a classifier of PyTorch's needs one; any is masked
-        config.pad_token_id = 0
+    if family.walk and chosen == "classification" and config.pad_token_id is None:
+        if not timed:
+            raise LpafError(
+                f"{folder}: in PyTorch a decoder that classifies tells the end of a text by its "
+                "pad_token_id; set one in config.json, the id that texts are padded with"
+            )
+        config.pad_token_id = 0  # it refuses several texts without; the time is that of any
     config.use_cache = False  # of a decoder: one pass needs no memory of those before
     model = getattr(transformers, family.architectures[chosen])(config)
     if drawn_dense:
@@ -47,17 +58,23 @@ def torch_twin(folder: Path, head: Head | None = None, *, drawn_dense: bool = Fa
         parent, _, leaf = path.rpartition(".")
         setattr(model.get_submodule(parent), leaf, _two_linears(model.get_submodule(path), rank))
     stored = {
-        file_key(tensor, family): torch.tensor(value).float()
+        # A copy: PyTorch takes neither the bfloat16 of numpy nor memory that is read only.
+        file_key(tensor, family): torch.from_numpy(np.array(value, np.float32))
         for file in weight_files(folder)
         for tensor, value in read_file(file)
     }
     own = {file_key(tensor, family): tensor for tensor in model.state_dict()}
     found = {own[key]: value for key, value in stored.items() if key in own}
     left, _ = model.load_state_dict(found, strict=False)
-    tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    missing = [n for n in left if n not in tied and n.startswith(f"{family.prefix}.")]
+    tied = set(model._tied_weights_keys or ()) if config.tie_word_embeddings else set()
+    missing = [n for n in left if n not in tied and not (timed and is_of_head(n, family))]
     if missing:
-        raise LpafError(f"{folder}: {len(missing)} tensors are missing, {missing[0]} among them")
+        first = next((n for n in missing if not is_of_head(n, family)), None)
+        raise LpafError(
+            f"{folder} holds no {chosen} head: {missing[0]} is missing"
+            if first is None
+            else f"{folder}: {len(missing)} tensors are missing, {first} among them"
+        )
     model.tie_weights()
     return model.eval()
 
