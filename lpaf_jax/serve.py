@@ -23,10 +23,11 @@ from lpaf_jax.data import (
     read_squad,
 )
 from lpaf_jax.data.examples import Kind
+from lpaf_jax.data.tables import LABEL_COLUMN, TEXT_COLUMN
 from lpaf_jax.data.windows import DOC_STRIDE, LENGTH
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import read_json
-from lpaf_jax.folders import model_folder
+from lpaf_jax.folders import model_folder, run_of, run_record
 from lpaf_jax.kinds import KINDS, Terms, terms_of
 from lpaf_jax.models import as_function, load_model, parameters
 from lpaf_jax.models.families import FAMILIES, family_name, head_of
@@ -217,8 +218,8 @@ def evaluate_file(
     data: Path,
     *,
     stage: str = "final",
-    text_column: str = "sentence",
-    label_column: str = "label",
+    text_column: str | None = None,
+    label_column: str | None = None,
     pair_column: str | None = None,
     batch: int = 32,
     length: int | None = None,
@@ -226,6 +227,16 @@ def evaluate_file(
     """The official metrics of a saved model on a labelled file; see `lpaf evaluate`.
 
     A file with unanswerable questions is judged as in SQuAD v2.0, whatever the model was made for.
+
+    Args:
+        folder: of a run or of a model.
+        data: the file.
+        stage: as of `load_predictor`.
+        text_column: a column's name; None is that of the run, `sentence` where it says nothing.
+        label_column: the same, or `label`.
+        pair_column: the same, of the second text.
+        batch: texts at a time.
+        length: as of `load_predictor`.
 
     Raises:
         LpafError: the model cannot be loaded, the file is not what the columns say, or it is of
@@ -242,23 +253,31 @@ def evaluate_file(
         questions = examples = read_squad(data)
         terms = terms._replace(no_answer=terms.no_answer or not all(questions.answers))
     else:
-        examples = _table(terms, data, text_column, label_column, pair_column)
+        place = model_folder(folder, stage)
+        examples = _table(terms, data, *_columns(place, text_column, label_column, pair_column))
     judged = KINDS[terms.kind].judged(predictor.tokenizer, examples, terms)
     return judged.score(predictor.logits(judged, batch))
 
 
-def _table(
-    terms: Terms, data: Path, text_column: str, label_column: str, pair_column: str | None
-) -> Examples:
-    if terms.pairs and pair_column is None:
+def _columns(place: Path, *chosen: str | None) -> tuple[str, str, str | None]:
+    """Of text, label and second text: those chosen, else those of the run that `place` is of."""
+    run = run_of(place)
+    own = {} if run is None else run_record(run[0], "settings.json")
+    names = ("text_column", "label_column", "pair_column")
+    text, label, pair = (given or own.get(name) for name, given in zip(names, chosen, strict=True))
+    return text or TEXT_COLUMN, label or LABEL_COLUMN, pair
+
+
+def _table(terms: Terms, data: Path, text: str, label: str, pair: str | None) -> Examples:
+    if terms.pairs and pair is None:
         raise LpafError(f"the model reads two texts: name {data}'s second one with --pair-column")
-    if terms.pairs is False and pair_column is not None:
-        raise LpafError(f"the model reads one text: leave --pair-column {pair_column} out")
+    if terms.pairs is False and pair is not None:
+        raise LpafError(f"the model reads one text: leave --pair-column {pair} out")
     return read_examples(
         data,
-        text_column=text_column,
-        label_column=label_column,
-        pair_column=pair_column,
+        text_column=text,
+        label_column=label,
+        pair_column=pair,
         label_names=terms.label_names,
         regression=terms.kind == "regression",
     )

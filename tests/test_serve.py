@@ -61,6 +61,28 @@ def test_columns_may_have_other_names_and_labels_be_numbers(
     assert found == evaluate_file(finished, held_out)
 
 
+@pytest.mark.parametrize("model", ["", "model", "stages/pruned"])
+def test_columns_left_out_are_those_of_the_run(copy: Path, held_out: Path, model: str) -> None:
+    expected = evaluate_file(copy / model, held_out)
+    settings = json.loads((copy / "settings.json").read_text())
+    chosen = {"text_column": "x", "label_column": "y"}
+    (copy / "settings.json").write_text(json.dumps(settings | chosen))
+    other = copy / "other.tsv"
+    other.write_text(held_out.read_text().replace("sentence\tlabel", "x\ty", 1))
+    assert evaluate_file(copy / model, other) == expected
+    named = {"text_column": "sentence", "label_column": "label"}
+    assert evaluate_file(copy / model, held_out, **named) == expected
+    with pytest.raises(LpafError, match="no column 'x'; its columns are 'sentence', 'label'"):
+        evaluate_file(copy / model, held_out)
+
+
+def test_the_second_text_left_out_is_that_of_the_run(copy: Path, held_out: Path) -> None:
+    settings = json.loads((copy / "settings.json").read_text())
+    (copy / "settings.json").write_text(json.dumps(settings | {"pair_column": "label"}))
+    with pytest.raises(LpafError, match="reads one text: leave --pair-column label out"):
+        evaluate_file(copy, held_out)
+
+
 def test_a_model_folder_is_its_own_final_stage(finished: Path, held_out: Path) -> None:
     assert evaluate_file(finished / "model", held_out) == evaluate_file(finished, held_out)
     dense = evaluate_file(finished / "stages" / "dense", held_out)

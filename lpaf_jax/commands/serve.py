@@ -5,13 +5,17 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from lpaf_jax.folders import StageName
 
 _LENGTH = arg(metavar="INT", help_behavior_hint="(default: what it was trained with)")
+
+
+def _column(default: str) -> Any:
+    return arg(metavar="NAME", help_behavior_hint=default)
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,11 @@ class Evaluate:
     """A .csv or .tsv file with a header row; of questions, a .json file as those of SQuAD."""
     stage: StageName = "final"
     """Which model of a run: as it stood after this stage."""
-    text_column: Annotated[str, arg(metavar="NAME")] = "sentence"
+    text_column: Annotated[str | None, _column("(default: the run's, else sentence)")] = None
     """Column of the text."""
-    label_column: Annotated[str, arg(metavar="NAME")] = "label"
+    label_column: Annotated[str | None, _column("(default: the run's, else label)")] = None
     """Column of the label: the name of a class or its number; for a regression, the value."""
-    pair_column: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(optional)")] = None
+    pair_column: Annotated[str | None, _column("(default: the run's)")] = None
     """Column of the second text, for a task about pairs."""
     batch: int = 32
     """Texts at a time."""
