@@ -8,6 +8,7 @@ import numpy as np
 
 from lpaf_jax.compress.spectra import feature_spectra, weight_spectra
 from lpaf_jax.data import Encoded, Examples, encode, eval_batches, load_task, load_tokenizer
+from lpaf_jax.data.tables import SUFFIXES, TEXT_COLUMN, table_texts
 from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.files import read_json
 from lpaf_jax.folders import model_folder
@@ -24,6 +25,10 @@ def analyse_model(
     *,
     task: str | None = None,
     text: Path | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    pair_column: str | None = None,
+    data: Path | None = None,
     texts: int = 256,
     length: int = 128,
     say: Callable[[str], None] = lambda text: None,
@@ -32,7 +37,12 @@ def analyse_model(
 
     Args:
         name: of a model, the folder of one, or of a run, whose final model it then is.
-        task: whose training texts are read. text: a file whose lines are.
+        task: whose training texts are read.
+        text: a file whose lines are; of a .csv or .tsv file, whose rows.
+        text_column: of a file, be it a task or a text; `sentence` unless given.
+        label_column: of the task; see `lpaf_jax.data.load_task`.
+        pair_column: of the task, too.
+        data: a local copy of the task.
         texts: how many at most, drawn by hash from a task, evenly spread over a file.
         length: longest text in tokens; what is longer is cut.
         say: is told what is being done.
@@ -48,7 +58,13 @@ def analyse_model(
     if task is not None and text is not None:
         raise SettingError(("task", "text"), "exclude each other: give one of them")
     place = _place(name)
-    examples = _examples(task, text, texts)
+    of_task = {"label_column": label_column, "pair_column": pair_column, "data": data}
+    if task is not None:
+        chosen: Any = of_task | {"text_column": text_column}
+        examples: Examples | None = load_task(task, limit=texts, **chosen).train
+    else:
+        _refuse("without --task", **of_task)
+        examples = _rows(text, text_column, texts)
     say(f"loading {place}")
     model = load_headless(place)
     found: dict[str, Any] = {
@@ -76,20 +92,32 @@ def _place(name: str) -> Path:
     return resolve_model(name)
 
 
-def _examples(task: str | None, text: Path | None, count: int) -> Examples | None:
-    if task is not None:
-        return load_task(task, limit=count).train
+def _refuse(why: str, **options: object) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise SettingError((option,), f"has no use {why}; leave it out")
+
+
+def _rows(text: Path | None, column: str | None, count: int) -> Examples | None:
+    if text is None or text.suffix.lower() not in SUFFIXES:
+        _refuse("without a csv or tsv file", text_column=column)
     if text is None:
         return None
-    try:
-        lines = [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeError) as error:
-        raise LpafError(f"{text} cannot be read as text: {error}") from None
+    lines = _lines(text, column or TEXT_COLUMN)
     if not lines:
         raise LpafError(f"{text} holds no text")
     # A file is often sorted: its first lines alone would be of one kind.
     chosen = np.unique(np.linspace(0, len(lines) - 1, min(count, len(lines))).round().astype(int))
     return Examples([lines[i] for i in chosen], None, np.zeros(len(chosen), np.int32))
+
+
+def _lines(text: Path, column: str) -> list[str]:
+    if text.suffix.lower() in SUFFIXES:
+        return table_texts(text, column)
+    try:
+        return [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeError) as error:
+        raise LpafError(f"{text} cannot be read as text: {error}") from None
 
 
 def _batches(encoded: Encoded) -> Any:

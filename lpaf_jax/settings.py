@@ -23,8 +23,35 @@ _OPTIONAL = "(optional)"
 _DIR = arg(metavar="DIR", help_behavior_hint=_OPTIONAL)
 _INT = arg(metavar="INT", help_behavior_hint=_OPTIONAL)
 _PARAMS = arg(metavar="FLOAT", help_behavior_hint=f"(default: {_PARAMS_DEFAULT})")
-_NAME = arg(metavar="NAME", help_behavior_hint=_OPTIONAL)
 _LENGTH = arg(metavar="INT", help_behavior_hint=f"(default: {_LENGTH_DEFAULT}, {LENGTH} for SQuAD)")
+
+
+def _name(help_: str) -> Any:
+    return arg(metavar="NAME", help_behavior_hint=_OPTIONAL, help=help_)
+
+
+# How a task is named beside its name, for every command that reads one.
+TextColumn = Annotated[
+    str | None, _name("Column of the text in a csv or tsv file, where it is not `sentence`.")
+]
+LabelColumn = Annotated[
+    str | None, _name("Column of the label in a csv or tsv file, where it is not `label`.")
+]
+PairColumn = Annotated[
+    str | None, _name("Column of the second text in a csv or tsv file about pairs.")
+]
+Copy = Annotated[
+    Path | None,
+    arg(
+        metavar="DIR",
+        help_behavior_hint=_OPTIONAL,
+        help=(
+            "Folder of a GLUE task, in place of the hub: train and validation (or dev) as "
+            ".parquet, .csv or .tsv files, as `datasets` or GLUE's own archives have them, or what "
+            "`datasets` saved. Of SQuAD, its official .json files, or one file in their format."
+        ),
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -112,18 +139,12 @@ class Settings:
     limit: Annotated[int | None, _INT] = None
     """Use at most this many training examples."""
 
-    text_column: Annotated[str | None, _NAME] = None
-    """Column of the text in a csv or tsv file, where it is not `sentence`."""
-    label_column: Annotated[str | None, _NAME] = None
-    """Column of the label in a csv or tsv file, where it is not `label`."""
-    pair_column: Annotated[str | None, _NAME] = None
-    """Column of the second text in a csv or tsv file about pairs."""
+    text_column: TextColumn = None
+    label_column: LabelColumn = None
+    pair_column: PairColumn = None
     regression: bool = False
     """The labels of a csv or tsv file are numbers to be predicted, not classes."""
-    data: Annotated[Path | None, _DIR] = None
-    """Folder of a GLUE task, in place of the hub: train and validation (or dev) as .parquet, .csv
-    or .tsv files, as `datasets` or GLUE's own archives have them, or what `datasets` saved. Of
-    SQuAD, its official .json files, or one file in their format."""
+    data: Copy = None
 
     reuse: Annotated[Path | None, _DIR] = None
     """Run to take fine-tuning and pruning over from, as far as their settings are the same."""

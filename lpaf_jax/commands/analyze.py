@@ -7,6 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from lpaf_jax.errors import LpafError
+from lpaf_jax.settings import Copy, LabelColumn, PairColumn, TextColumn
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,11 @@ class Analyze:
     task: Annotated[str | None, arg(metavar="TASK", help_behavior_hint="(optional)")] = None
     """Task whose training texts are read for the features; as for compress."""
     text: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")] = None
-    """File whose lines are read for the features, instead of --task."""
+    """File whose lines, or rows where it is a csv or tsv file, are read instead of --task."""
+    text_column: TextColumn = None
+    label_column: LabelColumn = None
+    pair_column: PairColumn = None
+    data: Copy = None
     texts: int = 256
     """How many texts are read, at most."""
     length: int = 128
@@ -45,6 +50,10 @@ class Analyze:
             self.model,
             task=self.task,
             text=self.text,
+            text_column=self.text_column,
+            label_column=self.label_column,
+            pair_column=self.pair_column,
+            data=self.data,
             texts=self.texts,
             length=self.length,
             say=Console(stderr=True, highlight=False, markup=False, emoji=False).print,

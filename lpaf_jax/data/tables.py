@@ -137,6 +137,11 @@ def _unquote(cell: str) -> str:
     return cell[1:-1].replace('""', '"') if '"' in cell else cell
 
 
+def table_texts(path: str | Path, column: str) -> list[str]:
+    """The texts of a column as they stand, without blank ones; raises as `read_table` does."""
+    return [text for text in read_table(path).column(column) if text.strip()]
+
+
 def read_examples(
     path: str | Path,
     text_column: str = TEXT_COLUMN,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lpaf_jax.data.batches import Batch
-from lpaf_jax.data.tables import SUFFIXES, TEXT_COLUMN, read_table
+from lpaf_jax.data.tables import SUFFIXES, TEXT_COLUMN, table_texts
 from lpaf_jax.data.tokenize import Encoded, Tokenizer
 from lpaf_jax.errors import LpafError
 
@@ -211,7 +211,7 @@ def _texts(source: str | Path | Sequence[str], column: str) -> Iterator[Iterable
     if not isinstance(source, (str, Path)):
         yield from ([text] for text in source)
     elif Path(source).suffix.lower() in SUFFIXES:
-        yield from ([text] for text in read_table(source).column(column) if text.strip())
+        yield from ([text] for text in table_texts(source, column))
     else:
         yield _pieces(Path(source))
 

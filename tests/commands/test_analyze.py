@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from lpaf_jax import analysis
 from lpaf_jax.cli import main
-from lpaf_jax.data import encode, eval_batches, load_task, load_tokenizer
+from lpaf_jax.data import Examples, Task, encode, eval_batches, load_task, load_tokenizer
 from lpaf_jax.models import load_model
 from lpaf_jax.report.spectra import sentences
-from tests.tiny import GOOD, HIDDEN, INNER, LAYERS, Tiny
+from tests.tiny import GOOD, HIDDEN, INNER, LAYERS, Tiny, write_table
 from tests.tiny import sentences as tiny_sentences
 
 Capture = pytest.CaptureFixture[str]
@@ -107,6 +108,41 @@ def test_lines_of_a_file_are_read_too(tiny: Tiny, tmp_path: Path, capsys: Captur
     assert "There were few tokens" in told
 
 
+def test_columns_and_copies_are_named_as_for_compress(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def read(task: str, **options: Any) -> Task:
+        asked.append((task, options))
+        return load_task(str(tiny.data))
+
+    monkeypatch.setattr(analysis, "load_task", read)
+    words = "--task rte --text-column a --label-column b --pair-column c --data d --texts 7"
+    analyze(tmp_path / "out", tiny.model, *words.split())
+    columns = {"text_column": "a", "label_column": "b", "pair_column": "c"}
+    assert asked == [("rte", columns | {"data": Path("d"), "limit": 7})]
+
+
+def test_rows_of_a_table_are_read_by_their_column(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tiny_sentences(30)
+    read: list[Examples] = []
+
+    def seen(tokenizer: Any, examples: Examples, length: int) -> Any:
+        read.append(examples)
+        return encode(tokenizer, examples, length)
+
+    monkeypatch.setattr(analysis, "encode", seen)
+    table = write_table(tmp_path / "texts.csv", [("", "negative"), *rows])
+    analyze(tmp_path / "a", tiny.model, "--text", table)
+    analyze(tmp_path / "b", tiny.model, "--text", table, "--text-column", "label", "--texts", "2")
+    texts, labels = read
+    assert texts.texts == [text for text, _ in rows]
+    assert labels.texts == ["negative", "positive"]
+
+
 def test_a_compressed_model_shows_its_rank(finished: Path, capsys: Capture, tmp_path: Path) -> None:
     found = analyze(tmp_path / "out", finished)
     rank = json.loads((finished / "metrics.json").read_text())["rank"]
@@ -139,6 +175,11 @@ def test_what_is_refused(finished: Path, tiny: Tiny, tmp_path: Path, capsys: Cap
         ([tiny.model, "--text", tmp_path / "none"], "cannot be read as text"),
         ([tiny.model, "--texts", "0"], "--texts is 0, but must be at least 1"),
         ([tiny.model, "--task", GOOD[0], "--text", empty], "--task and --text exclude each other"),
+        ([tiny.model, "--text", tiny.data, "--text-column", "x"], "has no column 'x'"),
+        ([tiny.model, "--text", empty, "--text-column", "x"], "--text-column has no use without a"),
+        ([tiny.model, "--text", tiny.data, "--data", "x"], "--data has no use without --task"),
+        ([tiny.model, "--label-column", "x"], "--label-column has no use without --task"),
+        ([tiny.model, "--task", tiny.data, "--data", "x"], "--data has no use for task"),
         (["maxilm"], "unknown model 'maxilm'"),
     ):
         assert main(["analyze", *map(str, words)]) == 2
