@@ -8,7 +8,7 @@ import numpy as np
 
 from lpaf_jax.compress.spectra import feature_spectra, weight_spectra
 from lpaf_jax.data import Encoded, Examples, encode, eval_batches, load_task, load_tokenizer
-from lpaf_jax.data.tables import SUFFIXES, TEXT_COLUMN, table_texts
+from lpaf_jax.data.tables import FILES, SUFFIXES, TEXT_COLUMN, table_texts
 from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.files import read_json
 from lpaf_jax.folders import model_folder
@@ -38,7 +38,7 @@ def analyse_model(
     Args:
         name: of a model, the folder of one, or of a run, whose final model it then is.
         task: whose training texts are read.
-        text: a file whose lines are; of a .csv or .tsv file, whose rows.
+        text: a file whose lines are; of a .csv, .tsv, .jsonl or .parquet file, whose rows.
         text_column: of a file, be it a task or a text; `sentence` unless given.
         label_column: of the task; see `lpaf_jax.data.load_task`.
         pair_column: of the task, too.
@@ -100,7 +100,7 @@ def _refuse(why: str, **options: object) -> None:
 
 def _rows(text: Path | None, column: str | None, count: int) -> Examples | None:
     if text is None or text.suffix.lower() not in SUFFIXES:
-        _refuse("without a csv or tsv file", text_column=column)
+        _refuse(f"without a {FILES}", text_column=column)
     if text is None:
         return None
     lines = _lines(text, column or TEXT_COLUMN)

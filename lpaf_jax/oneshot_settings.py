@@ -22,7 +22,7 @@ class OneShot:
     model: Positional[str]
     """A folder with a Hugging Face checkpoint of GPT-2, Llama, Mistral or Qwen, or a hub id."""
     calibration: Annotated[Path, _FILE]
-    """Plain text (.txt), or a .csv or .tsv file with a text a row, like what it will read."""
+    """Plain text (.txt), or a .csv, .tsv, .jsonl or .parquet file with a text a row."""
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder of the result; an unfinished run of the same settings found there is continued."""
     params: float = 0.8
@@ -38,7 +38,7 @@ class OneShot:
     held_out: Annotated[Path | None, _FILE_OR_NONE] = None
     """Text whose perplexity is taken before and after, on as many pieces at most."""
     text_column: Annotated[str, arg(metavar="NAME")] = "text"
-    """Column of the text in a .csv or .tsv file."""
+    """Column of the text in a file of rows."""
     seed: int = 0
     """Decides which pieces of the calibration text are read."""
     quiet: bool = False

@@ -23,7 +23,7 @@ from lpaf_jax.data import (
     read_squad,
 )
 from lpaf_jax.data.examples import Kind
-from lpaf_jax.data.tables import LABEL_COLUMN, TEXT_COLUMN
+from lpaf_jax.data.tables import FILES, LABEL_COLUMN, TEXT_COLUMN
 from lpaf_jax.data.windows import DOC_STRIDE, LENGTH
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import read_json
@@ -246,7 +246,7 @@ def evaluate_file(
     predictor = load_predictor(folder, stage=stage, length=length)
     terms, squad = predictor.terms, data.suffix.lower() == ".json"
     if squad != (terms.kind == "span"):
-        wanted = "a .json file in the format of SQuAD" if not squad else "a .csv or .tsv file"
+        wanted = "a .json file in the format of SQuAD" if not squad else f"a {FILES}"
         raise LpafError(f"{data} does not suit the model, which is judged on {wanted}")
     examples: Examples
     if squad:

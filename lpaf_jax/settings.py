@@ -32,14 +32,12 @@ def _name(help_: str) -> Any:
 
 # How a task is named beside its name, for every command that reads one.
 TextColumn = Annotated[
-    str | None, _name("Column of the text in a csv or tsv file, where it is not `sentence`.")
+    str | None, _name("Column of the text in a file, where it is not `sentence`.")
 ]
 LabelColumn = Annotated[
-    str | None, _name("Column of the label in a csv or tsv file, where it is not `label`.")
+    str | None, _name("Column of the label in a file, where it is not `label`.")
 ]
-PairColumn = Annotated[
-    str | None, _name("Column of the second text in a csv or tsv file about pairs.")
-]
+PairColumn = Annotated[str | None, _name("Column of the second text in a file about pairs.")]
 Copy = Annotated[
     Path | None,
     arg(
@@ -61,7 +59,8 @@ class Settings:
     model: Positional[str]
     """`minilm`, a folder with a Hugging Face checkpoint, or a hub id."""
     task: Annotated[str, arg(metavar="TASK")]
-    """`rotten_tomatoes`, `imdb`, a GLUE task, `squad`, `squad_v2`, or a .csv or .tsv file."""
+    """`rotten_tomatoes`, `imdb`, a GLUE task, `squad`, `squad_v2`, or a csv, tsv, jsonl or
+    parquet file."""
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder of the run; an unfinished run of the same settings found there is continued."""
     preset: Literal["quick", "standard", "paper"] = "standard"
@@ -143,7 +142,7 @@ class Settings:
     label_column: LabelColumn = None
     pair_column: PairColumn = None
     regression: bool = False
-    """The labels of a csv or tsv file are numbers to be predicted, not classes."""
+    """The labels of a file are numbers to be predicted, not classes."""
     data: Copy = None
 
     reuse: Annotated[Path | None, _DIR] = None

@@ -144,7 +144,7 @@ def test_a_file_of_another_kind_is_refused(
 ) -> None:
     with pytest.raises(LpafError, match=r"t\.csv does not suit the model, .* a \.json file in"):
         evaluate_file(asked_run, tmp_path / "t.csv")
-    with pytest.raises(LpafError, match=r"t\.json does not suit the model, .* \.csv or \.tsv"):
+    with pytest.raises(LpafError, match=r"t\.json does not suit the model, .* \.csv, \.tsv, \.j"):
         evaluate_file(graded_run, tmp_path / "t.json")
 
 

@@ -25,7 +25,7 @@ class Evaluate:
     dir: Positional[Path]
     """Folder of a run, or of a model."""
     data: Annotated[Path, arg(metavar="FILE")]
-    """A .csv or .tsv file with a header row; of questions, a .json file as those of SQuAD."""
+    """A .csv, .tsv, .jsonl or .parquet file; of questions, a .json file as those of SQuAD."""
     stage: StageName = "final"
     """Which model of a run: as it stood after this stage."""
     text_column: Annotated[str | None, _column("(default: the run's, else sentence)")] = None

@@ -11,7 +11,7 @@ from pathlib import Path
 from lpaf_jax.data.examples import METRICS, Examples, Kind
 from lpaf_jax.data.labels import label_ids, label_values
 from lpaf_jax.data.published import Columns, from_folder, from_hub, read_columns
-from lpaf_jax.data.tables import SUFFIXES, read_table
+from lpaf_jax.data.tables import read_table
 from lpaf_jax.errors import LpafError
 
 HUB_ID = "nyu-mll/glue"
@@ -149,7 +149,7 @@ def _examples(columns: Columns, task: GlueTask, where: str) -> Examples:
 
 
 def _read_file(path: Path, task: GlueTask) -> Columns:
-    if path.suffix in SUFFIXES and task.headless:
+    if path.suffix != ".parquet" and task.headless:
         table = read_table(path)
         if len(table.columns) == len(task.headless) and task.text not in table.columns:
             rows = zip(table.columns, *table.rows, strict=True)

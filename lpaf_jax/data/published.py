@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lpaf_jax.data.tables import SUFFIXES, read_table
+from lpaf_jax.data.tables import read_parquet, read_table
 from lpaf_jax.errors import LpafError
 
 # Column name to the values of the column.
@@ -39,7 +39,7 @@ def from_folder(
     folder: Path,
     stems: Mapping[str, Sequence[str]],
     read: Callable[[Path], Columns],
-    suffixes: Sequence[str] = (".parquet", *SUFFIXES),
+    suffixes: Sequence[str] = (".parquet", ".csv", ".tsv"),
 ) -> Splits:
     """The splits of a local copy: what `datasets` saved, or a file for each split.
 
@@ -72,15 +72,10 @@ def read_columns(path: Path) -> Columns:
     Raises:
         LpafError: the file cannot be read.
     """
-    if path.suffix in SUFFIXES:
-        table = read_table(path)
-        return {column: table.column(column) for column in table.columns}
-    import pyarrow.parquet  # type: ignore[import-untyped]
-
-    try:
-        return dict(pyarrow.parquet.read_table(path).to_pydict())
-    except (OSError, ValueError) as error:  # pyarrow's own errors derive from ValueError
-        raise LpafError(f"{path} cannot be read as parquet: {_first_line(error)}") from None
+    if path.suffix == ".parquet":
+        return read_parquet(path)
+    table = read_table(path)
+    return {column: table.column(column) for column in table.columns}
 
 
 @contextmanager

@@ -1,10 +1,12 @@
-"""Tables of labelled texts: csv and tsv files with a header row."""
+"""Tables of labelled texts: csv and tsv files with a header row, jsonl and parquet files."""
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lpaf_jax.data.examples import Examples
 from lpaf_jax.data.labels import MISSING, label_ids, label_values, sorted_names
@@ -12,12 +14,16 @@ from lpaf_jax.errors import LpafError
 
 TEXT_COLUMN = "sentence"
 LABEL_COLUMN = "label"
-SUFFIXES = (".csv", ".tsv")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+FILES = ", ".join(SUFFIXES[:-1]) + f" or {SUFFIXES[-1]} file"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as strings: `rows` are as long as `columns`; `lines` are their places in the file."""
+    """A table as strings: `rows` are as long as `columns`; `lines` are their places in the file.
+
+    Places in a parquet file, which has no lines, are numbers of rows.
+    """
 
     path: Path
     columns: list[str]
@@ -39,17 +45,78 @@ class Table:
 
 
 def read_table(path: str | Path) -> Table:
-    """Read a UTF-8 csv or tsv file whose first row names the columns; blank lines are skipped.
+    """Read a file of rows; blank lines are skipped.
+
+    A csv or tsv file is UTF-8, and its first row names the columns. A jsonl file has an object a
+    line, whose keys do. Values are strings here: nothing stands for null and for a key left out,
+    and columns that hold lists or objects are left out.
 
     Tab-separated files are written in two ways, with and without csv quoting, and reading one as
     the other loses rows without a word: see `_tab_rows`.
 
     Raises:
-        LpafError: not a .csv or .tsv file, missing, unreadable, not UTF-8, malformed, or empty.
+        LpafError: not such a file, missing, unreadable, not UTF-8, malformed, or empty.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise LpafError(f"{path} is not a .csv or .tsv file; rename or convert it")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise LpafError(f"{path} is not a {FILES}; rename or convert it")
+    if suffix == ".jsonl":
+        return _of_records(path, _json_records(path))
+    if suffix == ".parquet":
+        columns = read_parquet(path)
+        rows = zip(*columns.values(), strict=True)
+        return _of_records(
+            path, [(i, dict(zip(columns, row, strict=True))) for i, row in enumerate(rows, 1)]
+        )
+    return _delimited(path)
+
+
+def read_parquet(path: Path) -> dict[str, list[Any]]:
+    """The columns of a parquet file, their values as they are.
+
+    Raises:
+        LpafError: it cannot be read.
+    """
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    try:
+        return dict(pyarrow.parquet.read_table(path).to_pydict())
+    except FileNotFoundError:
+        raise LpafError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:  # pyarrow's own errors derive from ValueError
+        reason = str(error).strip().split("\n")[0]
+        raise LpafError(f"{path} cannot be read as parquet: {reason}") from None
+
+
+def _json_records(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    records = []
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise LpafError(f"{path}, line {number}: no JSON: {error}") from None
+            if not isinstance(record, dict):
+                raise LpafError(f"{path}, line {number}: no JSON object")
+            records.append((number, record))
+    return records
+
+
+def _of_records(path: Path, records: list[tuple[int, dict[str, Any]]]) -> Table:
+    if not records:
+        raise LpafError(f"{path} is empty; it needs at least one row of data")
+    items = [item for _, record in records for item in record.items()]
+    nested = {name for name, value in items if isinstance(value, (dict, list))}
+    names = [name for name in dict.fromkeys(name for name, _ in items) if name not in nested]
+    rows = [
+        ["" if record.get(name) is None else str(record[name]) for name in names]
+        for _, record in records
+    ]
+    return Table(path, names, rows, [number for number, _ in records])
+
+
+def _delimited(path: Path) -> Table:
     text = _read_text(path)
     parse = _tab_rows if path.suffix.lower() == ".tsv" else _comma_rows
     try:
@@ -150,10 +217,10 @@ def read_examples(
     label_names: Sequence[str] | None = None,
     regression: bool = False,
 ) -> Examples:
-    """Every row of a csv or tsv file as a labelled example, in the order of the file.
+    """Every row of a file as a labelled example, in the order of the file.
 
     Args:
-        path: a .csv or .tsv file in UTF-8 with a header row.
+        path: a file that `read_table` reads.
         text_column: the column of the text.
         label_column: the column of the label: names or integers.
         pair_column: the column of the second text, for tasks about two texts.
@@ -197,8 +264,9 @@ def _present(table: Table, name: str, missing: frozenset[str]) -> list[str]:
     cells = [cell.strip() for cell in table.column(name)]
     for line, cell in zip(table.lines, cells, strict=True):
         if cell.lower() in missing:
+            place = "row" if table.path.suffix.lower() == ".parquet" else "line"
             raise LpafError(
-                f"{table.path}, line {line}: no value in column {name!r} ({cell!r}); "
+                f"{table.path}, {place} {line}: no value in column {name!r} ({cell!r}); "
                 "fill it in or remove the row"
             )
     return cells

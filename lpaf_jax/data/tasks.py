@@ -10,7 +10,7 @@ from lpaf_jax.data.glue import GLUE, glue
 from lpaf_jax.data.movie_reviews import LABEL_NAMES, SOURCES, movie_reviews
 from lpaf_jax.data.split import drop_repeats, hash_sample, hash_split, position
 from lpaf_jax.data.squad import SQUAD, Questions, check_answered, read_squad, squad
-from lpaf_jax.data.tables import LABEL_COLUMN, SUFFIXES, TEXT_COLUMN, examples_of, read_table
+from lpaf_jax.data.tables import FILES, LABEL_COLUMN, SUFFIXES, TEXT_COLUMN, examples_of, read_table
 from lpaf_jax.errors import LpafError, SettingError
 
 TASK_NAMES = (*SOURCES, *GLUE, *SQUAD)
@@ -33,10 +33,11 @@ def load_task(
 
     Args:
         name: `rotten_tomatoes` or `imdb`; a GLUE task such as `sst2`; `squad` or `squad_v2`,
-            whose splits are `Questions`; or the path of a .csv or .tsv file. A single file is
-            split 70 / 10 / 20 % by a hash of the text, of classes without repeats. A task of GLUE
-            or SQuAD keeps its validation split as the test, and a tenth of its training split,
-            drawn by hash, is the validation. In SQuAD it is the contexts that are drawn.
+            whose splits are `Questions`; or the path of a .csv, .tsv, .jsonl or .parquet file. A
+            single file is split 70 / 10 / 20 % by a hash of the text, of classes without repeats.
+            A task of GLUE or SQuAD keeps its validation split as the test, and a tenth of its
+            training split, drawn by hash, is the validation. In SQuAD it is the contexts that are
+            drawn.
         text_column: the text's column in a file, `sentence` unless given.
         label_column: the label's column in a file, `label` unless given.
         pair_column: the second text's column in a file, for tasks about two texts.
@@ -75,8 +76,7 @@ def check_task_name(name: str) -> None:
     """Raise LpafError unless `name` is a task or ends as a file that is read here."""
     if name not in TASK_NAMES and Path(name).suffix.lower() not in SUFFIXES:
         raise LpafError(
-            f"unknown task {name!r}; known are {', '.join(TASK_NAMES)}, or the path of a .csv or "
-            ".tsv file"
+            f"unknown task {name!r}; known are {', '.join(TASK_NAMES)}, or the path of a {FILES}"
         )
 
 

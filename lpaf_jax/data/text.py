@@ -52,9 +52,9 @@ def text_tokens(
 
     Args:
         tokenizer: the model's.
-        source: a file, one text, but for a .csv or .tsv file (which is read whole), where every
-            row is a text; or the texts themselves.
-        text_column: the column of the text in a .csv or .tsv file.
+        source: a file, one text, but for a file of rows (.csv, .tsv, .jsonl or .parquet, read
+            whole), where every row is a text; or the texts themselves.
+        text_column: the column of the text in a file of rows.
 
     Raises:
         LpafError: the file is missing, not UTF-8 or has no such column; when it is read.

@@ -1,5 +1,8 @@
 import csv
+import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lpaf_jax.data import read_examples
@@ -117,6 +120,58 @@ def test_names_that_are_numbers_are_never_taken_for_positions(tmp_path):
         read_examples(path, label_names=["0", "1"])
 
 
+RECORDS = [
+    {"id": 7, "sentence": " one\nline ", "label": 1.0, "spans": [1, 2]},
+    {"id": 8, "sentence": "null", "label": 0.0, "spans": []},
+    {"id": 9, "sentence": "ünïcode \u2028 ☃", "label": 1.0, "spans": None},
+]
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.parquet", "T.PARQUET"])
+def test_records_are_read_as_the_rows_of_a_table(tmp_path, name):
+    path = tmp_path / name
+    if name == "t.jsonl":
+        lines = [json.dumps(record, ensure_ascii=False) for record in RECORDS]
+        write(path, "\ufeff" + "\r\n\r\n".join(lines) + "\r\n")
+        places = [1, 3, 5]
+    else:
+        pq.write_table(pa.Table.from_pylist(RECORDS), path)
+        places = [1, 2, 3]
+    table = read_table(path)
+    assert (table.columns, table.lines) == (["id", "sentence", "label"], places)
+    assert table.column("id") == ["7", "8", "9"]
+    examples = read_examples(path)
+    assert examples.texts == ["one\nline", "null", "ünïcode \u2028 ☃"]
+    assert examples.labels.tolist() == [1, 0, 1]
+    with pytest.raises(LpafError, match="no column 'spans'; its columns are 'id', 'sentence', 'l"):
+        read_examples(path, "spans")
+
+
+def test_what_a_record_does_not_say_is_missing(tmp_path):
+    records = [{"sentence": "a", "label": "x"}, {"sentence": None, "label": "y"}]
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "t.parquet")
+    with pytest.raises(LpafError, match=r"t\.parquet, row 2: no value in column 'sentence'"):
+        read_examples(tmp_path / "t.parquet")
+    path = write(tmp_path / "t.jsonl", '{"sentence": "a"}\n{"label": "y", "sentence": "b"}\n')
+    with pytest.raises(LpafError, match=r"t\.jsonl, line 1: no value in column 'label'"):
+        read_examples(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.jsonl", "\n", "is empty"),
+        ("t.jsonl", '{"sentence": "a"}\n\n{"sentence"\n', "line 3: no JSON: "),
+        ("t.jsonl", "[1, 2]\n", "line 1: no JSON object"),
+        ("t.parquet", "sentence,label\n", "cannot be read as parquet"),
+    ],
+)
+def test_damaged_records_are_refused(tmp_path, name, content, message):
+    with pytest.raises(LpafError, match=message) as caught:
+        read_examples(write(tmp_path / name, content))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -162,7 +217,9 @@ def test_rows_are_numbered_by_line_even_after_a_row_of_several_lines(tmp_path):
     ("name", "message"),
     [
         ("none.csv", "does not exist"),
-        ("data.json", "not a .csv or .tsv"),
+        ("data.json", r"not a \.csv, \.tsv, \.jsonl or \.parquet file"),
+        ("none.jsonl", "does not exist"),
+        ("none.parquet", "does not exist"),
         ("d.csv", "cannot be read"),
     ],
 )

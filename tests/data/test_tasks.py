@@ -1,10 +1,13 @@
 import csv
 import importlib.util
+import json
 import re
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lpaf_jax.data import TASK_NAMES, load_task
@@ -88,6 +91,18 @@ def test_a_file_is_a_task(tmp_path, suffix):
     task = load_task(table(tmp_path / f"mail{suffix}", rows))
     assert (task.name, task.label_names) == ("mail", ["eggs", "ham", "spam"])
     assert everything(task) == {text: task.label_names.index(label) for text, label in rows}
+
+
+def test_a_file_of_records_is_the_same_task(tmp_path):
+    rows = [{"sentence": text, "label": label} for text, label in sentences(90)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    expected = load_task(table(tmp_path / "t.csv", sentences(90)))
+    for name in ("t.jsonl", "t.parquet"):
+        task = load_task(str(tmp_path / name))
+        assert (task.name, task.label_names) == ("t", ["0", "1"])
+        assert everything(task) == everything(expected)
+        assert task.test.texts == expected.test.texts
 
 
 def test_columns_of_a_file_are_chosen_by_name(tmp_path):
@@ -186,7 +201,7 @@ def test_a_class_that_training_never_sees_alone_is_refused(tmp_path):
 
 def test_an_unknown_task_is_answered_with_the_known_ones():
     with pytest.raises(
-        LpafError, match=r"unknown task 'rotten-tomatoes'.*\.csv or \.tsv"
+        LpafError, match=r"unknown task 'rotten-tomatoes'.*\.csv, \.tsv, \.jsonl or \.parquet file"
     ) as caught:
         load_task("rotten-tomatoes")
     assert all(name in str(caught.value) for name in TASK_NAMES)
