@@ -253,8 +253,10 @@ def _read(folder: Path, wanted: Params, family: Family) -> Params:
     by_name = {file_key(file_name(path, wanted), family): path for path in wanted}
     found: Params = {}
     for file in weight_files(folder):
-        for name, tensor in stored_in(file).items():
-            path = by_name.get(file_key(name, family))
+        stored = stored_in(file)
+        for name in list(stored):
+            # Popped: what was read of a pickled file is let go when it has its place.
+            tensor, path = stored.pop(name), by_name.get(file_key(name, family))
             if path is None:
                 continue
             turned = is_transposed(path, family)

@@ -7,6 +7,7 @@ of older checkpoints, whole or in shards, which PyTorch reads where it is instal
 import math
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -28,6 +29,7 @@ _PICKLED = "pytorch_model.bin"
 _PIECE = 2**22
 # As safetensors calls what weights are stored in.
 _DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
+_OF_TORCH = {f"torch.{np.dtype(dtype).name}": kind for kind, dtype in _DTYPES.items()}
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -55,7 +57,8 @@ def read_file(file: Path) -> Iterator[tuple[str, np.ndarray]]:
         LpafError: the file is damaged or cannot be read.
     """
     if file.suffix == ".bin":
-        yield from _read_pickled(file)
+        for name, tensor in _pickled(file).items():
+            yield name, _from_torch(tensor)
         return
     with opened(file) as tensors:
         for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
@@ -94,7 +97,8 @@ class Stored(NamedTuple):
     Attributes:
         shape: as it is stored.
         read: `read(turned) -> array` in float32, transposed if `turned`; beside the array some
-            megabytes are held.
+            megabytes are held, of a pickled file the tensor itself. It raises LpafError if the
+            tensor is not finite, or stored as no float that is known here.
     """
 
     shape: tuple[int, ...]
@@ -105,13 +109,12 @@ def stored_in(file: Path) -> dict[str, Stored]:
     """The tensors of a file by name, none of them read yet.
 
     Raises:
-        LpafError: here or in reading, the file is damaged or cannot be read, or a tensor is not
-            finite.
+        LpafError: here or in reading, the file is damaged or cannot be read.
     """
     if file.suffix == ".bin":
         return {
-            name: Stored(value.shape, partial(_widened, file, name, value))
-            for name, value in _read_pickled(file)
+            name: Stored(tuple(tensor.shape), partial(_unpickled, file, name, tensor))
+            for name, tensor in _pickled(file).items()
         }
     with opened(file) as tensors:
         shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
@@ -122,6 +125,7 @@ def stored_in(file: Path) -> dict[str, Stored]:
 
 def read_wide(file: Path, name: str, shape: tuple[int, ...], turned: bool) -> np.ndarray:
     """One tensor as `Stored.read` gives it."""
+    tensor_dtype(file, name)
     if len(shape) != 2:
         return _widened(file, name, read_tensor(file, name), turned)
     found = _aligned(shape[::-1] if turned else shape)
@@ -141,9 +145,16 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
     return memory[start : start + 4 * math.prod(shape)].view(np.float32).reshape(shape)
 
 
+def _unpickled(file: Path, name: str, tensor: Any, turned: bool) -> np.ndarray:
+    _check_kind(_kind(tensor), file, name)
+    return _widened(file, name, _from_torch(tensor), turned)
+
+
 def _widened(file: Path, name: str, value: np.ndarray, turned: bool) -> np.ndarray:
     _check_finite(value, file, name)
-    return np.ascontiguousarray(value.T if turned else value, np.float32)
+    found = _aligned(value.shape[::-1] if turned else value.shape)
+    found[...] = value.T if turned else value
+    return found
 
 
 def _check_finite(value: np.ndarray, file: Path, name: str) -> None:
@@ -158,12 +169,24 @@ def tensor_shape(file: Path, name: str) -> tuple[int, ...]:
 
 
 def tensor_dtype(file: Path, name: str) -> np.dtype[Any]:
-    """The dtype of a tensor, without reading it."""
+    """The dtype of a tensor, without reading it.
+
+    Raises:
+        LpafError: it is no float that is known here.
+    """
     with opened(file) as tensors:
         kind = tensors.get_slice(name).get_dtype()
-    if kind not in _DTYPES:
-        raise LpafError(f"{file}: tensor {name} is stored as {kind}, which is not read here")
+    _check_kind(kind, file, name)
     return np.dtype(_DTYPES[kind])
+
+
+def _check_kind(kind: str, file: Path, name: str) -> None:
+    # Integers and floats of 8 bits are codes: their scales lie in tensors of other names.
+    if kind not in _DTYPES:
+        raise LpafError(
+            f"{file}: tensor {name} is stored as {kind}, which is not read here: give a checkpoint "
+            "in float32, float16 or bfloat16"
+        )
 
 
 class Header(NamedTuple):
@@ -183,10 +206,9 @@ def read_headers(folder: Path) -> dict[str, Header]:
     found: dict[str, Header] = {}
     for file in weight_files(folder):
         if file.suffix == ".bin":
-            for name, value in _read_pickled(file):
-                kinds = (kind for kind, dtype in _DTYPES.items() if value.dtype == dtype)
-                kind = next(kinds, str(value.dtype))
-                found[name] = Header(value.shape, kind, value.nbytes)
+            # Mapped, which files from before PyTorch 1.6 cannot be: their tensors are not read.
+            for name, tensor in _pickled(file, mapped=zipfile.is_zipfile(file)).items():
+                found[name] = Header(tuple(tensor.shape), _kind(tensor), tensor.nbytes)
             continue
         with opened(file) as tensors:
             for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
@@ -212,7 +234,12 @@ def opened(file: Path) -> Iterator[safe_open]:
         raise LpafError(f"{file} is damaged or cannot be read: {error}") from error
 
 
-def _read_pickled(file: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _pickled(file: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """The tensors of PyTorch in a pickled file, by name.
+
+    Pages of a mapped file count as memory until all its tensors are gone, and those of a file that
+    is read go one by one.
+    """
     if find_spec("torch") is None:
         raise LpafError(
             f"{file} is read by PyTorch, which is not installed: install torch, or save the "
@@ -221,15 +248,30 @@ def _read_pickled(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     import torch
 
     try:
-        # Only tensors are unpickled, no code; mapped, they are read when they are used.
-        tensors: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        # Only tensors are unpickled, no code.
+        tensors: dict[str, Any] = torch.load(
+            file, map_location="cpu", weights_only=True, mmap=mapped
+        )
     except Exception as error:  # pickle, zip and torch each raise kinds of their own
         reason = str(error).strip().split("\n")[0]
         raise LpafError(f"{file} is damaged or cannot be read: {reason}") from error
-    for name, tensor in tensors.items():
-        # numpy has no bfloat16 of its own; float32 holds all of its numbers.
-        wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-        yield name, wide.numpy()
+    return tensors
+
+
+def _kind(tensor: Any) -> str:
+    """The dtype of a tensor of PyTorch as safetensors calls it, or else as PyTorch does."""
+    return _OF_TORCH.get(str(tensor.dtype), str(tensor.dtype).removeprefix("torch."))
+
+
+def _from_torch(tensor: Any) -> np.ndarray:
+    if _kind(tensor) != "BF16":
+        found: np.ndarray = tensor.numpy()
+        return found
+    import torch
+
+    # PyTorch gives numpy no bfloat16.
+    bits: np.ndarray = tensor.view(torch.int16).numpy()
+    return bits.view(jnp.bfloat16)
 
 
 def share_weights(folder: Path) -> None:
