@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import atomic_dir, read_json
 from lpaf_jax.linalg import LowRank
+from lpaf_jax.models.configs import refuse_quantized
 from lpaf_jax.models.families import (
     FAMILIES,
     Family,
@@ -74,10 +75,12 @@ def load_model(
 
     Raises:
         LpafError: a file or tensor is missing, damaged, of the wrong shape or not finite; the
-            family has no such head; the folder holds no head, and none was to be drawn.
+            folder is quantized; the family has no such head; the folder holds no head, or one of
+            another shape, and none was to be drawn.
     """
     values = read_json(folder / "config.json")
     name = family_name(values, str(folder))
+    refuse_quantized(values, folder)
     family = FAMILIES[name]
     asked = head is not None or num_labels is not None
     chosen = head or default_head(values, family)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lpaf_jax.errors import LpafError
+
 
 def plain_values(
     values: dict[str, Any], aliases: Mapping[str, str] | None = None
@@ -23,3 +25,22 @@ def plain_values(
         if found.get("id2label") is not None:
             found["num_labels"] = len(found["id2label"])
     return found
+
+
+def refuse_quantized(values: Mapping[str, Any], where: object) -> None:
+    """Refuse weights that are codes and scales, each method's its own, and no numbers.
+
+    Args:
+        values: a parsed `config.json`. where: what a message calls its folder.
+
+    Raises:
+        LpafError: they are.
+    """
+    found = values.get("quantization_config")
+    if found is not None:
+        method = found.get("quant_method") if isinstance(found, Mapping) else None
+        raise LpafError(
+            f"{where} is quantized ({method or 'config.json has a quantization_config'}), which is "
+            "not read here: give the checkpoint that it was made from, or save what dequantize() "
+            "of transformers makes of it"
+        )

@@ -11,6 +11,7 @@ from flax import nnx
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import read_json
 from lpaf_jax.models.compressible import is_compressible
+from lpaf_jax.models.configs import refuse_quantized
 from lpaf_jax.models.families import FAMILIES, Walk, family_name
 from lpaf_jax.models.functional import Params, parameters, set_parameters
 from lpaf_jax.models.initial import Initializer
@@ -33,13 +34,14 @@ class DecoderOnDisk:
         folder: dense, of a family of decoders.
 
     Raises:
-        LpafError: it is of no such family, is factorized already, has no language model's head, or
-            a tensor is missing or of the wrong shape.
+        LpafError: it is of no such family, is quantized or factorized already, has no language
+            model's head, or a tensor is missing or of the wrong shape.
     """
 
     def __init__(self, folder: Path):
         self.folder, self.values = folder, read_json(folder / "config.json")
         self.name = family_name(self.values, str(folder))
+        refuse_quantized(self.values, folder)
         self._family = FAMILIES[self.name]
         if self._family.walk is None:
             with_walk = [name for name, family in FAMILIES.items() if family.walk is not None]
