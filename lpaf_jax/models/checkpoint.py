@@ -92,11 +92,12 @@ def load_model(
         values = {**values, "num_labels": num_labels}
     model = _structure(folder, values, family, chosen, seed)
     wanted = parameters(model)
-    found = _read(folder, wanted, family)
+    found, unfit = _read(folder, wanted, family)
     # Sorted, so that what is drawn does not hang on the order of attributes.
     absent = sorted(path for path in wanted if path not in found)
     if absent and (chosen == "lm" or not asked):
-        raise LpafError(f"{folder} holds no {chosen} head: {absent[0]} is missing")
+        other = next((unfit[path] for path in absent if path in unfit), None)
+        raise LpafError(other or f"{folder} holds no {chosen} head: {absent[0]} is missing")
     init = Initializer(jax.random.key(seed))
     drawn = {
         path: init.normal(*shape) if len(shape) > 1 else jnp.zeros(shape)
@@ -252,9 +253,11 @@ def _empty_low_rank(dense: Any, rank: int) -> LowRankLinear:
     return LowRankLinear(LowRank(jnp.zeros((m, rank)), jnp.zeros((rank, n))), bias)
 
 
-def _read(folder: Path, wanted: Params, family: Family) -> Params:
+def _read(folder: Path, wanted: Params, family: Family) -> tuple[Params, dict[str, str]]:
+    """What the folder holds of `wanted`, and by path what does not fit of tensors of the head."""
     by_name = {file_key(file_name(path, wanted), family): path for path in wanted}
     found: Params = {}
+    unfit: dict[str, str] = {}
     for file in weight_files(folder):
         stored = stored_in(file)
         for name in list(stored):
@@ -264,15 +267,16 @@ def _read(folder: Path, wanted: Params, family: Family) -> Params:
                 continue
             turned = is_transposed(path, family)
             if (tensor.shape[::-1] if turned else tensor.shape) != wanted[path].shape:
-                if is_of_head(path, family):
-                    continue
-                raise LpafError(
+                unfit[path] = (
                     f"{file}: tensor {name} has shape {tensor.shape}, which does not fit "
                     f"config.json ({wanted[path].shape} expected, as (in, out))"
                 )
+                if is_of_head(path, family):
+                    continue
+                raise LpafError(unfit[path])
             found[path] = jnp.asarray(tensor.read(turned), wanted[path].dtype)
     missing = [path for path in wanted if path not in found and not is_of_head(path, family)]
     if missing:
         first = file_name(missing[0], wanted)
         raise LpafError(f"{folder}: {len(missing)} tensors are missing, {first} among them")
-    return found
+    return found, unfit

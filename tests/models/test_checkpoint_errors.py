@@ -78,6 +78,16 @@ def test_wrong_shapes(write_folder, tensors, name, shape):
     assert_refused(write_folder(tensors), name, str(shape), "does not fit config.json")
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [("classifier.weight", (2, 32), (32, 3)), ("classifier.bias", (1, 3), (3,))],
+)
+def test_a_head_of_another_shape(write_folder, tensors, name, shape, expected):
+    """It is there: to say that it is missing would send people looking for another file."""
+    tensors[name] = np.zeros(shape, np.float32)
+    assert_refused(write_folder(tensors), name, str(shape), str(expected), "does not fit config")
+
+
 def test_missing_tensors_are_counted_and_named(write_folder, tensors):
     del tensors[QUERY]
     del tensors["bert.encoder.layer.1.output.dense.bias"]
