@@ -46,7 +46,8 @@ from lpaf_jax.models.tensors import (
 )
 
 _EXTRA = "state.safetensors"
-_TOKENIZER_FILES = (
+# What travels from folder to folder beside the weights: the tokenizer, and how text is made.
+BESIDE = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -54,6 +55,9 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
 )
 # What the source's config.json says of its own files: ours hold float32, and ranks of their own.
 _NOT_CARRIED = ("_name_or_path", "auto_map", "dtype", "lpaf_ranks", "torch_dtype")
@@ -136,7 +140,7 @@ def save_model(
     Args:
         model: dense or factorized; its low-rank layers are stored as factors.
         folder: where to; what stands there is replaced.
-        source: the folder whose `config.json` and tokenizer go along.
+        source: the folder whose `config.json` and files of `BESIDE` go along.
         label_names: name of each output of a classification head, in order; None for others.
         card: text of the model card, README.md.
         reads: what it reads and is judged by, kept in `config.json` as `lpaf_reads`; see
@@ -225,8 +229,8 @@ def saved_config(
 def write_beside(target: Path, source: Path, config: dict[str, Any], card: str) -> None:
     """Write into `target` what lies beside the weights.
 
-    That is the config, the card, the source's tokenizer, and for a factorized model the code by
-    which PyTorch reads it.
+    That is the config, the card, what the source has of `BESIDE`, and for a factorized model the
+    code by which PyTorch reads it.
     """
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (target / "README.md").write_text(card, encoding="utf-8")
@@ -236,7 +240,7 @@ def write_beside(target: Path, source: Path, config: dict[str, Any], card: str) 
         assert head is not None  # `saved_config` names it
         code = modeling_code(name, FAMILIES[name].architectures[head])
         (target / MODELING_FILE).write_text(code, encoding="utf-8")
-    for name in _TOKENIZER_FILES:
+    for name in BESIDE:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
 

@@ -4,9 +4,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lpaf_jax.errors import LpafError
+from lpaf_jax.models.checkpoint import BESIDE
 
-_NEEDED = ("config.json", "tokenizer.json", "*.safetensors", "model.safetensors.index.json")
-_TOKENIZER = ("vocab.txt", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+# Not all safetensors: beside these, Mistral's repositories hold all weights under other names.
+_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_NEEDED = ("config.json", "tokenizer.json", *_WEIGHTS)
+_PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 
 def resolve_model(name: str) -> Path:
@@ -55,9 +58,21 @@ def packaged_minilm() -> Path:
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download  # slow to import, needed for hub ids alone
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def fetch(*patterns: str) -> Path:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[*_NEEDED, *_TOKENIZER]))
+        try:
+            folder = fetch(*_NEEDED, *BESIDE)
+        except LocalEntryNotFoundError:
+            # The hub is out of reach, and what was fetched before may lack a file of the second
+            # kind, which models do without.
+            folder = fetch(*_NEEDED)
+        if not any(folder.glob(_WEIGHTS[0])):
+            fetch(*_PICKLED)
+        return folder
     except Exception as error:  # the hub client raises a dozen kinds: network, access, not found
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise LpafError(

@@ -145,7 +145,8 @@ def test_a_model_made_dense_again_is_a_bert_again(factorized, save, tmp_path):
 
 
 def test_config_card_and_tokenizer_go_along(model, save, folder):
-    for name in ("tokenizer.json", "vocab.txt"):
+    beside = ["added_tokens.json", "chat_template.jinja", "generation_config.json"]
+    for name in ("tokenizer.json", "vocab.txt", *beside):
         (folder / name).write_text(f"the {name}")
     (folder / "pytorch_model.bin").write_text("not ours to carry")
     values = {**config_of(folder), "_name_or_path": "somewhere", "dtype": "float16"}
@@ -153,7 +154,10 @@ def test_config_card_and_tokenizer_go_along(model, save, folder):
     out = save(model, label_names=["α", "β", "γ"], card="# Größe")
     assert sorted(file.name for file in out.iterdir()) == [
         "README.md",
+        "added_tokens.json",
+        "chat_template.jinja",
         "config.json",
+        "generation_config.json",
         "model.safetensors",
         "tokenizer.json",
         "vocab.txt",

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 
 from lpaf_jax.errors import LpafError
 from lpaf_jax.models import hub, packaged_minilm, resolve_model
@@ -88,19 +90,94 @@ def test_a_hub_error_without_words(monkeypatch):
         resolve_model("owner/name")
 
 
-def test_a_hub_id_fetches_what_is_read_and_no_other_weights(monkeypatch, folder):
-    wanted = []
+@pytest.fixture
+def repository(monkeypatch, tmp_path):
+    """`repository(files, cached=None) -> folder` behind `snapshot_download`, as the hub has it.
 
-    def download(name, allow_patterns):
-        wanted.extend(allow_patterns)
-        return str(folder)
+    With `cached` the hub is out of reach: these are there, and what lacks of `files` is known.
+    """
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    def serve(files, cached=None):
+        folder = tmp_path / "snapshot"
+        folder.mkdir()
+        for file in cached or ():
+            (folder / file).touch()
+
+        def download(name, allow_patterns):
+            asked = set(filter_repo_objects(files, allow_patterns=allow_patterns))
+            if cached is not None and not asked <= set(cached):
+                raise LocalEntryNotFoundError("the snapshot is incomplete")
+            for file in asked:
+                (folder / file).touch()
+            return str(folder)
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+        return folder
+
+    return serve
+
+
+SAFETENSORS = [
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+    "model.safetensors.index.json",
+]
+PICKLED = [
+    "pytorch_model-00001-of-00002.bin",
+    "pytorch_model-00002-of-00002.bin",
+    "pytorch_model.bin.index.json",
+]
+BESIDE = [
+    "added_tokens.json",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+]
+OTHERS = [
+    "README.md",
+    "consolidated.safetensors",
+    "flax_model.msgpack",
+    "model.onnx",
+    "tf_model.h5",
+    "training_args.bin",
+]
+
+
+@pytest.mark.parametrize(
+    ("held", "fetched"),
+    [
+        (["model.safetensors"], ["model.safetensors"]),
+        (SAFETENSORS, SAFETENSORS),
+        ([*SAFETENSORS, *PICKLED, "pytorch_model.bin"], SAFETENSORS),
+        (["pytorch_model.bin"], ["pytorch_model.bin"]),
+        (PICKLED, PICKLED),
+    ],
+    ids=["safetensors", "shards", "both", "pickled", "pickled shards"],
+)
+def test_a_hub_id_fetches_what_is_read_and_no_other_weights(repository, held, fetched):
+    folder = repository([*held, *BESIDE, *OTHERS])
     assert resolve_model("owner/name") == folder
-    files = [Path(f"{stem}.{end}") for stem, end in (("config", "json"), ("tokenizer", "json"))]
-    files += [Path("model.safetensors"), Path("model-00001-of-00002.safetensors")]
-    files += [Path("model.safetensors.index.json"), Path("vocab.txt")]
-    for file in files:
-        assert any(file.match(pattern) for pattern in wanted), file
-    for file in map(Path, ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "model.onnx")):
-        assert not any(file.match(pattern) for pattern in wanted), file
+    assert sorted(file.name for file in folder.iterdir()) == sorted([*fetched, *BESIDE])
+
+
+@pytest.mark.parametrize("weights", [SAFETENSORS, PICKLED], ids=["safetensors", "pickled"])
+def test_what_was_fetched_before_is_found_without_the_hub(repository, weights):
+    """Also where files lack that a model does without, as earlier versions did not fetch them."""
+    files = [*SAFETENSORS, *PICKLED, *BESIDE] if weights == SAFETENSORS else [*PICKLED, *BESIDE]
+    folder = repository(files, cached=["config.json", "tokenizer.json", *weights])
+    assert resolve_model("owner/name") == folder
+
+
+@pytest.mark.parametrize("lacking", [SAFETENSORS[1], "config.json"])
+def test_half_a_model_without_the_hub(repository, lacking):
+    files = [*SAFETENSORS, *BESIDE]
+    repository(files, cached=[file for file in files if file != lacking])
+    with pytest.raises(LpafError, match="could not be had from the hub: the snapshot is incom"):
+        resolve_model("owner/name")
