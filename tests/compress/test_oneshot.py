@@ -22,6 +22,7 @@ from lpaf_jax.errors import LpafError
 from lpaf_jax.importance import activation_moments
 from lpaf_jax.linalg import LowRank, metric_svd, singular_values
 from lpaf_jax.models import DecoderOnDisk, compressible, load_model, parameters
+from tests.programs import equations
 from tests.tiny_decoder import LENGTH, VOCABULARY, narrow, write_decoder
 
 RANDOM = np.random.default_rng(1)
@@ -186,16 +187,32 @@ def test_a_matrix_that_factors_would_not_shrink_stays_dense_and_pays_for_no_more
     assert ranks == {"a": 8, "b": 2}
 
 
-def test_the_spectrum_that_ranks_are_chosen_by() -> None:
-    w = RANDOM.normal(size=(6, 9))
-    x = RANDOM.normal(size=(20, 6))
-    expected = np.linalg.svd(x @ w, compute_uv=False)[:6]
-    found = _spectrum(jnp.asarray(w, jnp.float32), jnp.asarray(x.T @ x, jnp.float32))
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
-    rows = RANDOM.random(6)
-    weighed = jnp.asarray(np.sqrt(rows)[:, None] * w)
-    found = _spectrum(jnp.asarray(w, jnp.float32), jnp.asarray(rows, jnp.float32))
-    np.testing.assert_allclose(found, singular_values(weighed), rtol=1e-3)
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6), (7, 7)], ids=str)
+@pytest.mark.parametrize("rows", [20, 4], ids=["regular", "singular"])
+def test_the_spectrum_that_ranks_are_chosen_by(shape: tuple[int, int], rows: int) -> None:
+    rng = np.random.default_rng(3)
+    w, x = rng.normal(size=shape), rng.normal(size=(rows, shape[0]))
+    narrow_w, moment = jnp.asarray(w, jnp.float32), jnp.asarray(x.T @ x, jnp.float32)
+    close = {"rtol": 1e-3, "atol": 2e-2}  # what is near zero is the root of what is rounded
+    expected = np.zeros(min(shape))
+    values = np.linalg.svd(x @ w, compute_uv=False)[: min(shape)]
+    expected[: len(values)] = values
+    np.testing.assert_allclose(_spectrum(narrow_w, moment), expected, **close)
+    scores = rng.random(shape[0])
+    weighed = jnp.asarray(np.sqrt(scores)[:, None] * w)
+    found = _spectrum(narrow_w, jnp.asarray(scores, jnp.float32))
+    np.testing.assert_allclose(found, singular_values(weighed), **close)
+    found = _spectrum(narrow_w, None)
+    np.testing.assert_allclose(found, singular_values(jnp.asarray(w)), **close)
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6)], ids=str)
+@pytest.mark.parametrize("dimensions", [0, 1, 2], ids=["none", "vector", "matrix"])
+def test_eigenvalues_are_of_the_smaller_side(shape: tuple[int, int], dimensions: int) -> None:
+    metric = jnp.ones((shape[0],) * dimensions) if dimensions else None
+    program = equations(_spectrum, jnp.ones(shape), metric)
+    sides = {e.invars[0].aval.shape for e in program if e.primitive.name == "eigh"}
+    assert sides == {(6, 6)}
 
 
 def test_texts_longer_than_the_model_reads_are_refused(folder: Path, tmp_path: Path) -> None:
