@@ -27,7 +27,8 @@ def inspect_model(place: Path) -> dict[str, Any]:
     Returns:
         JSON values. `matrices` has one entry for each compressible matrix: its `name`, `shape`
         (in, out), `rank` (None where it is dense), `parameters` stored, `dense_parameters`,
-        `bytes` and `dtype`; `parameters` has the sums of these, as in the metrics of a run.
+        `bytes` and `dtype`; `parameters` has the sums of these, as in the metrics of a run. A
+        finished `run` has the primary `metric` of its task and its value, `scores`, by stage.
 
     Raises:
         LpafError: a file is missing or damaged, or the family is not known.
@@ -111,13 +112,11 @@ def _origin(place: Path) -> dict[str, Any] | None:
         return _one_shot(place.absolute().parent)
     run, stage = found
     settings, metrics = run_record(run, "settings.json"), run_record(run, "metrics.json")
-    accuracy = {
-        name: figures["accuracy"]
-        for name, figures in metrics.get("stages", {}).items()
-        if "accuracy" in figures
-    }
-    told = {key: metrics[key] for key in ("recipe", "finished") if key in metrics}
-    return {"folder": str(run), "stage": stage, "settings": settings, "accuracy": accuracy} | told
+    metric = metrics.get("metrics", ["accuracy"])[0]
+    scores = {name: figures[metric] for name, figures in metrics.get("stages", {}).items()}
+    told: dict[str, Any] = {k: metrics[k] for k in ("recipe", "finished") if k in metrics}
+    told |= {"metric": metric, "scores": scores} if scores else {}
+    return {"folder": str(run), "stage": stage, "settings": settings} | told
 
 
 def _one_shot(folder: Path) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from lpaf_jax.report import facts
 from lpaf_jax.report.matrix_names import order, parts
+from lpaf_jax.report.measures import MEASURES
 
 _LABELS = 8
 
@@ -31,9 +32,9 @@ def _facts(found: Mapping[str, Any]) -> Table:
     rows = {
         "Folder": found["folder"],
         "Family": f"{found['family']}, {found['head'] or 'no'} head",
-        "Classes": _classes(found["labels"]) if found["head"] == "classification" else "",
+        **(_answers(found["labels"]) if found["head"] == "classification" else {}),
         **_made(found["run"]),
-        "Reads": _reads(found["marks"].get("lpaf_reads", {})),
+        "Reads": _reads(found["marks"].get("lpaf_reads", {}), found["head"]),
         **{
             key.removeprefix("lpaf_").replace("_", " ").capitalize(): str(value)
             for key, value in found["marks"].items()
@@ -51,14 +52,19 @@ def _facts(found: Mapping[str, Any]) -> Table:
     return table
 
 
-def _classes(names: list[str]) -> str:
+def _answers(names: list[str]) -> dict[str, str]:
+    if len(names) == 1:
+        return {"Gives": "a number (regression)"}
     more = f" and {len(names) - _LABELS} more" if len(names) > _LABELS else ""
-    return f"{len(names)}: {', '.join(names[:_LABELS])}{more}" if names else ""
+    return {"Classes": f"{len(names)}: {', '.join(names[:_LABELS])}{more}"} if names else {}
 
 
-def _reads(reads: Mapping[str, Any]) -> str:
+def _reads(reads: Mapping[str, Any], head: str | None) -> str:
     if "length" not in reads:
         return ""
+    if head == "span":
+        stride = f" (--doc-stride {reads['stride']})" if "stride" in reads else ""
+        return f"questions and contexts, in overlapping windows of {reads['length']} tokens{stride}"
     kind = "pairs of texts" if reads.get("pairs") else "texts"
     return f"{kind}, cut at {reads['length']} tokens"
 
@@ -78,9 +84,10 @@ def _made(run: Mapping[str, Any] | None) -> dict[str, str]:
         weighed = ["plain SVD"] if facts.plain_svd(settings) else told
         seed = f"seed {settings['seed']}" if "seed" in settings else ""
         rows["Recipe"] = ", ".join(x for x in (run.get("recipe"), *weighed, seed) if x)
-    if run["accuracy"]:
-        told = (f"{name} {facts.percent(share)}" for name, share in run["accuracy"].items())
-        rows["Accuracy"] = ", ".join(told)
+    if "scores" in run:
+        measure = MEASURES[run["metric"]]
+        scores = (f"{stage} {measure.show(score)}" for stage, score in run["scores"].items())
+        rows[measure.name[0].upper() + measure.name[1:]] = ", ".join(scores)
     if "finished" in run:
         rows["Finished"] = facts.moment(run["finished"])
     return rows

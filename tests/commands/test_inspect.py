@@ -23,6 +23,11 @@ def inspect(capsys: Capture, *words: str | Path) -> dict[str, Any]:
     return found
 
 
+def told(capsys: Capture, run: Path) -> str:
+    assert main(["inspect", str(run)]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
 def test_a_run_shows_rank_numbers_and_size_of_every_matrix(finished: Path, capsys: Capture) -> None:
     found = inspect(capsys, finished)
     metrics = json.loads((finished / "metrics.json").read_text())
@@ -45,7 +50,8 @@ def test_a_run_shows_rank_numbers_and_size_of_every_matrix(finished: Path, capsy
     assert found["bytes_on_disk"] == metrics["bytes_on_disk"]["final"]
     assert sum(found["bytes"].values()) == sum(x.nbytes for x in stored.values())
     assert found["run"]["stage"] == "final"
-    assert found["run"]["accuracy"]["dense"] == metrics["stages"]["dense"]["accuracy"]
+    assert found["run"]["metric"] == "accuracy"
+    assert found["run"]["scores"]["dense"] == metrics["stages"]["dense"]["accuracy"]
 
 
 def test_the_table_is_in_words(finished: Path, capsys: Capture) -> None:
@@ -66,7 +72,7 @@ def test_the_table_is_in_words(finished: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "recipe"),
     [
         ({}, "lpaf, solver row, importance score, seed 0"),
         ({"without": ["weighting"]}, "lpaf, plain SVD, seed 0"),
@@ -76,14 +82,46 @@ def test_the_table_is_in_words(finished: Path, capsys: Capture) -> None:
     ],
 )
 def test_what_weighed_the_matrices_is_told(
-    finished: Path, tmp_path: Path, capsys: Capture, changed: dict[str, Any], told: str
+    finished: Path, tmp_path: Path, capsys: Capture, changed: dict[str, Any], recipe: str
 ) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     settings = json.loads((run / "settings.json").read_text())
     (run / "settings.json").write_text(json.dumps(settings | changed))
-    assert main(["inspect", str(run)]) == 0
-    rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
-    assert ["Recipe", told] in [[cell.strip() for cell in row] for row in rows]
+    assert f"Recipe {recipe} " in told(capsys, run)
+
+
+def test_a_regression_gives_a_number_and_is_judged_by_its_correlation(
+    graded_run: Path, capsys: Capture
+) -> None:
+    stages = json.loads((graded_run / "metrics.json").read_text())["stages"]
+    said = told(capsys, graded_run)
+    assert "Gives a number (regression)" in said
+    assert "Classes" not in said
+    scores = ", ".join(f"{stage} {figures['pearson']:.3f}" for stage, figures in stages.items())
+    assert f"Pearson correlation {scores}" in said
+
+
+def test_a_model_of_spans_reads_windows_and_is_judged_by_f1(
+    asked_run: Path, capsys: Capture
+) -> None:
+    stages = json.loads((asked_run / "metrics.json").read_text())["stages"]
+    said = told(capsys, asked_run)
+    assert "questions and contexts, in overlapping windows of 16 tokens (--doc-stride 128)" in said
+    scores = ", ".join(f"{stage} {100 * figures['f1']:.1f} %" for stage, figures in stages.items())
+    assert f"F1 {scores}" in said
+
+
+def test_the_primary_metric_is_shown_where_there_is_accuracy_too(
+    finished: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["metrics"] = ["mcc", "accuracy"]
+    for figures in metrics["stages"].values():
+        figures["mcc"] = 0.5
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    found = inspect(capsys, run)["run"]
+    assert (found["metric"], set(found["scores"].values())) == ("mcc", {0.5})
 
 
 def test_a_dense_model_is_whole(finished: Path, tiny: Tiny, capsys: Capture) -> None:
