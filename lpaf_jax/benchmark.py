@@ -9,7 +9,8 @@ import jax
 
 from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.files import read_json
-from lpaf_jax.folders import model_folder, run_of, stage_folder
+from lpaf_jax.folders import model_folder, run_of, run_record, stage_folder
+from lpaf_jax.inspection import inspect_model
 from lpaf_jax.machine import usable_cpus, versions
 from lpaf_jax.models.families import FAMILIES, Head, default_head, family_name
 from lpaf_jax.models.headless import load_headless
@@ -30,10 +31,12 @@ def find_pair(folder: Path, against: Path | None = None) -> Pair:
 
     Args:
         folder: of a run or of a compressed model.
-        against: of a dense model, or of a run that kept its own; None takes that of the run.
+        against: of a dense model, or of a run that kept its own; None takes that of the run, or
+            the one that a compression without training read, where it still lies there.
 
     Raises:
-        LpafError: a folder is missing, or the one is not compressed or the other one not dense.
+        LpafError: a folder is missing, the one is not compressed or the other one not dense, or
+            they differ in family or matrices.
     """
     compressed = model_folder(folder)
     if not _ranks(compressed):
@@ -43,10 +46,17 @@ def find_pair(folder: Path, against: Path | None = None) -> Pair:
         dense = model_folder(against, "final" if own else "dense")
         if _ranks(dense):
             raise LpafError(f"{dense} is compressed: name a dense model after --against")
+        if difference := _difference(dense, compressed):
+            raise LpafError(
+                f"{dense} is no dense form of {compressed}: {difference}; name another model "
+                "after --against"
+            )
         return Pair(dense, compressed)
     run = run_of(compressed)
-    kept = stage_folder(run[0], "dense") if run else None
-    return Pair(kept if kept and (kept / "config.json").is_file() else None, compressed)
+    places = [stage_folder(run[0], "dense")] if run else _sources(compressed.absolute().parent)
+    there = (place for place in places if (place / "config.json").is_file())
+    alike = (p for p in there if not _ranks(p) and not _difference(p, compressed))
+    return Pair(next(alike, None), compressed)
 
 
 def run_benchmark(
@@ -116,6 +126,32 @@ def run_benchmark(
         "frameworks": frameworks,
         "versions": versions(),
     }
+
+
+def _sources(run: Path) -> list[Path]:
+    """Where the model that a compression without training read may lie.
+
+    Its path was relative to the folder that --out was relative to, which need not be ours.
+    """
+    settings = run_record(run, "one_shot.json").get("settings")
+    if settings is None:
+        return []
+    model, out = Path(settings["model"]).expanduser(), Path(settings["out"])
+    beside = Path(*run.parts[: -len(out.parts)])
+    return [beside / model, model] if beside / out == run else [model]
+
+
+def _difference(dense: Path, compressed: Path) -> str | None:
+    """In what family or matrix two models differ; None where they are alike."""
+    one, other = inspect_model(dense), inspect_model(compressed)
+    if one["family"] != other["family"]:
+        return f"the one is of family {one['family']}, the other of {other['family']}"
+    own, theirs = ({m["name"]: tuple(m["shape"]) for m in x["matrices"]} for x in (one, other))
+    for name in own | theirs:
+        if own.get(name) != theirs.get(name):
+            words = (" × ".join(map(str, x.get(name, ("absent",)))) for x in (own, theirs))
+            return f"{name} is {next(words)} in the one, {next(words)} in the other"
+    return None
 
 
 def _ranks(place: Path) -> dict[str, int]:

@@ -45,6 +45,6 @@ class Bench:
             repeats=self.repeats,
             say=told.print,
         )
-        if self.json is not None:
-            write_json(self.json, found | {"verdict": verdict(found)})
         print_benchmark(found, Console(highlight=False, markup=False, emoji=False))
+        if self.json is not None:  # last: a file that cannot be written costs no measurement
+            write_json(self.json, found | {"verdict": verdict(found)})

@@ -13,7 +13,9 @@ _NAMES = {"jax": "JAX", "pytorch": "PyTorch"}
 
 
 def print_benchmark(found: Mapping[str, Any], console: Console) -> None:
-    """A table for each framework, what was measured, and the verdict last."""
+    """What is compared, a table for each framework, what was measured, and the verdict last."""
+    console.print(f"Compressed: {found['compressed']}", soft_wrap=True)
+    console.print(f"Dense: {found['dense'] or 'random weights of its shape'}", soft_wrap=True)
     for name, of in found["frameworks"].items():
         console.print(_table(name, of))
     console.print(_measured(found))
@@ -74,7 +76,7 @@ def _measured(found: Mapping[str, Any]) -> str:
     }
     count = found["repeats"]
     lines = [
-        f"A forward pass without dropout, {found['length']} tokens a text, on "
+        f"A forward pass without dropout, in float32, {found['length']} tokens a text, on "
         f"{found['backend']} ({found['cores']} cores); {count} passes of each model, which took "
         "turns, one framework after the other. In brackets: the range that the least and the most "
         "of both allow.",

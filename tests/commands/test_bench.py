@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from lpaf_jax.benchmark import Pair, _torch_twins
+from lpaf_jax.benchmark import Pair, _torch_twins, find_pair
 from lpaf_jax.cli import main
+from lpaf_jax.errors import LpafError
 from lpaf_jax.models.latency import time_in_turns
+from lpaf_jax.oneshot import compress_one_shot
 from lpaf_jax.report.bench import verdict
 from tests.tiny import POSITIONS, Tiny
+from tests.tiny_decoder import write_decoder, write_text
 
 Capture = pytest.CaptureFixture[str]
 SHORT = ("--batches", "1", "3", "--length", "8", "--repeats", "2")
@@ -55,6 +59,65 @@ def test_a_run_is_timed_beside_its_own_dense_model(
     assert "PyTorch is not installed" in told
     lines = " ".join(told.split())
     assert lines.endswith(found["verdict"])
+
+
+@pytest.mark.usefixtures("no_torch")
+def test_what_is_compared_is_named_and_a_file_that_cannot_be_written_costs_no_measurement(
+    finished: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "file").touch()
+    words = ["bench", str(finished), *SHORT, "--json", str(tmp_path / "file" / "times.json")]
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert "cannot write" in said.err
+    lines = said.out.splitlines()
+    assert f"Compressed: {finished / 'model'}" in lines
+    assert f"Dense: {finished / 'stages' / 'dense'}" in lines
+    told = " ".join(said.out.split())
+    assert "In JAX the compressed model is at batch 1" in told
+    assert "in float32" in told
+
+
+def test_a_dense_model_of_another_family_or_shape_is_refused(
+    finished: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(LpafError, match="family gpt2, the other of bert; name another"):
+        find_pair(finished, write_decoder(tmp_path / "gpt2", "gpt2"))
+    dense = finished / "stages" / "dense"
+    for name, change, told in (
+        ("narrow", lambda x: x[:48].copy(), "32 × 48 in the one, 32 × 64 in the other"),
+        ("less", None, "absent in the one, 32 × 64 in the other"),
+    ):
+        other = Path(shutil.copytree(dense, tmp_path / name))
+        tensors = load_file(other / "model.safetensors")
+        wide = "bert.encoder.layer.1.intermediate.dense.weight"
+        x = tensors.pop(wide)
+        save_file(tensors | ({wide: change(x)} if change else {}), other / "model.safetensors")
+        with pytest.raises(LpafError, match=rf"layer\.1\.intermediate\.dense is {told}"):
+            find_pair(finished, other)
+
+
+def test_a_compression_without_training_is_timed_beside_what_it_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_decoder(tmp_path / "models" / "dense", "gpt2")
+    text = write_text(tmp_path / "text.txt", 100, seed=0)
+    chosen: dict[str, Any] = {"weighting": "none", "samples": 2, "params": 0.6, "quiet": True}
+    compress_one_shot("models/dense", calibration=text, out="runs/small", **chosen)
+    assert find_pair(Path("runs/small")).dense == tmp_path / "models" / "dense"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    run = tmp_path / "runs" / "small"
+    assert find_pair(run).dense == tmp_path / "models" / "dense"
+    moved = Path(shutil.copytree(run, tmp_path / "moved"))
+    assert find_pair(moved).dense is None
+    monkeypatch.chdir(tmp_path)
+    assert find_pair(moved).dense == Path("models/dense")
+    shutil.rmtree("models")
+    write_decoder(tmp_path / "models" / "dense", "gpt2", n_layer=1)
+    assert find_pair(run).dense is None
 
 
 @pytest.mark.usefixtures("no_torch")
