@@ -1,6 +1,8 @@
 """The one error a person is meant to read, and the end that a signal asks for."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class LpafError(ValueError):
@@ -20,6 +22,15 @@ class SettingError(LpafError):
     def __init__(self, names: tuple[str, ...], rest: str):
         super().__init__(f"{' and '.join(names)} {rest}")
         self.names, self.rest = names, rest
+
+
+@contextmanager
+def mended_by(remedy: str) -> Iterator[None]:
+    """Add to what is wrong with a file what to do about it."""
+    try:
+        yield
+    except LpafError as error:
+        raise LpafError(f"{error}; {remedy}") from None
 
 
 class Terminated(SystemExit):

@@ -21,11 +21,18 @@ from lpaf_jax.compress.oneshot import (
     compress_decoder,
 )
 from lpaf_jax.data import Tokenizer, load_tokenizer, sample_blocks, text_tokens, text_windows
-from lpaf_jax.errors import LpafError, SettingError
+from lpaf_jax.errors import LpafError, SettingError, mended_by
 from lpaf_jax.files import atomic_dir, free_bytes, read_json, write_json
 from lpaf_jax.importance import fisher_scores
 from lpaf_jax.machine import peak_memory, versions
-from lpaf_jax.models import DecoderOnDisk, as_function, load_model, parameters, resolve_model
+from lpaf_jax.models import (
+    DecoderOnDisk,
+    as_function,
+    check_saved,
+    load_model,
+    parameters,
+    resolve_model,
+)
 from lpaf_jax.models.checkpoint import saved_config, write_beside
 from lpaf_jax.models.names import file_name
 from lpaf_jax.models.tensors import ShardWriter, share_weights, weight_files
@@ -88,12 +95,7 @@ def run_one_shot(settings: OneShot) -> dict[str, Any]:
     result, work = settings.out / RESULT, settings.out / "work"
     progress = Progress(settings.out, settings.quiet)
     if result.is_file():
-        found = read_json(result)
-        if found.get("fingerprint") != mark:
-            raise LpafError(
-                f"{settings.out} holds the result of other settings, text or weights: name another "
-                "--out, or remove it"
-            )
+        found = _finished(result, mark)
         progress.say(f"{settings.out} is finished; there is nothing left to do")
         return found
     _claim(work, mark, settings.out)
@@ -120,6 +122,25 @@ def run_one_shot(settings: OneShot) -> dict[str, Any]:
     shutil.rmtree(work, ignore_errors=True)
     progress.close()
     return found
+
+
+def _finished(result: Path, mark: str) -> dict[str, Any]:
+    """What was found by the finished run whose `one_shot.json` this is.
+
+    Raises:
+        LpafError: it was a run of something else, or it or its model is damaged or gone.
+    """
+    with mended_by(f"delete {result} and give the same command again, which makes what is missing"):
+        found = read_json(result)
+        if not isinstance(found, dict):
+            raise LpafError(f"{result} does not hold the figures of a run")
+        if found.get("fingerprint") == mark:
+            check_saved(result.parent / "model")
+            return found
+    raise LpafError(
+        f"{result.parent} holds the result of other settings, text or weights: name another --out, "
+        "or remove it"
+    )
 
 
 def _check(settings: OneShot) -> None:

@@ -11,7 +11,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TextIO
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.errors import LpafError, mended_by
 from lpaf_jax.files import atomic_dir, free_bytes, read_json, write_json
 from lpaf_jax.models import check_saved
 from lpaf_jax.processes import is_first, together, well_everywhere
@@ -81,7 +81,7 @@ class Run:
         place = self.stage(name)
         if not (place / "config.json").is_file():
             return False
-        with _mended_by(f"delete {place} and {_AGAIN}"):
+        with mended_by(f"delete {place} and {_AGAIN}"):
             check_saved(place)
         return True
 
@@ -94,11 +94,11 @@ class Run:
         path, model = self.folder / "metrics.json", self.stage("final")
         if not path.is_file():
             return None
-        with _mended_by(f"delete it and {_AGAIN}"):
+        with mended_by(f"delete it and {_AGAIN}"):
             metrics = read_json(path)
             if not (isinstance(metrics, dict) and "stages" in metrics):
                 raise LpafError(f"{path} does not hold the figures of a run")
-        with _mended_by(f"delete {path} and {model} and {_AGAIN}"):
+        with mended_by(f"delete {path} and {model} and {_AGAIN}"):
             check_saved(model)
         return metrics
 
@@ -188,7 +188,7 @@ class Run:
     def seconds(self) -> dict[str, float]:
         """Seconds of each stage that was done here: one that was taken over has none."""
         path = self.folder / "seconds.json"
-        with _mended_by("delete it: nothing but times is lost"):
+        with mended_by("delete it: nothing but times is lost"):
             found = read_json(path) if path.is_file() else {}
             if not isinstance(found, dict):
                 raise LpafError(f"{path} does not hold the times of stages")
@@ -274,7 +274,7 @@ def _settings_in(folder: Path) -> dict[str, Any] | None:
     A setting that came later than the run stands at its default, which changes nothing.
     """
     path = folder / "settings.json"
-    with _mended_by(f"no run goes on without it: name another folder, or delete {folder}"):
+    with mended_by(f"no run goes on without it: name another folder, or delete {folder}"):
         values = read_json(path) if path.is_file() else None
     if not (isinstance(values, dict) and {"fingerprint", "params", "task"} <= values.keys()):
         return None
@@ -341,12 +341,3 @@ def _end_logged() -> Iterator[None]:
     except BaseException as stop:
         _LOG.warning("stopped: %s", type(stop).__name__.lstrip("_"))
         raise
-
-
-@contextmanager
-def _mended_by(remedy: str) -> Iterator[None]:
-    """Add to what is wrong with a file what to do about it."""
-    try:
-        yield
-    except LpafError as error:
-        raise LpafError(f"{error}; {remedy}") from None

@@ -109,6 +109,35 @@ def test_what_lies_beside_the_weights(place: Path) -> None:
     assert not (place / "run" / "work").exists()
 
 
+def test_a_finished_run_whose_result_is_damaged_is_not_called_finished(
+    place: Path, tmp_path: Path
+) -> None:
+    text, out = place / "calibration.txt", tmp_path / "run"
+    chosen: dict[str, Any] = {
+        "held_out": place / "held_out.txt",
+        "samples": 6,
+        "params": 0.6,
+        "quiet": True,
+    }
+    mend = rf"; delete {out}/one_shot\.json and give the same command again"
+    for damage in ("gone", "cut", "list"):
+        shutil.copytree(place / "run", out)
+        if damage == "gone":
+            shutil.rmtree(out / "model")
+        elif damage == "cut":
+            file = out / "model" / "model.safetensors"
+            file.write_bytes(file.read_bytes()[:-1])
+        else:
+            (out / "one_shot.json").write_text("[]")
+        with pytest.raises(LpafError, match=mend):
+            compress_one_shot(place / "llama", calibration=text, out=out, **chosen)
+        if damage == "gone":
+            (out / "one_shot.json").unlink()
+            compress_one_shot(place / "llama", calibration=text, out=out, **chosen)
+            load_model(out / "model")
+        shutil.rmtree(out)
+
+
 def test_a_finished_run_is_not_done_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (place / "run" / "one_shot.json").read_bytes()
     loud = [word for word in words(place, "run") if word != "--quiet"]
