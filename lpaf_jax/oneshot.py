@@ -91,13 +91,15 @@ def run_one_shot(settings: OneShot) -> dict[str, Any]:
         settings.seed,
     )
     held_out = _held_out(settings, tokenizer, length)
+    read = {"calibration_tokens": calibration.size}
+    read |= {} if held_out is None else {"held_out_tokens": held_out.size}
     mark = _fingerprint(source, calibration, held_out, settings)
     result, work = settings.out / RESULT, settings.out / "work"
     progress = Progress(settings.out, settings.quiet)
     if result.is_file():
         found = _finished(result, mark)
         progress.say(f"{settings.out} is finished; there is nothing left to do")
-        return found
+        return read | found
     _claim(work, mark, settings.out)
     _check_space(source, settings.out)
     matrices = source.matrices()
@@ -112,7 +114,7 @@ def run_one_shot(settings: OneShot) -> dict[str, Any]:
         source, calibration, plan, store, held_out=held_out, say=progress.say
     )
     seconds = time.monotonic() - started
-    found = _summary(settings, source, outcome, length, seconds) | {"fingerprint": mark}
+    found = _summary(settings, source, outcome, length, seconds) | read | {"fingerprint": mark}
     _assemble(source, store, outcome, settings.out / "model", one_shot_card(found))
     found["bytes_on_disk"] = {
         name: sum(file.stat().st_size for file in weight_files(folder))

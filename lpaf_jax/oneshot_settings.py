@@ -36,7 +36,7 @@ class OneShot:
     length: Annotated[int | None, _LENGTH_HINT] = None
     """Tokens of a piece."""
     held_out: Annotated[Path | None, _FILE_OR_NONE] = None
-    """Text whose perplexity is taken before and after, on as many pieces at most."""
+    """Text whose perplexity is taken before and after, on its first pieces, as many at most."""
     text_column: Annotated[str, arg(metavar="NAME")] = "text"
     """Column of the text in a file of rows."""
     seed: int = 0

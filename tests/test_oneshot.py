@@ -105,8 +105,16 @@ def test_what_lies_beside_the_weights(place: Path) -> None:
     assert config["architectures"] == ["LpafLlamaForCausalLM"]
     assert len(config["lpaf_ranks"]) == 2 * 7
     assert (folder / "tokenizer.json").is_file()
-    assert "Perplexity" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert f"Perplexity of the first {6 * LENGTH} tokens of a held-out text" in card
+    assert f"its outputs on {6 * LENGTH} tokens of a calibration text" in card
     assert not (place / "run" / "work").exists()
+
+
+def test_the_tokens_that_were_read_are_told(place: Path) -> None:
+    found = json.loads((place / "run" / "one_shot.json").read_text())
+    # 100 tokens are six whole pieces of 16.
+    assert (found["calibration_tokens"], found["held_out_tokens"]) == (6 * LENGTH, 6 * LENGTH)
 
 
 def test_a_finished_run_whose_result_is_damaged_is_not_called_finished(
@@ -151,7 +159,8 @@ def test_what_it_came_to_is_printed(place: Path, capsys: pytest.CaptureFixture[s
     assert main(loud) == 0
     printed = capsys.readouterr().out
     assert "of the compressible weights are kept" in printed
-    assert "Perplexity of the held-out text" in printed
+    assert f"{6 * LENGTH} tokens of the calibration text were read" in printed
+    assert f"Perplexity of the held-out text, its first {6 * LENGTH} tokens: " in printed
     assert str(place / "run" / "model") in printed
 
 

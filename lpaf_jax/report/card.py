@@ -48,9 +48,10 @@ def one_shot_card(found: Metrics) -> str:
     """README.md of a decoder that was compressed without training: what it is, figures, use."""
     name = _text(found["model"] if _base(found["model"])[0] else Path(found["model"]).name)
     settings, ratio = found["settings"], found["encoder_params_ratio"]
+    calibration = f"{found['calibration_tokens']:,} tokens of a calibration text"
     metric = {
-        "activations": "so that its outputs on a calibration text change least",
-        "fisher": "weighted by the Fisher information of its rows",
+        "activations": f"so that its outputs on {calibration} change least",
+        "fisher": f"weighted by the Fisher information of its rows on {calibration}",
         "none": "by plain SVD",
     }[settings["weighting"]]
     front = {
@@ -65,7 +66,8 @@ def one_shot_card(found: Metrics) -> str:
     if found["perplexity"]:
         dense, small = (found["perplexity"][key] for key in ("dense", "compressed"))
         figures.append(
-            f"- Perplexity of a held-out text, in pieces of {found['length']} tokens: "
+            f"- Perplexity of the first {found['held_out_tokens']:,} tokens of a held-out text, "
+            f"in pieces of {found['length']}: "
             f"{dense:.2f} before, {small:.2f} after."
         )
     parts = [

@@ -220,9 +220,13 @@ def one_shot_lines(found: Metrics) -> list[str]:
         f"{facts.percent(found['encoder_params_ratio'])} of the compressible weights are kept, "
         f"{facts.percent(found['total_params_ratio'])} of all; the files have "
         f"{facts.size(found['bytes_on_disk']['compressed'])} where they had "
-        f"{facts.size(found['bytes_on_disk']['dense'])}."
+        f"{facts.size(found['bytes_on_disk']['dense'])}.",
+        f"{found['calibration_tokens']:,} tokens of the calibration text were read.",
     ]
     if found["perplexity"]:
         dense, small = (found["perplexity"][name] for name in ("dense", "compressed"))
-        lines.append(f"Perplexity of the held-out text: {dense:.2f} before, {small:.2f} after.")
+        lines.append(
+            f"Perplexity of the held-out text, its first {found['held_out_tokens']:,} tokens: "
+            f"{dense:.2f} before, {small:.2f} after."
+        )
     return lines
