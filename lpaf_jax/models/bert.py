@@ -35,6 +35,7 @@ class BertConfig:
     attention_probs_dropout_prob: float = 0.1
     classifier_dropout: float | None = None
     num_labels: int = 2
+    initializer_range: float = 0.02
 
     family: ClassVar[str] = "BERT"
 
@@ -177,7 +178,7 @@ class BertClassifier(EncoderModel):
     prefix = "bert"
 
     def __init__(self, config: BertConfig, key: Array):
-        init = Initializer(key)
+        init = Initializer(key, config.initializer_range)
         self.bert = PooledBert(config, init)
         self.classifier = init.linear(config.hidden_size, config.num_labels)
         self.num_labels = config.num_labels
@@ -200,7 +201,7 @@ class BertSpans(EncoderModel):
     prefix = "bert"
 
     def __init__(self, config: BertConfig, key: Array):
-        init = Initializer(key)
+        init = Initializer(key, config.initializer_range)
         self.bert = Bert(config, init)
         self.qa_outputs = init.linear(config.hidden_size, 2)
         self.positions = config.max_position_embeddings

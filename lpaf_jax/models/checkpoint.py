@@ -102,7 +102,7 @@ def load_model(
     if absent and (chosen == "lm" or not asked):
         other = next((unfit[path] for path in absent if path in unfit), None)
         raise LpafError(other or f"{folder} holds no {chosen} head: {absent[0]} is missing")
-    init = Initializer(jax.random.key(seed))
+    init = Initializer(jax.random.key(seed), family.config(values).initializer_range)
     drawn = {
         path: init.normal(*shape) if len(shape) > 1 else jnp.zeros(shape)
         for path, shape in ((path, wanted[path].shape) for path in absent)

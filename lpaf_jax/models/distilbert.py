@@ -43,6 +43,7 @@ class DistilBertConfig:
     seq_classif_dropout: float = 0.2
     qa_dropout: float = 0.1
     num_labels: int = 2
+    initializer_range: float = 0.02
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "DistilBertConfig":
@@ -140,7 +141,7 @@ class DistilBertClassifier(EncoderModel):
     prefix = "distilbert"
 
     def __init__(self, config: DistilBertConfig, key: Array):
-        init = Initializer(key)
+        init = Initializer(key, config.initializer_range)
         self.distilbert = DistilBert(config, init)
         self.pre_classifier = init.linear(config.dim, config.dim)
         self.classifier = init.linear(config.dim, config.num_labels)
@@ -164,7 +165,7 @@ class DistilBertSpans(EncoderModel):
     prefix = "distilbert"
 
     def __init__(self, config: DistilBertConfig, key: Array):
-        init = Initializer(key)
+        init = Initializer(key, config.initializer_range)
         self.distilbert = DistilBert(config, init)
         self.qa_outputs = init.linear(config.dim, 2)
         self.dropout_rate = config.qa_dropout

@@ -46,6 +46,7 @@ class Gpt2Config:
     tie_word_embeddings: bool = True
     pad_token_id: int | None = None
     num_labels: int = 2
+    initializer_range: float = 0.02
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Gpt2Config":
@@ -163,7 +164,7 @@ class Gpt2LanguageModel(LanguageModel):
     """
 
     def __init__(self, config: Gpt2Config, key: Array):
-        init = Initializer(key)
+        init = Initializer(key, config.initializer_range)
         self.transformer = Gpt2(config, init)
         self._add_head(init, config.n_embd, config.vocab_size, config.tie_word_embeddings)
         self.positions = config.n_positions
@@ -177,7 +178,7 @@ class Gpt2Classifier(Classifier):
     """GPT-2 that classifies a text by its last token. Arguments as of `Gpt2LanguageModel`."""
 
     def __init__(self, config: Gpt2Config, key: Array):
-        init = Initializer(key)
+        init = Initializer(key, config.initializer_range)
         self.transformer = Gpt2(config, init)
         self._add_head(init, config.n_embd, config.num_labels, config.pad_token_id)
         self.positions = config.n_positions

@@ -8,14 +8,19 @@ from lpaf_jax.models.layers import Embedding, LayerNorm, Linear, RMSNorm
 
 
 class Initializer:
-    """Draws the initial tensors of a model: normal with deviation 0.02, as BERT was trained."""
+    """Draws the initial tensors of a model from a normal distribution.
 
-    def __init__(self, key: Array):
-        self._key = key
+    Args:
+        key: where they come from.
+        deviation: `initializer_range` of the config, 0.02 unless it says otherwise.
+    """
+
+    def __init__(self, key: Array, deviation: float = 0.02):
+        self._key, self._deviation = key, deviation
 
     def normal(self, *shape: int) -> Array:
         self._key, key = jax.random.split(self._key)
-        return 0.02 * jax.random.normal(key, shape)
+        return self._deviation * jax.random.normal(key, shape)
 
     def linear(self, m: int, n: int, *, bias: bool = True) -> Linear:
         return Linear(self.normal(m, n), jnp.zeros(n) if bias else None)

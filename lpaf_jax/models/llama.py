@@ -85,6 +85,7 @@ class LlamaConfig:
     tie_word_embeddings: bool = False
     pad_token_id: int | None = None
     num_labels: int = 2
+    initializer_range: float = 0.02
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "LlamaConfig":
@@ -264,7 +265,7 @@ class LlamaLanguageModel(LanguageModel):
     """
 
     def __init__(self, config: LlamaConfig, key: Array):
-        init = Initializer(key)
+        init = Initializer(key, config.initializer_range)
         self.model = Llama(config, init)
         self._add_head(init, config.hidden_size, config.vocab_size, config.tie_word_embeddings)
         self.positions = config.max_position_embeddings
@@ -278,7 +279,7 @@ class LlamaClassifier(Classifier):
     """Llama that classifies a text by its last token. Arguments as of `LlamaLanguageModel`."""
 
     def __init__(self, config: LlamaConfig, key: Array):
-        init = Initializer(key)
+        init = Initializer(key, config.initializer_range)
         self.model = Llama(config, init)
         self._add_head(init, config.hidden_size, config.num_labels, config.pad_token_id)
         self.positions = config.max_position_embeddings

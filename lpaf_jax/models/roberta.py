@@ -99,7 +99,7 @@ class RobertaClassifier(EncoderModel):
     prefix = "roberta"
 
     def __init__(self, config: RobertaConfig, key: Array):
-        init = Initializer(key)
+        init = Initializer(key, config.initializer_range)
         self.roberta = Roberta(config, init)
         self.classifier = ClassificationHead(config, init)
         self.num_labels = config.num_labels
@@ -120,7 +120,7 @@ class RobertaSpans(EncoderModel):
     prefix = "roberta"
 
     def __init__(self, config: RobertaConfig, key: Array):
-        init = Initializer(key)
+        init = Initializer(key, config.initializer_range)
         self.roberta = Roberta(config, init)
         self.qa_outputs = init.linear(config.hidden_size, 2)
         self.positions = config.positions
