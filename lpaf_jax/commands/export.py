@@ -19,8 +19,9 @@ class Export:
 
     dir: Positional[Path]
     """Folder of a run, or of a model."""
-    format: Literal["dense", "stablehlo", "onnx"]
+    format: Literal["dense", "factorized", "stablehlo", "onnx"]
     """dense: factors multiplied back, a plain Hugging Face checkpoint that any tool loads;
+    factorized: the same folder with its numbers in another `--dtype`;
     stablehlo: a program of `jax.export` that runs with jax alone, on CPU, GPU and TPU;
     onnx: a graph, through PyTorch's exporter, which needs torch, onnx and onnxscript."""
     out: Annotated[Path, arg(metavar="DIR")]
@@ -35,7 +36,12 @@ class Export:
 
     def run(self) -> None:
         """Export and say what it takes on disk."""
-        from lpaf_jax.export import export_dense, export_onnx, export_stablehlo
+        from lpaf_jax.export import (
+            export_dense,
+            export_factorized,
+            export_onnx,
+            export_stablehlo,
+        )
         from lpaf_jax.folders import model_folder
         from lpaf_jax.report.facts import size
 
@@ -48,6 +54,8 @@ class Export:
             export_onnx(place, self.out)
         elif self.format == "dense":
             export_dense(place, self.out, dtype=self.dtype)
+        elif self.format == "factorized":
+            export_factorized(place, self.out, dtype=self.dtype)
         else:
             export_stablehlo(place, self.out, dtype=self.dtype)
         before, after = (_bytes(folder) for folder in (place, self.out))

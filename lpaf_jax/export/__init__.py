@@ -1,7 +1,8 @@
 """Finished models in the formats of other tools."""
 
 from lpaf_jax.export.dense import export_dense
+from lpaf_jax.export.factorized import export_factorized
 from lpaf_jax.export.onnx import export_onnx
 from lpaf_jax.export.stablehlo import export_stablehlo
 
-__all__ = ["export_dense", "export_onnx", "export_stablehlo"]
+__all__ = ["export_dense", "export_factorized", "export_onnx", "export_stablehlo"]

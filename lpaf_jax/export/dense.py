@@ -1,20 +1,19 @@
 """A factorized model as a plain checkpoint of its family, which any tool loads."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from lpaf_jax.errors import LpafError
-from lpaf_jax.files import atomic_dir, read_json
-from lpaf_jax.models.checkpoint import saved_config, write_beside
+from lpaf_jax.export.rewrite import card_of, noted, rewrite
+from lpaf_jax.files import read_json
+from lpaf_jax.models.checkpoint import saved_config
 from lpaf_jax.models.families import FAMILIES, Family, family_name, named_head
-from lpaf_jax.models.tensors import ShardWriter, locate, read_headers, read_tensor, share_weights
+from lpaf_jax.models.tensors import locate, read_headers, read_tensor
 
-DTYPES: Mapping[str, Any] = {"float32": np.float32, "bfloat16": jnp.bfloat16}
 _NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 
 
@@ -27,8 +26,8 @@ def export_dense(place: Path, out: Path, *, dtype: str | None = None) -> None:
     Args:
         place: folder of a factorized model; of a dense one, where only its dtype is to change.
         out: what stands there is replaced.
-        dtype: of `DTYPES`, for all floating-point tensors; None leaves each as it is, the product
-            of two factors as they are.
+        dtype: of `rewrite.DTYPES`, for all floating-point tensors; None leaves each as it is, the
+            product of two factors as they are.
 
     Raises:
         LpafError: nothing would change, a file is damaged, or `out` cannot be written.
@@ -38,24 +37,25 @@ def export_dense(place: Path, out: Path, *, dtype: str | None = None) -> None:
     ranks = values.get("lpaf_ranks", {})
     if not ranks and dtype is None:
         raise LpafError(f"{place} is dense already; --dtype would store it in another one")
+    config = _config(values, family, dtype or _dtype_of(place))
+    tensors = _multiplied(place, family, ranks)
+    rewrite(place, out, tensors, config, dtype=dtype, card=_card(place))
+
+
+def _multiplied(
+    place: Path, family: Family, ranks: Mapping[str, int]
+) -> Iterator[tuple[str, np.ndarray]]:
     files = locate(place)
-    with atomic_dir(out) as target:
-        writer = ShardWriter(target)
-        for name, file in files.items():
-            layer = name.removesuffix(".down.weight")
-            if layer in ranks and name.endswith(".down.weight"):
-                up = f"{layer}.up.weight"
-                if up not in files:
-                    raise LpafError(f"{place}: tensor {up} is missing")
-                product = _product(read_tensor(file, name), read_tensor(files[up], up))
-                as_stored = family.as_stored(layer)
-                writer.add(f"{layer}.weight", _cast(product.T if as_stored else product, dtype))
-            elif name.removesuffix(".up.weight") not in ranks:
-                writer.add(_plain(name, ranks), _cast(read_tensor(file, name), dtype))
-        writer.close()
-        card = _card(place)
-        write_beside(target, place, _config(values, family, dtype or _dtype_of(place)), card)
-        share_weights(target)
+    for name, file in files.items():
+        layer = name.removesuffix(".down.weight")
+        if layer in ranks and name.endswith(".down.weight"):
+            up = f"{layer}.up.weight"
+            if up not in files:
+                raise LpafError(f"{place}: tensor {up} is missing")
+            product = _product(read_tensor(file, name), read_tensor(files[up], up))
+            yield f"{layer}.weight", product.T if family.as_stored(layer) else product
+        elif name.removesuffix(".up.weight") not in ranks:
+            yield _plain(name, ranks), read_tensor(file, name)
 
 
 def _product(down: np.ndarray, up: np.ndarray) -> np.ndarray:
@@ -66,11 +66,6 @@ def _product(down: np.ndarray, up: np.ndarray) -> np.ndarray:
 def _plain(name: str, ranks: Mapping[str, int]) -> str:
     layer = name.removesuffix(".up.bias")
     return f"{layer}.bias" if layer in ranks else name
-
-
-def _cast(value: np.ndarray, dtype: str | None) -> np.ndarray:
-    floating = jnp.issubdtype(value.dtype, jnp.floating)
-    return value if dtype is None or not floating else value.astype(DTYPES[dtype])
 
 
 def _dtype_of(place: Path) -> str:
@@ -91,16 +86,13 @@ def _config(values: dict[str, Any], family: Family, dtype: str) -> dict[str, Any
 
 def _card(place: Path) -> str:
     """The card of the source, with what has changed said first and its way of use replaced."""
-    path = place / "README.md"
-    card = path.read_text(encoding="utf-8") if path.is_file() else "# A dense export\n"
+    card = card_of(place)
     card = re.sub(r"^library_name: .*$", "library_name: transformers", card, count=1, flags=re.M)
     card = re.sub(r"^## Use\n.*?(?=^## |\Z)", "", card, count=1, flags=re.M | re.S)
-    note = (
-        "> **Multiplied back**: this is an ordinary checkpoint. The factorized matrices that the "
+    return noted(
+        card,
+        "**Multiplied back**: this is an ordinary checkpoint. The factorized matrices that the "
         "text below speaks of are stored here as their products, so any tool that knows the "
         "architecture loads it, and it is neither smaller nor faster than the model it was made "
-        "from. What is below was measured with the factors.\n\n"
+        "from. What is below was measured with the factors.",
     )
-    heading = re.search(r"^# .*\n", card, flags=re.M)
-    at = 0 if heading is None else heading.end()
-    return f"{card[:at]}\n{note}{card[at:].lstrip()}"

@@ -108,6 +108,32 @@ def test_dense_in_bfloat16_has_half_the_bytes(
     assert 1e-6 < np.abs(mine - logits).max() < 0.2
 
 
+def test_factors_in_bfloat16(
+    finished: Path, tmp_path: Path, batch: Any, logits: Any, capsys: Capture
+) -> None:
+    source = finished / "model"
+    half = export(finished, tmp_path / "half", "factorized", "--dtype", "bfloat16")
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in told] == [str(source), str(half)]
+    before, after = (load_file(place / "model.safetensors") for place in (source, half))
+    assert {x.dtype.name for x in after.values()} == {"bfloat16"}
+    assert {n: x.shape for n, x in after.items()} == {n: x.shape for n, x in before.items()}
+    for name, x in after.items():
+        np.testing.assert_array_equal(x, before[name].astype(x.dtype))
+    configs = [json.loads((place / "config.json").read_text()) for place in (source, half)]
+    assert configs[1] == configs[0] | {"dtype": "bfloat16"}
+    assert {x.name for x in half.iterdir()} == {x.name for x in source.iterdir()}
+    assert "Stored in bfloat16" in (half / "README.md").read_text()
+    model = load_model(half)
+    mine = np.asarray(as_function(model)(parameters(model), {}, batch))
+    assert 1e-6 < np.abs(mine - logits).max() < 0.2
+
+    whole = export(half, tmp_path / "whole", "factorized", "--dtype", "float32")
+    for name, x in load_file(whole / "model.safetensors").items():
+        assert x.dtype == np.float32
+        np.testing.assert_array_equal(x, after[name].astype(np.float32))
+
+
 def test_the_card_of_a_dense_export_promises_no_factors(finished: Path, tmp_path: Path) -> None:
     out = export(finished, tmp_path / "out", "dense")
     card = (out / "README.md").read_text()
@@ -257,6 +283,10 @@ def test_what_is_refused(
     assert [x.name for x in (tmp_path / "full").iterdir()] == ["thesis.tex"]
     dense = refused(capsys, tiny.model, "--format", "dense", "--out", out)
     assert "is dense already; --dtype" in dense
+    none = refused(capsys, tiny.model, "--format", "factorized", "--out", out)
+    assert "has no factors: --format dense" in none
+    same = refused(capsys, finished, "--format", "factorized", "--out", out)
+    assert "--dtype is missing" in same
     wrong = refused(capsys, finished, "--format", "onnx", "--dtype", "bfloat16", "--out", out)
     assert "--dtype has no use for --format onnx" in wrong
     real = importlib.util.find_spec

@@ -1,0 +1,47 @@
+"""A factorized model in another dtype, its factors as factors."""
+
+from pathlib import Path
+
+from lpaf_jax.errors import LpafError, SettingError
+from lpaf_jax.export.rewrite import card_of, noted, rewrite
+from lpaf_jax.files import read_json
+from lpaf_jax.models.checkpoint import saved_config
+from lpaf_jax.models.families import FAMILIES, default_head, family_name
+from lpaf_jax.models.tensors import locate, read_tensor
+
+
+def export_factorized(place: Path, out: Path, *, dtype: str | None) -> None:
+    """Write the model in `place` into `out` with every number in `dtype`.
+
+    The folder is of the same kind: `load_model` reads it, and PyTorch by the code that lies in it.
+    One tensor at a time: memory holds it and a shard of 256 MiB at most.
+
+    Args:
+        place: folder of a factorized model.
+        out: what stands there is replaced.
+        dtype: of `rewrite.DTYPES`, for all floating-point tensors.
+
+    Raises:
+        LpafError: there are no factors, no dtype is named, a file is damaged, or `out` cannot be
+            written.
+    """
+    values = read_json(place / "config.json")
+    family = FAMILIES[family_name(values, str(place))]
+    ranks = values.get("lpaf_ranks", {})
+    if not ranks:
+        raise LpafError(f"{place} has no factors: --format dense stores it in another dtype")
+    if dtype is None:
+        raise SettingError(("dtype",), "is missing: it is all that --format factorized changes")
+    architecture = family.architectures[default_head(values, family)]
+    rewrite(
+        place,
+        out,
+        ((name, read_tensor(file, name)) for name, file in locate(place).items()),
+        saved_config(values, architecture, ranks) | {"dtype": dtype},
+        dtype=dtype,
+        card=noted(
+            card_of(place),
+            f"**Stored in {dtype}**: the numbers here were rounded to it from those that the text "
+            "below speaks of; sizes and results there are of the model before.",
+        ),
+    )
