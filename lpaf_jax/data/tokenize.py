@@ -187,7 +187,10 @@ def _from_transformers(folder: Path) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        known = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        # Told not to trust code: it would ask at the console, in the middle of a run.
+        known = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
         backend = known.backend_tokenizer  # which only tokenizers without tokenizer.json lack
     except Exception as error:  # one of many kinds, by library version and tokenizer class
         reason = str(error).strip().split("\n")[0]

@@ -44,21 +44,11 @@ from lpaf_jax.models.tensors import (
     stored_in,
     weight_files,
 )
+from lpaf_jax.models.tokenizer_files import TOKENIZER_FILES, name_tokenizer
 
 _EXTRA = "state.safetensors"
 # What travels from folder to folder beside the weights: the tokenizer, and how text is made.
-BESIDE = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
+BESIDE = (*TOKENIZER_FILES, "generation_config.json")
 # What the source's config.json says of its own files: ours hold float32, and ranks of their own.
 _NOT_CARRIED = ("_name_or_path", "auto_map", "dtype", "lpaf_ranks", "torch_dtype")
 
@@ -230,19 +220,21 @@ def write_beside(target: Path, source: Path, config: dict[str, Any], card: str) 
     """Write into `target` what lies beside the weights.
 
     That is the config, the card, what the source has of `BESIDE`, and for a factorized model the
-    code by which PyTorch reads it.
+    code by which PyTorch reads it and the class of its tokenizer.
     """
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (target / "README.md").write_text(card, encoding="utf-8")
-    if "lpaf_ranks" in config:
-        name = family_name(config, "config.json")
-        head = named_head(config, FAMILIES[name])
-        assert head is not None  # `saved_config` names it
-        code = modeling_code(name, FAMILIES[name].architectures[head])
-        (target / MODELING_FILE).write_text(code, encoding="utf-8")
     for name in BESIDE:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+    if "lpaf_ranks" in config:
+        name = family_name(config, "config.json")
+        family = FAMILIES[name]
+        head = named_head(config, family)
+        assert head is not None  # `saved_config` names it
+        code = modeling_code(name, family.architectures[head])
+        (target / MODELING_FILE).write_text(code, encoding="utf-8")
+        name_tokenizer(source, target, name, family.tokenizer)
 
 
 def _to_file(path: str, array: jax.Array, family: Family) -> np.ndarray:

@@ -202,7 +202,7 @@ In PyTorch, without `lpaf`, for a context that fits into one window:
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 model = AutoModelForQuestionAnswering.from_pretrained("FOLDER", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER", trust_remote_code=True)
 asked = "who made the film?", "The film was made by a woman of twenty."
 inputs = tokenizer(*asked, return_tensors="pt")
 found = model(**inputs)

@@ -128,6 +128,17 @@ def test_a_length_without_room_for_text_is_refused(tmp_path, with_json):
     assert tokenizer.encode(["a"], max_length=3) == [([2, 5, 3], [0, 0, 0])]
 
 
+def test_nobody_is_asked_whether_code_is_to_be_trusted(tmp_path, monkeypatch):
+    folder = small(tmp_path / "m", with_json=False)
+    values = {"model_type": "lpaf_bert", "auto_map": {"AutoConfig": "modeling_lpaf.Config"}}
+    (folder / "config.json").write_text(json.dumps(values))
+    asked = []
+    monkeypatch.setattr("builtins.input", asked.append)
+    with pytest.raises(LpafError, match="holds no tokenizer that can be read"):
+        load_tokenizer(folder)
+    assert asked == []
+
+
 def test_folders_without_a_readable_tokenizer_are_refused(tmp_path):
     with pytest.raises(LpafError, match="is not a folder"):
         load_tokenizer(tmp_path / "none")

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from lpaf_jax.compress import to_low_rank
 from lpaf_jax.data import load_tokenizer
+from lpaf_jax.export import export_factorized
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import compressible, load_model, parameters, save_model
 from lpaf_jax.models.families import FAMILIES
@@ -27,6 +28,7 @@ torch = pytest.importorskip("torch")
 
 READER = Path(__file__).with_name("torch_reader.py")
 TEXT = "A moving, unforgettable film."
+PAIR = ("Is it good?", TEXT)
 
 BERT = {"type_vocab_size": 2, "intermediate_size": 48, "num_hidden_layers": 2}
 DECODER = {"num_hidden_layers": 2, "num_key_value_heads": 2, "intermediate_size": 48}
@@ -69,6 +71,10 @@ OURS = [
 ]
 BY_HAND = [model for model in MODELS if model not in OURS]
 WITH_TOKENIZER = "BertForSequenceClassification"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+# Tokenizers that name no class, as folders of BERT have them, and what else such a folder says.
+NAMELESS = {"vocabulary": ("vocab.txt",), "unnamed": ("tokenizer.json",)}
+UNNAMED = {"do_lower_case": True, "model_max_length": 512}
 
 
 @dataclass
@@ -165,13 +171,17 @@ def written_by_hand(model: Model, folder: Path) -> np.ndarray:
     return torch_logits(theirs, inputs(model))
 
 
-def written_by_us(model: Model, folder: Path, tokenizer: Path) -> np.ndarray:
+def written_by_us(
+    model: Model, folder: Path, tokenizer: Path, files: tuple[str, ...] = TOKENIZER
+) -> np.ndarray:
     """A folder of truncated factors, from a dense one by transformers."""
     source = folder.with_name(f"{folder.name}_dense")
     torch_model(model).save_pretrained(source)
     if model.architecture == WITH_TOKENIZER:
-        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        for name in files:
             shutil.copyfile(tokenizer / name, source / name)
+    if folder.name == "unnamed":
+        (source / "tokenizer_config.json").write_text(json.dumps(UNNAMED))
     ours = load_model(source)
     low = {
         path: LowRank(*map(jnp.asarray, factors(np.asarray(kernel), 3 + number % 4)))
@@ -185,6 +195,21 @@ def written_by_us(model: Model, folder: Path, tokenizer: Path) -> np.ndarray:
     given = {name: jnp.asarray(array, jnp.int32) for name, array in inputs(model).items()}
     quick = {"xla_backend_optimization_level": 0}
     return np.asarray(jax.jit(lambda given: ours(**given), compiler_options=quick)(given))
+
+
+def written_without_a_class(model: Model, folder: Path, tokenizer: Path) -> Read:
+    """A folder whose tokenizer names no class, and what this library says of a pair of texts."""
+    files = NAMELESS[folder.name]
+    written_by_us(model, folder, tokenizer, files)
+    source = folder.with_name(f"{folder.name}_dense")
+    ((ids, types),) = load_tokenizer(source).encode([PAIR[0]], [PAIR[1]], max_length=20)
+    ours = load_model(folder)
+    row = [jnp.asarray([each]) for each in (ids, [1] * len(ids), types)]
+    expected = np.asarray(ours(*row))
+    # Or token types that are forgotten would not be seen.
+    assert np.abs(expected - np.asarray(ours(*row[:2]))).max() > 0.01
+    (folder / "pair.json").write_text(json.dumps(PAIR))
+    return Read(model, folder, expected)
 
 
 def environment(cache: Path) -> dict[str, str]:
@@ -205,6 +230,13 @@ def all_read(tmp_path_factory: Any, minilm_folder: Path) -> dict[str, Read]:
         folders[f"ours-{model.architecture}"] = Read(model, folder, written)
     for read in folders.values():
         np.savez(read.folder / "inputs.npz", **inputs(read.model))
+    (bert,) = (model for model in OURS if model.architecture == WITH_TOKENIZER)
+    for name in NAMELESS:
+        folders[name] = written_without_a_class(bert, place / name, minilm_folder)
+    narrow = place / "narrow"
+    export_factorized(place / "unnamed", narrow, dtype="bfloat16")
+    shutil.copyfile(place / "unnamed" / "pair.json", narrow / "pair.json")
+    folders["narrow"] = Read(bert, narrow, folders["unnamed"].expected)
     subprocess.run(
         [sys.executable, "-I", READER, *(read.folder for read in folders.values())],
         check=True,
@@ -318,6 +350,48 @@ def test_the_tokenizer_and_the_names_of_classes_come_along(all_read: dict[str, R
         "label": "abc"[int(shares.argmax())],
         "score": pytest.approx(float(shares.max()), abs=1e-5),
     }
+
+
+@pytest.mark.parametrize("name", NAMELESS)
+def test_a_tokenizer_whose_source_names_no_class(all_read: dict[str, Read], name: str) -> None:
+    read = all_read[name]
+    np.testing.assert_allclose(read.arrays["logits"], read.expected, atol=1e-4)
+    rows = [
+        load_tokenizer(place).encode([PAIR[0]], [PAIR[1]], max_length=20)
+        for place in (read.folder, read.folder.with_name(f"{name}_dense"))
+    ]
+    assert rows[0] == rows[1]
+    settings = json.loads((read.folder / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "BertTokenizer"
+    assert name == "vocabulary" or settings == UNNAMED | {"tokenizer_class": "BertTokenizer"}
+
+
+def test_a_tokenizer_keeps_the_class_that_it_has(all_read: dict[str, Read]) -> None:
+    read = all_read[f"ours-{WITH_TOKENIZER}"]
+    source = read.folder.with_name(f"{read.folder.name}_dense")
+    kept = [(place / "tokenizer_config.json").read_bytes() for place in (source, read.folder)]
+    assert kept[0] == kept[1]
+
+
+def test_classes_of_tokenizers_are_those_that_transformers_takes() -> None:
+    from transformers.models.auto.tokenization_auto import (
+        TOKENIZER_MAPPING_NAMES,
+        tokenizer_class_from_name,
+    )
+
+    for name, family in FAMILIES.items():
+        known = TOKENIZER_MAPPING_NAMES.get(name) or "TokenizersBackend"
+        known = "TokenizersBackend" if known == "MistralCommonBackend" else known
+        ours, theirs = map(tokenizer_class_from_name, (family.tokenizer, known))
+        # That of DistilBERT is a kind of BERT's, without the token types that it has no use for.
+        assert issubclass(ours, theirs), name
+
+
+def test_an_export_in_bfloat16(all_read: dict[str, Read]) -> None:
+    read = all_read["narrow"]
+    assert read.facts["dtypes"] == ["torch.bfloat16"]
+    difference = np.abs(read.arrays["logits"] - read.expected).max()
+    assert 0 < difference < 0.1 * np.abs(read.expected).max()
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.architecture)

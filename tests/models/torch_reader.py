@@ -2,8 +2,8 @@
 
     python -I torch_reader.py FOLDER...
 
-Each folder holds `inputs.npz`, the arguments of the model. What was found goes into `read.npz`
-and `read.json` beside it.
+Each folder holds `inputs.npz`, the arguments of the model, or `pair.json`, two texts. What was
+found goes into `read.npz` and `read.json` beside it.
 """
 
 import importlib.abc
@@ -117,6 +117,18 @@ def read(folder: Path) -> None:
     (folder / "read.json").write_text(json.dumps(facts))
 
 
+@torch.no_grad()
+def read_pair(folder: Path) -> None:
+    """What the tokenizer makes of two texts, and the model of that."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    model, _ = load(transformers.AutoModelForSequenceClassification, folder)
+    inputs = tokenizer(*json.loads((folder / "pair.json").read_text()), return_tensors="pt")
+    np.savez(folder / "read.npz", logits=logits(model(**inputs)))
+    facts = {"dtypes": sorted({str(p.dtype) for p in model.parameters()})}
+    (folder / "read.json").write_text(json.dumps(facts))
+
+
 if __name__ == "__main__":
     for argument in sys.argv[1:]:
-        read(Path(argument))
+        place = Path(argument)
+        read_pair(place) if (place / "pair.json").is_file() else read(place)
