@@ -25,12 +25,13 @@ from lpaf_jax.data import (
 from lpaf_jax.data.examples import Kind
 from lpaf_jax.data.tables import FILES, LABEL_COLUMN, TEXT_COLUMN
 from lpaf_jax.data.windows import DOC_STRIDE, LENGTH
-from lpaf_jax.errors import LpafError
+from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.files import read_json
 from lpaf_jax.folders import model_folder, run_of, run_record
 from lpaf_jax.kinds import KINDS, Terms, terms_of
 from lpaf_jax.models import as_function, load_model, parameters
-from lpaf_jax.models.families import FAMILIES, family_name, head_of
+from lpaf_jax.models.families import FAMILIES, default_head, family_name, head_of
+from lpaf_jax.perplexity import text_perplexity
 from lpaf_jax.train import predict
 
 # Longest texts of a model that does not say what it was trained with.
@@ -195,7 +196,8 @@ def _kind_of(model: Any, values: dict[str, Any], place: Path) -> Kind:
         return "span"
     if head == "lm":
         raise LpafError(
-            f"{place} is a language model, which has no classification head and answers nothing"
+            f"{place} is a language model, which has no classification head and answers nothing; "
+            f"`lpaf evaluate {place} --data TEXT` tells its perplexity"
         )
     return "regression" if model.num_labels == 1 else "classification"
 
@@ -223,26 +225,40 @@ def evaluate_file(
     pair_column: str | None = None,
     batch: int = 32,
     length: int | None = None,
+    stride: int | None = None,
 ) -> dict[str, Any]:
-    """The official metrics of a saved model on a labelled file; see `lpaf evaluate`.
+    """The official metrics of a saved model on a file; see `lpaf evaluate`.
 
     A file with unanswerable questions is judged as in SQuAD v2.0, whatever the model was made for.
+    A language model is judged by its perplexity of a text: see `text_perplexity`.
 
     Args:
         folder: of a run or of a model.
         data: the file.
         stage: as of `load_predictor`.
-        text_column: a column's name; None is that of the run, `sentence` where it says nothing.
+        text_column: a column's name; None is that of the run, `sentence` where it says nothing,
+            and `text` for a language model.
         label_column: the same, or `label`.
         pair_column: the same, of the second text.
-        batch: texts at a time.
+        batch: texts at a time; a language model takes one window at a time.
         length: as of `load_predictor`.
+        stride: of the windows of a language model, in tokens; None takes the length.
 
     Raises:
         LpafError: the model cannot be loaded, the file is not what the columns say, or it is of
             another kind than the model.
     """
     _check_batch(batch)
+    place = model_folder(folder, stage)
+    values = read_json(place / "config.json")
+    if default_head(values, FAMILIES[family_name(values, str(place))]) == "lm":
+        if label_column or pair_column:
+            raise LpafError(f"{place} is a language model: it is judged on text without labels")
+        return text_perplexity(
+            place, data, text_column=text_column or "text", length=length, stride=stride
+        )
+    if stride is not None:
+        raise SettingError(("stride",), "is for language models, which this one is not")
     predictor = load_predictor(folder, stage=stage, length=length)
     terms, squad = predictor.terms, data.suffix.lower() == ".json"
     if squad != (terms.kind == "span"):
@@ -253,7 +269,6 @@ def evaluate_file(
         questions = examples = read_squad(data)
         terms = terms._replace(no_answer=terms.no_answer or not all(questions.answers))
     else:
-        place = model_folder(folder, stage)
         examples = _table(terms, data, *_columns(place, text_column, label_column, pair_column))
     judged = KINDS[terms.kind].judged(predictor.tokenizer, examples, terms)
     return judged.score(predictor.logits(judged, batch))

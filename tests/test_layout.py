@@ -37,6 +37,7 @@ LEVELS = [
         "kinds",
         "oneshot",
         "oneshot_settings",
+        "perplexity",
         "pipeline",
         "progress",
         "run",

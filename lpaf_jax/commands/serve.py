@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 from lpaf_jax.folders import StageName
 
 _LENGTH = arg(metavar="INT", help_behavior_hint="(default: what it was trained with)")
+_STRIDE = arg(metavar="INT", help_behavior_hint="(default: the length)")
 
 
 def _column(default: str) -> Any:
@@ -20,16 +21,19 @@ def _column(default: str) -> Any:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluate a saved model by the official metrics; prints one JSON object."""
+    """Evaluate a saved model by the official metrics; prints one JSON object.
+
+    A language model is judged by its perplexity of a text.
+    """
 
     dir: Positional[Path]
     """Folder of a run, or of a model."""
     data: Annotated[Path, arg(metavar="FILE")]
-    """A .csv, .tsv, .jsonl or .parquet file; of questions, a .json file as those of SQuAD."""
+    """A table (.csv, .tsv, .jsonl or .parquet), questions as those of SQuAD (.json), or a text."""
     stage: StageName = "final"
     """Which model of a run: as it stood after this stage."""
     text_column: Annotated[str | None, _column("(default: the run's, else sentence)")] = None
-    """Column of the text."""
+    """Column of the text; for a language model, text unless given."""
     label_column: Annotated[str | None, _column("(default: the run's, else label)")] = None
     """Column of the label: the name of a class or its number; for a regression, the value."""
     pair_column: Annotated[str | None, _column("(default: the run's)")] = None
@@ -38,6 +42,8 @@ class Evaluate:
     """Texts at a time."""
     length: Annotated[int | None, _LENGTH] = None
     """Longest text in tokens; what is longer is cut, or read in windows of this length."""
+    stride: Annotated[int | None, _STRIDE] = None
+    """Of a language model: from one window of a text to the next, in tokens."""
 
     def run(self) -> None:
         """Evaluate and print."""
@@ -52,6 +58,7 @@ class Evaluate:
             pair_column=self.pair_column,
             batch=self.batch,
             length=self.length,
+            stride=self.stride,
         )
         print(json.dumps(result))
 

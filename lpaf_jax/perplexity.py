@@ -1,0 +1,75 @@
+"""Perplexity of a text: by what `lpaf evaluate` judges a language model."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lpaf_jax.data import load_tokenizer, perplexity, text_batches, text_tokens, text_windows
+from lpaf_jax.errors import LpafError, SettingError
+from lpaf_jax.models import as_function, load_model, parameters
+from lpaf_jax.models.functional import Batch, Params
+from lpaf_jax.oneshot_settings import DEFAULT_LENGTH
+
+
+def text_perplexity(
+    folder: Path,
+    data: Path,
+    *,
+    text_column: str = "text",
+    length: int | None = None,
+    stride: int | None = None,
+) -> dict[str, Any]:
+    """`exp(−Σ_t log p(x_t | those before it in its window) / T)` of the whole of a text.
+
+    The text is read in windows, each `stride` tokens after the last; every token counts once, in
+    the first window that holds it, but for the first of all. See `lpaf_jax.data.perplexity`.
+
+    Args:
+        folder: of a language model.
+        data: a text, or a table with a text a row.
+        text_column: the column of the text in a table.
+        length: tokens of a window; None takes 512, or what the model reads.
+        stride: None takes the length: the fastest, and the highest figure, as the first tokens of
+            a window have little before them.
+
+    Returns:
+        "perplexity"; "tokens", T of them; "length" and "stride".
+
+    Raises:
+        LpafError: the model or the text cannot be read, has too few tokens, or the length is more
+            than the model reads.
+
+    Cost: a forward pass of length / stride times the tokens, a window at a time: the logits of a
+    window, length × vocabulary × 4 bytes, are held beside the model.
+    """
+    model: Any = load_model(folder, head="lm")
+    longest = model.positions
+    length = min(DEFAULT_LENGTH, longest) if length is None else length
+    if length > longest:
+        raise SettingError(
+            ("length",), f"is {length}, but the model reads {longest} tokens at most"
+        )
+    stride = length if stride is None else stride
+    tokenizer = load_tokenizer(folder)
+    windows = text_windows(text_tokens(tokenizer, data, text_column), length, stride)
+    forward = as_function(model)
+
+    @jax.jit
+    def log_likelihood(params: Params, batch: Batch) -> Array:
+        logits = forward(params, {}, batch)[:, :-1].astype(jnp.float32)
+        chosen = jnp.take_along_axis(logits, batch["input_ids"][:, 1:, None], axis=-1)[..., 0]
+        found = chosen - jax.nn.logsumexp(logits, axis=-1)
+        return jnp.sum(found * batch["weight"][:, 1:])
+
+    params = parameters(model)
+    total, tokens = 0.0, 0
+    for batch in text_batches(windows, 1, length, tokenizer.pad_id):
+        total += float(log_likelihood(params, batch))
+        tokens += int(batch["weight"].sum())
+    if not tokens:
+        raise LpafError(f"{data} has less than two tokens, of which there is no perplexity")
+    found = {"perplexity": perplexity(total, tokens), "tokens": tokens}
+    return found | {"length": length, "stride": stride}

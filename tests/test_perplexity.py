@@ -1,0 +1,75 @@
+"""`lpaf evaluate` of a language model, against a loop over the text in float64."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lpaf_jax.cli import main
+from lpaf_jax.errors import LpafError
+from lpaf_jax.models import load_model
+from lpaf_jax.perplexity import text_perplexity
+from tests.tiny_decoder import LENGTH, write_decoder, write_text
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("perplexity")
+    write_decoder(folder / "gpt2", "gpt2")
+    write_text(folder / "text.txt", 71, seed=3)
+    return folder
+
+
+def by_hand(place: Path, length: int, stride: int) -> tuple[float, int]:
+    """Every token once, given what its window holds before it."""
+    ids = np.array([int(word[1:]) for word in (place / "text.txt").read_text().split()])
+    model, seen, lost = load_model(place / "gpt2"), 0, []
+    for start in range(0, len(ids), stride):
+        window = ids[start : start + length]
+        if seen >= start + len(window):
+            break
+        logits = np.asarray(model(window[None]), np.float64)[0]
+        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        for place_in_text in range(max(seen, start + 1), start + len(window)):
+            lost.append(-log_p[place_in_text - start - 1, ids[place_in_text]])
+        seen = start + len(window)
+    return float(np.exp(np.mean(lost))), len(lost)
+
+
+@pytest.mark.parametrize(("length", "stride"), [(LENGTH, LENGTH), (LENGTH, 5), (9, 4)])
+def test_perplexity_is_that_of_every_token_once(place: Path, length: int, stride: int) -> None:
+    found = text_perplexity(place / "gpt2", place / "text.txt", length=length, stride=stride)
+    expected, tokens = by_hand(place, length, stride)
+    assert found["tokens"] == tokens
+    assert found["perplexity"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_command_prints_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", str(place / "gpt2"), "--data", str(place / "text.txt")]
+    assert main(words) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert found["perplexity"] == pytest.approx(by_hand(place, LENGTH, LENGTH)[0], rel=1e-4)
+    assert (found["length"], found["stride"]) == (LENGTH, LENGTH)
+    assert main([*words, "--stride", "5"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["perplexity"] == pytest.approx(by_hand(place, LENGTH, 5)[0], rel=1e-4)
+
+
+def test_a_table_is_read_by_its_column(place: Path) -> None:
+    lines = (place / "text.txt").read_text().split()
+    (place / "t.csv").write_text("body,stars\n" + " ".join(lines) + ",4\n")
+    found = text_perplexity(place / "gpt2", place / "t.csv", text_column="body")
+    assert found == text_perplexity(place / "gpt2", place / "text.txt")
+
+
+def test_what_cannot_be_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "short.txt").write_text("w1")
+    with pytest.raises(LpafError, match=r"short\.txt has less than two tokens"):
+        text_perplexity(place / "gpt2", place / "short.txt")
+    words = ["evaluate", str(place / "gpt2"), "--data", str(place / "text.txt")]
+    assert main([*words, "--length", "17"]) == 2
+    assert "--length is 17, but the model reads 16 tokens at most" in capsys.readouterr().err
+    assert main([*words, "--stride", "17"]) == 2
+    assert "windows of 16 tokens every 17 cannot be cut" in capsys.readouterr().err
