@@ -14,7 +14,7 @@ its config and its place, and `embed`, `context`, `finish` and `head` look at no
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,11 @@ class Body(Protocol):
         """The token embeddings, (vocabulary, hidden), which a tied head uses, too."""
         ...
 
+    @property
+    def positions(self) -> int:
+        """The longest input, in tokens."""
+        ...
+
     def embed(
         self, input_ids: Array, position_ids: Array | None = None, key: Array | None = None
     ) -> Array:
@@ -85,15 +90,32 @@ class Body(Protocol):
 class Decoder(nnx.Module):
     """A body and a head, called alike in all families.
 
+    A subclass names the body, and the attribute that holds it.
+
+    Args:
+        config: the shape of the model.
+        key: where initial tensors come from; a loaded checkpoint then replaces them.
+
     Attributes:
         positions: the longest input, in tokens.
     """
 
-    positions: int
+    prefix: ClassVar[str]
+    body_class: ClassVar[type[Any]]  # made by `Class(config, init)`, a `Body`
+
+    def __init__(self, config: Any, key: Array):
+        init = Initializer(key, config.initializer_range)
+        setattr(self, self.prefix, self.body_class(config, init))
+        self.positions = self.body.positions
+        self._add_head(config, init)
 
     @property
     def body(self) -> Body:
         """The part that the head stands on."""
+        body: Body = getattr(self, self.prefix)
+        return body
+
+    def _add_head(self, config: Any, init: Initializer) -> None:
         raise NotImplementedError
 
     def head(self, x: Array) -> Array:
@@ -162,7 +184,9 @@ class Decoder(nnx.Module):
 class LanguageModel(Decoder):
     """The next token at every place, by a head of its own or by the embeddings (tied)."""
 
-    def _add_head(self, init: Initializer, hidden: int, vocabulary: int, tied: bool) -> None:
+    def _add_head(self, config: Any, init: Initializer) -> None:
+        vocabulary, hidden = self.body.table.shape
+        tied = config.tie_word_embeddings
         self.lm_head = None if tied else init.linear(hidden, vocabulary, bias=False)
 
     def head(self, x: Array) -> Array:
@@ -172,9 +196,9 @@ class LanguageModel(Decoder):
 class Classifier(Decoder):
     """Classes of a text, from the state of its last token (see `last_token`)."""
 
-    def _add_head(self, init: Initializer, hidden: int, labels: int, pad: int | None) -> None:
-        self.score = init.linear(hidden, labels, bias=False)
-        self.num_labels, self.pad_token_id = labels, pad
+    def _add_head(self, config: Any, init: Initializer) -> None:
+        self.score = init.linear(self.body.table.shape[1], config.num_labels, bias=False)
+        self.num_labels, self.pad_token_id = config.num_labels, config.pad_token_id
 
     def head(self, x: Array) -> Array:
         return self.score(x)

@@ -13,7 +13,7 @@ from jax import Array
 
 from lpaf_jax.errors import LpafError
 from lpaf_jax.models.configs import plain_values
-from lpaf_jax.models.decoder import FULL, Body, Classifier, Context, LanguageModel, attend, visible
+from lpaf_jax.models.decoder import FULL, Classifier, Context, LanguageModel, attend, visible
 from lpaf_jax.models.initial import Initializer, split_key
 from lpaf_jax.models.layers import activation, dropout
 
@@ -138,13 +138,19 @@ class Gpt2(nnx.Module):
     def table(self) -> Array:
         return self.wte.weight[...]
 
+    @property
+    def positions(self) -> int:
+        return int(self.wpe.weight.shape[0])
+
     def embed(
         self, input_ids: Array, position_ids: Array | None = None, key: Array | None = None
     ) -> Array:
         # JAX would clamp an index beyond the table, and every further token sit at the last place.
-        length, limit = input_ids.shape[-1], self.wpe.weight.shape[0]
-        if length > limit:
-            raise LpafError(f"{length} tokens are more than the {limit} positions of the model")
+        length = input_ids.shape[-1]
+        if length > self.positions:
+            raise LpafError(
+                f"{length} tokens are more than the {self.positions} positions of the model"
+            )
         places = jnp.arange(length) if position_ids is None else position_ids
         return dropout(self.wte(input_ids) + self.wpe(places), self.dropout_rate, key)
 
@@ -156,33 +162,12 @@ class Gpt2(nnx.Module):
 
 
 class Gpt2LanguageModel(LanguageModel):
-    """GPT-2 that tells the next token.
+    """GPT-2 that tells the next token. Arguments as of `Decoder`."""
 
-    Args:
-        config: the shape of the model.
-        key: where initial tensors come from; a loaded checkpoint then replaces them.
-    """
-
-    def __init__(self, config: Gpt2Config, key: Array):
-        init = Initializer(key, config.initializer_range)
-        self.transformer = Gpt2(config, init)
-        self._add_head(init, config.n_embd, config.vocab_size, config.tie_word_embeddings)
-        self.positions = config.n_positions
-
-    @property
-    def body(self) -> Body:
-        return self.transformer
+    prefix, body_class = "transformer", Gpt2
 
 
 class Gpt2Classifier(Classifier):
-    """GPT-2 that classifies a text by its last token. Arguments as of `Gpt2LanguageModel`."""
+    """GPT-2 that classifies a text by its last token. Arguments as of `Decoder`."""
 
-    def __init__(self, config: Gpt2Config, key: Array):
-        init = Initializer(key, config.initializer_range)
-        self.transformer = Gpt2(config, init)
-        self._add_head(init, config.n_embd, config.num_labels, config.pad_token_id)
-        self.positions = config.n_positions
-
-    @property
-    def body(self) -> Body:
-        return self.transformer
+    prefix, body_class = "transformer", Gpt2

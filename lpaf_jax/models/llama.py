@@ -23,7 +23,6 @@ from lpaf_jax.models.configs import plain_values
 from lpaf_jax.models.decoder import (
     FULL,
     SLIDING,
-    Body,
     Classifier,
     Context,
     LanguageModel,
@@ -238,6 +237,10 @@ class Llama(nnx.Module):
     def table(self) -> Array:
         return self.embed_tokens.weight[...]
 
+    @property
+    def positions(self) -> int:
+        return self.config.max_position_embeddings
+
     def embed(
         self, input_ids: Array, position_ids: Array | None = None, key: Array | None = None
     ) -> Array:
@@ -257,33 +260,12 @@ class Llama(nnx.Module):
 
 
 class LlamaLanguageModel(LanguageModel):
-    """Llama that tells the next token.
+    """Llama that tells the next token. Arguments as of `Decoder`."""
 
-    Args:
-        config: the shape of the model.
-        key: where initial tensors come from; a loaded checkpoint then replaces them.
-    """
-
-    def __init__(self, config: LlamaConfig, key: Array):
-        init = Initializer(key, config.initializer_range)
-        self.model = Llama(config, init)
-        self._add_head(init, config.hidden_size, config.vocab_size, config.tie_word_embeddings)
-        self.positions = config.max_position_embeddings
-
-    @property
-    def body(self) -> Body:
-        return self.model
+    prefix, body_class = "model", Llama
 
 
 class LlamaClassifier(Classifier):
-    """Llama that classifies a text by its last token. Arguments as of `LlamaLanguageModel`."""
+    """Llama that classifies a text by its last token. Arguments as of `Decoder`."""
 
-    def __init__(self, config: LlamaConfig, key: Array):
-        init = Initializer(key, config.initializer_range)
-        self.model = Llama(config, init)
-        self._add_head(init, config.hidden_size, config.num_labels, config.pad_token_id)
-        self.positions = config.max_position_embeddings
-
-    @property
-    def body(self) -> Body:
-        return self.model
+    prefix, body_class = "model", Llama
