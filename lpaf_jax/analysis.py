@@ -116,6 +116,8 @@ def _lines(text: Path, column: str) -> list[str]:
         return table_texts(text, column)
     try:
         return [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise LpafError(f"{text} does not exist") from None
     except (OSError, UnicodeError) as error:
         raise LpafError(f"{text} cannot be read as text: {error}") from None
 

@@ -88,7 +88,8 @@ def run_benchmark(
         LpafError: a model cannot be loaded, or a setting is out of range.
     """
     if not batches or min(batches) < 1:
-        raise SettingError(("batches",), f"is {batches}, but each must be at least 1")
+        least = min(batches, default=None)
+        raise SettingError(("batches",), f"has {least}, but each must be at least 1")
     if repeats < 1:
         raise SettingError(("repeats",), f"is {repeats}, but must be at least 1")
     head = _head(pair.compressed)

@@ -37,8 +37,8 @@ _ONE_SHOT = Annotated[
     subcommand(
         "compress",
         description=(
-            "--one-shot: compress a decoder without training it, matrix by matrix from disk, so "
-            "that it may be larger than memory; continue if it was killed."
+            "--one-shot: compress a decoder without training it; continue if it was killed.\n\n"
+            "It goes matrix by matrix from disk: the model may be larger than memory."
         ),
     ),
 ]
@@ -155,6 +155,8 @@ def _parse(argv: list[str]) -> Any:
     except SystemExit as stop:
         if stop.code != 2:
             raise
+        if argv[:1] == ["compress"] and not one_shot and "--calibration" in argv:
+            raise LpafError("--calibration is for lpaf compress MODEL --one-shot") from None
         raise LpafError(_one_line(said.getvalue())) from None
 
 
@@ -212,14 +214,17 @@ def _compress(settings: Settings) -> None:
 
 
 def _one_shot(settings: OneShot) -> None:
+    from rich.console import Console
+
     from lpaf_jax.oneshot import run_one_shot
     from lpaf_jax.report.words import one_shot_lines
 
     found = run_one_shot(settings)
     if not settings.quiet:
+        console = Console(highlight=False, markup=False, emoji=False)
         for line in one_shot_lines(found):
-            print(line)
-        print(f"Model: {settings.out / 'model'}")
+            console.print(line)
+        console.print(f"Model: {settings.out / 'model'}", soft_wrap=True)
 
 
 if __name__ == "__main__":

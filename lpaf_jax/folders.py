@@ -25,7 +25,8 @@ def model_folder(folder: Path, stage: str = "final") -> Path:
         LpafError: there is no such folder or stage.
     """
     if not folder.is_dir():
-        raise LpafError(f"{folder} does not exist: name the --out folder of a run, or a model")
+        amiss = "is no folder" if folder.exists() else "does not exist"
+        raise LpafError(f"{folder} {amiss}: name the --out folder of a run, or a model")
     place = stage_folder(folder, stage)
     if (folder / "config.json").is_file():
         if stage != "final":

@@ -105,7 +105,10 @@ def run_one_shot(settings: OneShot) -> dict[str, Any]:
     matrices = source.matrices()
     progress.say(
         f"{settings.model}: {len(matrices)} matrices in {source.blocks} blocks, "
-        f"{settings.params:.0%} of their numbers kept; {len(calibration)} × {length} tokens read"
+        f"{settings.params:.0%} of their numbers to keep"
+    )
+    progress.say(
+        f"calibration: {len(calibration)} pieces of {length} tokens (at most {settings.samples})"
     )
     rows = _fisher_rows(source_folder, calibration) if settings.weighting == "fisher" else None
     plan = Plan(settings.params, settings.weighting, settings.ranks, rows)

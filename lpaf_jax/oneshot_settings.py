@@ -32,7 +32,7 @@ class OneShot:
     ranks: Literal["uniform", "allocated"] = "uniform"
     """The same share of every matrix, or a share for each where it keeps most."""
     samples: int = 128
-    """Pieces of the calibration text that are read."""
+    """Pieces of the calibration text that are read, at most."""
     length: Annotated[int | None, _LENGTH_HINT] = None
     """Tokens of a piece."""
     held_out: Annotated[Path | None, _FILE_OR_NONE] = None

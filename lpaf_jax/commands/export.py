@@ -50,7 +50,10 @@ class Export:
             raise LpafError(f"{self.out} is not empty: name a new folder for --out")
         if self.format == "onnx":
             if self.dtype == "bfloat16":
-                raise SettingError(("dtype",), "has no use for --format onnx: leave it out")
+                raise SettingError(
+                    ("dtype",),
+                    "cannot be bfloat16 for --format onnx: leave it out",
+                )
             export_onnx(place, self.out)
         elif self.format == "dense":
             export_dense(place, self.out, dtype=self.dtype)

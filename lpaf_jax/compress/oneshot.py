@@ -208,7 +208,7 @@ def _ranks(
             s = np.asarray(_spectrum(w, _metric(plan, path, moment)))
             spectra[path] = s / max(float(np.linalg.norm(s)), 1e-30)
         states.advance(block)
-        say(f"block {index + 1} of {source.blocks}: spectra")
+        say(f"block {index + 1} of {source.blocks}: spectra, to share out the ranks by")
     try:
         return _allocated(spectra, shapes, plan.share)
     except ValueError as error:

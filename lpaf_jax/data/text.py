@@ -118,31 +118,30 @@ def text_batches(
 def sample_blocks(
     tokens: Iterable[np.ndarray], length: int, count: int, seed: int = 0
 ) -> np.ndarray:
-    """`count` blocks of a stream that is cut into blocks of `length`, (count, length) int32.
+    """At most `count` blocks of a stream cut into blocks of `length`, (blocks, length) int32.
+
+    A stream that has fewer gives all it has.
 
     Which blocks depends on their numbers and the seed alone; a larger count adds to a smaller. They
     keep their order. The stream is read to its end, `count` blocks are in memory.
 
     Raises:
-        LpafError: the stream has fewer whole blocks, `count` is below 1 or `length` below 2.
+        LpafError: the stream fills no block, `count` is below 1 or `length` below 2.
     """
     if count < 1:
         raise LpafError(f"a sample of {count} blocks is none; ask for at least 1")
     kept: list[tuple[int, int, np.ndarray]] = []
-    total = 0
     for number, window in enumerate(text_windows(tokens, length)):
         if len(window.ids) < length:
             break
-        total += 1
         item = (-_draw(seed, number), number, window.ids)
         if len(kept) < count:
             heapq.heappush(kept, item)
         elif item[0] > kept[0][0]:
             heapq.heapreplace(kept, item)
-    if total < count:
+    if not kept:
         raise LpafError(
-            f"the text has {total} blocks of {length} tokens where {count} are asked for; "
-            "ask for fewer or shorter ones"
+            f"the text does not fill one piece of {length} tokens; a smaller length would"
         )
     return np.stack([ids for _, _, ids in sorted(kept, key=lambda item: item[1])])
 

@@ -116,5 +116,7 @@ values = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids
 logits = session.run(None, {name: values[name] for name in names})[0]
 ```
 
-Token ids come from `tokenizer.json` here, with the library `tokenizers`.
+The logits are (batch, classes), of a language model (batch, length, vocabulary), of one that finds
+answers (batch, length, 2). Token ids come from `tokenizer.json` here, with the library
+`tokenizers`.
 """

@@ -98,7 +98,9 @@ logits = forward(ids)                      # attention mask and token types may 
 ```
 
 Inputs are `{"`, `".join(_INPUTS)}`, each (batch, length), int32; the mask is 1 for a token and 0 \
-for padding. The output is the logits, float32. Token ids come from `tokenizer.json` here, with \
+for padding; models without token types look at none. The output is the logits, float32: (batch, \
+classes), of a language model (batch, length, vocabulary), of one that finds answers (batch, \
+length, 2). Token ids come from `tokenizer.json` here, with \
 the library `tokenizers`. A program can be read by jax for at least six months after the version \
 that wrote it (calling convention {program.calling_convention_version}); export it again then.
 """

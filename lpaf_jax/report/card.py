@@ -61,7 +61,8 @@ def one_shot_card(found: Metrics) -> str:
         "tags": ["text-generation", "lpaf", "low-rank", "model-compression", "jax"],
     }
     figures = [
-        f"- Compressible weights kept: {ratio:.1%}; all weights: {found['total_params_ratio']:.1%}."
+        f"- Compressible weights kept: {facts.percent(ratio)}; all weights: "
+        f"{facts.percent(found['total_params_ratio'])}."
     ]
     if found["perplexity"]:
         dense, small = (found["perplexity"][key] for key in ("dense", "compressed"))

@@ -172,7 +172,7 @@ def test_what_is_refused(finished: Path, tiny: Tiny, tmp_path: Path, capsys: Cap
     for words, told in (
         ([tiny.model, "--out", finished], "is the folder of a run"),
         ([tiny.model, "--text", empty], "holds no text"),
-        ([tiny.model, "--text", tmp_path / "none"], "cannot be read as text"),
+        ([tiny.model, "--text", tmp_path / "none"], "none does not exist"),
         ([tiny.model, "--texts", "0"], "--texts is 0, but must be at least 1"),
         ([tiny.model, "--task", GOOD[0], "--text", empty], "--task and --text exclude each other"),
         ([tiny.model, "--text", tiny.data, "--text-column", "x"], "has no column 'x'"),

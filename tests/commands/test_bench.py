@@ -216,7 +216,7 @@ def test_what_is_refused(finished: Path, tiny: Tiny, capsys: Capture) -> None:
         ([tiny.model], "is dense: name a compressed model"),
         ([finished, "--against", finished / "model"], "is compressed: name a dense model"),
         ([finished, "--length", POSITIONS + 1], f"--length is {POSITIONS + 1}, but the models"),
-        ([finished, "--batches", 0], "--batches is (0,), but each must be at least 1"),
+        ([finished, "--batches", 0], "--batches has 0, but each must be at least 1"),
         ([finished, "--repeats", 0], "--repeats is 0"),
     ):
         assert main(["bench", *map(str, words)]) == 2
