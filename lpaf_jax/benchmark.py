@@ -117,8 +117,8 @@ def run_benchmark(
         passes = {name: torch_pass(twin) for name, twin in twins.items()}
         frameworks["pytorch"] = measure(passes, torch.__version__, torch.get_num_threads())
     return {
-        "dense": None if pair.dense is None else str(pair.dense),
-        "compressed": str(pair.compressed),
+        "dense": None if pair.dense is None else _from_here(pair.dense),
+        "compressed": _from_here(pair.compressed),
         "batches": batches,
         "length": tokens,
         "repeats": repeats,
@@ -174,6 +174,12 @@ def _drawn(place: Path, head: Head) -> Any:
     family = FAMILIES[_family(place)]
     config = family.config(read_json(place / "config.json"))
     return family.heads[head](config, jax.random.key(0))
+
+
+def _from_here(path: Path) -> str:
+    """A path as seen from the current folder, if it lies below."""
+    whole, here = path.absolute(), Path.cwd()
+    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
 
 
 def _torch_twins(pair: Pair, head: Head) -> dict[str, Any]:
