@@ -12,8 +12,8 @@ from lpaf_jax.files import read_json
 from lpaf_jax.folders import model_folder, run_of, run_record, stage_folder
 from lpaf_jax.inspection import inspect_model
 from lpaf_jax.machine import usable_cpus, versions
-from lpaf_jax.models.families import FAMILIES, Head, default_head, family_name
-from lpaf_jax.models.headless import load_headless
+from lpaf_jax.models.families import FAMILIES, Head, family_name
+from lpaf_jax.models.headless import head_in, load_headless
 from lpaf_jax.models.latency import Prepare, Times, jax_pass, time_in_turns, torch_pass
 
 MODELS = ("dense", "compressed")
@@ -92,7 +92,7 @@ def run_benchmark(
         raise SettingError(("batches",), f"has {least}, but each must be at least 1")
     if repeats < 1:
         raise SettingError(("repeats",), f"is {repeats}, but must be at least 1")
-    head = _head(pair.compressed)
+    head = head_in(pair.compressed)
     say("loading both models")
     compressed = load_headless(pair.compressed, head)
     dense = _drawn(pair.compressed, head) if pair.dense is None else load_headless(pair.dense, head)
@@ -160,20 +160,10 @@ def _ranks(place: Path) -> dict[str, int]:
     return ranks
 
 
-def _head(place: Path) -> Head:
+def _drawn(place: Path, head: Head) -> Any:
     values = read_json(place / "config.json")
     family = FAMILIES[family_name(values, str(place))]
-    return default_head(values, family)
-
-
-def _family(place: Path) -> str:
-    return family_name(read_json(place / "config.json"), str(place))
-
-
-def _drawn(place: Path, head: Head) -> Any:
-    family = FAMILIES[_family(place)]
-    config = family.config(read_json(place / "config.json"))
-    return family.heads[head](config, jax.random.key(0))
+    return family.heads[head](family.config(values), jax.random.key(0))
 
 
 def _from_here(path: Path) -> str:

@@ -19,6 +19,7 @@ from lpaf_jax.data import (
     task_metrics,
 )
 from lpaf_jax.data.examples import Kind as KindName
+from lpaf_jax.errors import SettingError
 from lpaf_jax.models.families import Head
 from lpaf_jax.train import CLASSIFICATION, REGRESSION, SPANS, Objective
 
@@ -74,6 +75,21 @@ def terms_of(
         stride=reads.get("stride", stride),
         no_answer=reads.get("no_answer", False),
     )
+
+
+def length_for(chosen: int | None, usual: int, positions: int) -> int:
+    """How many tokens of a text are read at most: those chosen, else the usual or all that fit.
+
+    Raises:
+        SettingError: more are chosen than a model of that many `positions` reads.
+    """
+    if chosen is None:
+        return min(usual, positions)
+    if chosen > positions:
+        raise SettingError(
+            ("length",), f"is {chosen}, but the model reads {positions} tokens at most"
+        )
+    return chosen
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from lpaf_jax.data import Tokenizer, load_tokenizer, sample_blocks, text_tokens,
 from lpaf_jax.errors import LpafError, SettingError, mended_by
 from lpaf_jax.files import atomic_dir, free_bytes, read_json, write_json
 from lpaf_jax.importance import fisher_scores
+from lpaf_jax.kinds import length_for
 from lpaf_jax.machine import peak_memory, versions
 from lpaf_jax.models import (
     DecoderOnDisk,
@@ -79,11 +80,7 @@ def run_one_shot(settings: OneShot) -> dict[str, Any]:
     source_folder = resolve_model(settings.model)
     source = DecoderOnDisk(source_folder)
     tokenizer = load_tokenizer(source_folder)
-    length = min(DEFAULT_LENGTH, source.positions) if settings.length is None else settings.length
-    if length > source.positions:
-        raise SettingError(
-            ("length",), f"is {length}, but the model reads {source.positions} tokens at most"
-        )
+    length = length_for(settings.length, DEFAULT_LENGTH, source.positions)
     calibration = sample_blocks(
         text_tokens(tokenizer, settings.calibration, settings.text_column),
         length,

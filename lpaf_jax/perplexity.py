@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from lpaf_jax.data import load_tokenizer, perplexity, text_batches, text_tokens, text_windows
-from lpaf_jax.errors import LpafError, SettingError
+from lpaf_jax.errors import LpafError
+from lpaf_jax.kinds import length_for
 from lpaf_jax.models import as_function, load_model, parameters
 from lpaf_jax.models.functional import Batch, Params
 from lpaf_jax.oneshot_settings import DEFAULT_LENGTH
@@ -46,12 +47,7 @@ def text_perplexity(
     window, length × vocabulary × 4 bytes, are held beside the model.
     """
     model: Any = load_model(folder, head="lm")
-    longest = model.positions
-    length = min(DEFAULT_LENGTH, longest) if length is None else length
-    if length > longest:
-        raise SettingError(
-            ("length",), f"is {length}, but the model reads {longest} tokens at most"
-        )
+    length = length_for(length, DEFAULT_LENGTH, model.positions)
     stride = length if stride is None else stride
     tokenizer = load_tokenizer(folder)
     windows = text_windows(text_tokens(tokenizer, data, text_column), length, stride)

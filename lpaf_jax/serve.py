@@ -28,9 +28,10 @@ from lpaf_jax.data.windows import DOC_STRIDE, LENGTH
 from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.files import read_json
 from lpaf_jax.folders import model_folder, run_of, run_record
-from lpaf_jax.kinds import KINDS, Terms, terms_of
+from lpaf_jax.kinds import KINDS, Terms, length_for, terms_of
 from lpaf_jax.models import as_function, load_model, parameters
-from lpaf_jax.models.families import FAMILIES, default_head, family_name, head_of
+from lpaf_jax.models.families import FAMILIES, family_name, head_of
+from lpaf_jax.models.headless import head_in
 from lpaf_jax.perplexity import text_perplexity
 from lpaf_jax.train import predict
 
@@ -184,7 +185,7 @@ def load_predictor(folder: Path, *, stage: str = "final", length: int | None = N
         kind,
         reads,
         [names.get(str(i), f"LABEL_{i}") for i in outputs],
-        length=_length(reads.get("length", _USUAL[kind]), model.positions, length),
+        length=length_for(length, reads.get("length", _USUAL[kind]), model.positions),
         stride=DOC_STRIDE,
     )
     return Predictor(model, load_tokenizer(place), terms)
@@ -200,14 +201,6 @@ def _kind_of(model: Any, values: dict[str, Any], place: Path) -> Kind:
             f"`lpaf evaluate {place} --data TEXT` tells its perplexity"
         )
     return "regression" if model.num_labels == 1 else "classification"
-
-
-def _length(own: int, positions: int, chosen: int | None) -> int:
-    if chosen is None:
-        return min(own, positions)
-    if chosen > positions:
-        raise LpafError(f"length is {chosen}, but the model reads {positions} tokens at most")
-    return chosen
 
 
 def _check_batch(batch: int) -> None:
@@ -250,8 +243,7 @@ def evaluate_file(
     """
     _check_batch(batch)
     place = model_folder(folder, stage)
-    values = read_json(place / "config.json")
-    if default_head(values, FAMILIES[family_name(values, str(place))]) == "lm":
+    if head_in(place) == "lm":
         if label_column or pair_column:
             raise LpafError(f"{place} is a language model: it is judged on text without labels")
         return text_perplexity(

@@ -8,6 +8,12 @@ from lpaf_jax.models.checkpoint import load_model
 from lpaf_jax.models.families import FAMILIES, Head, default_head, family_name, named_head
 
 
+def head_in(folder: Path) -> Head:
+    """The head that the config in `folder` names, or else the first of its family."""
+    values = read_json(folder / "config.json")
+    return default_head(values, FAMILIES[family_name(values, str(folder))])
+
+
 def load_headless(folder: Path, head: Head | None = None) -> Any:
     """The model in `folder`; where it holds no head, one of two classes is drawn.
 

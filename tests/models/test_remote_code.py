@@ -373,20 +373,6 @@ def test_a_tokenizer_keeps_the_class_that_it_has(all_read: dict[str, Read]) -> N
     assert kept[0] == kept[1]
 
 
-def test_classes_of_tokenizers_are_those_that_transformers_takes() -> None:
-    from transformers.models.auto.tokenization_auto import (
-        TOKENIZER_MAPPING_NAMES,
-        tokenizer_class_from_name,
-    )
-
-    for name, family in FAMILIES.items():
-        known = TOKENIZER_MAPPING_NAMES.get(name) or "TokenizersBackend"
-        known = "TokenizersBackend" if known == "MistralCommonBackend" else known
-        ours, theirs = map(tokenizer_class_from_name, (family.tokenizer, known))
-        # That of DistilBERT is a kind of BERT's, without the token types that it has no use for.
-        assert issubclass(ours, theirs), name
-
-
 def test_an_export_in_bfloat16(all_read: dict[str, Read]) -> None:
     read = all_read["narrow"]
     assert read.facts["dtypes"] == ["torch.bfloat16"]
