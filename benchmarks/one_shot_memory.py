@@ -24,7 +24,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from lpaf_jax.files import read_json, write_json
 from lpaf_jax.machine import usable_cpus
-from lpaf_jax.models.tensors import ShardWriter, weight_files
+from lpaf_jax.models.tensors import ShardWriter
+from lpaf_jax.models.weight_files import weight_files
 
 HERE = Path(__file__).parent
 GIB = 2**30

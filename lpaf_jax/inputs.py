@@ -22,7 +22,7 @@ from lpaf_jax.files import read_json
 from lpaf_jax.kinds import KINDS, Judged, Kind, Terms
 from lpaf_jax.models import compressible, is_hub_id, load_model, parameters, resolve_model
 from lpaf_jax.models.families import family_name
-from lpaf_jax.models.tensors import weight_files
+from lpaf_jax.models.weight_files import weight_files
 from lpaf_jax.settings import Settings
 
 

@@ -5,12 +5,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from lpaf_jax.files import read_json
+from lpaf_jax.errors import LpafError
 from lpaf_jax.folders import run_of, run_record
 from lpaf_jax.models.compressible import is_compressible
-from lpaf_jax.models.families import FAMILIES, Family, family_name, named_head
-from lpaf_jax.models.names import file_key
-from lpaf_jax.models.tensors import Header, read_headers, weight_files
+from lpaf_jax.models.contents import read_source
+from lpaf_jax.models.families import Family, family_name, named_head
+from lpaf_jax.models.tensors import Header, check_kind
+from lpaf_jax.models.weight_files import weight_files
 
 _FLOATS = ("F", "BF")
 
@@ -31,16 +32,16 @@ def inspect_model(place: Path) -> dict[str, Any]:
         finished `run` has the primary `metric` of its task and its value, `scores`, by stage.
 
     Raises:
-        LpafError: a file is missing or damaged, or the family is not known.
+        LpafError: a file is missing or damaged, the family is not known, or the model is
+            quantized.
     """
-    values = read_json(place / "config.json")
-    name = family_name(values, str(place))
-    family = FAMILIES[name]
+    source = read_source(place)
+    values, family = source.values, source.family
     # Integers and booleans are tables of positions and masks that old checkpoints carry along.
     headers = {
-        file_key(tensor, family): header
-        for tensor, header in read_headers(place).items()
-        if header.dtype.upper().startswith(_FLOATS)
+        key: header
+        for key, header in source.by_key().items()
+        if _layer(key) is not None or header.dtype.upper().startswith(_FLOATS)
     }
     matrices = _matrices(headers, family)
     stored = sum(m["parameters"] for m in matrices)
@@ -50,7 +51,7 @@ def inspect_model(place: Path) -> dict[str, Any]:
     bytes_of["rest"] = sum(header.bytes for header in headers.values()) - bytes_of["matrices"]
     return {
         "folder": str(place),
-        "family": name,
+        "family": family_name(values, str(place)),
         "head": named_head(values, family),
         "labels": list((values.get("id2label") or {}).values()),
         "factorized": any(m["rank"] is not None for m in matrices),
@@ -76,14 +77,23 @@ def _is_mark(key: str) -> bool:
     return key.startswith("lpaf_") and key != "lpaf_ranks"
 
 
+def _layer(key: str) -> str | None:
+    """The path of the compressible layer whose matrix, or first factor, has this key."""
+    layer = key.removesuffix(".weight").removesuffix(".down")
+    return layer if key.endswith(".weight") and is_compressible(f"{layer}.kernel") else None
+
+
 def _matrices(headers: dict[str, Header], family: Family) -> list[dict[str, Any]]:
     found = []
     for tensor, header in headers.items():
-        layer = tensor.removesuffix(".weight").removesuffix(".down")
-        if not tensor.endswith(".weight") or not is_compressible(f"{layer}.kernel"):
+        layer = _layer(tensor)
+        if layer is None:
             continue
+        check_kind(header.dtype, header.file, header.name)
         if tensor.endswith(".down.weight"):
-            up = headers[f"{layer}.up.weight"]
+            up = headers.get(f"{layer}.up.weight")
+            if up is None:
+                raise LpafError(f"{header.file.parent}: tensor {layer}.up.weight is missing")
             shape, rank = (header.shape[1], up.shape[0]), header.shape[0]
             kept, size = math.prod(header.shape) + math.prod(up.shape), header.bytes + up.bytes
         else:

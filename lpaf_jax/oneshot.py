@@ -36,7 +36,8 @@ from lpaf_jax.models import (
 )
 from lpaf_jax.models.checkpoint import saved_config, write_beside
 from lpaf_jax.models.names import file_name
-from lpaf_jax.models.tensors import ShardWriter, share_weights, weight_files
+from lpaf_jax.models.tensors import ShardWriter, share_weights
+from lpaf_jax.models.weight_files import weight_files
 from lpaf_jax.oneshot_settings import DEFAULT_LENGTH, OneShot
 from lpaf_jax.progress import Progress
 from lpaf_jax.report.card import one_shot_card
@@ -97,6 +98,7 @@ def run_one_shot(settings: OneShot) -> dict[str, Any]:
         found = _finished(result, mark)
         progress.say(f"{settings.out} is finished; there is nothing left to do")
         return read | found
+    source.check_finite()
     _claim(work, mark, settings.out)
     _check_space(source, settings.out)
     matrices = source.matrices()
@@ -120,6 +122,8 @@ def run_one_shot(settings: OneShot) -> dict[str, Any]:
         name: sum(file.stat().st_size for file in weight_files(folder))
         for name, folder in (("dense", source_folder), ("compressed", settings.out / "model"))
     }
+    # What lies there and is no part of the model is lost by reading, and not by compression.
+    found["bytes_on_disk"]["dense"] -= source.unread_bytes
     write_json(result, found)
     shutil.rmtree(work, ignore_errors=True)
     progress.close()

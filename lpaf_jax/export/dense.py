@@ -1,7 +1,8 @@
 """A factorized model as a plain checkpoint of its family, which any tool loads."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 
 from lpaf_jax.errors import LpafError
 from lpaf_jax.export.rewrite import card_of, noted, rewrite
-from lpaf_jax.files import read_json
-from lpaf_jax.models.checkpoint import saved_config
-from lpaf_jax.models.families import FAMILIES, Family, family_name, named_head
-from lpaf_jax.models.tensors import locate, read_headers, read_tensor
+from lpaf_jax.models.checkpoint import checked_source, saved_config
+from lpaf_jax.models.contents import Source
+from lpaf_jax.models.families import named_head
+from lpaf_jax.models.tensors import read_tensor
+from lpaf_jax.models.weight_files import refuse_pickled
 
 _NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 
@@ -30,28 +32,26 @@ def export_dense(place: Path, out: Path, *, dtype: str | None = None) -> None:
             product of two factors as they are.
 
     Raises:
-        LpafError: nothing would change, a file is damaged, or `out` cannot be written.
+        LpafError: nothing would change, a file is damaged or what it holds is not a model, or
+            `out` cannot be written.
     """
-    values = read_json(place / "config.json")
-    family = FAMILIES[family_name(values, str(place))]
-    ranks = values.get("lpaf_ranks", {})
-    if not ranks and dtype is None:
+    refuse_pickled(place)
+    source = checked_source(place)
+    if not source.values.get("lpaf_ranks") and dtype is None:
         raise LpafError(f"{place} is dense already; --dtype would store it in another one")
-    config = _config(values, family, dtype or _dtype_of(place))
-    tensors = _multiplied(place, family, ranks)
-    rewrite(place, out, tensors, config, dtype=dtype, card=_card(place))
+    config = _config(source, dtype or _dtype_of(source))
+    rewrite(place, out, _multiplied(source), config, dtype=dtype, card=_card(place))
 
 
-def _multiplied(
-    place: Path, family: Family, ranks: Mapping[str, int]
-) -> Iterator[tuple[str, np.ndarray]]:
-    files = locate(place)
+def _multiplied(source: Source) -> Iterator[tuple[str, np.ndarray]]:
+    family, ranks = source.family, source.values.get("lpaf_ranks", {})
+    files = {header.name: header.file for header in source.headers}
     for name, file in files.items():
         layer = name.removesuffix(".down.weight")
         if layer in ranks and name.endswith(".down.weight"):
             up = f"{layer}.up.weight"
             if up not in files:
-                raise LpafError(f"{place}: tensor {up} is missing")
+                raise LpafError(f"{source.folder}: tensor {up} is missing")
             product = _product(read_tensor(file, name), read_tensor(files[up], up))
             yield f"{layer}.weight", product.T if family.as_stored(layer) else product
         elif name.removesuffix(".up.weight") not in ranks:
@@ -63,21 +63,21 @@ def _product(down: np.ndarray, up: np.ndarray) -> np.ndarray:
     return (up.astype(np.float32) @ down.astype(np.float32)).astype(up.dtype)
 
 
-def _plain(name: str, ranks: Mapping[str, int]) -> str:
+def _plain(name: str, ranks: dict[str, int]) -> str:
     layer = name.removesuffix(".up.bias")
     return f"{layer}.bias" if layer in ranks else name
 
 
-def _dtype_of(place: Path) -> str:
+def _dtype_of(source: Source) -> str:
     """What most numbers of a folder are stored as, as config.json calls it."""
-    sizes: dict[str, int] = {}
-    for header in read_headers(place).values():
-        sizes[header.dtype] = sizes.get(header.dtype, 0) + header.bytes
-    most = max(sizes, key=lambda kind: sizes[kind])
-    return _NAMES.get(most, "float32")
+    sizes: Counter[str] = Counter()
+    for header in source.headers:
+        sizes[header.dtype] += header.bytes
+    return _NAMES.get(sizes.most_common(1)[0][0], "float32")
 
 
-def _config(values: dict[str, Any], family: Family, dtype: str) -> dict[str, Any]:
+def _config(source: Source, dtype: str) -> dict[str, Any]:
+    values, family = source.values, source.family
     head = named_head(values, family)
     architectures = values.get("architectures") or list(family.architectures.values())
     name = architectures[0] if head is None else family.architectures[head]

@@ -4,10 +4,9 @@ from pathlib import Path
 
 from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.export.rewrite import card_of, noted, rewrite
-from lpaf_jax.files import read_json
-from lpaf_jax.models.checkpoint import saved_config
-from lpaf_jax.models.families import FAMILIES, default_head, family_name
-from lpaf_jax.models.tensors import locate, read_tensor
+from lpaf_jax.models.checkpoint import checked_source, saved_config
+from lpaf_jax.models.tensors import read_tensor
+from lpaf_jax.models.weight_files import refuse_pickled
 
 
 def export_factorized(place: Path, out: Path, *, dtype: str | None) -> None:
@@ -25,19 +24,19 @@ def export_factorized(place: Path, out: Path, *, dtype: str | None) -> None:
         LpafError: there are no factors, no dtype is named, a file is damaged, or `out` cannot be
             written.
     """
-    values = read_json(place / "config.json")
-    family = FAMILIES[family_name(values, str(place))]
-    ranks = values.get("lpaf_ranks", {})
+    refuse_pickled(place)
+    source = checked_source(place)
+    ranks = source.values.get("lpaf_ranks", {})
     if not ranks:
         raise LpafError(f"{place} has no factors: --format dense stores it in another dtype")
     if dtype is None:
         raise SettingError(("dtype",), "is missing: it is all that --format factorized changes")
-    architecture = family.architectures[default_head(values, family)]
     rewrite(
         place,
         out,
-        ((name, read_tensor(file, name)) for name, file in locate(place).items()),
-        saved_config(values, architecture, ranks) | {"dtype": dtype},
+        ((header.name, read_tensor(header.file, header.name)) for header in source.headers),
+        saved_config(source.values, source.family.architectures[source.head], ranks)
+        | {"dtype": dtype},
         dtype=dtype,
         card=noted(
             card_of(place),

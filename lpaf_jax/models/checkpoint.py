@@ -21,12 +21,11 @@ from safetensors.numpy import save_file
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import atomic_dir, read_json
 from lpaf_jax.linalg import LowRank
-from lpaf_jax.models.configs import refuse_quantized
+from lpaf_jax.models.contents import Source, read_source
 from lpaf_jax.models.families import (
     FAMILIES,
     Family,
     Head,
-    default_head,
     family_name,
     head_of,
     named_head,
@@ -34,17 +33,11 @@ from lpaf_jax.models.families import (
 from lpaf_jax.models.functional import Params, layer_at, parameters, replace_layer, set_parameters
 from lpaf_jax.models.initial import Initializer
 from lpaf_jax.models.layers import LowRankLinear
-from lpaf_jax.models.names import file_key, file_name, is_of_head, is_transposed
+from lpaf_jax.models.names import file_name, is_transposed
 from lpaf_jax.models.remote_code import MODELING_FILE, modeling_code, remote_fields
-from lpaf_jax.models.tensors import (
-    WEIGHTS,
-    opened,
-    read_file,
-    share_weights,
-    stored_in,
-    weight_files,
-)
+from lpaf_jax.models.tensors import opened, read_file, share_weights, stored_in
 from lpaf_jax.models.tokenizer_files import TOKENIZER_FILES, name_tokenizer
+from lpaf_jax.models.weight_files import WEIGHTS, weight_files
 
 _EXTRA = "state.safetensors"
 # What travels from folder to folder beside the weights: the tokenizer, and how text is made.
@@ -69,30 +62,22 @@ def load_model(
 
     Raises:
         LpafError: a file or tensor is missing, damaged, of the wrong shape or not finite; the
-            folder is quantized; the family has no such head; the folder holds no head, or one of
-            another shape, and none was to be drawn.
+            folder is quantized, or its weights are not whole (see `Source.match`); the family has
+            no such head; the folder holds no head, or one of another shape, and none was to be
+            drawn.
     """
-    values = read_json(folder / "config.json")
-    name = family_name(values, str(folder))
-    refuse_quantized(values, folder)
-    family = FAMILIES[name]
-    asked = head is not None or num_labels is not None
-    chosen = head or default_head(values, family)
-    if chosen not in family.heads:
-        raise LpafError(
-            f"{folder}: {name} has no {chosen} head here; it has {', '.join(family.heads)}"
-        )
+    source = read_source(folder, head)
     if num_labels is not None:
-        values = {**values, "num_labels": num_labels}
-    model = _structure(folder, values, family, chosen, seed)
+        source = source._replace(values={**source.values, "num_labels": num_labels})
+    model = empty_model(source, seed)
     wanted = parameters(model)
-    found, unfit = _read(folder, wanted, family)
+    found, unfit = _read(source, wanted)
     # Sorted, so that what is drawn does not hang on the order of attributes.
     absent = sorted(path for path in wanted if path not in found)
-    if absent and (chosen == "lm" or not asked):
+    if absent and (source.head == "lm" or (head is None and num_labels is None)):
         other = next((unfit[path] for path in absent if path in unfit), None)
-        raise LpafError(other or f"{folder} holds no {chosen} head: {absent[0]} is missing")
-    init = Initializer(jax.random.key(seed), family.config(values).initializer_range)
+        raise LpafError(other or f"{folder} holds no {source.head} head: {absent[0]} is missing")
+    init = Initializer(jax.random.key(seed), source.family.config(source.values).initializer_range)
     drawn = {
         path: init.normal(*shape) if len(shape) > 1 else jnp.zeros(shape)
         for path, shape in ((path, wanted[path].shape) for path in absent)
@@ -101,18 +86,27 @@ def load_model(
     return model
 
 
-def _structure(
-    folder: Path, values: dict[str, Any], family: Family, head: Head, seed: int
-) -> nnx.Module:
+def empty_model(source: Source, seed: int = 0) -> Any:
     """A model of shapes alone: to draw arrays that files then replace would take the longest."""
-    config = family.config(values)
-    model = nnx.eval_shape(lambda: family.heads[head](config, jax.random.key(seed)))
+    config = source.family.config(source.values)
+    model = nnx.eval_shape(lambda: source.family.heads[source.head](config, jax.random.key(seed)))
     dense = parameters(model)
-    for path, rank in values.get("lpaf_ranks", {}).items():
+    for path, rank in source.values.get("lpaf_ranks", {}).items():
         if f"{path}.kernel" not in dense:
-            raise LpafError(f"{folder}: lpaf_ranks in config.json names no layer: {path}")
+            raise LpafError(f"{source.folder}: lpaf_ranks in config.json names no layer: {path}")
         replace_layer(model, path, _empty_low_rank(layer_at(model, path), rank))
     return model
+
+
+def checked_source(folder: Path, head: Head | None = None) -> Source:
+    """What `read_source` gives, its tensors held against those of its model.
+
+    Raises:
+        LpafError: see `read_source` and `Source.match`.
+    """
+    source = read_source(folder, head)
+    source.match({path: x.shape for path, x in parameters(empty_model(source)).items()})
+    return source
 
 
 def save_model(
@@ -153,6 +147,8 @@ def save_model(
         for path, a in params.items()
         if path.endswith(".a")
     }
+    if head == "lm":
+        values["tie_word_embeddings"] = model.lm_head is None
     config = saved_config(values, family.architectures[head], low_rank, label_names)
     config |= {} if reads is None else {"lpaf_reads": reads}
     with atomic_dir(folder) as target:
@@ -249,30 +245,17 @@ def _empty_low_rank(dense: Any, rank: int) -> LowRankLinear:
     return LowRankLinear(LowRank(jnp.zeros((m, rank)), jnp.zeros((rank, n))), bias)
 
 
-def _read(folder: Path, wanted: Params, family: Family) -> tuple[Params, dict[str, str]]:
+def _read(source: Source, wanted: Params) -> tuple[Params, dict[str, str]]:
     """What the folder holds of `wanted`, and by path what does not fit of tensors of the head."""
-    by_name = {file_key(file_name(path, wanted), family): path for path in wanted}
+    contents = source.match({path: x.shape for path, x in wanted.items()})
+    places = {(header.file, header.name): path for path, header in contents.tensors.items()}
     found: Params = {}
-    unfit: dict[str, str] = {}
-    for file in weight_files(folder):
+    for file in weight_files(source.folder):
         stored = stored_in(file)
         for name in list(stored):
             # Popped: what was read of a pickled file is let go when it has its place.
-            tensor, path = stored.pop(name), by_name.get(file_key(name, family))
-            if path is None:
-                continue
-            turned = is_transposed(path, family)
-            if (tensor.shape[::-1] if turned else tensor.shape) != wanted[path].shape:
-                unfit[path] = (
-                    f"{file}: tensor {name} has shape {tensor.shape}, which does not fit "
-                    f"config.json ({wanted[path].shape} expected, as (in, out))"
-                )
-                if is_of_head(path, family):
-                    continue
-                raise LpafError(unfit[path])
-            found[path] = jnp.asarray(tensor.read(turned), wanted[path].dtype)
-    missing = [path for path in wanted if path not in found and not is_of_head(path, family)]
-    if missing:
-        first = file_name(missing[0], wanted)
-        raise LpafError(f"{folder}: {len(missing)} tensors are missing, {first} among them")
-    return found, unfit
+            tensor, path = stored.pop(name), places.get((file, name))
+            if path is not None:
+                value = tensor.read(is_transposed(path, source.family))
+                found[path] = jnp.asarray(value, wanted[path].dtype)
+    return found, contents.unfit

@@ -39,8 +39,12 @@ def refuse_quantized(values: Mapping[str, Any], where: object) -> None:
     found = values.get("quantization_config")
     if found is not None:
         method = found.get("quant_method") if isinstance(found, Mapping) else None
-        raise LpafError(
-            f"{where} is quantized ({method or 'config.json has a quantization_config'}), which is "
-            "not read here: give the checkpoint that it was made from, or save what dequantize() "
-            "of transformers makes of it"
-        )
+        raise quantized(where, str(method or "config.json has a quantization_config"))
+
+
+def quantized(where: object, why: str) -> LpafError:
+    """The error of a folder that is quantized, by `why` it is known to be."""
+    return LpafError(
+        f"{where} is quantized ({why}), which is not read here: give the checkpoint that it was "
+        "made from, or save what dequantize() of transformers makes of it"
+    )

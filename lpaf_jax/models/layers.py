@@ -7,6 +7,7 @@ of all families are here, too.
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -206,14 +207,21 @@ def _gelu_backward(x: Array, g: Array) -> tuple[Array]:
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
+_gelu_by_tanh = partial(jax.nn.gelu, approximate=True)
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
-    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
-    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_python": gelu,
+    "gelu_new": _gelu_by_tanh,
+    "gelu_pytorch_tanh": _gelu_by_tanh,
+    "gelu_python_tanh": _gelu_by_tanh,
+    "gelu_fast": _gelu_by_tanh,
+    "gelu_accurate": _gelu_by_tanh,
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
 }
-"""By the names that a `config.json` has for them."""
+"""By the names that a `config.json` has for them; several of `transformers` are one function."""
 
 
 def activation(name: str) -> Callable[[Array], Array]:

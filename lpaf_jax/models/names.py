@@ -6,6 +6,18 @@ from lpaf_jax.models.families import Family
 
 # Leaf in the model -> leaf in the file.
 _LEAVES = {"kernel": "weight", "a": "down.weight", "b": "up.weight"}
+# What wrappers of PyTorch put into the names of the tensors of what they wrap: DataParallel and
+# DDP, torch.compile, FSDP, activation checkpointing, DeepSpeed, and PEFT around single layers.
+_WRAPPERS = {
+    "module",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+    "base_layer",
+}
+# What may stand before all names: attributes of training programs, PEFT's base_model.model.
+_OUTER = {"model", "base_model"}
 
 
 def file_name(path: str, paths: Container[str]) -> str:
@@ -22,11 +34,16 @@ def file_name(path: str, paths: Container[str]) -> str:
 def file_key(name: str, family: Family) -> str:
     """What all names of a tensor have in common.
 
-    Checkpoints without a head carry no prefix, and old ones call norms gamma and beta.
+    Checkpoints without a head carry no prefix, wrapped models one of their wrapper's more, and old
+    ones call norms gamma and beta.
     """
-    name = name.removeprefix(f"{family.prefix}.")
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-        "LayerNorm.beta", "LayerNorm.bias"
+    parts = [part for part in name.split(".") if part not in _WRAPPERS]
+    while len(parts) > 1 and (parts[0] in _OUTER or parts[0] == family.prefix):
+        parts.pop(0)
+    return (
+        ".".join(parts)
+        .replace("LayerNorm.gamma", "LayerNorm.weight")
+        .replace("LayerNorm.beta", "LayerNorm.bias")
     )
 
 

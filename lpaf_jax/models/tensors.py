@@ -1,17 +1,12 @@
-"""The tensors of a checkpoint folder, read one at a time.
-
-A folder holds `model.safetensors`, shards of it with an index, or the pickled `pytorch_model.bin`
-of older checkpoints, whole or in shards, which PyTorch reads where it is installed.
-"""
+"""The tensors of a checkpoint's files, read one at a time: safetensors, or pickled by PyTorch."""
 
 import math
 import re
 import shutil
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,33 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from lpaf_jax.errors import LpafError
-from lpaf_jax.files import read_json, write_json
+from lpaf_jax.files import write_json
+from lpaf_jax.models.pickled import as_numpy, kind_of, pickled
+from lpaf_jax.models.weight_files import WEIGHTS, weight_files
 
-WEIGHTS = "model.safetensors"
-_PICKLED = "pytorch_model.bin"
 # Numbers of a matrix that are read at a time.
 _PIECE = 2**22
 # As safetensors calls what weights are stored in.
 _DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
-_OF_TORCH = {f"torch.{np.dtype(dtype).name}": kind for kind, dtype in _DTYPES.items()}
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights of a model folder, in a fixed order.
-
-    Raises:
-        LpafError: there are none, or an index is damaged.
-    """
-    for name in (WEIGHTS, _PICKLED):
-        if (folder / name).is_file():
-            return [folder / name]
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            shards = read_json(index).get("weight_map")
-            if not isinstance(shards, Mapping):
-                raise LpafError(f"{index} is damaged: it has no weight_map; copy the folder again")
-            return [folder / shard for shard in sorted(set(shards.values()))]
-    raise LpafError(f"{folder} holds no {WEIGHTS}")
 
 
 def read_file(file: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -57,27 +33,12 @@ def read_file(file: Path) -> Iterator[tuple[str, np.ndarray]]:
         LpafError: the file is damaged or cannot be read.
     """
     if file.suffix == ".bin":
-        for name, tensor in _pickled(file).items():
-            yield name, _from_torch(tensor)
+        for name, tensor in pickled(file).items():
+            yield name, as_numpy(tensor)
         return
     with opened(file) as tensors:
         for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
             yield name, tensors.get_tensor(name)
-
-
-def locate(folder: Path) -> dict[str, Path]:
-    """The file that each tensor of a model folder lies in, by the tensor's name.
-
-    Raises:
-        LpafError: a file is missing, damaged or pickled: those can only be read whole.
-    """
-    found: dict[str, Path] = {}
-    for file in weight_files(folder):
-        if file.suffix == ".bin":
-            raise LpafError(f"{file} can only be read whole: save the model as safetensors")
-        with opened(file) as tensors:
-            found |= dict.fromkeys(tensors.keys(), file)
-    return found
 
 
 def read_tensor(file: Path, name: str) -> np.ndarray:
@@ -114,7 +75,7 @@ def stored_in(file: Path) -> dict[str, Stored]:
     if file.suffix == ".bin":
         return {
             name: Stored(tuple(tensor.shape), partial(_unpickled, file, name, tensor))
-            for name, tensor in _pickled(file).items()
+            for name, tensor in pickled(file).items()
         }
     with opened(file) as tensors:
         shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
@@ -126,16 +87,32 @@ def stored_in(file: Path) -> dict[str, Stored]:
 def read_wide(file: Path, name: str, shape: tuple[int, ...], turned: bool) -> np.ndarray:
     """One tensor as `Stored.read` gives it."""
     tensor_dtype(file, name)
-    if len(shape) != 2:
-        return _widened(file, name, read_tensor(file, name), turned)
     found = _aligned(shape[::-1] if turned else shape)
-    rows = max(1, _PIECE // max(1, shape[1]))
-    for start in range(0, shape[0], rows):
-        with opened(file) as tensors:  # once a piece: what was read does not stay mapped
-            piece = tensors.get_slice(name)[start : min(start + rows, shape[0])]
+    there, start = found.T if turned else found, 0
+    for piece in _pieces(file, name, shape):
         _check_finite(piece, file, name)
-        (found.T if turned else found)[start : start + rows] = piece
+        if shape:
+            there[start : start + len(piece)] = piece
+            start += len(piece)
+        else:
+            there[...] = piece
     return found
+
+
+def _pieces(file: Path, name: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """A tensor of a safetensors file, some rows at a time."""
+    for rows in _rows(shape):
+        with opened(file) as tensors:  # once a piece: what was read does not stay mapped
+            piece = tensors.get_slice(name)[rows] if shape else tensors.get_tensor(name)
+        yield piece
+
+
+def _rows(shape: tuple[int, ...]) -> list[slice]:
+    """Pieces of a tensor: of a scalar the one there is."""
+    if not shape:
+        return [slice(None)]
+    step = max(1, _PIECE // max(1, math.prod(shape[1:])))
+    return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:
@@ -146,8 +123,8 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _unpickled(file: Path, name: str, tensor: Any, turned: bool) -> np.ndarray:
-    _check_kind(_kind(tensor), file, name)
-    return _widened(file, name, _from_torch(tensor), turned)
+    check_kind(kind_of(tensor), file, name)
+    return _widened(file, name, as_numpy(tensor), turned)
 
 
 def _widened(file: Path, name: str, value: np.ndarray, turned: bool) -> np.ndarray:
@@ -162,12 +139,6 @@ def _check_finite(value: np.ndarray, file: Path, name: str) -> None:
         raise LpafError(f"{file}: tensor {name} holds NaN or infinity")
 
 
-def tensor_shape(file: Path, name: str) -> tuple[int, ...]:
-    """The shape of a tensor, without reading it."""
-    with opened(file) as tensors:
-        return tuple(tensors.get_slice(name).get_shape())
-
-
 def tensor_dtype(file: Path, name: str) -> np.dtype[Any]:
     """The dtype of a tensor, without reading it.
 
@@ -176,11 +147,12 @@ def tensor_dtype(file: Path, name: str) -> np.dtype[Any]:
     """
     with opened(file) as tensors:
         kind = tensors.get_slice(name).get_dtype()
-    _check_kind(kind, file, name)
+    check_kind(kind, file, name)
     return np.dtype(_DTYPES[kind])
 
 
-def _check_kind(kind: str, file: Path, name: str) -> None:
+def check_kind(kind: str, file: Path, name: str) -> None:
+    """Raise LpafError unless a tensor stored as `kind` holds floats that are known here."""
     # Integers and floats of 8 bits are codes: their scales lie in tensors of other names.
     if kind not in _DTYPES:
         raise LpafError(
@@ -192,23 +164,25 @@ def _check_kind(kind: str, file: Path, name: str) -> None:
 class Header(NamedTuple):
     """What is known of a stored tensor before it is read; `dtype` as safetensors calls it."""
 
+    file: Path
+    name: str
     shape: tuple[int, ...]
     dtype: str
     bytes: int
 
 
-def read_headers(folder: Path) -> dict[str, Header]:
-    """Shapes, dtypes and sizes of all tensors of a model folder, none of which is read.
+def read_headers(folder: Path) -> list[Header]:
+    """What all tensors of a model folder are, none of which is read.
 
     Raises:
         LpafError: a file is missing or damaged, or is pickled and PyTorch is not installed.
     """
-    found: dict[str, Header] = {}
+    found: list[Header] = []
     for file in weight_files(folder):
         if file.suffix == ".bin":
-            # Mapped, which files from before PyTorch 1.6 cannot be: their tensors are not read.
-            for name, tensor in _pickled(file, mapped=zipfile.is_zipfile(file)).items():
-                found[name] = Header(tuple(tensor.shape), _kind(tensor), tensor.nbytes)
+            for name, tensor in pickled(file, mapped=True).items():
+                kind = kind_of(tensor)
+                found.append(Header(file, name, tuple(tensor.shape), kind, tensor.nbytes))
             continue
         with opened(file) as tensors:
             for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
@@ -216,8 +190,40 @@ def read_headers(folder: Path) -> dict[str, Header]:
                 shape, kind = tuple(part.get_shape()), part.get_dtype()
                 bits = re.search(r"\d+", kind)
                 size = math.prod(shape) * (int(bits[0]) if bits else 8) // 8
-                found[name] = Header(shape, kind, size)
+                found.append(Header(file, name, shape, kind, size))
     return found
+
+
+def check_finite(header: Header) -> None:
+    """Look at every number of a tensor of a safetensors file, some megabytes at a time.
+
+    Raises:
+        LpafError: one is not finite, or the file cannot be read.
+    """
+    for piece in _pieces(header.file, header.name, header.shape):
+        _check_finite(piece, header.file, header.name)
+
+
+def hold_the_same(one: Header, other: Header) -> bool:
+    """Whether two tensors have the same shape and numbers, whatever they are stored as.
+
+    Some megabytes of each are in memory at a time; of a pickled file, what PyTorch maps.
+
+    Raises:
+        LpafError: a file cannot be read.
+    """
+    if one.shape != other.shape:
+        return False
+    pairs = zip_longest(_numbers(one), _numbers(other), fillvalue=np.empty(0))
+    return all(np.array_equal(x.astype(np.float64), y.astype(np.float64)) for x, y in pairs)
+
+
+def _numbers(header: Header) -> Iterator[np.ndarray]:
+    if header.file.suffix == ".bin":
+        tensor = as_numpy(pickled(header.file, mapped=True)[header.name])
+        yield from (tensor[rows] if header.shape else tensor for rows in _rows(header.shape))
+        return
+    yield from _pieces(header.file, header.name, header.shape)
 
 
 @contextmanager
@@ -230,48 +236,10 @@ def opened(file: Path) -> Iterator[safe_open]:
     try:
         with safe_open(file, framework="numpy") as tensors:
             yield tensors
+    except FileNotFoundError:
+        raise LpafError(f"{file} does not exist; copy it there") from None
     except (SafetensorError, OSError) as error:
         raise LpafError(f"{file} is damaged or cannot be read: {error}") from error
-
-
-def _pickled(file: Path, *, mapped: bool = False) -> dict[str, Any]:
-    """The tensors of PyTorch in a pickled file, by name.
-
-    Pages of a mapped file count as memory until all its tensors are gone, and those of a file that
-    is read go one by one.
-    """
-    if find_spec("torch") is None:
-        raise LpafError(
-            f"{file} is read by PyTorch, which is not installed: install torch, or save the "
-            "model as safetensors"
-        )
-    import torch
-
-    try:
-        # Only tensors are unpickled, no code.
-        tensors: dict[str, Any] = torch.load(
-            file, map_location="cpu", weights_only=True, mmap=mapped
-        )
-    except Exception as error:  # pickle, zip and torch each raise kinds of their own
-        reason = str(error).strip().split("\n")[0]
-        raise LpafError(f"{file} is damaged or cannot be read: {reason}") from error
-    return tensors
-
-
-def _kind(tensor: Any) -> str:
-    """The dtype of a tensor of PyTorch as safetensors calls it, or else as PyTorch does."""
-    return _OF_TORCH.get(str(tensor.dtype), str(tensor.dtype).removeprefix("torch."))
-
-
-def _from_torch(tensor: Any) -> np.ndarray:
-    if _kind(tensor) != "BF16":
-        found: np.ndarray = tensor.numpy()
-        return found
-    import torch
-
-    # PyTorch gives numpy no bfloat16.
-    bits: np.ndarray = tensor.view(torch.int16).numpy()
-    return bits.view(jnp.bfloat16)
 
 
 def share_weights(folder: Path) -> None:

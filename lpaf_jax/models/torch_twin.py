@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from lpaf_jax.errors import LpafError
-from lpaf_jax.files import read_json
-from lpaf_jax.models.families import FAMILIES, Head, default_head, family_name
-from lpaf_jax.models.names import file_key, is_of_head
-from lpaf_jax.models.tensors import read_file, weight_files
+from lpaf_jax.models.checkpoint import checked_source
+from lpaf_jax.models.families import Head, family_name
+from lpaf_jax.models.names import file_key
+from lpaf_jax.models.tensors import read_file
+from lpaf_jax.models.weight_files import weight_files
 
 
 def torch_twin(
@@ -36,10 +37,9 @@ def torch_twin(
     import torch
     import transformers
 
-    values = read_json(folder / "config.json")
+    source = checked_source(folder, head)
+    values, family, chosen = source.values, source.family, source.head
     name = family_name(values, str(folder))
-    family = FAMILIES[name]
-    chosen = head or default_head(values, family)
     carried = {k: v for k, v in values.items() if k not in ("auto_map", "model_type")}
     config = transformers.CONFIG_MAPPING[name].from_dict(carried)
     config.dtype = torch.float32
@@ -67,14 +67,9 @@ def torch_twin(
     found = {own[key]: value for key, value in stored.items() if key in own}
     left, _ = model.load_state_dict(found, strict=False)
     tied = set(model._tied_weights_keys or ()) if config.tie_word_embeddings else set()
-    missing = [n for n in left if n not in tied and not (timed and is_of_head(n, family))]
-    if missing:
-        first = next((n for n in missing if not is_of_head(n, family)), None)
-        raise LpafError(
-            f"{folder} holds no {chosen} head: {missing[0]} is missing"
-            if first is None
-            else f"{folder}: {len(missing)} tensors are missing, {first} among them"
-        )
+    missing = [name for name in left if name not in tied]  # of the head: the rest was looked at
+    if missing and not timed:
+        raise LpafError(f"{folder} holds no {chosen} head: {missing[0]} is missing")
     model.tie_weights()
     return model.eval()
 

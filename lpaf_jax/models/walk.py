@@ -11,12 +11,13 @@ from flax import nnx
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import read_json
 from lpaf_jax.models.compressible import is_compressible
-from lpaf_jax.models.configs import refuse_quantized
+from lpaf_jax.models.contents import read_source
 from lpaf_jax.models.families import FAMILIES, Walk, family_name
 from lpaf_jax.models.functional import Params, parameters, set_parameters
 from lpaf_jax.models.initial import Initializer
-from lpaf_jax.models.names import file_key, file_name, is_of_head, is_transposed
-from lpaf_jax.models.tensors import locate, read_tensor, read_wide, tensor_dtype, tensor_shape
+from lpaf_jax.models.names import file_name, is_of_head, is_transposed
+from lpaf_jax.models.tensors import check_finite, read_tensor, read_wide, tensor_dtype
+from lpaf_jax.models.weight_files import refuse_pickled
 
 
 class DecoderOnDisk:
@@ -24,33 +25,36 @@ class DecoderOnDisk:
 
     Attributes:
         folder: where it lies.
-        values: its parsed `config.json`.
+        values: its parsed `config.json`, as `Source` has it.
         shapes: of all parameters, by path.
         blocks: how many there are.
         positions: the longest input, in tokens.
         architecture: what PyTorch calls the model.
+        unread_bytes: of tensors in the folder that are no part of the model.
 
     Args:
         folder: dense, of a family of decoders.
 
     Raises:
-        LpafError: it is of no such family, is quantized or factorized already, has no language
-            model's head, or a tensor is missing or of the wrong shape.
+        LpafError: it is of no such family, is factorized already, is pickled, has no language
+            model's head, or its weights are not whole (see `Source.match`).
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.values = folder, read_json(folder / "config.json")
-        self.name = family_name(self.values, str(folder))
-        refuse_quantized(self.values, folder)
-        self._family = FAMILIES[self.name]
-        if self._family.walk is None:
+        values = read_json(folder / "config.json")
+        self.folder, self.name = folder, family_name(values, str(folder))
+        if FAMILIES[self.name].walk is None:
             with_walk = [name for name, family in FAMILIES.items() if family.walk is not None]
             raise LpafError(
                 f"{folder} is of the family {self.name}; without training only decoders are "
                 f"compressed: {', '.join(with_walk)}"
             )
-        if "lpaf_ranks" in self.values:
+        if "lpaf_ranks" in values:
             raise LpafError(f"{folder} is factorized already; start from a dense model")
+        refuse_pickled(folder)
+        source = read_source(folder, "lm")
+        self.values, self._family = source.values, source.family
+        assert self._family.walk is not None
         self._walk: Walk = self._family.walk
         self.architecture = self._family.architectures["lm"]
         self._config = self._family.config(self.values)
@@ -58,13 +62,25 @@ class DecoderOnDisk:
         self.positions: int = model.positions
         self.shapes = {path: x.shape for path, x in parameters(model).items()}
         self.blocks = len(model.body.blocks)
-        self._files = {
-            file_key(name, self._family): (file, name) for name, file in locate(folder).items()
-        }
-        absent = [path for path in self.shapes if self._key(path) not in self._files]
+        contents = source.match(self.shapes)
+        self._headers = contents.tensors
+        self.unread_bytes = sum(header.bytes for header in contents.left)
+        absent = [path for path in self.shapes if path not in self._headers]
         if absent:
             first = file_name(absent[0], self.shapes)
-            raise LpafError(f"{folder}: {len(absent)} tensors are missing, {first} among them")
+            raise LpafError(
+                contents.unfit.get(absent[0])
+                or f"{folder}: {len(absent)} tensors are missing, {first} among them"
+            )
+
+    def check_finite(self) -> None:
+        """Look at every number there is, some megabytes at a time.
+
+        Raises:
+            LpafError: one is not finite.
+        """
+        for header in self._headers.values():
+            check_finite(header)
 
     def embedder(self) -> Any:
         """A model of which `body.embed` and `body.context` can be used, and nothing else."""
@@ -102,30 +118,18 @@ class DecoderOnDisk:
 
     def stored(self, path: str) -> np.ndarray:
         """The parameter at `path` as it lies in the file: its dtype, and (out, in) or (in, out)."""
-        file, name = self._files[self._key(path)]
-        self._checked(path)
-        return read_tensor(file, name)
-
-    def _checked(self, path: str) -> tuple[int, ...]:
-        """The shape of the tensor in the file, if it is the one that config.json needs."""
-        file, name = self._files[self._key(path)]
-        shape = tensor_shape(file, name)
-        turned = is_transposed(path, self._family)
-        wanted = self.shapes[path][::-1] if turned else self.shapes[path]
-        if shape != wanted:
-            raise LpafError(
-                f"{file}: tensor {name} has shape {shape}, where config.json needs {wanted}"
-            )
-        return shape
+        header = self._headers[path]
+        return read_tensor(header.file, header.name)
 
     def stored_dtype(self, path: str) -> np.dtype[Any]:
         """The dtype of the parameter at `path` in the file."""
-        return tensor_dtype(*self._files[self._key(path)])
+        header = self._headers[path]
+        return tensor_dtype(header.file, header.name)
 
     def _array(self, path: str) -> jax.Array:
-        file, name = self._files[self._key(path)]
+        header = self._headers[path]
         turned = is_transposed(path, self._family)
-        value = read_wide(file, name, self._checked(path), turned)
+        value = read_wide(header.file, header.name, header.shape, turned)
         # On a CPU without a copy, which of the token embeddings would be the most that is held.
         return jax.device_put(jax.dlpack.from_dlpack(value), jax.devices()[0])
 
@@ -138,9 +142,6 @@ class DecoderOnDisk:
         found: Params = {path: self._array(path) for path in self.outside() if chosen(path)}
         set_parameters(model, found)
         return model
-
-    def _key(self, path: str) -> str:
-        return file_key(file_name(path, self.shapes), self._family)
 
     def _in_block(self, path: str) -> bool:
         return path.startswith(f"{self._walk.blocks}.")

@@ -165,7 +165,7 @@ def test_a_new_model_is_drawn_from_its_key():
     ("changes", "message"),
     [
         ({"hidden_size": None}, "not a BERT configuration.*hidden_size"),
-        ({"hidden_act": "swish"}, "the activation 'swish' is not one of gelu, gelu_new"),
+        ({"hidden_act": "mish"}, "the activation 'mish' is not one of gelu, gelu_python"),
         ({"num_attention_heads": 5}, "not a multiple of num_attention_heads"),
         ({"position_embedding_type": "relative_key"}, "only absolute position embeddings"),
         ({"is_decoder": True}, "is_decoder"),

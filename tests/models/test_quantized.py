@@ -1,6 +1,7 @@
 """Quantized checkpoints are refused: read as they lie, their codes would pass for weights."""
 
 import json
+from importlib.util import find_spec
 
 import ml_dtypes
 import numpy as np
@@ -8,9 +9,20 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lpaf_jax.errors import LpafError
+from lpaf_jax.export import export_dense, export_factorized
+from lpaf_jax.inspection import inspect_model
 from lpaf_jax.models import DecoderOnDisk, load_model
+from lpaf_jax.models.torch_twin import torch_twin
 from tests.tiny_decoder import write_decoder
 
+TWIN = pytest.param(
+    torch_twin, marks=pytest.mark.skipif(find_spec("torch") is None, reason="needs PyTorch")
+)
+
+EXPORTS = [
+    lambda folder: export_dense(folder, folder / "out", dtype="bfloat16"),
+    lambda folder: export_factorized(folder, folder / "out", dtype="bfloat16"),
+]
 QUERY = "model.layers.1.self_attn.q_proj.weight"
 
 
@@ -21,12 +33,11 @@ def source(tmp_path_factory):
 
 @pytest.fixture
 def coded(source, tmp_path):
-    """`coded(dtype) -> folder` with a matrix as 8-bit codes beside their scale."""
+    """`coded(dtype, **more tensors) -> folder` with a matrix of that dtype."""
 
-    def write(dtype):
-        tensors = load_file(source / "model.safetensors")
+    def write(dtype, **more):
+        tensors = load_file(source / "model.safetensors") | more
         tensors[QUERY] = (20 * tensors[QUERY]).astype(dtype)
-        tensors[QUERY.replace("weight", "SCB")] = np.full(32, 0.05, np.float32)
         folder = tmp_path / "coded"
         folder.mkdir()
         (folder / "config.json").write_text((source / "config.json").read_text())
@@ -60,8 +71,31 @@ def test_a_config_that_does_not(coded, read, dtype, name):
         read(coded(dtype))
 
 
+@pytest.mark.parametrize("read", [load_model, DecoderOnDisk, inspect_model, TWIN, *EXPORTS])
+@pytest.mark.parametrize(
+    "name",
+    [
+        QUERY.replace("weight", "SCB"),  # bitsandbytes, 8 bits
+        f"{QUERY}.quant_state.bitsandbytes__nf4",  # and 4
+        f"{QUERY}_scale_inv",  # FP8 of DeepSeek
+        f"{QUERY}_scale",  # compressed-tensors
+        QUERY.replace("weight", "qzeros"),  # GPTQ and AWQ
+        "model.layers.1.mlp.experts.gate_up_proj_blocks",  # MXFP4
+        QUERY.replace("weight", "scales"),  # MLX
+    ],
+)
+def test_scales_tell_of_codes_where_the_config_says_nothing(coded, tmp_path, read, name):
+    folder = coded(np.float32, **{name: np.full(32, 0.05, np.float32)})
+    with pytest.raises(LpafError, match=r"coded is quantized \(it holds .*made from") as caught:
+        read(folder)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [inspect_model, TWIN, *EXPORTS])
+def test_codes_are_refused_by_whoever_reads_them(coded, read):
+    with pytest.raises(LpafError, match=rf"tensor {QUERY} is stored as F8_E4M3, .* give a check"):
+        read(coded(ml_dtypes.float8_e4m3fn))
+
+
 def test_what_is_not_wanted_may_be_of_any_kind(coded):
-    folder = coded(np.float32)
-    tensors = load_file(folder / "model.safetensors")
-    save_file({**tensors, "steps": np.arange(3)}, folder / "model.safetensors")
-    load_model(folder)
+    load_model(coded(np.float32, steps=np.arange(3)))
