@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     command: Any = None
     try:
-        with _sigterm():
+        with _sigterm(), _warnings_shown():
             command = _parse(argv)
             if command is not None:
                 _set_environment()
@@ -81,6 +81,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lpaf: {what}{more}", file=sys.stderr)
         return 130 if isinstance(stop, KeyboardInterrupt) else 143
     return 0
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Print what the modules of the package warn of: as a library they log it and print nothing."""
+    logger, shown = logging.getLogger("lpaf_jax"), _Shown()
+    logger.addHandler(shown)
+    try:
+        yield
+    finally:
+        logger.removeHandler(shown)
+
+
+class _Shown(logging.Handler):
+    """Warnings, each once: a command may read the same folder again and again.
+
+    What comes by the package's own logger is in a run's log, and was printed if it was to be.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.name != "lpaf_jax" and text not in self._said:
+            self._said.add(text)
+            print(f"warning: {text}", file=sys.stderr)
 
 
 @contextmanager

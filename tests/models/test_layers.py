@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import Linear, LowRankLinear, MixedLinear
-from lpaf_jax.models.layers import Embedding, LayerNorm, dropout, gelu
+from lpaf_jax.models.layers import ACTIVATIONS, Embedding, LayerNorm, dropout, gelu
 
 M, N, K = 6, 5, 2
 
@@ -21,6 +21,16 @@ def arrays():
     shapes = {"x": (2, 3, M), "w": (M, N), "a": (M, K), "b": (K, N), "c": (N,)}
     found = {name: rng.normal(size=shape) for name, shape in shapes.items()}
     return {**found, "mask": rng.random((M, N)) < 0.5}
+
+
+def test_activations_are_those_of_transformers():
+    torch = pytest.importorskip("torch")
+    from transformers.activations import ACT2FN
+
+    x = np.linspace(-6, 6, 101, dtype=np.float32)
+    for name, function in ACTIVATIONS.items():
+        expected = ACT2FN[name](torch.tensor(x)).numpy()
+        np.testing.assert_allclose(function(jnp.asarray(x)), expected, atol=2e-6, err_msg=name)
 
 
 def single(array):

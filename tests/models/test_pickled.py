@@ -74,6 +74,49 @@ def test_codes_are_no_weights(pickled, kind):
         load_model(pickled(**{QUERY: codes}))
 
 
+OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(3), "step": torch.tensor(1.0)}}, "lr": 0.1}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": state, "epoch": 3, "optimizer_states": [OPTIMIZER]},
+        lambda state: {"model": state, "optimizer": {**OPTIMIZER, "exp_avg": state}},
+        lambda state: {"trainer": {"module": state}, "step": torch.tensor(5)},
+        lambda state: {**state, "epoch": 3, "optimizer": OPTIMIZER},
+        lambda state: {n: torch.nn.Parameter(x.float()) for n, x in state.items()},
+    ],
+)
+def test_weights_are_found_among_what_training_leaves(pickled, wrap):
+    folder = pickled()
+    file = folder / "pytorch_model.bin"
+    expected = parameters(load_model(folder))
+    state = torch.load(file, weights_only=True)
+    torch.save(wrap(state), file)
+    for path, array in parameters(load_model(folder)).items():
+        np.testing.assert_array_equal(array, expected[path], err_msg=path)
+    np.testing.assert_array_equal(
+        torch_twin(folder).state_dict()[QUERY], expected[QUERY.replace("weight", "kernel")].T
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"model": {"a.weight": torch.ones(2)}, "ema": {"a.weight": torch.ones(2)}}, "model, ema"),
+        ({"optimizer": OPTIMIZER, "epoch": 3}, r"no tensors .*\(optimizer, epoch\)"),
+        ([torch.ones(2)], r"no tensors .*\(a list\)"),
+        (torch.ones(2), r"no tensors .*\(a Tensor\)"),
+        (torch.nn.Linear(2, 2), r"an object of torch\.nn\.modules\.linear\.Linear"),
+    ],
+)
+def test_what_is_no_weights_is_named(pickled, content, told):
+    file = pickled() / "pytorch_model.bin"
+    torch.save(content, file)
+    with pytest.raises(LpafError, match=rf"pytorch_model\.bin holds .*{told}.*state_dict"):
+        load_model(file.parent)
+
+
 @pytest.mark.parametrize("old", [False, True], ids=["zip", "before 1.6"])
 @pytest.mark.parametrize("share", [0.001, 0.5, 0.99])
 def test_truncated_files(pickled, share, old):
