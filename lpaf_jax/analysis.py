@@ -8,6 +8,7 @@ import numpy as np
 
 from lpaf_jax.compress.spectra import feature_spectra, weight_spectra
 from lpaf_jax.data import Encoded, Examples, encode, eval_batches, load_task, load_tokenizer
+from lpaf_jax.data.contents import read_text
 from lpaf_jax.data.tables import FILES, SUFFIXES, TEXT_COLUMN, table_texts
 from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.files import read_json
@@ -38,7 +39,7 @@ def analyse_model(
     Args:
         name: of a model, the folder of one, or of a run, whose final model it then is.
         task: whose training texts are read.
-        text: a file whose lines are; of a .csv, .tsv, .jsonl or .parquet file, whose rows.
+        text: a file whose lines are; of a .json, .csv, .tsv, .jsonl or .parquet file, whose rows.
         text_column: of a file, be it a task or a text; `sentence` unless given.
         label_column: of the task; see `lpaf_jax.data.load_task`.
         pair_column: of the task, too.
@@ -114,12 +115,7 @@ def _rows(text: Path | None, column: str | None, count: int) -> Examples | None:
 def _lines(text: Path, column: str) -> list[str]:
     if text.suffix.lower() in SUFFIXES:
         return table_texts(text, column)
-    try:
-        return [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise LpafError(f"{text} does not exist") from None
-    except (OSError, UnicodeError) as error:
-        raise LpafError(f"{text} cannot be read as text: {error}") from None
+    return [line for line in read_text(text).splitlines() if line.strip()]
 
 
 def _batches(encoded: Encoded) -> Any:

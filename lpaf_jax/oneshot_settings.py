@@ -22,7 +22,7 @@ class OneShot:
     model: Positional[str]
     """A folder with a Hugging Face checkpoint of GPT-2, Llama, Mistral or Qwen, or a hub id."""
     calibration: Annotated[Path, _FILE]
-    """Plain text (.txt), or a .csv, .tsv, .jsonl or .parquet file with a text a row."""
+    """Plain text (.txt), or a .json, .csv, .tsv, .jsonl or .parquet file with a text a row."""
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder of the result; an unfinished run of the same settings found there is continued."""
     params: float = 0.8

@@ -46,11 +46,12 @@ def text_perplexity(
     Cost: a forward pass of length / stride times the tokens, a window at a time: the logits of a
     window, length × vocabulary × 4 bytes, are held beside the model.
     """
+    tokenizer = load_tokenizer(folder)
+    tokens_of = text_tokens(tokenizer, data, text_column)
     model: Any = load_model(folder, head="lm")
     length = length_for(length, DEFAULT_LENGTH, model.positions)
     stride = length if stride is None else stride
-    tokenizer = load_tokenizer(folder)
-    windows = text_windows(text_tokens(tokenizer, data, text_column), length, stride)
+    windows = text_windows(tokens_of, length, stride)
     forward = as_function(model)
 
     @jax.jit

@@ -65,7 +65,7 @@ def compress(
 
     Args:
         model: `minilm`, a folder, or a hub id.
-        task: a task's name, or the path of a csv, tsv, jsonl or parquet file.
+        task: a task's name, or the path of a json, csv, tsv, jsonl or parquet file.
         out: folder of the run; an unfinished one is continued.
         chosen: any other field of `lpaf_jax.settings.Settings`.
 

@@ -22,8 +22,9 @@ from lpaf_jax.data import (
     read_examples,
     read_squad,
 )
+from lpaf_jax.data.contents import refuse_packed
 from lpaf_jax.data.examples import Kind
-from lpaf_jax.data.tables import FILES, LABEL_COLUMN, TEXT_COLUMN
+from lpaf_jax.data.tables import LABEL_COLUMN, TEXT_COLUMN
 from lpaf_jax.data.windows import DOC_STRIDE, LENGTH
 from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.files import read_json
@@ -252,10 +253,14 @@ def evaluate_file(
     if stride is not None:
         raise SettingError(("stride",), "is for language models, which this one is not")
     predictor = load_predictor(folder, stage=stage, length=length)
-    terms, squad = predictor.terms, data.suffix.lower() == ".json"
-    if squad != (terms.kind == "span"):
-        wanted = "a .json file in the format of SQuAD" if not squad else f"a {FILES}"
-        raise LpafError(f"{data} does not suit the model, which is judged on {wanted}")
+    terms = predictor.terms
+    squad = terms.kind == "span"
+    if squad and data.suffix.lower() != ".json":
+        refuse_packed(data)
+        raise LpafError(
+            f"{data} does not suit the model, which is judged on a .json file in the format of "
+            "SQuAD"
+        )
     examples: Examples
     if squad:
         questions = examples = read_squad(data)

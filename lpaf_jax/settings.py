@@ -59,7 +59,7 @@ class Settings:
     model: Positional[str]
     """`minilm`, a folder with a Hugging Face checkpoint, or a hub id."""
     task: Annotated[str, arg(metavar="TASK")]
-    """`rotten_tomatoes`, `imdb`, a GLUE task, `squad`, `squad_v2`, or a csv, tsv, jsonl or
+    """`rotten_tomatoes`, `imdb`, a GLUE task, `squad`, `squad_v2`, or a json, csv, tsv, jsonl or
     parquet file."""
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder of the run; an unfinished run of the same settings found there is continued."""

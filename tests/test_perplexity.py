@@ -1,5 +1,6 @@
 """`lpaf evaluate` of a language model, against a loop over the text in float64."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,28 @@ def test_the_command_prints_it(place: Path, capsys: pytest.CaptureFixture[str]) 
     assert main([*words, "--stride", "5"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["perplexity"] == pytest.approx(by_hand(place, LENGTH, 5)[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.txt", gzip.compress(b"w3 w4 w5"), r"t\.txt is packed \(gzip\): unpack it first"),
+        ("t.json", b'{"data": [{"text": "w3 w4"}]}', r"t\.json is one JSON object"),
+        ("t.csv", b"sentence\nw3 w4\n", "no column 'text'"),
+    ],
+)
+def test_a_file_that_is_no_text_is_refused_before_the_model_is_read(
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: bytes,
+    message: str,
+) -> None:
+    monkeypatch.setattr("lpaf_jax.perplexity.load_model", None)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(LpafError, match=message):
+        text_perplexity(place / "gpt2", tmp_path / name)
 
 
 def test_a_table_is_read_by_its_column(place: Path) -> None:

@@ -144,8 +144,11 @@ def test_a_file_of_another_kind_is_refused(
 ) -> None:
     with pytest.raises(LpafError, match=r"t\.csv does not suit the model, .* a \.json file in"):
         evaluate_file(asked_run, tmp_path / "t.csv")
-    with pytest.raises(LpafError, match=r"t\.json does not suit the model, .* \.csv, \.tsv, \.j"):
-        evaluate_file(graded_run, tmp_path / "t.json")
+    with pytest.raises(LpafError, match=r"t\.json\.gz is packed, by its name: unpack it"):
+        evaluate_file(asked_run, tmp_path / "t.json.gz")
+    path = write_questions(tmp_path / "t.json", asked_test(asked_run))
+    with pytest.raises(LpafError, match=r"t\.json is one JSON object \('data'\), not rows"):
+        evaluate_file(graded_run, path)
 
 
 def test_a_language_model_answers_nothing(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ class Analyze:
     task: Annotated[str | None, arg(metavar="TASK", help_behavior_hint="(optional)")] = None
     """Task whose training texts are read for the features; as for compress."""
     text: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")] = None
-    """File whose lines, or the rows of a csv, tsv, jsonl or parquet file; not with --task."""
+    """File whose lines, or the rows of a json, csv, tsv, jsonl or parquet file; not with --task."""
     text_column: TextColumn = None
     label_column: LabelColumn = None
     pair_column: PairColumn = None

@@ -29,7 +29,7 @@ class Evaluate:
     dir: Positional[Path]
     """Folder of a run, or of a model."""
     data: Annotated[Path, arg(metavar="FILE")]
-    """A table (.csv, .tsv, .jsonl or .parquet), questions as those of SQuAD (.json), or a text."""
+    """A table (.json, .csv, .tsv, .jsonl or .parquet), questions as those of SQuAD, or a text."""
     stage: StageName = "final"
     """Which model of a run: as it stood after this stage."""
     text_column: Annotated[str | None, _column("(default: the run's, else sentence)")] = None

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from lpaf_jax.data.examples import METRICS, Examples, Kind
 from lpaf_jax.data.labels import label_ids, label_values
-from lpaf_jax.data.published import Columns, from_folder, from_hub, read_columns
+from lpaf_jax.data.published import from_folder, from_hub, read_columns
 from lpaf_jax.data.tables import read_table
+from lpaf_jax.data.values import Columns, refuse_nested
 from lpaf_jax.errors import LpafError
 
 HUB_ID = "nyu-mll/glue"
@@ -135,16 +136,18 @@ def _examples(columns: Columns, task: GlueTask, where: str) -> Examples:
         there = column if column in columns else task.archive.get(column, column)
         if there not in columns:
             raise LpafError(f"{where}: no column {column!r}; there are {', '.join(columns)}")
-        if any(value is None for value in columns[there]):
+        found = columns[there]
+        if any(value is None for value in found):
             raise LpafError(f"{where}: a value is missing in column {there!r}")
+        refuse_nested(found, there, lambda rows: f"{where}, row {rows[0] + 1}", "is it this task?")
         # SST-2's sentences end in a space; as one's own file they would be read without it.
-        values[column] = [str(value).strip() for value in columns[there]]
+        values[column] = [str(value).strip() for value in found]
     return Examples(
         texts=values[task.text],
         pairs=values[task.pair] if task.pair else None,
-        labels=label_ids(values["label"], task.label_names, where)
+        labels=label_ids(values["label"], task.label_names, lambda rows: where)
         if task.label_names
-        else label_values(values["label"], where),
+        else label_values(values["label"], lambda rows: where),
     )
 
 
@@ -152,6 +155,6 @@ def _read_file(path: Path, task: GlueTask) -> Columns:
     if path.suffix != ".parquet" and task.headless:
         table = read_table(path)
         if len(table.columns) == len(task.headless) and task.text not in table.columns:
-            rows = zip(table.columns, *table.rows, strict=True)
-            return dict(zip(task.headless, rows, strict=True))
+            whole = [[name, *table.read(i)] for i, name in enumerate(table.columns)]
+            return Columns(task.headless, dict(zip(task.headless, whole, strict=True)).__getitem__)
     return read_columns(path)

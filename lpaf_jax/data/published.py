@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lpaf_jax.data.tables import read_parquet, read_table
+from lpaf_jax.data.contents import PACKED, check_unpacked
+from lpaf_jax.data.tables import read_table
+from lpaf_jax.data.values import Columns, decoded_column
 from lpaf_jax.errors import LpafError
-
-# Column name to the values of the column.
-Columns = Mapping[str, Sequence[Any]]
 
 # A split by its name.
 Splits = Callable[[str], Columns]
@@ -53,6 +52,7 @@ def from_folder(
         LpafError: no folder, a damaged one; or, when a split is asked for, none or two of it.
     """
     if not folder.is_dir():
+        check_unpacked(folder)
         raise LpafError(f"{folder} is not a folder; a local copy of a data set is one")
     if not (folder / "dataset_dict.json").exists():
         return lambda split: read(_split_file(folder, split, stems[split], suffixes))
@@ -66,16 +66,19 @@ def from_folder(
     return _of_datasets(saved, str(folder))
 
 
-def read_columns(path: Path) -> Columns:
+def read_columns(path: Path, *, skip_broken: bool = False) -> Columns:
     """The columns of a .parquet, .csv or .tsv file; all values of the latter two are strings.
 
+    Args:
+        path: of the file.
+        skip_broken: as of `read_table`.
+
     Raises:
-        LpafError: the file cannot be read.
+        LpafError: the file cannot be read; or, when a column is asked for, it is not UTF-8 or has
+            the name of another.
     """
-    if path.suffix == ".parquet":
-        return read_parquet(path)
-    table = read_table(path)
-    return {column: table.column(column) for column in table.columns}
+    table = read_table(path, skip_broken=skip_broken)
+    return Columns(table.columns, table.values, table.broken)
 
 
 @contextmanager
@@ -100,7 +103,12 @@ def _of_datasets(saved: Any, where: str) -> Splits:
     def split(name: str) -> Columns:
         if name not in saved:
             raise LpafError(f"{where} has no split {name!r}; it has {', '.join(saved)}")
-        return {column: list(saved[name][column]) for column in saved[name].column_names}
+
+        def column(of: str) -> list[Any]:
+            values = list(saved[name][of])
+            return decoded_column(values, of, lambda rows: f"{where}, {name}, row {rows[0] + 1}")
+
+        return Columns(saved[name].column_names, column)
 
     return split
 
@@ -111,6 +119,9 @@ def _split_file(folder: Path, split: str, stems: Sequence[str], suffixes: Sequen
     paths = [folder / f"{stem}{suffix}" for stem in names for suffix in suffixes]
     found = [path for path in paths if path.exists()]
     if len(found) != 1:
+        for path in () if found else sorted(folder.iterdir()):
+            if path.suffix.lower() in PACKED and path.with_suffix("") in paths:
+                raise LpafError(f"{path} is packed, by its name: unpack it first")
         there = ", ".join(path.name for path in found) or "no file"
         wanted = " or ".join(stems)
         endings = ", ".join(suffixes[:-1]) + f" or {suffixes[-1]}"

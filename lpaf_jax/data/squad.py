@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from lpaf_jax.data.contents import check_unpacked
 from lpaf_jax.data.examples import Examples
-from lpaf_jax.data.published import Columns, Splits, from_folder, from_hub, read_columns
+from lpaf_jax.data.published import Splits, from_folder, from_hub, read_columns
+from lpaf_jax.data.values import TWICE, Columns, json_object
 from lpaf_jax.errors import LpafError
 
 # Task name to its place on the hub and the version in the names of the official files.
@@ -111,11 +113,13 @@ def _read_file(path: Path) -> Columns:
 
 def _json_columns(path: Path) -> Columns:
     """The official nesting as the hub's columns."""
+    check_unpacked(path)
     try:
-        rows = list(_flat(json.loads(path.read_bytes())["data"]))
+        held = json.loads(path.read_bytes(), object_pairs_hook=_object)
+        rows = list(_flat(held["data"]))
     except FileNotFoundError:
         raise LpafError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LpafError(f"{path} cannot be read as JSON: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise LpafError(
@@ -123,7 +127,16 @@ def _json_columns(path: Path) -> Columns:
             "data, paragraphs, context, qas, id, question and answers"
         ) from None
     names = ("id", "question", "context", "answers")
-    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    return Columns(names, columns.__getitem__)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = json_object(pairs)
+    for name, value in found.items():
+        if value is TWICE:
+            raise ValueError(f"an object has two values named {name!r}")
+    return found
 
 
 def _flat(articles: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str, Any]]:

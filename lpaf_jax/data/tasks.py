@@ -1,12 +1,15 @@
 """Tasks by name: what a user may write after `--task`."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from lpaf_jax.data.contents import refuse_packed
 from lpaf_jax.data.examples import METRICS, Examples, Task
 from lpaf_jax.data.glue import GLUE, glue
+from lpaf_jax.data.labels import check_names
 from lpaf_jax.data.movie_reviews import LABEL_NAMES, SOURCES, movie_reviews
 from lpaf_jax.data.split import drop_repeats, hash_sample, hash_split, position
 from lpaf_jax.data.squad import SQUAD, Questions, check_answered, read_squad, squad
@@ -33,11 +36,11 @@ def load_task(
 
     Args:
         name: `rotten_tomatoes` or `imdb`; a GLUE task such as `sst2`; `squad` or `squad_v2`,
-            whose splits are `Questions`; or the path of a .csv, .tsv, .jsonl or .parquet file. A
-            single file is split 70 / 10 / 20 % by a hash of the text, of classes without repeats.
-            A task of GLUE or SQuAD keeps its validation split as the test, and a tenth of its
-            training split, drawn by hash, is the validation. In SQuAD it is the contexts that are
-            drawn.
+            whose splits are `Questions`; or the path of a .json, .csv, .tsv, .jsonl or .parquet
+            file. A single file is split 70 / 10 / 20 % by a hash of the text, of classes without
+            repeats. A task of GLUE or SQuAD keeps its validation split as the test, and a tenth of
+            its training split, drawn by hash, is the validation. In SQuAD it is the contexts that
+            are drawn.
         text_column: the text's column in a file, `sentence` unless given.
         label_column: the label's column in a file, `label` unless given.
         pair_column: the second text's column in a file, for tasks about two texts.
@@ -75,6 +78,7 @@ def load_task(
 def check_task_name(name: str) -> None:
     """Raise LpafError unless `name` is a task or ends as a file that is read here."""
     if name not in TASK_NAMES and Path(name).suffix.lower() not in SUFFIXES:
+        refuse_packed(Path(name))
         raise LpafError(
             f"unknown task {name!r}; known are {', '.join(TASK_NAMES)}, or the path of a {FILES}"
         )
@@ -94,7 +98,7 @@ def _by_name(name: str, data: str | Path | None) -> Task:
 
 
 def _of_spans(name: str, data: str | Path | None) -> Task:
-    if data is not None and Path(data).suffix == ".json":
+    if data is not None and Path(data).suffix.lower() == ".json":
         questions = read_squad(data)
         check_answered(name, questions, str(data))
         splits = hash_split(questions, SHARES, _by_context(questions))
@@ -130,6 +134,7 @@ def _from_file(
             f"{path}: column {label_column!r} has {len(names)} different values in "
             f"{len(examples)} rows; these are not classes, name another label column"
         )
+    check_names(names, examples.labels, partial(table.where, column=label_column))
     kept = drop_repeats(examples)
     splits = hash_split(kept, SHARES)
     return Task(Path(path).stem, names, *splits, repeats=len(examples) - len(kept))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lpaf_jax.data.batches import Batch
+from lpaf_jax.data.contents import check_text
 from lpaf_jax.data.tables import SUFFIXES, TEXT_COLUMN, table_texts
 from lpaf_jax.data.tokenize import Encoded, Tokenizer
 from lpaf_jax.errors import LpafError
@@ -52,15 +53,20 @@ def text_tokens(
 
     Args:
         tokenizer: the model's.
-        source: a file, one text, but for a file of rows (.csv, .tsv, .jsonl or .parquet, read
-            whole), where every row is a text; or the texts themselves.
+        source: a file, one text, but for a file of rows (.json, .csv, .tsv, .jsonl or .parquet,
+            read whole), where every row is a text; or the texts themselves.
         text_column: the column of the text in a file of rows.
 
     Raises:
-        LpafError: the file is missing, not UTF-8 or has no such column; when it is read.
+        LpafError: the file is packed or no text, or has no such column; when it is read, it is
+            missing or not UTF-8.
     """
+    return _stream(tokenizer, _texts(source, text_column))
+
+
+def _stream(tokenizer: Tokenizer, texts: Iterable[Iterable[str]]) -> Iterator[np.ndarray]:
     head, tail = _around(tokenizer)
-    for i, pieces in enumerate(_texts(source, text_column)):
+    for i, pieces in enumerate(texts):
         between = [tokenizer.end_id] if i and tokenizer.end_id is not None else []
         if between == tail[-1:]:
             between = []
@@ -206,13 +212,13 @@ def _around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     return whole[:start], whole[start + len(plain) :]
 
 
-def _texts(source: str | Path | Sequence[str], column: str) -> Iterator[Iterable[str]]:
+def _texts(source: str | Path | Sequence[str], column: str) -> Iterable[Iterable[str]]:
     if not isinstance(source, (str, Path)):
-        yield from ([text] for text in source)
-    elif Path(source).suffix.lower() in SUFFIXES:
-        yield from ([text] for text in table_texts(source, column))
-    else:
-        yield _pieces(Path(source))
+        return ([text] for text in source)
+    if Path(source).suffix.lower() in SUFFIXES:
+        return ([text] for text in table_texts(source, column))
+    check_text(Path(source))
+    return [_pieces(Path(source))]
 
 
 def _pieces(path: Path) -> Iterator[str]:

@@ -138,12 +138,12 @@ def test_records_are_read_as_the_rows_of_a_table(tmp_path, name):
         pq.write_table(pa.Table.from_pylist(RECORDS), path)
         places = [1, 2, 3]
     table = read_table(path)
-    assert (table.columns, table.lines) == (["id", "sentence", "label"], places)
+    assert (table.columns, table.lines) == (["id", "sentence", "label", "spans"], places)
     assert table.column("id") == ["7", "8", "9"]
     examples = read_examples(path)
     assert examples.texts == ["one\nline", "null", "ünïcode \u2028 ☃"]
     assert examples.labels.tolist() == [1, 0, 1]
-    with pytest.raises(LpafError, match="no column 'spans'; its columns are 'id', 'sentence', 'l"):
+    with pytest.raises(LpafError, match=r" 1: column 'spans' holds a list, \[1, 2\], where one"):
         read_examples(path, "spans")
 
 
@@ -217,7 +217,8 @@ def test_rows_are_numbered_by_line_even_after_a_row_of_several_lines(tmp_path):
     ("name", "message"),
     [
         ("none.csv", "does not exist"),
-        ("data.json", r"not a \.csv, \.tsv, \.jsonl or \.parquet file"),
+        ("data.xml", r"not a .*\.csv, \.tsv, \.jsonl or \.parquet file"),
+        ("none.json", "does not exist"),
         ("none.jsonl", "does not exist"),
         ("none.parquet", "does not exist"),
         ("d.csv", "cannot be read"),
@@ -232,5 +233,5 @@ def test_what_is_no_table_is_refused(tmp_path, name, message):
 def test_a_file_in_another_encoding_is_refused(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes("sentence,label\ntouché,1\n".encode("latin-1"))
-    with pytest.raises(LpafError, match=r"not UTF-8 \(byte 20 is 0xe9\)"):
+    with pytest.raises(LpafError, match=r"not UTF-8 \(byte 20 is 0xe9\) in line 2;"):
         read_examples(path)
