@@ -62,7 +62,10 @@ def analyse_model(
     of_task = {"label_column": label_column, "pair_column": pair_column, "data": data}
     if task is not None:
         chosen: Any = of_task | {"text_column": text_column}
-        examples: Examples | None = load_task(task, limit=texts, **chosen).train
+        loaded = load_task(task, limit=texts, **chosen)
+        examples: Examples | None = loaded.train
+        if loaded.left_out:
+            say(loaded.left_out)
     else:
         _refuse("without --task", **of_task)
         examples = _rows(text, text_column, texts)

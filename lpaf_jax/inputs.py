@@ -180,9 +180,8 @@ def counts(inputs: Inputs) -> dict[str, float]:
 
 
 def about_repeats(inputs: Inputs) -> str | None:
-    """What is to be said of rows of a file that were left out, if any were."""
-    count = inputs.task.repeats
-    return f"rows left out, as repeats or as one text of several labels: {count}" if count else None
+    """What is to be said of rows that were left out, if any were."""
+    return inputs.task.left_out
 
 
 def about_places(inputs: Inputs) -> str | None:

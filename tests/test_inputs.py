@@ -105,6 +105,16 @@ def test_rows_that_are_left_out_are_told(first_words: Callable[..., str], tmp_pa
     )
 
 
+def test_lines_of_an_archive_that_are_left_out_are_told(
+    first_words: Callable[..., str], tmp_path: Path
+) -> None:
+    rows = [f"{text}\t{label == 'positive':d}" for text, label in sentences(160)]
+    for stem in ("train", "dev"):
+        (tmp_path / f"{stem}.tsv").write_text("\n".join(["sentence\tlabel", "broken", *rows]))
+    told = "lines of the archive left out, as broken or without a label: 2\n"
+    assert told in first_words(task="sst2", data=tmp_path)
+
+
 def test_answers_in_the_wrong_place_are_warned_of(
     first_words: Callable[..., str], tmp_path: Path
 ) -> None:

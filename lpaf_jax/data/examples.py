@@ -52,6 +52,7 @@ class Task:
         label_names: names of the classes; empty unless the task is a classification.
         metrics: the official metrics, the primary one first; see `task_metrics`.
         repeats: rows of a file of classes that were left out; see `drop_repeats`.
+        broken: lines of GLUE's own archive that were left out; see `glue`.
     """
 
     name: str
@@ -63,3 +64,13 @@ class Task:
     kind: Kind = "classification"
     metrics: tuple[str, ...] = METRICS["classification"]
     repeats: int = 0
+    broken: int = 0
+
+    @property
+    def left_out(self) -> str | None:
+        """What is to be said of rows that were left out, if any were."""
+        if self.broken:
+            return f"lines of the archive left out, as broken or without a label: {self.broken}"
+        if self.repeats:
+            return f"rows left out, as repeats or as one text of several labels: {self.repeats}"
+        return None

@@ -103,10 +103,17 @@ _STEMS = {
 }
 
 
-def glue(name: str, data: str | Path | None = None) -> tuple[Examples, Examples]:
-    """The official training and validation examples of a GLUE task.
+# What stands for the label where annotators did not agree on one.
+_NO_GOLD = ("", "-")
+
+
+def glue(name: str, data: str | Path | None = None) -> tuple[Examples, Examples, int]:
+    """The official training and validation examples of a GLUE task; how many lines are in neither.
 
     They are as published, but for spaces around a text, which are left out as in any other file.
+
+    Some lines of QQP's archive are broken: they have fewer fields than its header, or no label. The
+    hub leaves these out, and so does this, in tsv files of any task.
 
     Args:
         name: a key of `GLUE`.
@@ -123,9 +130,11 @@ def glue(name: str, data: str | Path | None = None) -> tuple[Examples, Examples]
     else:
         splits = from_folder(Path(data), _STEMS, lambda path: _read_file(path, task))
     where = HUB_ID if data is None else str(data)
+    train, held = (splits(split) for split in ("train", task.held_out))
     return (
-        _examples(splits("train"), task, f"{where}, split train"),
-        _examples(splits(task.held_out), task, f"{where}, split {task.held_out}"),
+        _examples(train, task, f"{where}, split train"),
+        _examples(held, task, f"{where}, split {task.held_out}"),
+        train.left_out + held.left_out,
     )
 
 
@@ -133,7 +142,7 @@ def _examples(columns: Columns, task: GlueTask, where: str) -> Examples:
     wanted = [task.text, "label", *([task.pair] if task.pair else [])]
     values: dict[str, list[str]] = {}
     for column in wanted:
-        there = column if column in columns else task.archive.get(column, column)
+        there = _there(column, columns, task)
         if there not in columns:
             raise LpafError(f"{where}: no column {column!r}; there are {', '.join(columns)}")
         found = columns[there]
@@ -151,10 +160,33 @@ def _examples(columns: Columns, task: GlueTask, where: str) -> Examples:
     )
 
 
+def _there(column: str, columns: Columns, task: GlueTask) -> str:
+    """What `column` is called in these."""
+    return column if column in columns else task.archive.get(column, column)
+
+
 def _read_file(path: Path, task: GlueTask) -> Columns:
+    is_archive = path.suffix == ".tsv"
     if path.suffix != ".parquet" and task.headless:
-        table = read_table(path)
+        table = read_table(path, skip_broken=is_archive)
         if len(table.columns) == len(task.headless) and task.text not in table.columns:
             whole = [[name, *table.read(i)] for i, name in enumerate(table.columns)]
-            return Columns(task.headless, dict(zip(task.headless, whole, strict=True)).__getitem__)
-    return read_columns(path)
+            named = dict(zip(task.headless, whole, strict=True))
+            return Columns(task.headless, named.__getitem__, table.broken)
+    columns = read_columns(path, skip_broken=is_archive)
+    return _labelled(columns, task) if is_archive else columns
+
+
+def _labelled(columns: Columns, task: GlueTask) -> Columns:
+    """The rows that have a label."""
+    label = _there("label", columns, task)
+    labels = columns.get(label, [])
+    kept = [i for i, value in enumerate(labels) if value.strip() not in _NO_GOLD]
+    if len(kept) == len(labels):
+        return columns
+
+    def read(name: str) -> list[str]:
+        values = columns[name]
+        return [values[i] for i in kept]
+
+    return Columns(list(columns), read, columns.left_out + len(labels) - len(kept))

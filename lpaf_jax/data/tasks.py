@@ -90,11 +90,11 @@ def _by_name(name: str, data: str | Path | None) -> Task:
         return Task(name, LABEL_NAMES, *hash_split(movie_reviews(name), SHARES))
     if name in SQUAD:
         return _of_spans(name, data)
-    rest, test = glue(name, data)
-    train, validation = hash_split(rest, (0.9, 0.1))
+    rest, test, broken = glue(name, data)
+    splits = (*hash_split(rest, (0.9, 0.1)), test)
     about = GLUE[name]
     names = list(about.label_names)
-    return Task(name, names, train, validation, test, kind=about.kind, metrics=about.metrics)
+    return Task(name, names, *splits, kind=about.kind, metrics=about.metrics, broken=broken)
 
 
 def _of_spans(name: str, data: str | Path | None) -> Task:

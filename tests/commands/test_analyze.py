@@ -1,3 +1,4 @@
+import gzip
 import json
 import re
 import struct
@@ -124,6 +125,18 @@ def test_columns_and_copies_are_named_as_for_compress(
     assert asked == [("rte", columns | {"data": Path("d"), "limit": 7})]
 
 
+def test_lines_that_are_left_out_of_a_task_are_told(
+    tiny: Tiny, tmp_path: Path, capsys: Capture
+) -> None:
+    rows = [f"{text}\t{label == 'positive':d}" for text, label in tiny_sentences(90)]
+    for stem in ("train", "dev"):
+        (tmp_path / f"{stem}.tsv").write_text("\n".join(["sentence\tlabel", "broken", *rows]))
+    analyze(tmp_path / "out", tiny.model, "--task", "sst2", "--data", tmp_path, "--texts", "9")
+    assert "lines of the archive left out, as broken or without a label: 2" in (
+        capsys.readouterr().err
+    )
+
+
 def test_rows_of_a_table_are_read_by_their_column(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,11 +181,14 @@ def test_the_table_has_a_row_for_each_matrix(tiny: Tiny, capsys: Capture) -> Non
 def test_what_is_refused(finished: Path, tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
     empty = tmp_path / "empty.txt"
     empty.write_text("\n\n")
+    packed = tmp_path / "packed.txt"
+    packed.write_bytes(gzip.compress(b"a film"))
     before = (finished / "analysis.json").read_bytes()
     for words, told in (
         ([tiny.model, "--out", finished], "is the folder of a run"),
         ([tiny.model, "--text", empty], "holds no text"),
         ([tiny.model, "--text", tmp_path / "none"], "none does not exist"),
+        ([tiny.model, "--text", packed], "packed.txt is packed (gzip): unpack it first"),
         ([tiny.model, "--texts", "0"], "--texts is 0, but must be at least 1"),
         ([tiny.model, "--task", GOOD[0], "--text", empty], "--task and --text exclude each other"),
         ([tiny.model, "--text", tiny.data, "--text-column", "x"], "has no column 'x'"),
