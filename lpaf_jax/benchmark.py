@@ -12,6 +12,7 @@ from lpaf_jax.files import read_json
 from lpaf_jax.folders import model_folder, run_of, run_record, stage_folder
 from lpaf_jax.inspection import inspect_model
 from lpaf_jax.machine import usable_cpus, versions
+from lpaf_jax.models.configs import refuse_quantized
 from lpaf_jax.models.families import FAMILIES, Head, family_name
 from lpaf_jax.models.headless import head_in, load_headless
 from lpaf_jax.models.latency import Prepare, Times, jax_pass, time_in_turns, torch_pass
@@ -156,7 +157,9 @@ def _difference(dense: Path, compressed: Path) -> str | None:
 
 
 def _ranks(place: Path) -> dict[str, int]:
-    ranks: dict[str, int] = read_json(place / "config.json").get("lpaf_ranks", {})
+    values = read_json(place / "config.json")
+    refuse_quantized(values, place)
+    ranks: dict[str, int] = values.get("lpaf_ranks", {})
     return ranks
 
 

@@ -36,10 +36,11 @@ def refuse_quantized(values: Mapping[str, Any], where: object) -> None:
     Raises:
         LpafError: they are.
     """
-    found = values.get("quantization_config")
-    if found is not None:
-        method = found.get("quant_method") if isinstance(found, Mapping) else None
-        raise quantized(where, str(method or "config.json has a quantization_config"))
+    for field in ("quantization_config", "compression_config"):
+        found = values.get(field)
+        if found is not None:
+            method = found.get("quant_method") if isinstance(found, Mapping) else None
+            raise quantized(where, str(method or f"config.json has a {field}"))
 
 
 def quantized(where: object, why: str) -> LpafError:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lpaf_jax.benchmark import find_pair
 from lpaf_jax.errors import LpafError
 from lpaf_jax.export import export_dense, export_factorized
 from lpaf_jax.inspection import inspect_model
@@ -47,19 +48,20 @@ def coded(source, tmp_path):
     return write
 
 
-@pytest.mark.parametrize("read", [load_model, DecoderOnDisk])
+@pytest.mark.parametrize("read", [load_model, DecoderOnDisk, inspect_model, find_pair, *EXPORTS])
+@pytest.mark.parametrize("field", ["quantization_config", "compression_config"])
 @pytest.mark.parametrize("method", ["bitsandbytes", None])
-def test_a_config_that_says_so(coded, read, method):
+def test_a_config_that_says_so(coded, read, field, method):
     folder = coded(np.float32)
     values = json.loads((folder / "config.json").read_text())
-    values["quantization_config"] = {} if method is None else {"quant_method": method}
+    values[field] = {} if method is None else {"quant_method": method}
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(
         LpafError, match=f"coded is quantized .{method or 'config.json'}.*made from"
     ):
         read(folder)
-    (folder / "config.json").write_text(json.dumps({**values, "quantization_config": None}))
-    read(folder)
+    (folder / "config.json").write_text(json.dumps({**values, field: None}))
+    load_model(folder)
 
 
 @pytest.mark.parametrize("read", [load_model, lambda folder: DecoderOnDisk(folder).block(1)])
