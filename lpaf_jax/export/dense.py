@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from lpaf_jax.errors import LpafError
 from lpaf_jax.export.rewrite import card_of, noted, rewrite
-from lpaf_jax.models.checkpoint import checked_source, saved_config
-from lpaf_jax.models.contents import Source
+from lpaf_jax.models.checkpoint import plain_tensors, saved_config
+from lpaf_jax.models.contents import Source, read_source
 from lpaf_jax.models.families import named_head
-from lpaf_jax.models.tensors import read_tensor
+from lpaf_jax.models.tensors import Header, read_tensor
 from lpaf_jax.models.weight_files import refuse_pickled
 
 _NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
@@ -36,26 +36,27 @@ def export_dense(place: Path, out: Path, *, dtype: str | None = None) -> None:
             `out` cannot be written.
     """
     refuse_pickled(place)
-    source = checked_source(place)
+    source = read_source(place)
+    tensors = plain_tensors(source)
     if not source.values.get("lpaf_ranks") and dtype is None:
         raise LpafError(f"{place} is dense already; --dtype would store it in another one")
     config = _config(source, dtype or _dtype_of(source))
-    rewrite(place, out, _multiplied(source), config, dtype=dtype, card=_card(place))
+    rewrite(place, out, _multiplied(source, tensors), config, dtype=dtype, card=_card(place))
 
 
-def _multiplied(source: Source) -> Iterator[tuple[str, np.ndarray]]:
+def _multiplied(source: Source, tensors: Mapping[str, Header]) -> Iterator[tuple[str, np.ndarray]]:
+    def read(name: str) -> np.ndarray:
+        return read_tensor(tensors[name].file, tensors[name].name)
+
     family, ranks = source.family, source.values.get("lpaf_ranks", {})
-    files = {header.name: header.file for header in source.headers}
-    for name, file in files.items():
+    for name in tensors:
         layer = name.removesuffix(".down.weight")
         if layer in ranks and name.endswith(".down.weight"):
             up = f"{layer}.up.weight"
-            if up not in files:
-                raise LpafError(f"{source.folder}: tensor {up} is missing")
-            product = _product(read_tensor(file, name), read_tensor(files[up], up))
+            product = _product(read(name), read(up))
             yield f"{layer}.weight", product.T if family.as_stored(layer) else product
         elif name.removesuffix(".up.weight") not in ranks:
-            yield _plain(name, ranks), read_tensor(file, name)
+            yield _plain(name, ranks), read(name)
 
 
 def _product(down: np.ndarray, up: np.ndarray) -> np.ndarray:

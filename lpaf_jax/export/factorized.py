@@ -4,7 +4,8 @@ from pathlib import Path
 
 from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.export.rewrite import card_of, noted, rewrite
-from lpaf_jax.models.checkpoint import checked_source, saved_config
+from lpaf_jax.models.checkpoint import plain_tensors, saved_config
+from lpaf_jax.models.contents import read_source
 from lpaf_jax.models.tensors import read_tensor
 from lpaf_jax.models.weight_files import refuse_pickled
 
@@ -25,7 +26,8 @@ def export_factorized(place: Path, out: Path, *, dtype: str | None) -> None:
             written.
     """
     refuse_pickled(place)
-    source = checked_source(place)
+    source = read_source(place)
+    tensors = plain_tensors(source)
     ranks = source.values.get("lpaf_ranks", {})
     if not ranks:
         raise LpafError(f"{place} has no factors: --format dense stores it in another dtype")
@@ -34,7 +36,7 @@ def export_factorized(place: Path, out: Path, *, dtype: str | None) -> None:
     rewrite(
         place,
         out,
-        ((header.name, read_tensor(header.file, header.name)) for header in source.headers),
+        ((name, read_tensor(header.file, header.name)) for name, header in tensors.items()),
         saved_config(source.values, source.family.architectures[source.head], ranks)
         | {"dtype": dtype},
         dtype=dtype,

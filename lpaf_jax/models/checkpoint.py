@@ -35,7 +35,7 @@ from lpaf_jax.models.initial import Initializer
 from lpaf_jax.models.layers import LowRankLinear
 from lpaf_jax.models.names import file_name, is_transposed
 from lpaf_jax.models.remote_code import MODELING_FILE, modeling_code, remote_fields
-from lpaf_jax.models.tensors import opened, read_file, share_weights, stored_in
+from lpaf_jax.models.tensors import Header, opened, read_file, share_weights, stored_in
 from lpaf_jax.models.tokenizer_files import TOKENIZER_FILES, name_tokenizer
 from lpaf_jax.models.weight_files import WEIGHTS, weight_files
 
@@ -98,15 +98,23 @@ def empty_model(source: Source, seed: int = 0) -> Any:
     return model
 
 
-def checked_source(folder: Path, head: Head | None = None) -> Source:
-    """What `read_source` gives, its tensors held against those of its model.
+def plain_tensors(source: Source) -> dict[str, Header]:
+    """All tensors of a folder by the names that PyTorch knows them by, without those of wrappers.
+
+    Where the names lack the prefix of the family, as those of models without a head do, they lack
+    it here. What the model does not take keeps its name.
 
     Raises:
-        LpafError: see `read_source` and `Source.match`.
+        LpafError: see `Source.match`.
     """
-    source = read_source(folder, head)
-    source.match({path: x.shape for path, x in parameters(empty_model(source)).items()})
-    return source
+    shapes = {path: x.shape for path, x in parameters(empty_model(source)).items()}
+    names = {h: file_name(path, shapes) for path, h in source.match(shapes).tensors.items()}
+    found: dict[str, Header] = {}
+    for header in source.headers:
+        plain = names.get(header, header.name)
+        bare = plain.removeprefix(f"{source.family.prefix}.")
+        found[bare if header.name == bare else plain] = header
+    return found
 
 
 def save_model(

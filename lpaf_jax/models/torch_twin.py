@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from lpaf_jax.errors import LpafError
-from lpaf_jax.models.checkpoint import checked_source
+from lpaf_jax.models.checkpoint import plain_tensors
+from lpaf_jax.models.contents import read_source
 from lpaf_jax.models.families import Head, family_name
 from lpaf_jax.models.names import file_key
 from lpaf_jax.models.tensors import read_file
@@ -37,7 +38,8 @@ def torch_twin(
     import torch
     import transformers
 
-    source = checked_source(folder, head)
+    source = read_source(folder, head)
+    plain_tensors(source)  # refuses what is not whole
     values, family, chosen = source.values, source.family, source.head
     name = family_name(values, str(folder))
     carried = {k: v for k, v in values.items() if k not in ("auto_map", "model_type")}

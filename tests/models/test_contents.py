@@ -58,6 +58,15 @@ def test_names_of_wrappers_are_taken_off(write_folder, tensors, folder, warned, 
     assert warned() == []
 
 
+def test_an_export_has_the_names_that_pytorch_knows(tmp_path):
+    plain = write_decoder(tmp_path / "plain", "llama", tie_word_embeddings=False)
+    wrapped = write_decoder(tmp_path / "wrapped", "llama", tie_word_embeddings=False)
+    tensors = load_file(plain / "model.safetensors")
+    save_file({f"_orig_mod.{n}": x for n, x in tensors.items()}, wrapped / "model.safetensors")
+    export_dense(wrapped, tmp_path / "out", dtype="float32")
+    assert load_file(tmp_path / "out" / "model.safetensors").keys() == tensors.keys()
+
+
 def test_a_wrapped_decoder_keeps_its_head(tmp_path):
     """Its own prefix is `model`, too."""
     plain = write_decoder(tmp_path / "plain", "llama", tie_word_embeddings=False)
