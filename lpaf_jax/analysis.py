@@ -69,6 +69,7 @@ def analyse_model(
     else:
         _refuse("without --task", **of_task)
         examples = _rows(text, text_column, texts)
+    tokenizer = None if examples is None else load_tokenizer(place)
     say(f"loading {place}")
     model = load_headless(place)
     found: dict[str, Any] = {
@@ -80,8 +81,8 @@ def analyse_model(
     say("spectra of the weights")
     found["weights"] = weight_spectra(parameters(model))
     found["features"] = found["tokens"] = None
-    if examples is not None:
-        encoded = encode(load_tokenizer(place), examples, min(length, model.positions))
+    if examples is not None and tokenizer is not None:
+        encoded = encode(tokenizer, examples, min(length, model.positions))
         say(f"spectra of the features, over {len(examples)} texts")
         found["features"] = feature_spectra(activation_moments(model, _batches(encoded)))
         found["tokens"] = found["features"][0]["shape"][0]

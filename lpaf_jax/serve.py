@@ -117,6 +117,10 @@ class Predictor:
         if self.terms.pairs and text.count("\t") != 1:
             what = "a question and its context, one of each" if spans else "two texts"
             return f"the model reads {what} a line with a tab between"
+        try:
+            self.tokenizer.tokens([text])
+        except LpafError as error:
+            return str(error)
         if spans:
             question = text.partition("\t")[0].strip()
             taken = len(self.tokenizer.encode([question], [""], max_length=4 * len(text) + 8)[0][0])
@@ -177,6 +181,7 @@ def load_predictor(folder: Path, *, stage: str = "final", length: int | None = N
     """
     place = model_folder(folder, stage)
     values = read_json(place / "config.json")
+    tokenizer = load_tokenizer(place)  # what is wrong with it is said before the weights are read
     model = load_model(place)
     kind = _kind_of(model, values, place)
     reads = values.get("lpaf_reads", {})
@@ -189,7 +194,7 @@ def load_predictor(folder: Path, *, stage: str = "final", length: int | None = N
         length=length_for(length, reads.get("length", _USUAL[kind]), model.positions),
         stride=DOC_STRIDE,
     )
-    return Predictor(model, load_tokenizer(place), terms)
+    return Predictor(model, tokenizer, terms)
 
 
 def _kind_of(model: Any, values: dict[str, Any], place: Path) -> Kind:

@@ -225,3 +225,13 @@ def test_no_more_texts_are_read_than_one_batch_ahead(predictor: Predictor) -> No
 
 def test_no_text_has_no_answer(predictor: Predictor) -> None:
     assert list(predictor.predict([])) == []
+
+
+def test_a_token_without_an_embedding_is_named_after_the_answers_before_it(
+    predictor: Predictor,
+) -> None:
+    """The vocabulary has no [MASK]: BertTokenizer adds it beyond the table."""
+    answers = predictor.predict(["a warm film .", "the [MASK] plot .", "a dull film ."])
+    assert next(answers).text == "a warm film ."
+    with pytest.raises(LpafError, match=r"line 2: the text holds '\[MASK\]', .*no embedding"):
+        next(answers)

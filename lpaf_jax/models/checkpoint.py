@@ -238,7 +238,7 @@ def write_beside(target: Path, source: Path, config: dict[str, Any], card: str) 
         assert head is not None  # `saved_config` names it
         code = modeling_code(name, family.architectures[head])
         (target / MODELING_FILE).write_text(code, encoding="utf-8")
-        name_tokenizer(source, target, name, family.tokenizer)
+        name_tokenizer(source, target)
 
 
 def _to_file(path: str, array: jax.Array, family: Family) -> np.ndarray:

@@ -49,7 +49,6 @@ class Family(NamedTuple):
         as_stored: whether the kernel of the layer at a path lies in the file as (in, out), as
             Conv1D of GPT-2 has it; other linear layers are stored (out, in).
         walk: of a family of decoders.
-        tokenizer: the class of `transformers` that reads its tokenizer where a folder names none.
     """
 
     config: Callable[[dict[str, Any]], Any]
@@ -58,14 +57,13 @@ class Family(NamedTuple):
     prefix: str
     as_stored: Callable[[str], bool] = lambda layer: False
     walk: Walk | None = None
-    tokenizer: str = "TokenizersBackend"
 
 
 def _gpt2_stored(layer: str) -> bool:
     return layer.rpartition(".")[2] in ("c_attn", "c_fc", "c_proj")
 
 
-def _llama(name: str, tokenizer: str = "TokenizersBackend") -> Family:
+def _llama(name: str) -> Family:
     """A model of the shape of Llama, whose classes PyTorch calls by `name`."""
     return Family(
         LlamaConfig.from_json,
@@ -73,7 +71,6 @@ def _llama(name: str, tokenizer: str = "TokenizersBackend") -> Family:
         {"lm": f"{name}ForCausalLM", "classification": f"{name}ForSequenceClassification"},
         prefix="model",
         walk=Walk("model.layers", LlamaBlock, "model.embed_tokens.weight"),
-        tokenizer=tokenizer,
     )
 
 
@@ -83,7 +80,6 @@ FAMILIES: dict[str, Family] = {
         {"classification": BertClassifier, "span": BertSpans},
         {"classification": "BertForSequenceClassification", "span": "BertForQuestionAnswering"},
         prefix="bert",
-        tokenizer="BertTokenizer",
     ),
     "gpt2": Family(
         Gpt2Config.from_json,
@@ -92,12 +88,11 @@ FAMILIES: dict[str, Family] = {
         prefix="transformer",
         as_stored=_gpt2_stored,
         walk=Walk("transformer.h", Gpt2Block, "transformer.wte.weight"),
-        tokenizer="GPT2Tokenizer",
     ),
     "llama": _llama("Llama"),
     "mistral": _llama("Mistral"),
-    "qwen2": _llama("Qwen2", "Qwen2Tokenizer"),
-    "qwen3": _llama("Qwen3", "Qwen2Tokenizer"),
+    "qwen2": _llama("Qwen2"),
+    "qwen3": _llama("Qwen3"),
     "roberta": Family(
         RobertaConfig.from_json,
         {"classification": RobertaClassifier, "span": RobertaSpans},
@@ -106,7 +101,6 @@ FAMILIES: dict[str, Family] = {
             "span": "RobertaForQuestionAnswering",
         },
         prefix="roberta",
-        tokenizer="RobertaTokenizer",
     ),
     "distilbert": Family(
         DistilBertConfig.from_json,
@@ -116,7 +110,6 @@ FAMILIES: dict[str, Family] = {
             "span": "DistilBertForQuestionAnswering",
         },
         prefix="distilbert",
-        tokenizer="DistilBertTokenizer",
     ),
 }
 

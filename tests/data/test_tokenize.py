@@ -90,9 +90,9 @@ def test_a_folder_with_only_a_vocabulary_gives_the_same_ids(tmp_path):
     ("tokenizer_config", "config", "expected"),
     [
         ({"pad_token": "[MASK]"}, {"pad_token_id": 1}, 4),
-        ({"pad_token": {"content": "[SEP]"}}, {}, 3),
+        ({"pad_token": {"__type": "AddedToken", "content": "[SEP]"}}, {}, 3),
         ({"pad_token": None}, {"pad_token_id": 1}, 1),
-        ({"pad_token": "<no such token>"}, {"pad_token_id": 2}, 2),
+        ({"pad_token": "<no such token>"}, {"pad_token_id": 2}, 11),  # it is added
         ({}, {"pad_token_id": None}, 0),
         (None, None, 0),
     ],
@@ -154,3 +154,101 @@ def test_folders_without_a_readable_tokenizer_are_refused(tmp_path):
     (broken / "tokenizer_config.json").write_text("{")
     with pytest.raises(LpafError, match="tokenizer_config.json cannot be read as JSON"):
         load_tokenizer(broken)
+
+
+ROWS = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+
+
+def with_table(folder, rows, **fields):
+    """The config of a whole model, which has `rows` token embeddings."""
+    values = json.loads((folder / "config.json").read_text()) | ROWS | {"vocab_size": rows}
+    (folder / "config.json").write_text(json.dumps(values | fields))
+    return folder
+
+
+def add_to_file(folder):
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.add_special_tokens(["[USER]", "[URL]"])
+    backend.save(str(folder / "tokenizer.json"))
+
+
+def add_to(name, values):
+    return lambda folder: (folder / name).write_text(json.dumps(values))
+
+
+ADDITIONS = {
+    "tokenizer.json": add_to_file,
+    "added_tokens.json": add_to("added_tokens.json", {"[USER]": 11, "[URL]": 12}),
+    "added_tokens_decoder": add_to(
+        "tokenizer_config.json",
+        {"added_tokens_decoder": {str(i): {"content": f"[{i}]"} for i in (11, 12)}},
+    ),
+    "extra_special_tokens": add_to(
+        "tokenizer_config.json", {"extra_special_tokens": ["[USER]", "[URL]"]}
+    ),
+    "named": add_to("tokenizer_config.json", {"pad_token": "<pad>", "bos_token": "<bos>"}),
+}
+
+
+@pytest.mark.parametrize("add", ADDITIONS.values(), ids=ADDITIONS)
+def test_ids_without_an_embedding_are_refused(tmp_path, add):
+    folder = with_table(small(tmp_path / "m"), 11)
+    load_tokenizer(folder)
+    add(folder)
+    with pytest.raises(LpafError, match=r"gives ids up to 12 \('.*'\), .* has 11 token embeddings"):
+        load_tokenizer(folder)
+    with pytest.raises(LpafError, match="gives ids up to 12 .* 12 token embeddings"):
+        load_tokenizer(with_table(folder, 12))
+    for enough in (13, 64):  # tables are padded to round numbers
+        load_tokenizer(with_table(folder, enough))
+
+
+def test_a_vocabulary_of_another_model_is_refused(tmp_path):
+    with pytest.raises(LpafError, match=r"ids up to 10 \('\.'\), .* 7 token embeddings"):
+        load_tokenizer(with_table(small(tmp_path / "m"), 7))
+
+
+def test_a_token_of_the_class_alone_is_refused_in_a_text(tmp_path):
+    """[MASK], which BertTokenizer adds where the vocabulary has none."""
+    folder = small(tmp_path / "m", with_json=False)
+    (folder / "vocab.txt").write_text("\n".join(x for x in VOCABULARY if x != "[MASK]") + "\n")
+    tokenizer = load_tokenizer(with_table(folder, 10))
+    assert tokenizer.encode(["a good movie"], max_length=9) == [([2, 4, 5, 6, 3], [0] * 5)]
+    for read in (
+        lambda text: tokenizer.encode([text], max_length=9),
+        lambda text: tokenizer.tokens([text]),
+        lambda text: list(tokenizer.windows(["a"], [text], max_length=9, overlap=0)),
+    ):
+        with pytest.raises(LpafError, match=r"holds '\[MASK\]', .* no embedding \(token id 10\)"):
+            read("a [MASK] movie")
+    assert load_tokenizer(with_table(folder, 16)).tokens(["[MASK]"]) == [[10]]
+
+
+def test_padding_without_an_embedding_is_refused(tmp_path):
+    folder = with_table(small(tmp_path / "m"), 11, pad_token_id=11)
+    with pytest.raises(LpafError, match=r"pad_token_id in config\.json is 11, .* 11 token embed"):
+        load_tokenizer(folder)
+    assert load_tokenizer(with_table(folder, 11, pad_token_id=-1)).pad_id == 0
+
+
+def test_an_end_without_an_embedding_is_none(tmp_path):
+    folder = with_table(small(tmp_path / "m"), 11, eos_token_id=50256)
+    assert load_tokenizer(folder).end_id is None
+
+
+def test_pairs_for_a_model_without_a_second_type_are_refused(tmp_path):
+    tokenizer = load_tokenizer(with_table(small(tmp_path / "m"), 11, type_vocab_size=1))
+    tokenizer.encode(["a good movie"], max_length=9)
+    with pytest.raises(LpafError, match=r"gives token type 1, .* for 1 \(type_vocab_size"):
+        tokenizer.encode(["a good movie"], ["bad"], max_length=9)
+    with pytest.raises(LpafError, match="token type 1"):
+        list(tokenizer.windows(["a"], ["good movie"], max_length=9, overlap=0))
+
+
+def test_a_text_that_the_tokenizer_fails_on_is_one_line(tmp_path):
+    folder = small(tmp_path / "m")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"unk_token": "<unk>"}))
+    with pytest.raises(LpafError, match="tokenizer fails on a text: .*vocabulary"):
+        load_tokenizer(folder).tokens(["zzz"])

@@ -30,6 +30,8 @@ def bert(folder):
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"), strip_accents=False)
     tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"strip_accents": False}))
     return load_tokenizer(folder)
 
 
