@@ -1,6 +1,7 @@
 """Files that are either whole or absent: written beside their place, then renamed into it."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -70,10 +71,15 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         _remove(old)
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON. Numbers that are not finite, for which JSON has no word, are null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON; `path` holds the old or the new text, never a part."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(value, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -96,6 +102,14 @@ def free_bytes(path: Path) -> int:
     while not place.is_dir():
         place = place.parent
     return shutil.disk_usage(place).free
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _hidden(path: Path, ending: str) -> Path:

@@ -1,5 +1,6 @@
 """Perplexity of a text: by what `lpaf evaluate` judges a language model."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,13 @@ def text_perplexity(
         "perplexity"; "tokens", T of them; "length" and "stride".
 
     Raises:
-        LpafError: the model or the text cannot be read, has too few tokens, or the length is more
-            than the model reads.
+        LpafError: the model or the text cannot be read, has too few tokens, the length is more
+            than the model reads, or the model overflows.
 
     Cost: a forward pass of length / stride times the tokens, a window at a time: the logits of a
     window, length × vocabulary × 4 bytes, are held beside the model.
     """
+    # What is wrong with these is said before the weights are read.
     tokenizer = load_tokenizer(folder)
     tokens_of = text_tokens(tokenizer, data, text_column)
     model: Any = load_model(folder, head="lm")
@@ -68,5 +70,7 @@ def text_perplexity(
         tokens += int(batch["weight"].sum())
     if not tokens:
         raise LpafError(f"{data} has less than two tokens, of which there is no perplexity")
+    if not math.isfinite(total):
+        raise LpafError(f"{folder}: what the model makes of {data} is not finite: it overflows")
     found = {"perplexity": perplexity(total, tokens), "tokens": tokens}
     return found | {"length": length, "stride": stride}

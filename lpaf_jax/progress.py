@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lpaf_jax.files import atomic_write
+from lpaf_jax.files import atomic_write, json_text
 from lpaf_jax.processes import is_first
 
 _TITLES = {"finetune": "fine-tune", "prune": "prune", "tune": "tune factors"}
@@ -82,7 +82,7 @@ class Progress:
         """A logged step or validation of a training stage."""
         if is_first():
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json_text(row) + "\n")
         title = _title(row["stage"])
         for name, value in row.items():
             if name.startswith("validation_"):
@@ -163,4 +163,4 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Let the log hold these rows."""
     with atomic_write(path) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        temporary.write_text("".join(json_text(row) + "\n" for row in rows), encoding="utf-8")

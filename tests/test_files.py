@@ -1,6 +1,8 @@
 """Whole or absent: what stands at a path after a write that failed, was cut off or went through."""
 
 import errno
+import json
+import math
 import os
 import signal
 import subprocess
@@ -216,3 +218,12 @@ def test_broken_json_is_named(tmp_path: Path, content: bytes) -> None:
 def test_missing_json_is_named(tmp_path: Path) -> None:
     with pytest.raises(LpafError, match=r"a\.json does not exist"):
         files.read_json(tmp_path / "a.json")
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    value = {"a": [math.nan, 1.5], "b": (math.inf, {"c": -math.inf}), "d": "NaN", "e": None}
+    files.write_json(tmp_path / "x.json", value)
+    for text in ((tmp_path / "x.json").read_text(), files.json_text(value)):
+        found = json.loads(text, parse_constant=pytest.fail)
+        assert found == {"a": [None, 1.5], "b": [None, {"c": None}], "d": "NaN", "e": None}
+    assert "\n" not in files.json_text(value)

@@ -255,3 +255,40 @@ def test_damaged_weights_are_named(place: Path, tmp_path: Path, damage: str) -> 
         compress_one_shot(
             copy, calibration=place / "calibration.txt", out=tmp_path / "o", samples=4, quiet=True
         )
+
+
+def test_a_token_beyond_the_table_is_refused_before_any_work(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(place / "llama", tmp_path / "llama")
+    (tmp_path / "llama" / "added_tokens.json").write_text(json.dumps({"<user>": 50}))
+    for name in ("calibration", "held_out"):
+        shutil.copy(place / f"{name}.txt", tmp_path)
+    assert main(words(tmp_path, "run")) == 2
+    said = capsys.readouterr().err
+    assert "ids up to 50 ('<user>'), but the model has 50 token embeddings" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_perplexity_that_is_not_finite_is_null_and_told(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = shutil.copytree(place / "llama", tmp_path / "llama")
+    tensors = load_file(source / "model.safetensors")
+    head = tensors["lm_head.weight"] * np.float32(1e5)
+    save_file(tensors | {"lm_head.weight": head}, source / "model.safetensors")
+    for name in ("calibration", "held_out"):
+        shutil.copy(place / f"{name}.txt", tmp_path)
+    assert main(words(tmp_path, "run")[:-1]) == 0  # not quiet
+    told = " ".join(capsys.readouterr().out.split())
+    assert "not finite before, not finite after" in told
+    text = (tmp_path / "run" / "one_shot.json").read_text()
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert found["perplexity"] == {"dense": None, "compressed": None}
+    assert "not finite before, not finite after" in (
+        (tmp_path / "run" / "model" / "README.md").read_text()
+    )
+    assert main(words(tmp_path, "run")[:-1]) == 0  # finished: read from the file
+    assert main(["inspect", str(tmp_path / "run")]) == 0
+    assert "dense not finite, compressed not finite" in capsys.readouterr().out

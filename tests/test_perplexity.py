@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from lpaf_jax.cli import main
 from lpaf_jax.errors import LpafError
@@ -96,3 +98,37 @@ def test_what_cannot_be_is_told(place: Path, capsys: pytest.CaptureFixture[str])
     assert "--length is 17, but the model reads 16 tokens at most" in capsys.readouterr().err
     assert main([*words, "--stride", "17"]) == 2
     assert "windows of 16 tokens every 17 cannot be cut" in capsys.readouterr().err
+
+
+def scaled(source: Path, folder: Path, factor: float) -> Path:
+    """The same model with larger embeddings, which are its head, too."""
+    shutil.copytree(source, folder)
+    tensors = load_file(folder / "model.safetensors")
+    [name] = (name for name in tensors if name.endswith("wte.weight"))
+    save_file(tensors | {name: tensors[name] * np.float32(factor)}, folder / "model.safetensors")
+    return folder
+
+
+def test_a_perplexity_above_all_floats_is_null(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = scaled(place / "gpt2", tmp_path / "m", 1e4)
+    assert main(["evaluate", str(folder), "--data", str(place / "text.txt")]) == 0
+    said = capsys.readouterr().out
+    assert json.loads(said, parse_constant=pytest.fail)["perplexity"] is None
+
+
+def test_a_model_that_overflows_has_no_perplexity(place: Path, tmp_path: Path) -> None:
+    folder = scaled(place / "gpt2", tmp_path / "m", 1e38)
+    with pytest.raises(LpafError, match=r"m: what the model makes of .*text\.txt is not finite"):
+        text_perplexity(folder, place / "text.txt")
+
+
+def test_a_token_beyond_the_table_is_refused_before_the_weights_are_read(
+    place: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(place / "gpt2", tmp_path / "m")
+    (folder / "added_tokens.json").write_text(json.dumps({"<user>": 50}))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(LpafError, match=r"ids up to 50 \('<user>'\), .* 50 token embeddings"):
+        text_perplexity(folder, place / "text.txt")

@@ -1,6 +1,5 @@
 """`lpaf inspect`."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +24,13 @@ class Inspect:
 
     def run(self) -> None:
         """Read and print."""
+        from lpaf_jax.files import json_text
         from lpaf_jax.folders import model_folder
         from lpaf_jax.inspection import inspect_model
 
         found = inspect_model(model_folder(self.dir, self.stage))
         if self.json:
-            print(json.dumps(found, indent=2))
+            print(json_text(found, indent=2))
             return
         from rich.console import Console
 

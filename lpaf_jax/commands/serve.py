@@ -1,7 +1,6 @@
 """`lpaf evaluate` and `lpaf predict`."""
 
 import io
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +46,7 @@ class Evaluate:
 
     def run(self) -> None:
         """Evaluate and print."""
+        from lpaf_jax.files import json_text
         from lpaf_jax.serve import evaluate_file
 
         result = evaluate_file(
@@ -60,7 +60,7 @@ class Evaluate:
             length=self.length,
             stride=self.stride,
         )
-        print(json.dumps(result))
+        print(json_text(result))
 
 
 @dataclass(frozen=True)

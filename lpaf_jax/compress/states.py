@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from lpaf_jax.data.text import perplexity
 from lpaf_jax.importance.activations import input_moments
 from lpaf_jax.models.functional import Params
 
@@ -50,12 +51,12 @@ class States:
         return {place: mean[first] for place, first in shared.items()}
 
     def perplexity(self, ending: Any, tokens: np.ndarray) -> float:
-        """`exp(−mean log p(token))` over all tokens but the first of each text."""
+        """That of all tokens but the first of each text (see `lpaf_jax.data.perplexity`)."""
         total = 0.0
         graphdef, state = nnx.split(ending)
         for row, ids in zip(self._x, tokens, strict=True):  # one by one: vocabularies are large
             total += float(_likelihood(graphdef, state, row[None], ids[None]))
-        return float(np.exp(-total / (tokens.shape[0] * (tokens.shape[1] - 1))))
+        return perplexity(total, tokens.shape[0] * (tokens.shape[1] - 1))
 
 
 def _parts(rows: np.ndarray) -> Iterator[np.ndarray]:

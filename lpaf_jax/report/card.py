@@ -1,12 +1,12 @@
 """The model card that lies beside the weights."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from lpaf_jax.data.glue import GLUE, HUB_ID
 from lpaf_jax.data.squad import SQUAD
+from lpaf_jax.files import json_text
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.measures import measures, primary
@@ -69,7 +69,7 @@ def one_shot_card(found: Metrics) -> str:
         figures.append(
             f"- Perplexity of the first {found['held_out_tokens']:,} tokens of a held-out text, "
             f"in pieces of {found['length']}: "
-            f"{dense:.2f} before, {small:.2f} after."
+            f"{facts.figure(dense)} before, {facts.figure(small)} after."
         )
     parts = [
         f"---\n{_yaml({key: value for key, value in front.items() if value})}---",
@@ -327,7 +327,7 @@ def _base(model: str) -> tuple[str, str]:
 
 def _yaml(value: dict[str, Any]) -> str:
     """One key a line, its value as JSON, which is YAML as long as the text is plain ASCII."""
-    return "".join(f"{key}: {json.dumps(item)}\n" for key, item in value.items())
+    return "".join(f"{key}: {json_text(item)}\n" for key, item in value.items())
 
 
 def _text(value: str) -> str:

@@ -4,6 +4,7 @@ It is written when a run is finished, so nearly everything is in it. A run witho
 stage `pruned`, and files and passes are measured for the first and the last model only.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -89,6 +90,11 @@ def plain_svd(settings: Mapping[str, Any]) -> bool:
     kind, without = settings.get("importance"), settings.get("without", ())
     unmasked = kind == "mask" and "prune" in without  # where nothing was pruned there is no mask
     return "none" in (settings.get("solver"), kind) or "weighting" in without or unmasked
+
+
+def figure(value: float | None) -> str:
+    """A number to two digits; JSON has null for one that is not finite."""
+    return "not finite" if value is None or not math.isfinite(value) else f"{value:.2f}"
 
 
 def size(value: float | None) -> str:

@@ -103,7 +103,8 @@ def _made_without_training(run: Mapping[str, Any]) -> dict[str, str]:
         f"seed {settings['seed']}",
     }
     if perplexity := run.get("perplexity"):
-        rows["Perplexity"] = ", ".join(f"{name} {x:.2f}" for name, x in perplexity.items())
+        told = (f"{name} {facts.figure(value)}" for name, value in perplexity.items())
+        rows["Perplexity"] = ", ".join(told)
     if "finished" in run:
         rows["Finished"] = facts.moment(run["finished"])
     return rows

@@ -227,6 +227,6 @@ def one_shot_lines(found: Metrics) -> list[str]:
         dense, small = (found["perplexity"][name] for name in ("dense", "compressed"))
         lines.append(
             f"Perplexity of the held-out text, its first {found['held_out_tokens']:,} tokens: "
-            f"{dense:.2f} before, {small:.2f} after."
+            f"{facts.figure(dense)} before, {facts.figure(small)} after."
         )
     return lines

@@ -184,6 +184,9 @@ def predict(
     Args:
         on_batch: is called after each batch with how many are done, of how many.
         layout: of the devices that `params` are spread over.
+
+    Raises:
+        LpafError: the logits are not all finite.
     """
     batches = eval_batches(data, batch_size)
     longest = max(batches.lengths)
@@ -191,6 +194,10 @@ def predict(
     for done, batch in enumerate(batches, start=1):
         placed = batch if layout is None else layout.batch(batch)
         found = on_host(forward(params, {}, placed))
+        if not np.isfinite(found).all():  # no answer at all: each comparison would be false
+            raise LpafError(
+                "the model's answers are not finite: its weights are damaged, or it overflows"
+            )
         if found.ndim > 2:
             found = np.where(batch["attention_mask"][..., None] > 0, found, -np.inf)
             missing = longest - found.shape[1]

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
 from lpaf_jax.data import Encoded, eval_batches
+from lpaf_jax.errors import LpafError
 from lpaf_jax.train import predict
 
 LENGTHS = [3, 9, 5, 30, 31, 8, 26]
@@ -32,3 +34,12 @@ def test_logits_of_texts_are_left_as_they_are() -> None:
     encoded = data()
     found = predict(lambda p, f, batch: batch["input_ids"][:, :2], {}, encoded, 3)
     np.testing.assert_array_equal(found, [ids[:2] for ids in encoded.ids])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_answers_that_are_not_finite_are_refused(value: float) -> None:
+    def forward(params, fixed, batch):
+        return np.where(batch["input_ids"][:, :1] == data().ids[3][0], value, 0.0)
+
+    with pytest.raises(LpafError, match="answers are not finite"):
+        predict(forward, {}, data(), 2)
