@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lpaf_jax.data import (
     GLUE,
@@ -19,6 +19,7 @@ from lpaf_jax.data.split import hash_sample
 from lpaf_jax.data.squad import misplaced
 from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.files import read_json
+from lpaf_jax.heads import classes_of, order_by_name, require_head
 from lpaf_jax.kinds import KINDS, Judged, Kind, Terms
 from lpaf_jax.models import compressible, is_hub_id, load_model, parameters, resolve_model
 from lpaf_jax.models.families import family_name
@@ -37,6 +38,8 @@ class Inputs(NamedTuple):
         weight_bytes: size of all its weights.
         task: texts and labels.
         terms: what the model is to read, and by what it is judged.
+        classes: names that the model's own head gives its classes; see `classes_of`.
+        order: by `order_by_name`, from them to those of the task.
         train: of a question, every window that its context takes.
         validation: what is judged after every epoch.
     """
@@ -48,6 +51,8 @@ class Inputs(NamedTuple):
     weight_bytes: int
     task: Task
     terms: Terms
+    classes: list[str]
+    order: list[int] | None
     train: Encoded
     validation: Judged
     test: Judged
@@ -86,7 +91,8 @@ def load_inputs(settings: Settings) -> Inputs:
         no_answer=settings.task == "squad_v2",
     )
     kind, tokenizer = KINDS[task.kind], load_tokenizer(source)
-    positions, shapes, weight_bytes = _measure(source, settings, terms, tokenizer)
+    positions, shapes, weight_bytes = _measure(source, settings, task.name, terms, tokenizer)
+    classes = classes_of(source)
     held = task.validation
     if kind.validated is not None:
         held = hash_sample(held, kind.validated)
@@ -98,6 +104,8 @@ def load_inputs(settings: Settings) -> Inputs:
         weight_bytes,
         task,
         terms,
+        classes,
+        order_by_name(classes, task.label_names),
         *(kind.judged(tokenizer, split, terms) for split in (task.train, held, task.test)),
     )
 
@@ -111,11 +119,12 @@ def hub_names(settings: Settings) -> list[str]:
 
 
 def _measure(
-    source: Path, settings: Settings, terms: Terms, tokenizer: Tokenizer
+    source: Path, settings: Settings, task: str, terms: Terms, tokenizer: Tokenizer
 ) -> tuple[int, list[tuple[int, int]], int]:
     kind = KINDS[terms.kind]
-    outputs = kind.outputs(terms)
-    model = load_model(source, head=kind.head, num_labels=None if outputs is None else len(outputs))
+    if settings.finetune_epochs == 0:
+        require_head(source, task, kind.head, kind.outputs(terms))
+    model = first_model(source, settings, kind, terms)
     params = parameters(model)
     shapes = [(w.shape[0], w.shape[1]) for w in compressible(params).values()]
     if not shapes or any(path.endswith(".a") for path in params):
@@ -129,6 +138,21 @@ def _measure(
     if hasattr(model, "pad_token_id"):
         _check_padding(settings.model, model.pad_token_id, tokenizer.pad_id)
     return model.positions, shapes, sum(x.nbytes for x in params.values())
+
+
+def first_model(source: Path, settings: Settings, kind: Kind, terms: Terms) -> Any:
+    """The pretrained model with a head for the task, which is drawn where it has none that fits.
+
+    No head is drawn that nothing would train: without fine-tuning the model's own is taken.
+
+    Raises:
+        LpafError: see `load_model`.
+    """
+    if settings.finetune_epochs == 0:
+        return load_model(source)
+    outputs = kind.outputs(terms)
+    number = None if outputs is None else len(outputs)
+    return load_model(source, head=kind.head, num_labels=number, seed=settings.seed)
 
 
 def _check_padding(name: str, own: int | None, used: int) -> None:
@@ -152,6 +176,8 @@ def fingerprint(inputs: Inputs) -> str:
     when what they name does not.
     """
     digest = hashlib.blake2b(repr(inputs.task.label_names).encode(), digest_size=16)
+    if inputs.order is not None and inputs.order != sorted(inputs.order):
+        digest.update(repr(inputs.order).encode())
     for split in (inputs.train, inputs.validation, inputs.test):
         for part in (*split.ids, *split.types, split.labels):
             digest.update(len(part).to_bytes(8, "big"))
@@ -182,6 +208,20 @@ def counts(inputs: Inputs) -> dict[str, float]:
 def about_repeats(inputs: Inputs) -> str | None:
     """What is to be said of rows that were left out, if any were."""
     return inputs.task.left_out
+
+
+def about_classes(settings: Settings, inputs: Inputs) -> str | None:
+    """What is to be said where nothing tells which class of the model is which of the task.
+
+    A head that is to be fine-tuned learns it.
+    """
+    if settings.finetune_epochs or not inputs.task.label_names or inputs.order is not None:
+        return None
+    theirs, ours = ", ".join(inputs.classes), ", ".join(inputs.task.label_names)
+    return (
+        f"the classes {theirs} of {settings.model} are taken as {ours} of the task, in this order: "
+        f"if they are others, name them under id2label in {inputs.source / 'config.json'}"
+    )
 
 
 def about_places(inputs: Inputs) -> str | None:

@@ -10,6 +10,7 @@ from lpaf_jax.folders import run_of, run_record
 from lpaf_jax.models.compressible import is_compressible
 from lpaf_jax.models.contents import read_source
 from lpaf_jax.models.families import Family, family_name, named_head
+from lpaf_jax.models.outputs import class_names
 from lpaf_jax.models.tensors import Header, check_kind
 from lpaf_jax.models.weight_files import weight_files
 
@@ -37,6 +38,7 @@ def inspect_model(place: Path) -> dict[str, Any]:
     """
     source = read_source(place)
     values, family = source.values, source.family
+    head = named_head(values, family)
     # Integers and booleans are tables of positions and masks that old checkpoints carry along.
     headers = {
         key: header
@@ -52,8 +54,9 @@ def inspect_model(place: Path) -> dict[str, Any]:
     return {
         "folder": str(place),
         "family": family_name(values, str(place)),
-        "head": named_head(values, family),
-        "labels": list((values.get("id2label") or {}).values()),
+        "head": head,
+        "labels": class_names(values, place) if head == "classification" else [],
+        "problem_type": values.get("problem_type"),
         "factorized": any(m["rank"] is not None for m in matrices),
         "dtypes": sorted({header.dtype for header in headers.values()}),
         "marks": {key: v for key, v in values.items() if _is_mark(key)},

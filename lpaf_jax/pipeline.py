@@ -22,6 +22,7 @@ from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.files import atomic_write, write_json
 from lpaf_jax.inputs import (
     Inputs,
+    about_classes,
     about_length,
     about_places,
     about_repeats,
@@ -108,8 +109,9 @@ def run(settings: Settings) -> dict[str, Any]:
         for told in (missed, about_repeats(inputs), about_length(inputs)):
             if told:
                 progress.say(told)
-        if amiss := about_places(inputs):
-            progress.warn(amiss)
+        for amiss in (about_places(inputs), about_classes(settings, inputs)):
+            if amiss:
+                progress.warn(amiss)
         fine_tune(job, inputs, progress)
         if "prune" not in settings.without:
             prune(job, inputs, progress)

@@ -31,8 +31,8 @@ from lpaf_jax.files import read_json
 from lpaf_jax.folders import model_folder, run_of, run_record
 from lpaf_jax.kinds import KINDS, Terms, length_for, terms_of
 from lpaf_jax.models import as_function, load_model, parameters
-from lpaf_jax.models.families import FAMILIES, family_name, head_of
 from lpaf_jax.models.headless import head_in
+from lpaf_jax.models.outputs import answers_of, class_names
 from lpaf_jax.perplexity import text_perplexity
 from lpaf_jax.train import predict
 
@@ -181,32 +181,29 @@ def load_predictor(folder: Path, *, stage: str = "final", length: int | None = N
     """
     place = model_folder(folder, stage)
     values = read_json(place / "config.json")
+    kind = _kind_in(place, values)
+    names = class_names(values, place) if kind == "classification" else []
     tokenizer = load_tokenizer(place)  # what is wrong with it is said before the weights are read
     model = load_model(place)
-    kind = _kind_of(model, values, place)
     reads = values.get("lpaf_reads", {})
-    names = values.get("id2label") or {}
-    outputs = range(model.num_labels if kind == "classification" else 0)
     terms = terms_of(
         kind,
         reads,
-        [names.get(str(i), f"LABEL_{i}") for i in outputs],
+        names,
         length=length_for(length, reads.get("length", _USUAL[kind]), model.positions),
         stride=DOC_STRIDE,
     )
     return Predictor(model, tokenizer, terms)
 
 
-def _kind_of(model: Any, values: dict[str, Any], place: Path) -> Kind:
-    head = head_of(model, FAMILIES[family_name(values, str(place))])
-    if head == "span":
-        return "span"
+def _kind_in(place: Path, values: dict[str, Any]) -> Kind:
+    head = head_in(place)
     if head == "lm":
         raise LpafError(
             f"{place} is a language model, which has no classification head and answers nothing; "
             f"`lpaf evaluate {place} --data TEXT` tells its perplexity"
         )
-    return "regression" if model.num_labels == 1 else "classification"
+    return "span" if head == "span" else answers_of(values, place)
 
 
 def _check_batch(batch: int) -> None:
@@ -271,6 +268,7 @@ def evaluate_file(
         questions = examples = read_squad(data)
         terms = terms._replace(no_answer=terms.no_answer or not all(questions.answers))
     else:
+        _check_distinct(terms.label_names, place)
         examples = _table(terms, data, *_columns(place, text_column, label_column, pair_column))
     judged = KINDS[terms.kind].judged(predictor.tokenizer, examples, terms)
     return judged.score(predictor.logits(judged, batch))
@@ -283,6 +281,15 @@ def _columns(place: Path, *chosen: str | None) -> tuple[str, str, str | None]:
     names = ("text_column", "label_column", "pair_column")
     text, label, pair = (given or own.get(name) for name, given in zip(names, chosen, strict=True))
     return text or TEXT_COLUMN, label or LABEL_COLUMN, pair
+
+
+def _check_distinct(names: list[str], place: Path) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise LpafError(
+            f"{place}: id2label in config.json calls two classes {twice!r}, so labels do not tell "
+            "which is meant: give each a name of its own"
+        )
 
 
 def _table(terms: Terms, data: Path, text: str, label: str, pair: str | None) -> Examples:

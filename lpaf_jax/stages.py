@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,9 @@ from flax import nnx
 
 from lpaf_jax.compress import factorize, to_low_rank, to_mixed
 from lpaf_jax.data import steps_per_epoch, train_batches
-from lpaf_jax.errors import LpafError
-from lpaf_jax.files import read_json
+from lpaf_jax.heads import put_in_order
 from lpaf_jax.importance import first_order_scores
-from lpaf_jax.inputs import Inputs
+from lpaf_jax.inputs import Inputs, first_model
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import (
     as_function,
@@ -27,7 +26,6 @@ from lpaf_jax.models import (
     parameters,
     set_parameters,
 )
-from lpaf_jax.models.families import FAMILIES, named_head
 from lpaf_jax.models.functional import Params
 from lpaf_jax.processes import on_host
 from lpaf_jax.progress import Progress
@@ -51,23 +49,16 @@ from lpaf_jax.trainer import Trainer, layout_of, optimizer_of, score_of
 
 # Where the scores and masks of a pruned model lie among the arrays beside its weights.
 _SCORE, _MASK = "score.", "mask."
-# The layer that gives a classification, in RoBERTa, in the other encoders and in decoders.
-_LAST = ("classifier.out_proj", "classifier", "score")
 
 
 def finetune(
     settings: Settings, inputs: Inputs, progress: Progress, checkpoints: Checkpoints
 ) -> nnx.Module:
-    """Fine-tune the pretrained model on the task."""
+    """Fine-tune the pretrained model on the task, or take it as it is after no epoch of that."""
+    model: nnx.Module = first_model(inputs.source, settings, inputs.kind, inputs.terms)
+    put_in_order(model, inputs.order)
     if settings.finetune_epochs == 0:
-        return _as_it_is(inputs)
-    outputs = inputs.kind.outputs(inputs.terms)
-    model = load_model(
-        inputs.source,
-        head=inputs.kind.head,
-        num_labels=None if outputs is None else len(outputs),
-        seed=settings.seed,
-    )
+        return model
     stage = _stage("finetune", settings, inputs, settings.finetune_epochs, model)
     optimizer, rate = optimizer_of(settings, settings.finetune_lr, stage.steps)
     trainer = Trainer(settings, stage, progress)
@@ -75,41 +66,6 @@ def finetune(
     state = trainer.run(loss, optimizer, parameters(model), {}, checkpoints, rate)
     set_parameters(model, on_host(state.params))
     return model
-
-
-def _as_it_is(inputs: Inputs) -> nnx.Module:
-    """A model that is fine-tuned already, the classes of one that tells such apart in our order.
-
-    Raises:
-        LpafError: it has not the head of the task, or not as many outputs.
-    """
-    source, wanted = inputs.source, inputs.kind.head
-    mend = "fine-tune it, with --finetune-epochs above 0"
-    values = read_json(source / "config.json")
-    family = FAMILIES[inputs.family]
-    named = named_head(values, family)
-    if (named or next(iter(family.heads))) != wanted:
-        raise LpafError(
-            f"{source} has {'no' if named is None else f'a {named}'} head, and task "
-            f"{inputs.task.name} needs a {wanted} head: {mend}"
-        )
-    model = load_model(source)
-    outputs = inputs.kind.outputs(inputs.terms)
-    if outputs is None:
-        return cast(nnx.Module, model)
-    if model.num_labels != len(outputs):
-        has = f"{model.num_labels} output{'s' if model.num_labels > 1 else ''}"
-        raise LpafError(f"{source} has {has} and the task needs {len(outputs)}: {mend}")
-    names = values.get("id2label") or {}
-    theirs = [names.get(str(i), "").lower() for i in range(len(names))]
-    ours = [name.lower() for name in outputs]
-    if sorted(theirs) == sorted(ours):  # else their names mean nothing to us, as LABEL_0 does
-        order = jnp.array([theirs.index(name) for name in ours])
-        params = parameters(model)
-        last = next(path for path in _LAST if f"{path}.kernel" in params)
-        paths = [path for path in (f"{last}.kernel", f"{last}.bias") if path in params]
-        set_parameters(model, {path: params[path][..., order] for path in paths})
-    return cast(nnx.Module, model)
 
 
 def prune_weights(

@@ -32,6 +32,7 @@ LEVELS = [
         "benchmark",
         "export",
         "folders",
+        "heads",
         "inputs",
         "inspection",
         "kinds",

@@ -297,7 +297,6 @@ def test_the_classes_of_a_tuned_model_are_known_by_name(
 ) -> None:
     source = Path(shutil.copytree(finished / "stages" / "dense", tmp_path / "model"))
     settings = make_settings(**tiny.chosen(tmp_path / "run", model=source, finetune_epochs=0))
-    inputs = load_inputs(settings)
     job, quiet = Run(settings), Progress(tmp_path / "run", quiet=True)
 
     def head(names: list[str]) -> np.ndarray:
@@ -305,7 +304,7 @@ def test_the_classes_of_a_tuned_model_are_known_by_name(
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         (source / "config.json").write_text(json.dumps(config))
         checkpoints = Checkpoints(job.checkpoint("finetune"))
-        model = stages.finetune(settings, inputs, quiet, checkpoints)
+        model: Any = stages.finetune(settings, load_inputs(settings), quiet, checkpoints)
         return np.asarray(model.classifier.kernel[...])
 
     given = np.asarray(load_model(source).classifier.kernel[...])

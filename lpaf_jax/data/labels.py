@@ -106,13 +106,14 @@ def _may_be_negative(names: Sequence[str]) -> bool:
 def label_ids(labels: Sequence[str], names: Sequence[str], where: Where) -> np.ndarray:
     """Positions of the labels in `names`, (n,) int32.
 
-    Labels may be the names or, unless names are numbers themselves, their positions 0, 1, ....
+    Labels may be the names or their positions 0, 1, ..., unless names hold other numbers: where
+    they are numbers themselves, or as in "1 star", "2 stars", a position may mean another class.
 
     Raises:
         LpafError: a label is neither; `where` says in which rows of which file.
     """
     ids = {name: i for i, name in enumerate(names)}
-    if not any(_NUMBER.fullmatch(name) for name in names):
+    if not (any(_NUMBER.fullmatch(name) for name in names) or _numbered_otherwise(names)):
         ids |= {str(i): i for i in range(len(names))}
     given = [canonical(label) for label in labels]
     unknown = sorted({label for label in given if label not in ids})
@@ -122,6 +123,13 @@ def label_ids(labels: Sequence[str], names: Sequence[str], where: Where) -> np.n
         rows = where([i for i, label in enumerate(given) if label not in ids])
         raise LpafError(f"{rows}: unknown label {shown}; expected one of {known}")
     return np.array([ids[label] for label in given], dtype=np.int32)
+
+
+def _numbered_otherwise(names: Sequence[str]) -> bool:
+    """Whether every name holds one number, and these are not the positions."""
+    found = [re.findall(r"\d+", name) for name in names]
+    one_each = all(len(numbers) == 1 for numbers in found)
+    return one_each and any(int(numbers[0]) != i for i, numbers in enumerate(found))
 
 
 def label_values(labels: Sequence[str], where: Where) -> np.ndarray:

@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import atomic_dir, read_json
 from lpaf_jax.linalg import LowRank
+from lpaf_jax.models.configs import label_map
 from lpaf_jax.models.contents import Source, read_source
 from lpaf_jax.models.families import (
     FAMILIES,
@@ -202,7 +203,10 @@ def saved_config(
         values: that of its source.
         architecture: what PyTorch calls the dense model.
         low_rank: ranks by path of the factorized layers; empty for a dense model.
-        label_names: of the outputs of a classification head.
+        label_names: of the outputs of a classification head; None leaves them as they are.
+
+    Raises:
+        LpafError: those of the source do not name outputs, and no reader of the folder could.
     """
     name = family_name(values, "config.json")
     values = {k: v for k, v in values.items() if k not in _NOT_CARRIED}
@@ -213,6 +217,8 @@ def saved_config(
         # One output is a value: pipelines of transformers would put it through a sigmoid.
         values.pop("problem_type", None)
         values |= {"problem_type": "regression"} if len(label_names) == 1 else {}
+    else:
+        label_map(values)
     values["architectures"] = [architecture]
     values["model_type"] = name
     if low_rank:

@@ -1,5 +1,6 @@
 """What is the same in a `config.json` of every family."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,14 +18,40 @@ def plain_values(
             under the first goes before what stands under the second.
 
     `num_labels` is, where it is not said, the length of `id2label`; a null one says nothing.
+
+    Raises:
+        LpafError: the number of labels is none.
     """
     named = {own: values[name] for name, own in (aliases or {}).items() if name in values}
     found = values | named
     if found.get("num_labels") is None:
         found.pop("num_labels", None)
-        if found.get("id2label") is not None:
-            found["num_labels"] = len(found["id2label"])
+        labels = label_map(found)
+        if labels is not None:
+            found["num_labels"] = len(labels)
+    elif not isinstance(found["num_labels"], int):
+        raise LpafError(
+            f"config.json: num_labels is {found['num_labels']!r}, but must be a whole number"
+        )
     return found
+
+
+def label_map(values: Mapping[str, Any]) -> dict[int, Any] | None:
+    """What `id2label` of a parsed `config.json` calls each output; None where it is null or absent.
+
+    Raises:
+        LpafError: it does not name outputs by their numbers.
+    """
+    labels = values.get("id2label")
+    if labels is None:
+        return None
+    try:
+        return {int(number): name for number, name in labels.items()}
+    except (AttributeError, ValueError):
+        raise LpafError(
+            'config.json: id2label must name each class by its number, as {"0": "negative", "1": '
+            f'"positive"}} does; it is {json.dumps(labels)[:80]}'
+        ) from None
 
 
 def refuse_quantized(values: Mapping[str, Any], where: object) -> None:

@@ -32,7 +32,7 @@ def _facts(found: Mapping[str, Any]) -> Table:
     rows = {
         "Folder": found["folder"],
         "Family": f"{found['family']}, {found['head'] or 'no'} head",
-        **(_answers(found["labels"]) if found["head"] == "classification" else {}),
+        **(_answers(found) if found["head"] == "classification" else {}),
         **_made(found["run"]),
         "Reads": _reads(found["marks"].get("lpaf_reads", {}), found["head"]),
         **{
@@ -52,11 +52,15 @@ def _facts(found: Mapping[str, Any]) -> Table:
     return table
 
 
-def _answers(names: list[str]) -> dict[str, str]:
-    if len(names) == 1:
+def _answers(found: Mapping[str, Any]) -> dict[str, str]:
+    names, several = found["labels"], found["problem_type"] == "multi_label_classification"
+    if found["problem_type"] == "regression" and len(names) > 1:
+        return {"Gives": f"{len(names)} numbers (regression)"}
+    if len(names) == 1 and not several:
         return {"Gives": "a number (regression)"}
     more = f" and {len(names) - _LABELS} more" if len(names) > _LABELS else ""
-    return {"Classes": f"{len(names)}: {', '.join(names[:_LABELS])}{more}"} if names else {}
+    more += "; a text may be of several (multi_label_classification)" if several else ""
+    return {"Classes": f"{len(names)}: {', '.join(names[:_LABELS])}{more}"}
 
 
 def _reads(reads: Mapping[str, Any], head: str | None) -> str:
