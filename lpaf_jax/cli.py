@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from itertools import pairwise
 from types import FrameType
 from typing import Annotated, Any
@@ -47,10 +47,15 @@ _ONE_SHOT = Annotated[
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point.
 
+    Args:
+        argv: None takes the words of this process, which a signal then ends here; else it returns
+            in any case.
+
     Returns:
         0 on success, 2 on a mistake of the user, and what a shell reports of a program that a
         signal ended: 130 (SIGINT), 143 (SIGTERM), 141 (a pipe whose reader has left).
     """
+    ends_here = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     command: Any = None
     try:
@@ -75,12 +80,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (KeyboardInterrupt, Terminated) as stop:
+        if ends_here:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one finds us leaving
         what = "interrupted" if isinstance(stop, KeyboardInterrupt) else "terminated"
         resumes = isinstance(command, Settings | OneShot)
         more = "; run the same command again to go on" if resumes else ""
         print(f"lpaf: {what}{more}", file=sys.stderr)
-        return 130 if isinstance(stop, KeyboardInterrupt) else 143
+        code = 130 if isinstance(stop, KeyboardInterrupt) else 143
+        if ends_here:
+            _leave(code)
+        return code
     return 0
+
+
+def _leave(code: int) -> None:
+    """End the process at once, all that was to be cleaned up being clean.
+
+    XLA may still compile or compute in threads of its own, which cannot be stopped: were the
+    interpreter taken down under them, they would crash. Several processes take leave of each other
+    as the interpreter ends.
+    """
+    processes = sys.modules.get("lpaf_jax.processes")
+    if processes is not None and processes.are_several():
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody may be there to read
+            stream.flush()
+    os._exit(code)
 
 
 @contextmanager

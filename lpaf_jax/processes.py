@@ -24,7 +24,7 @@ def join() -> None:
         LpafError: nothing tells how many processes there are, a variable is no number, or they do
             not find each other.
     """
-    if jax.distributed.is_initialized():
+    if are_several():
         return
     count, index = _number(_COUNT), _number(_INDEX)
     try:
@@ -46,20 +46,25 @@ def _number(variable: str) -> int | None:
         ) from error
 
 
+def are_several() -> bool:
+    """Whether this is one of several processes that have joined."""
+    return bool(jax.distributed.is_initialized())
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes; without others it is."""
-    return not jax.distributed.is_initialized() or jax.process_index() == 0
+    return not are_several() or jax.process_index() == 0
 
 
 def together(where: str) -> None:
     """Wait until all processes are here, so that each sees what the first has written."""
-    if jax.distributed.is_initialized():
+    if are_several():
         multihost_utils.sync_global_devices(where)
 
 
 def well_everywhere(here: bool) -> bool:
     """Whether all went well on every process; each of them asks."""
-    if not jax.distributed.is_initialized():
+    if not are_several():
         return here
     return bool(multihost_utils.process_allgather(np.int32(here)).all())
 
