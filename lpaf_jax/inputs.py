@@ -1,6 +1,7 @@
 """What a run starts from: the task, its encoded splits, the folder of the model."""
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,26 +170,50 @@ def _check_padding(name: str, own: int | None, used: int) -> None:
         )
 
 
-def fingerprint(inputs: Inputs) -> str:
-    """A digest of all that a run reads: examples as they are tokenized, class names, weights.
+def fingerprint(inputs: Inputs) -> dict[str, Any]:
+    """Digests of all that a run reads: examples as they are tokenized, class names, weights.
 
-    A run that is continued, or lends its stages, is known by it: paths and names stay the same
-    when what they name does not.
+    A run that is continued, or lends its stages, is known by that of the `whole`: paths and names
+    stay the same when what they name does not. The others, by what they are of, tell what has
+    changed.
     """
-    digest = hashlib.blake2b(repr(inputs.task.label_names).encode(), digest_size=16)
+    whole = hashlib.blake2b(repr(inputs.task.label_names).encode(), digest_size=16)
+    found: dict[str, Any] = {"classes": inputs.task.label_names}
+
+    def add(name: str, pieces: Iterable[bytes]) -> None:
+        own = hashlib.blake2b(digest_size=16)
+        for piece in pieces:
+            whole.update(piece)
+            own.update(piece)
+        found[name] = own.hexdigest()
+
     if inputs.order is not None and inputs.order != sorted(inputs.order):
-        digest.update(repr(inputs.order).encode())
-    for split in (inputs.train, inputs.validation, inputs.test):
-        for part in (*split.ids, *split.types, split.labels):
-            digest.update(len(part).to_bytes(8, "big"))
-            digest.update(part.tobytes())
-    for held in (inputs.task.validation, inputs.task.test):
-        if isinstance(held, Questions):  # what is right is no token, but text
-            digest.update(repr((held.pairs, held.answers)).encode())
-    for path in sorted(inputs.source.glob("*.safetensors")) or weight_files(inputs.source):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
-    return digest.hexdigest()
+        add("order of the model's classes", [repr(inputs.order).encode()])
+    for name, split in (
+        ("training examples", inputs.train),
+        ("validation examples", inputs.validation),
+        ("test examples", inputs.test),
+    ):
+        add(name, _bytes(split))
+    held = (inputs.task.validation, inputs.task.test)
+    # What is right is no token there, but text.
+    answers = [repr((q.pairs, q.answers)).encode() for q in held if isinstance(q, Questions)]
+    if answers:
+        add("right answers", answers)
+    files = sorted(inputs.source.glob("*.safetensors")) or weight_files(inputs.source)
+    add("weights", map(_file_digest, files))
+    return {"whole": whole.hexdigest(), **found}
+
+
+def _bytes(split: Encoded) -> Iterator[bytes]:
+    for part in (*split.ids, *split.types, split.labels):
+        yield len(part).to_bytes(8, "big")
+        yield part.tobytes()
+
+
+def _file_digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()
 
 
 def counts(inputs: Inputs) -> dict[str, float]:

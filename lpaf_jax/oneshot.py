@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import hashlib
 import json
 import math
 import shutil
@@ -38,6 +37,7 @@ from lpaf_jax.models.checkpoint import saved_config, write_beside
 from lpaf_jax.models.names import file_name
 from lpaf_jax.models.tensors import ShardWriter, share_weights
 from lpaf_jax.models.weight_files import weight_files
+from lpaf_jax.oneshot_mark import changes, mark_of
 from lpaf_jax.oneshot_settings import DEFAULT_LENGTH, OneShot
 from lpaf_jax.progress import Progress
 from lpaf_jax.report.card import one_shot_card
@@ -91,7 +91,7 @@ def run_one_shot(settings: OneShot) -> dict[str, Any]:
     held_out = _held_out(settings, tokenizer, length)
     read = {"calibration_tokens": calibration.size}
     read |= {} if held_out is None else {"held_out_tokens": held_out.size}
-    mark = _fingerprint(source, calibration, held_out, settings)
+    mark = mark_of(settings, length, source, calibration, held_out)
     result, work = settings.out / RESULT, settings.out / "work"
     progress = Progress(settings.out, settings.quiet)
     if result.is_file():
@@ -116,7 +116,8 @@ def run_one_shot(settings: OneShot) -> dict[str, Any]:
         source, calibration, plan, store, held_out=held_out, say=progress.say
     )
     seconds = time.monotonic() - started
-    found = _summary(settings, source, outcome, length, seconds) | read | {"fingerprint": mark}
+    found = _summary(settings, source, outcome, length, seconds) | read
+    found |= {name: mark[name] for name in ("fingerprint", "read")}
     _assemble(source, store, outcome, settings.out / "model", one_shot_card(found))
     found["bytes_on_disk"] = {
         name: sum(file.stat().st_size for file in weight_files(folder))
@@ -130,7 +131,7 @@ def run_one_shot(settings: OneShot) -> dict[str, Any]:
     return found
 
 
-def _finished(result: Path, mark: str) -> dict[str, Any]:
+def _finished(result: Path, mark: dict[str, Any]) -> dict[str, Any]:
     """What was found by the finished run whose `one_shot.json` this is.
 
     Raises:
@@ -140,12 +141,13 @@ def _finished(result: Path, mark: str) -> dict[str, Any]:
         found = read_json(result)
         if not isinstance(found, dict):
             raise LpafError(f"{result} does not hold the figures of a run")
-        if found.get("fingerprint") == mark:
+        if found.get("fingerprint") == mark["fingerprint"]:
             check_saved(result.parent / "model")
             return found
+    theirs = {**found, "settings": found.get("settings", {}) | {"length": found.get("length")}}
     raise LpafError(
-        f"{result.parent} holds the result of other settings, text or weights: name another --out, "
-        "or remove it"
+        f"{result.parent} holds the result of other settings, text or weights"
+        f"{changes(theirs, mark)}: name another --out, or remove it"
     )
 
 
@@ -172,31 +174,18 @@ def _held_out(settings: OneShot, tokenizer: Tokenizer, length: int) -> np.ndarra
     return np.stack(found)
 
 
-def _fingerprint(
-    source: DecoderOnDisk, tokens: np.ndarray, held_out: np.ndarray | None, settings: OneShot
-) -> str:
-    """A digest of all that decides the result, with the weights by their sizes and times."""
-    chosen = {
-        name: value
-        for name, value in dataclasses.asdict(settings).items()
-        if name in ("params", "weighting", "ranks")
-    }
-    files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in weight_files(source.folder)]
-    told = json.dumps([chosen, source.values, files], sort_keys=True)
-    digest = hashlib.blake2b(told.encode(), digest_size=16)
-    for text in (tokens, held_out):
-        digest.update(b"" if text is None else text.tobytes())
-    return digest.hexdigest()
-
-
-def _claim(work: Path, mark: str, out: Path) -> None:
+def _claim(work: Path, mark: dict[str, Any], out: Path) -> None:
     """Take the folder of finished blocks, unless it is of other settings."""
     note = work / "fingerprint.json"
-    if note.is_file() and read_json(note) != mark:
-        raise LpafError(
-            f"{out} holds an unfinished run of other settings, text or weights: name another "
-            f"--out, or remove {work}"
-        )
+    if note.is_file():
+        theirs = read_json(note)
+        if not isinstance(theirs, dict):  # of an earlier version
+            theirs = {"fingerprint": theirs}
+        if theirs.get("fingerprint") != mark["fingerprint"]:
+            raise LpafError(
+                f"{out} holds an unfinished run of other settings, text or weights"
+                f"{changes(theirs, mark)}: name another --out, or remove {work}"
+            )
     write_json(note, mark)
 
 

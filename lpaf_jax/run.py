@@ -5,7 +5,7 @@ import logging
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -45,6 +45,11 @@ _LOG = logging.getLogger("lpaf_jax")
 _AGAIN = "give the same command again, which makes what is missing"
 # Colours and the like, and every character that moves the cursor but a new line and a tab.
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+# Of what a run reads: of the whole, or of its parts, too.
+Fingerprint = str | Mapping[str, Any]
+_UNKNOWN = "fingerprint"
 
 
 class Run:
@@ -103,7 +108,7 @@ class Run:
         return metrics
 
     @contextmanager
-    def opened(self, fingerprint: str, needs: int = 0) -> Iterator[None]:
+    def opened(self, fingerprint: Fingerprint, needs: int = 0) -> Iterator[None]:
         """Work in the folder: make it this run's, alone, with a log of messages and warnings.
 
         Args:
@@ -129,7 +134,7 @@ class Run:
             yield
 
     @contextmanager
-    def _opened(self, fingerprint: str, needs: int) -> Iterator[None]:
+    def _opened(self, fingerprint: Fingerprint, needs: int) -> Iterator[None]:
         free = free_bytes(self.folder)
         if free < needs and not (self.folder / "stages").is_dir():
             raise LpafError(
@@ -167,8 +172,8 @@ class Run:
         if not (source / "config.json").is_file():
             return f"{other} does not hold it"
         theirs, ours = _settings_in(other) or {}, _settings_in(self.folder) or {}
-        compared = (*fields, "fingerprint")
-        differing = [name for name in compared if theirs.get(name) != ours.get(name)]
+        differing = [name for name in fields if theirs.get(name) != ours.get(name)]
+        differing += _changed_parts(theirs.get("fingerprint"), ours.get("fingerprint"))
         if differing:
             return f"other {', '.join(differing)}"
         try:
@@ -226,14 +231,16 @@ class Run:
         except OSError as error:
             raise LpafError(f"--out {self.folder} cannot be cleared: {error}") from None
 
-    def _changed(self, held: dict[str, Any], fingerprint: str) -> bool:
+    def _changed(self, held: dict[str, Any], fingerprint: Fingerprint) -> bool:
         """Whether the run in the folder read something else, and is to be replaced for that."""
-        if held["fingerprint"] == fingerprint:
+        parts = _changed_parts(held["fingerprint"], fingerprint)
+        if not parts:
             return False
         if self.settings.force:
             return True
+        which = "" if parts == [_UNKNOWN] else f" ({', '.join(parts)})"
         raise LpafError(
-            f"--out {self.folder} was begun with other data or weights: what lies at "
+            f"--out {self.folder} was begun with other data or weights{which}: what lies at "
             f"{held['task']} or {held['model']} has changed since; name another folder, or start "
             "anew there with --force"
         )
@@ -266,6 +273,16 @@ def _holds_another(settings: Settings) -> bool:
             f"--reuse {folder} takes over what is the same, or start anew there with --force"
         )
     return bool(other)
+
+
+def _changed_parts(theirs: Any, ours: Any) -> list[str]:
+    """What the inputs differ in that two fingerprints are of; empty where they are the same."""
+    was, now = (dict(f) if isinstance(f, Mapping) else {"whole": f} for f in (theirs, ours))
+    if was.get("whole") == now.get("whole"):
+        return []
+    differing = [name for name in was | now if was.get(name) != now.get(name)]
+    known = len(was) > 1 and len(now) > 1  # an earlier version noted the whole alone
+    return [name for name in differing if name != "whole"] if known else [_UNKNOWN]
 
 
 def _settings_in(folder: Path) -> dict[str, Any] | None:

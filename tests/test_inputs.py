@@ -46,20 +46,32 @@ def test_what_is_read(tiny: Tiny) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny: Tiny) -> str:
+def whole(tiny: Tiny) -> dict[str, Any]:
     return fingerprint(load(tiny))
 
 
 def test_the_fingerprint_is_of_what_is_read_and_not_of_where(
-    tiny: Tiny, whole: str, tmp_path: Path
+    tiny: Tiny, whole: dict[str, Any], tmp_path: Path
 ) -> None:
     moved = shutil.copytree(tiny.model, tmp_path / "elsewhere")
     rows = write_table(tmp_path / "same.tsv", sentences(160))
     assert fingerprint(load(tiny, model=moved, task=rows, seed=5, tune_lr=0.1)) == whole
 
 
-@pytest.mark.parametrize("change", ["text", "label", "order", "names", "length", "weight"])
-def test_the_fingerprint_tells_a_change(tiny: Tiny, whole: str, model: Path, change: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ("text", "training examples"),
+        ("label", "training examples"),
+        ("order", "training examples"),
+        ("names", "classes"),
+        ("length", "training examples"),
+        ("weight", "weights"),
+    ],
+)
+def test_the_fingerprint_tells_a_change(
+    tiny: Tiny, whole: dict[str, Any], model: Path, change: str, part: str
+) -> None:
     rows = sentences(160)
     if change == "text":
         rows[7] = (rows[7][0].replace("very ", ""), rows[7][1])
@@ -73,7 +85,11 @@ def test_the_fingerprint_tells_a_change(tiny: Tiny, whole: str, model: Path, cha
         change_weights(model, "encoder.layer.1.output.dense.weight", 0.125)
     table = write_table(model.parent / "task.csv", rows)
     changed = load(tiny, model=model, task=table, length=8 if change == "length" else 16)
-    assert fingerprint(changed) != whole
+    found = fingerprint(changed)
+    assert found["whole"] != whole["whole"]
+    assert found[part] != whole[part]
+    if part == "weights":
+        assert {name for name in whole if found[name] != whole[name]} == {"whole", "weights"}
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ LEVELS = [
         "inspection",
         "kinds",
         "oneshot",
+        "oneshot_mark",
         "oneshot_settings",
         "perplexity",
         "pipeline",

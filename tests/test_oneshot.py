@@ -1,6 +1,7 @@
 """`lpaf compress --one-shot` as a whole, on decoders that are compressed in seconds."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -188,14 +189,95 @@ def test_other_weightings(place: Path, weighting: Any) -> None:
     load_model(place / weighting / "model")
 
 
-def test_other_settings_do_not_take_a_run_for_theirs(place: Path) -> None:
-    with pytest.raises(LpafError, match="holds the result of other settings"):
-        compress(place, "run", params=0.5)
-    # A run that was stopped, likewise.
-    (place / "begun" / "work").mkdir(parents=True)
-    (place / "begun" / "work" / "fingerprint.json").write_text('"another"')
-    with pytest.raises(LpafError, match="holds an unfinished run of other settings"):
-        compress(place, "begun")
+@pytest.fixture(scope="module")
+def begun(place: Path) -> Path:
+    """The folder of a run that was stopped before its first block."""
+
+    def stop(*given: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(oneshot, "compress_decoder", stop)
+        compress(place, "begun", held_out=place / "held_out.txt")
+    return place / "begun"
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"params": 0.5}, "params 0.6 there, 0.5 now"),
+        (
+            {"weighting": "none", "ranks": "allocated"},
+            "weighting 'activations' there, 'none' now, ranks 'uniform' there, 'allocated' now",
+        ),
+        ({"samples": 5}, "samples 6 there, 5 now"),
+        ({"length": 8, "seed": 3}, "length 16 there, 8 now, seed 0 there, 3 now"),
+    ],
+    ids=str,
+)
+def test_settings_of_another_run_are_named(
+    place: Path, begun: Path, changed: dict[str, Any], told: str
+) -> None:
+    given = {"held_out": place / "held_out.txt"} | changed
+    for out, what in (("run", "the result"), ("begun", "an unfinished run")):
+        held = rf"{place / out} holds {what} of other settings, text or weights \({told}\): name"
+        with pytest.raises(LpafError, match=held):
+            compress(place, out, **given)
+
+
+@pytest.mark.parametrize("change", ["text", "weights", "config", "path", "no held-out"])
+def test_what_another_run_has_read_is_named(
+    place: Path, begun: Path, tmp_path: Path, change: str
+) -> None:
+    moved = Path(shutil.copytree(place, tmp_path / "place"))
+    # The paths that the run was given are those of the copy now.
+    note = moved / "begun" / "work" / "fingerprint.json"
+    note.write_text(note.read_text().replace(str(place), str(moved)))
+    given: dict[str, Any] = {"held_out": moved / "held_out.txt"}
+    assert_goes_on(moved, given)
+    if change == "text":
+        write_text(moved / "calibration.txt", 400, seed=7)
+        told = rf"another calibration text at {moved}/calibration\.txt"
+    elif change == "weights":
+        os.utime(moved / "llama" / "model.safetensors", (1, 1))
+        told = f"another weights at {moved}/llama"
+    elif change == "config":
+        config = json.loads((moved / "llama" / "config.json").read_text())
+        (moved / "llama" / "config.json").write_text(json.dumps(config | {"rope_theta": 5.0}))
+        told = f"another config.json at {moved}/llama"
+    elif change == "path":
+        given["calibration"] = write_text(moved / "other.txt", 400, seed=7)
+        told = f"calibration '{moved}/calibration.txt' there, '{moved}/other.txt' now"
+    else:
+        given["held_out"] = None
+        told = f"held_out '{moved}/held_out.txt' there, None now"
+    with pytest.raises(LpafError, match=rf"settings, text or weights \({told}\): name another"):
+        compress(moved, "begun", **given)
+
+
+def assert_goes_on(place: Path, given: dict[str, Any]) -> None:
+    def go(*_: Any, **__: Any) -> None:
+        raise RuntimeError("it goes on")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="it goes on"):
+        patch.setattr(oneshot, "compress_decoder", go)
+        compress(place, "begun", **given)
+
+
+def test_runs_of_an_earlier_version_noted_less(place: Path, begun: Path, tmp_path: Path) -> None:
+    (tmp_path / "old" / "work").mkdir(parents=True)
+    (tmp_path / "old" / "work" / "fingerprint.json").write_text('"another"')
+    with pytest.raises(LpafError, match="unfinished run of other settings, text or weights: name"):
+        compress(place, str(tmp_path / "old"))
+    mark = json.loads((begun / "work" / "fingerprint.json").read_text())["fingerprint"]
+    (tmp_path / "begun" / "work").mkdir(parents=True)
+    (tmp_path / "begun" / "work" / "fingerprint.json").write_text(json.dumps(mark))
+    compress(place, str(tmp_path / "begun"), held_out=place / "held_out.txt")
+    result = json.loads((tmp_path / "begun" / "one_shot.json").read_text())
+    del result["read"]
+    (tmp_path / "begun" / "one_shot.json").write_text(json.dumps(result))
+    with pytest.raises(LpafError, match=r"text or weights \(params 0.6 there, 0.5 now\): name"):
+        compress(place, str(tmp_path / "begun"), held_out=place / "held_out.txt", params=0.5)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from lpaf_jax import run as run_module
 from lpaf_jax.errors import LpafError
-from lpaf_jax.run import Run
+from lpaf_jax.run import Fingerprint, Run
 from lpaf_jax.settings import PRESETS, Settings, make_settings
 
 MADE = ["analysis.json", "checkpoints", "logs", "metrics.json", "model", "report.html"]
@@ -27,7 +27,7 @@ def settings(out: Path, **chosen: Any) -> Settings:
     return make_settings("minilm", task="sst2", out=out, **chosen)
 
 
-def begin(chosen: Settings, fingerprint: str = "f") -> Run:
+def begin(chosen: Settings, fingerprint: Fingerprint = "f") -> Run:
     run = Run(chosen)
     with run.opened(fingerprint):
         pass
@@ -131,6 +131,25 @@ def test_force_starts_anew_where_what_the_run_read_has_changed(out: Path) -> Non
     begin(settings(out, force=True), "g")
     assert not (out / "metrics.json").exists()
     assert json.loads((out / "settings.json").read_text())["fingerprint"] == "g"
+
+
+def test_what_the_run_read_that_has_changed_is_named(out: Path, tmp_path: Path) -> None:
+    one, other = ({"whole": x, "weights": x, "test examples": "e"} for x in "fg")
+    begin(settings(out), one)
+    with pytest.raises(LpafError, match=r"begun with other data or weights \(weights\): what lies"):
+        begin(settings(out), other)
+    begin(settings(out), one)
+    reusing = begin(settings(tmp_path / "reusing", reuse=out), other)
+    add_stage(Run(settings(out)), "dense")
+    assert reusing.take_over("dense") == "other weights"
+
+
+def test_a_run_of_an_earlier_version_noted_the_whole_alone(out: Path) -> None:
+    begin(settings(out), "f")
+    parts = {"weights": "w"}
+    begin(settings(out), {"whole": "f", **parts})
+    with pytest.raises(LpafError, match="begun with other data or weights: what lies at"):
+        begin(settings(out), {"whole": "g", **parts})
 
 
 def test_a_disk_too_full_for_the_run_is_told_before_it_begins(
