@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from itertools import pairwise
@@ -32,6 +33,8 @@ _DESCRIPTION = (
 )
 # What tyro says of a word that is no number: the flag, the kind of number, the word.
 _NO_NUMBER = re.compile(r"Error parsing (--[\w-]+): .*(int|float)\b[^:]*: (['\"].*['\"])")
+# Seconds, more than a callback takes.
+_AGAIN_AFTER = 0.05
 _ONE_SHOT = Annotated[
     OneShot,
     subcommand(
@@ -59,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     command: Any = None
     try:
-        with _sigterm(), _warnings_shown():
+        with _signals(), _warnings_shown():
             command = _parse(argv)
             if command is not None:
                 _set_environment()
@@ -138,21 +141,48 @@ class _Shown(logging.Handler):
 
 
 @contextmanager
-def _sigterm() -> Iterator[None]:
-    """Let SIGTERM end the command as Ctrl-C does: files closed, a line said."""
+def _signals() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does, files closed, a line said; lose neither.
+
+    What a signal raises inside of code that Python calls on its own goes nowhere, as that of JAX
+    when garbage is collected: the signal is then sent again a moment later.
+    """
+    lost: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Terminated
+        if not lost:
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread: signals are not ours there
+    def send_again() -> None:
+        if lost:
+            os.kill(os.getpid(), lost.pop())
+
+    def unraisable(told: Any) -> None:
+        number = {KeyboardInterrupt: signal.SIGINT, Terminated: signal.SIGTERM}.get(told.exc_type)
+        if number is None:
+            hook(told)
+            return
+        lost.append(number)
+        again = threading.Timer(_AGAIN_AFTER, send_again)
+        again.daemon = True
+        again.start()
+
+    if threading.current_thread() is not threading.main_thread():  # signals are not ours there
         yield
         return
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
+    ours = [signal.SIGTERM]
+    # A shell starts a job in the background with SIGINT ignored.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        ours.append(signal.SIGINT)
+    before = {number: signal.signal(number, stop) for number in ours}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        lost.clear()
+        sys.unraisablehook = hook
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _parse(argv: list[str]) -> Any:

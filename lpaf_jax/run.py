@@ -305,8 +305,18 @@ def _logging_to(log: TextIO) -> Iterator[None]:
     handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level, unraisable = _LOG.level, sys.unraisablehook
+
+    def log_unraisable(told: Any) -> None:
+        """What is raised where nobody can catch it: orbax leaves such where a write fails."""
+        if not issubclass(told.exc_type, Exception):  # a signal came, which is no complaint
+            unraisable(told)
+            return
+        logging.getLogger("py.unraisable").warning(
+            "ignored in %r: %s: %s", told.object, told.exc_type.__name__, told.exc_value
+        )
+
     root.addHandler(handler)
-    sys.unraisablehook = _log_unraisable
+    sys.unraisablehook = log_unraisable
     _LOG.setLevel(logging.INFO)
     logging.captureWarnings(True)
     try:
@@ -316,13 +326,6 @@ def _logging_to(log: TextIO) -> Iterator[None]:
         sys.unraisablehook = unraisable
         _LOG.setLevel(level)
         root.removeHandler(handler)
-
-
-def _log_unraisable(told: Any) -> None:
-    """What is raised where nobody can catch it: orbax leaves such behind where a write fails."""
-    logging.getLogger("py.unraisable").warning(
-        "ignored in %r: %s: %s", told.object, told.exc_type.__name__, told.exc_value
-    )
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -10,12 +10,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # The command is at work: something native runs in a thread that Python cannot stop, a word is
-# still in a buffer, and the second signal finds whatever `second` says.
+# still in a buffer, and the second signal finds whatever `second` says; or what the first one
+# raises is lost, and the second comes right after it.
 _PROGRAM = """
 import signal, sys, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from lpaf_jax import cli
 number, second = signal.Signals(int(sys.argv[1])), sys.argv[2]
+
+class Lost:
+    def __del__(self):
+        signal.raise_signal(number)
 
 class Screen:
     def write(self, text):
@@ -28,6 +33,13 @@ def work(command):
     threading.Thread(target=time.sleep, args=(60,)).start()
     print("begun", end="")
     try:
+        if second == "lost":
+            from lpaf_jax.run import Run
+            from lpaf_jax.settings import make_settings
+            with Run(make_settings("minilm", task="sst2", out="x")).opened("f"):
+                Lost()
+                signal.raise_signal(number)
+                time.sleep(60)
         signal.raise_signal(number)
         time.sleep(60)
     finally:
@@ -51,6 +63,8 @@ _AGAIN = "; run the same command again to go on"
         (_ONE_SHOT, signal.SIGINT, "none", 130, f"interrupted{_AGAIN}"),
         (_TRAINED, signal.SIGINT, "cleaning", 130, f"interrupted{_AGAIN}"),
         (_TRAINED, signal.SIGTERM, "none", 143, f"terminated{_AGAIN}"),
+        (_TRAINED, signal.SIGINT, "lost", 130, f"interrupted{_AGAIN}"),
+        (_TRAINED, signal.SIGTERM, "lost", 143, f"terminated{_AGAIN}"),
         ("predict m", signal.SIGINT, "message", 130, "interrupted"),
         ("predict m", signal.SIGTERM, "cleaning", 143, "terminated"),
     ],
