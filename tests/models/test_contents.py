@@ -1,7 +1,6 @@
 """What lies in a folder beside, or in the place of, what its config.json asks for."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def warned(caplog: Any) -> Any:
     """`warned()` gives what was warned of, and forgets it."""
 
     def taken() -> list[str]:
-        said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+        said = [r.getMessage() for r in caplog.records if r.name.startswith("lpaf_jax.")]
         caplog.clear()
         return said
 
