@@ -16,6 +16,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from lpaf_jax.linalg.arithmetic import matmul, ratio
 from lpaf_jax.linalg.checks import (
     as_floats,
     check_at_least_zero,
@@ -24,8 +25,9 @@ from lpaf_jax.linalg.checks import (
     check_matrix,
     check_rank,
 )
-from lpaf_jax.linalg.factors import LowRank, balance, matmul, ratio, sharded_like
+from lpaf_jax.linalg.factors import LowRank, balance, sharded_like
 from lpaf_jax.linalg.randomized import OVERSAMPLE, randomized_svd
+from lpaf_jax.linalg.scaling import exponent, from_unit, shift, to_unit
 from lpaf_jax.linalg.sharding import on_mesh
 from lpaf_jax.linalg.svd import root_weights, svd
 
@@ -38,6 +40,9 @@ _STEPS = 2
 # k + 8 vectors takes about two, and a few more to catch up: it is the start where min(m, n) is at
 # least this many times k + 8.
 _LARGER = 3
+# A ridge of Σ I |W| leaves no factor but 0. For W and I near 1 this is beyond it, and yet its
+# products with factors are within float32.
+_LARGEST_RIDGE = 2.0**100
 # Extrapolation makes the decrease uneven, so it is measured over this many sweeps.
 _WINDOW = 5
 
@@ -47,7 +52,8 @@ class AlsInfo(NamedTuple):
 
     Attributes:
       objective: at the start and after each sweep, for the importance scaled to mean 1; it never
-        rises. The last value is repeated to the fixed length max_sweeps + 1.
+        rises. The last value is repeated to the fixed length max_sweeps + 1. It goes as the square
+        of W: where that leaves the dtype it is 0 or inf here, while the solve goes on as ever.
       gradient_norm: at the end; free of units and of the scale of the factors. Its square is
         `Σ g² / 4h` over the entries of A and B, relative to the objective, with g the gradient and
         2h the second derivative: the shares that moving each entry alone would remove, summed.
@@ -108,7 +114,7 @@ def weighted_als(
         tracing values cannot be looked at, and a failure shows as status 2.
 
     Cost: 18 m n k FLOP a sweep; for the start an SVD, or the 12 m n (k + 8) FLOP of a subspace
-    iteration. Memory, beside the inputs and what LAPACK takes for a full SVD: two arrays of the
+    iteration. Memory, beside the inputs and what LAPACK takes for a full SVD: four arrays of the
     size of `w` and five pairs of factors.
     Source: Srebro & Jaakkola, "Weighted low-rank approximations" (2003) for the problem; Mitchell,
     Ye & De Sterck, "Nesterov acceleration of alternating least squares for canonical tensor
@@ -124,13 +130,36 @@ def weighted_als(
         check_init(init.a, init.b, w.shape, rank)
     settings = jnp.asarray(ridge, w.dtype), jnp.asarray(tol, w.dtype)
     return on_mesh(
-        lambda w, i, init, *settings: _weighted_als(w, i, rank, init, max_sweeps, *settings),
+        lambda w, i, init, *settings: _near_one(w, i, rank, init, max_sweeps, *settings),
         w,
         importance,
         init,
         *settings,
         out=(sharded_like(w, w), PartitionSpec()),
     )
+
+
+@partial(jax.jit, static_argnums=(2, 4))
+def _near_one(
+    w: Array,
+    importance: Array,
+    rank: int,
+    init: LowRank | None,
+    max_sweeps: int,
+    ridge: Array,
+    tol: Array,
+) -> tuple[LowRank, AlsInfo]:
+    """The solve with W and I near 1: with W = c V it is that of V under a ridge / c."""
+    unit = exponent(w)
+    if init is not None:
+        of_a, of_b = map(exponent, init)
+        half = (of_a + of_b - unit) >> 1  # for each of the two, whatever share of it they have
+        init = LowRank(shift(to_unit(init.a, of_a), half), shift(to_unit(init.b, of_b), half))
+    w, importance = to_unit(w, unit), to_unit(importance, exponent(importance))
+    ridge = jnp.minimum(shift(ridge, -unit), _LARGEST_RIDGE)
+    f, info = _weighted_als(w, importance, rank, init, max_sweeps, ridge, tol)
+    factors = LowRank(*(shift(x, unit >> 1) for x in f))
+    return factors, info._replace(objective=from_unit(info.objective, 2 * unit))
 
 
 class _State(NamedTuple):
@@ -142,7 +171,6 @@ class _State(NamedTuple):
     status: Array  # MAX_SWEEPS as long as nothing else has come up
 
 
-@partial(jax.jit, static_argnums=(2, 4))
 def _weighted_als(
     w: Array,
     importance: Array,

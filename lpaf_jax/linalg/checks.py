@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from lpaf_jax.linalg.scaling import as_dtype, magnitude
+
 # How far from symmetric, relative to its largest entry, a matrix counts as badly rounded (twice the
 # resolution of bfloat16), and beyond it as the wrong matrix.
 _VISIBLE = 2**-6
@@ -39,7 +41,10 @@ def as_floats(*arrays: Any) -> tuple[Array, ...]:
         if jnp.issubdtype(x.dtype, jnp.complexfloating):
             raise TypeError("complex matrices are not supported: pass the real and imaginary parts")
     double = any(x.dtype == np.dtype("float64") for x in converted)
-    return tuple(x.astype(jnp.float64 if double else jnp.float32) for x in converted)
+    dtype = jnp.float64 if double else jnp.float32
+    return tuple(
+        as_dtype(x, dtype) if x.dtype == np.dtype("float32") else x.astype(dtype) for x in converted
+    )
 
 
 def check_matrix(w: Array, name: str = "w") -> None:
@@ -63,7 +68,7 @@ def check_importance(importance: Array, w: Array) -> None:
         raise ValueError("importance has NaN or infinite entries: replace them, e.g. by zero")
     if not holds(lambda x: x >= 0, importance):
         raise ValueError("importance has negative entries: clip them, e.g. jnp.maximum(score, 0)")
-    if not holds(lambda x: x.max() > 0, importance):
+    if not holds(lambda x: magnitude(x)[0].max() > 0, importance):
         raise ValueError("importance is zero everywhere: nothing would be fitted; pass ones")
 
 

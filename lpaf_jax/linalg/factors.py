@@ -12,14 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lpaf_jax.linalg.arithmetic import matmul
 from lpaf_jax.linalg.checks import as_floats
-from lpaf_jax.linalg.lapack import qr, thin_svd
+from lpaf_jax.linalg.frames import balanced, product_frame
+from lpaf_jax.linalg.scaling import at_unit_scale, exponent, from_unit, shift, to_unit
 from lpaf_jax.linalg.sharding import axis_specs, on_mesh
-
-
-def matmul(a: Array, b: Array) -> Array:
-    """`a @ b` in the full precision of the dtype, where a GPU or TPU would round the inputs."""
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 class LowRank(NamedTuple):
@@ -52,7 +49,16 @@ def weighted_error(
 ) -> Float[Array, ""]:
     """The weighted squared error `Σ_ij I_ij (w_ij − (AB)_ij)²`, of `importance` as given."""
     w, importance, a, b = as_floats(w, importance, *factors)
-    return jnp.sum(importance * jnp.square(w - matmul(a, b)))
+    units = [exponent(x) for x in (w, importance, a, b)]
+    w, importance, a, b = map(to_unit, (w, importance, a, b), units)
+    # The matrix and the product in the larger of their units, and then what is left in its own.
+    of_w, of_importance, of_product = units[0], units[1], units[2] + units[3]
+    common = jnp.maximum(of_w, of_product)
+    rest = shift(w, of_w - common) - shift(matmul(a, b), of_product - common)
+    own = exponent(rest)
+    return from_unit(
+        jnp.sum(importance * jnp.square(to_unit(rest, own))), of_importance + 2 * (common + own)
+    )
 
 
 def balance(factors: LowRank) -> LowRank:
@@ -70,59 +76,16 @@ def balance(factors: LowRank) -> LowRank:
     return on_mesh(_balance, a, b, out=sharded_like(a, b))
 
 
-@jax.custom_jvp
+@jax.jit
 def _balance(a: Array, b: Array) -> LowRank:
-    u, s, vt = _svd_of_product(a, b)
-    return from_svd(u, s, vt)
+    return at_unit_scale(balance_product, (a, b))
 
 
-@_balance.defjvp
-def _balance_jvp(
-    primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[LowRank, LowRank]:
-    (a, b), (da, db) = primals, tangents
-    u, s, vt = _svd_of_product(a, b)
-    images = matmul(da, matmul(b, vt.T)) + matmul(a, matmul(db, vt.T))
-    preimages = matmul(matmul(u.T, da), b) + matmul(matmul(u.T, a), db)
-    core = matmul(u.T, images)
-    tangent = lift(u, s, vt, core, images - matmul(u, core), preimages - matmul(core, vt))
-    return from_svd(u, s, vt), tangent
+def balance_product(a: Array, b: Array) -> LowRank:
+    """`balance`, for factors near unit scale."""
+    return LowRank(*balanced(product_frame(a, b)))
 
 
 def sharded_like(w: Array, other: Array) -> LowRank:
     """Specs of factors whose rows are sharded as those of w, and columns as those of `other`."""
     return LowRank(axis_specs(w)[0], axis_specs(other)[1])  # type: ignore[arg-type]
-
-
-def from_svd(u: Array, s: Array, vt: Array) -> LowRank:
-    """Balanced factors of `u diag(s) vt`."""
-    root = jnp.sqrt(s)
-    return LowRank(u * root, root[:, None] * vt)
-
-
-def lift(u: Array, s: Array, vt: Array, core: Array, left: Array, right: Array) -> LowRank:
-    """Tangents of `from_svd(u, s, vt)` whose product moves by `u core vt + left vt + u right`.
-
-    The factors themselves turn without limit where singular values meet, the product does not.
-    Of all tangents of the factors that move the product as asked, this takes the shortest, so
-    nothing is divided by a gap between singular values. `left` is orthogonal to u, `right` to vt.
-    """
-    root = jnp.sqrt(s)
-    both = ratio(core, s[:, None] + s)
-    inverse = ratio(jnp.ones_like(root), root)
-    return LowRank(
-        matmul(u, both * root) + left * inverse,
-        matmul(root[:, None] * both, vt) + inverse[:, None] * right,
-    )
-
-
-def ratio(x: Array, y: Array) -> Array:
-    """`x / y`, and 0 where y is 0 (y is nowhere negative)."""
-    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
-
-
-def _svd_of_product(a: Array, b: Array) -> tuple[Array, Array, Array]:
-    qa, ra = qr(a)
-    qb, rb = qr(b.T)
-    u, s, vt = thin_svd(matmul(ra, rb.T))
-    return matmul(qa, u), s, matmul(vt, qb.T)

@@ -11,13 +11,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
+from lpaf_jax.linalg.arithmetic import matmul, ratio
 from lpaf_jax.linalg.checks import as_floats, check_matrix, check_metric, check_rank, check_share
-from lpaf_jax.linalg.factors import LowRank, balance, matmul, ratio, sharded_like
+from lpaf_jax.linalg.factors import LowRank, balance_product, sharded_like
 from lpaf_jax.linalg.lapack import eigh
+from lpaf_jax.linalg.scaling import at_unit_scale
 from lpaf_jax.linalg.sharding import on_mesh
-from lpaf_jax.linalg.svd import root_weights, svd
+from lpaf_jax.linalg.svd import root_weights, truncate
 
 
 def metric_svd(
@@ -117,9 +120,12 @@ def _resolution(metric: Array, dtype: Any) -> float:
 
 @partial(jax.jit, static_argnums=1)
 def _metric_svd(w: Array, rank: int, metrics: list[Array], floors: list[Array]) -> LowRank:
-    (into_left, from_left), (into_right, from_right) = map(_whitener, metrics, floors)
-    f = svd(into_right(into_left(w).T).T, rank)
-    return balance(LowRank(from_left(f.a), from_right(f.b.T).T))
+    def solve(w: Array, left: Array, right: Array, *floors: Array) -> LowRank:
+        (into_left, from_left), (into_right, from_right) = map(_whitener, (left, right), floors)
+        f = truncate(into_right(into_left(w).T).T, rank)
+        return balance_product(from_left(f.a), from_right(f.b.T).T)
+
+    return at_unit_scale(solve, (w,), metrics, floors)
 
 
 def _whitener(
@@ -129,43 +135,65 @@ def _whitener(
     if metric.ndim == 1:
         root = root_weights(metric, floor)[:, None]
         return lambda x: root * x, lambda x: x / root
-    # The halves first: the sum of two large entries may be more than the dtype can hold.
-    whiten, colour = _whitening(metric / 2 + metric.T / 2, floor)
+    symmetric = metric / 2 + metric.T / 2
+    s, q = eigh(lax.stop_gradient(symmetric))
+    whiten, colour = _whitening(_rotated(symmetric, s, q), q, floor)
     return partial(matmul, whiten), partial(matmul, colour)
 
 
 @jax.custom_jvp
-def _whitening(metric: Array, floor: Array) -> tuple[Array, Array]:
+def _rotated(metric: Array, s: Array, q: Array) -> Array:
+    """`Qᵀ L Q`, for Q the eigenvectors of L: the diagonal matrix of its eigenvalues s."""
+    return jnp.diag(s)
+
+
+@_rotated.defjvp
+def _rotated_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    """Q stays where it is: a matrix that moves is no longer diagonal."""
+    return _rotated(*primals), matmul(primals[2].T, matmul(tangents[0], primals[2]))
+
+
+@jax.custom_jvp
+def _whitening(rotated: Array, q: Array, floor: Array) -> tuple[Array, Array]:
     """T and T⁻¹, not symmetric roots but `diag(√s) Qᵀ` and `Q diag(1/√s)`.
 
     Rotated back by Q, the rounding of the directions with the smallest s would reach all others.
     """
-    _, root, q = _decompose(metric, floor)
+    root = root_weights(jnp.diagonal(rotated), floor)
     return root[:, None] * q.T, q / root
 
 
 @_whitening.defjvp
 def _whitening_jvp(
-    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+    primals: tuple[Array, ...], tangents: tuple[Array, ...]
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Of all tangents of T with `dTᵀ T + Tᵀ dT = dL`, the one for which `dT T⁻¹` is symmetric.
+    """Of all tangents of T with `dTᵀ T + Tᵀ dT = dH`, the one for which `dT T⁻¹` is symmetric.
 
-    They differ by rotations of the whitened matrix, which the product AB does not see. The
-    tangent of Q itself, divided by the gaps between eigenvalues, is not needed.
+    They differ by rotations of the whitened matrix, which the product AB does not see. H is L with
+    its floor f, over its largest eigenvalue. Its excess N = H − f is the positive part of L − f,
+    and N − (L − f), which is the negative part, is orthogonal to it. Hence
+
+        |L − f| dH + dH |L − f| = N dL + dL N,    |L − f| = 2 N − (L − f),
+
+    in which nothing is divided by a gap between eigenvalues.
     """
-    (metric, floor), (change, _) = primals, tangents
-    s, root, q = _decompose(metric, floor)
-    whiten, colour = root[:, None] * q.T, q / root
-    shares = ratio(s, s[-1])
-    held, gap = jnp.maximum(shares, floor), jnp.abs(shares[:, None] - shares)
-    # Of the change between two directions, the share that the floor lets through.
-    passed = ratio(jnp.abs(held[:, None] - held), gap)
-    passed = jnp.where(gap > 0, passed, (shares > floor).astype(s.dtype))
-    moved = ratio(matmul(q.T, matmul(change, q)), s[-1]) * passed
-    half = moved / (2 * root[:, None] * root)
+    (rotated, q, floor), change = primals, tangents[0]
+    whiten, colour = _whitening(rotated, q, floor)
+    s = lax.stop_gradient(jnp.diagonal(rotated))
+    shares, changed = ratio(rotated, s[-1]), ratio(change, s[-1])
+    into, back = matmul(whiten, q), matmul(q.T, colour)
+    eye = jnp.eye(len(s), dtype=s.dtype)
+    excess = matmul(into.T, into) - floor * eye
+    size = 2 * excess - shares + floor * eye
+    sizes = jnp.abs(jnp.diagonal(shares) - floor)
+
+    def equation(x: Array) -> Array:
+        return matmul(size, x) + matmul(x, size)
+
+    def solve(equation: object, aim: Array) -> Array:
+        return ratio(aim, sizes[:, None] + sizes)
+
+    aim = matmul(excess, changed) + matmul(changed, excess)
+    moved = lax.custom_linear_solve(equation, aim, solve, solve)
+    half = matmul(back.T, matmul(moved, back)) / 2
     return (whiten, colour), (matmul(half, whiten), -matmul(colour, half))
-
-
-def _decompose(metric: Array, floor: Array) -> tuple[Array, Array, Array]:
-    s, q = eigh(metric)
-    return s, root_weights(s, floor), q

@@ -10,11 +10,13 @@ from functools import partial
 import jax
 from jaxtyping import Array, Float, Key, UInt32
 
+from lpaf_jax.linalg.arithmetic import matmul
 from lpaf_jax.linalg.checks import as_floats, check_count, check_matrix, check_rank
-from lpaf_jax.linalg.factors import LowRank, matmul, sharded_like
+from lpaf_jax.linalg.factors import LowRank, sharded_like
 from lpaf_jax.linalg.lapack import qr
+from lpaf_jax.linalg.scaling import at_unit_scale
 from lpaf_jax.linalg.sharding import on_mesh
-from lpaf_jax.linalg.svd import svd
+from lpaf_jax.linalg.svd import truncate
 
 OVERSAMPLE = 8
 
@@ -77,10 +79,13 @@ def randomized_svd(
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
 def _randomized_svd(w: Array, key: Array, rank: int, vectors: int, iterations: int) -> LowRank:
+    def solve(w: Array, start: Array) -> LowRank:
+        q, _ = qr(matmul(w, start))
+        for _ in range(iterations):
+            rows, _ = qr(matmul(w.T, q))
+            q, _ = qr(matmul(w, rows))
+        f = truncate(matmul(q.T, w), rank)
+        return LowRank(matmul(q, f.a), f.b)
+
     start = jax.random.normal(key, (w.shape[1], vectors), w.dtype)
-    q, _ = qr(matmul(w, start))
-    for _ in range(iterations):
-        rows, _ = qr(matmul(w.T, q))
-        q, _ = qr(matmul(w, rows))
-    f = svd(matmul(q.T, w), rank)
-    return LowRank(matmul(q, f.a), f.b)
+    return at_unit_scale(solve, (w,), settings=(start,))

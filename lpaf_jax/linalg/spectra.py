@@ -1,18 +1,26 @@
 """What a matrix's singular values and zero pattern say about how far it can be compressed."""
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from lpaf_jax.linalg.checks import as_floats
 from lpaf_jax.linalg.lapack import singular_values_of_each
+from lpaf_jax.linalg.scaling import exponent, from_unit, to_unit
 from lpaf_jax.linalg.sharding import on_mesh
 
 
 def singular_values(w: Float[Array, "*stack m n"]) -> Float[Array, "*stack r"]:
     """Singular values in falling order, r = min(m, n)."""
     (w,) = as_floats(w)
-    return on_mesh(singular_values_of_each, w, out=PartitionSpec())
+    return on_mesh(_singular_values, w, out=PartitionSpec())
+
+
+@jax.jit
+def _singular_values(w: Array) -> Array:
+    unit = exponent(w)
+    return from_unit(singular_values_of_each(to_unit(w, unit)), unit)
 
 
 def effective_rank(s: Float[Array, "*stack r"]) -> Float[Array, "*stack"]:
@@ -22,7 +30,7 @@ def effective_rank(s: Float[Array, "*stack r"]) -> Float[Array, "*stack"]:
 
     Source: Roy & Vetterli, "The effective rank: a measure of effective dimensionality" (2007).
     """
-    (s,) = as_floats(s)
+    s = _near_one(s)
     total = s.sum(axis=-1, keepdims=True)
     p = s / jnp.where(total > 0, total, 1)
     entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0), axis=-1)
@@ -34,7 +42,7 @@ def stable_rank(s: Float[Array, "*stack r"]) -> Float[Array, "*stack"]:
 
     Source: Rudelson & Vershynin, "Sampling from large matrices" (2007).
     """
-    (s,) = as_floats(s)
+    s = _near_one(s)
     largest = s.max(axis=-1, keepdims=True)
     return jnp.sum(jnp.square(s / jnp.where(largest > 0, largest, 1)), axis=-1)
 
@@ -47,11 +55,18 @@ def energy_rank(s: Float[Array, "*stack r"], share: float = 0.9) -> Int[Array, "
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must lie in (0, 1], got {share}")
-    (s,) = as_floats(s)
+    s = _near_one(s)
     energy = jnp.cumsum(jnp.square(jnp.sort(s, axis=-1, descending=True)), axis=-1)
     total = energy[..., -1:]
     missing = jnp.sum(energy < share * total, axis=-1)
     return jnp.where(total[..., 0] > 0, missing + 1, 0)
+
+
+@jax.jit
+def _near_one(s: Array) -> Array:
+    """Each spectrum in a unit of its own: what depends on shares alone is the same."""
+    (s,) = as_floats(s)
+    return to_unit(s, exponent(s, axis=-1))
 
 
 def empty_rows(mask: Bool[Array, "*stack m n"]) -> Float[Array, "*stack"]:

@@ -8,16 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lpaf_jax.linalg.checks import as_floats, check_importance, check_matrix, check_rank
-from lpaf_jax.linalg.factors import (
-    LowRank,
-    balance,
-    from_svd,
-    lift,
-    matmul,
-    ratio,
-    sharded_like,
-)
-from lpaf_jax.linalg.lapack import thin_svd
+from lpaf_jax.linalg.factors import LowRank, balance_product, sharded_like
+from lpaf_jax.linalg.frames import balanced, leading_frame
+from lpaf_jax.linalg.scaling import at_unit_scale
 from lpaf_jax.linalg.sharding import on_mesh
 
 Sharing = Literal["row", "column", "separable"]
@@ -33,8 +26,9 @@ def svd(w: Float[Array, "m n"], rank: int) -> LowRank:
     Raises:
       ValueError: `w` is not a finite matrix, or `rank` is out of range.
 
-    Derivatives are those of the product AB: right for whatever is computed from it, and finite
-    where singular values repeat. The factors alone have none, being free up to a rotation there.
+    Derivatives of any order are those of the product AB: right for whatever is computed from it,
+    and finite where singular values repeat. The factors alone have none, being free up to a
+    rotation there.
 
     Cost: one full SVD, O(m n min(m, n)).
     Source: Eckart & Young, "The approximation of one matrix by another of lower rank" (1936).
@@ -104,44 +98,25 @@ def root_weights(
     return jnp.sqrt(jnp.maximum(shares, jnp.finfo(weights.dtype).eps if floor is None else floor))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
 @partial(jax.jit, static_argnums=1)
 def _svd(w: Array, rank: int) -> LowRank:
-    u, s, vt = thin_svd(w)
-    return from_svd(u[:, :rank], s[:rank], vt[:rank])
+    return at_unit_scale(partial(truncate, rank=rank), (w,))
 
 
-@_svd.defjvp
-def _svd_jvp(rank: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[LowRank, LowRank]:
-    """The derivative of the product: it needs the gap across the cut, and no other.
-
-    With W = U S Vᵀ and C = Uᵀ dW V, the product P moves inside the cut by C, outside not at all,
-    and between i inside and j outside by `Uᵀ dP V_ij = s_i (s_i C_ij + s_j C_ji) / (s_i² − s_j²)`,
-    likewise for ji. Where the cut runs through equal values P has no derivative; those terms are 0.
-    """
-    (w,), (dw,) = primals, tangents
-    u, s, vt = thin_svd(w)
-    (u1, s1, vt1), (u2, s2, vt2) = (
-        (u[:, :rank], s[:rank], vt[:rank]),
-        (u[:, rank:], s[rank:], vt[rank:]),
-    )
-    images, preimages = matmul(dw, vt1.T), matmul(u1.T, dw)
-    core, below, beside = matmul(u1.T, images), matmul(u2.T, images), matmul(preimages, vt2.T)
-    pull = ratio(jnp.ones((), w.dtype), jnp.square(s1[:, None]) - jnp.square(s2)) * s1[:, None]
-    down = pull.T * (s1 * below + s2[:, None] * beside.T)
-    across = pull * (s1[:, None] * beside + s2 * below.T)
-    # What lies outside of all singular vectors (m != n) belongs to singular values of zero.
-    left = images - matmul(u, matmul(u.T, images)) + matmul(u2, down)
-    right = preimages - matmul(matmul(preimages, vt.T), vt) + matmul(across, vt2)
-    return from_svd(u1, s1, vt1), lift(u1, s1, vt1, core, left, right)
+def truncate(w: Array, rank: int) -> LowRank:
+    """`svd`, for a matrix near unit scale."""
+    return LowRank(*balanced(leading_frame(w, rank)))
 
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _weighted_svd(w: Array, importance: Array, rank: int, sharing: Sharing) -> LowRank:
-    rows, columns = jnp.ones_like(w[:, 0]), jnp.ones_like(w[0])
-    if sharing != "column":
-        rows = root_weights(importance.sum(axis=1))
-    if sharing != "row":
-        columns = root_weights(importance.sum(axis=0))
-    f = _svd(rows[:, None] * w * columns, rank)
-    return balance(LowRank(f.a / rows[:, None], f.b / columns))
+    def solve(w: Array, importance: Array) -> LowRank:
+        rows, columns = jnp.ones_like(w[:, 0]), jnp.ones_like(w[0])
+        if sharing != "column":
+            rows = root_weights(importance.sum(axis=1))
+        if sharing != "row":
+            columns = root_weights(importance.sum(axis=0))
+        f = truncate(rows[:, None] * w * columns, rank)
+        return balance_product(f.a / rows[:, None], f.b / columns)
+
+    return at_unit_scale(solve, (w,), (importance,))

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from lpaf_jax.linalg.checks import as_floats, check_integer, check_matrix, check_sides
 from lpaf_jax.linalg.lapack import thin_svd
+from lpaf_jax.linalg.scaling import exponent, from_unit, to_unit
 from lpaf_jax.linalg.sharding import on_mesh
 
 Sides = tuple[tuple[int, ...], tuple[int, ...]]
@@ -135,14 +136,15 @@ def tensor_train(w: Float[Array, "m n"], shape: Sides, max_rank: int) -> TensorT
 def _tensor_train(w: Array, shape: Sides, max_rank: int) -> TensorTrain:
     rows, columns = shape
     pairs = [axis for t in range(len(rows)) for axis in (t, len(rows) + t)]
-    rest, rank = w.reshape(rows + columns).transpose(pairs), 1
+    unit = exponent(w)
+    rest, rank = to_unit(w, unit).reshape(rows + columns).transpose(pairs), 1
     cores = []
     for m, n in zip(rows[:-1], columns[:-1], strict=True):
         u, s, vt = thin_svd(rest.reshape(rank * m * n, -1))
         kept = min(max_rank, s.size)
         cores.append(u[:, :kept].reshape(rank, m, n, kept))
         rest, rank = s[:kept, None] * vt[:kept], kept
-    cores.append(rest.reshape(rank, rows[-1], columns[-1], 1))
+    cores.append(from_unit(rest, unit).reshape(rank, rows[-1], columns[-1], 1))
     return TensorTrain(tuple(cores))
 
 

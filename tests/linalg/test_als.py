@@ -276,13 +276,23 @@ def test_stacked_problems_stop_each_by_itself() -> None:
         np.testing.assert_allclose(f.dense()[j], g.dense(), atol=0.05)
 
 
-def test_overflow_is_a_status_and_not_a_silent_nan() -> None:
+def test_an_objective_beyond_float32_does_not_stop_the_solve() -> None:
     w, importance = problem(16)
     large, info = weighted_als(1e15 * w, importance, RANK)
     check_descent(1e15 * w, importance, large, info)
-    too_large, info = weighted_als(1e25 * w, importance, RANK)
+    larger, there = weighted_als(1e25 * w, importance, RANK)
+    assert (there.status, there.sweeps) == (info.status, info.sweeps)
+    assert np.isinf(there.objective).all()
+    relative = objective(1e25 * w, importance, larger) / 1e20
+    assert relative == pytest.approx(objective(1e15 * w, importance, large), rel=1e-4)
+
+
+def test_overflow_is_a_status_and_not_a_silent_nan() -> None:
+    w, importance = problem(16)
+    start = LowRank(1e15 * w[:, :RANK], 1e15 * w[:RANK])  # of a matrix 1e30 times as large
+    f, info = weighted_als(w, importance, RANK, init=start)
     assert info.status == FAILED
-    assert np.isfinite(too_large.a).all()
+    assert np.isfinite(f.a).all()
 
 
 def test_a_sweep_that_breaks_down_is_undone_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
