@@ -18,9 +18,13 @@ from lpaf_jax.linalg.arithmetic import matmul, ratio
 from lpaf_jax.linalg.checks import as_floats, check_matrix, check_metric, check_rank, check_share
 from lpaf_jax.linalg.factors import LowRank, balance_product, sharded_like
 from lpaf_jax.linalg.lapack import eigh
-from lpaf_jax.linalg.scaling import at_unit_scale
+from lpaf_jax.linalg.scaling import at_unit_scale, exponent, shift
 from lpaf_jax.linalg.sharding import on_mesh
 from lpaf_jax.linalg.svd import root_weights, truncate
+
+# How many times the median a diagonal entry of a metric may be before it is scaled down. Anything
+# from 2⁴ to 2¹⁶ does as well; real spectra fall by about this much.
+_MASSIVE = 2.0**10
 
 
 def metric_svd(
@@ -64,7 +68,10 @@ def metric_svd(
         a matrix that of the dtype in which it comes if that is the larger: to about this share of
         the largest are the eigenvalues known (those of singular float32 covariances came out within
         1.2 epsilon of zero for m from 32 to 768, in bfloat16 within 0.1), while a larger floor
-        would level the true differences that few strong features leave to the rest.
+        would level the true differences that few strong features leave to the rest. Massive
+        channels, of more than 1000 times the median on the diagonal, are scaled down to that for
+        the default floor and the eigendecomposition: every entry of a moment is known to its own
+        precision, and the eigenvalues of the scaled matrix are those that can be told from zero.
 
     Returns:
       Balanced factors.
@@ -101,7 +108,7 @@ def metric_svd(
     for level in floors:
         check_share(floor=level)
     return on_mesh(
-        lambda w, metrics, floors: _metric_svd(w, rank, metrics, floors),
+        lambda w, metrics, floors: _metric_svd(w, rank, metrics, floors, floor is None),
         w,
         solved,
         floors,
@@ -118,10 +125,15 @@ def _resolution(metric: Array, dtype: Any) -> float:
     return max(eps, float(jnp.finfo(metric.dtype).eps))
 
 
-@partial(jax.jit, static_argnums=1)
-def _metric_svd(w: Array, rank: int, metrics: list[Array], floors: list[Array]) -> LowRank:
+@partial(jax.jit, static_argnums=(1, 4))
+def _metric_svd(
+    w: Array, rank: int, metrics: list[Array], floors: list[Array], levelled: bool
+) -> LowRank:
     def solve(w: Array, left: Array, right: Array, *floors: Array) -> LowRank:
-        (into_left, from_left), (into_right, from_right) = map(_whitener, (left, right), floors)
+        (into_left, from_left), (into_right, from_right) = (
+            _whitener(metric, floor, levelled)
+            for metric, floor in zip((left, right), floors, strict=True)
+        )
         f = truncate(into_right(into_left(w).T).T, rank)
         return balance_product(from_left(f.a), from_right(f.b.T).T)
 
@@ -129,16 +141,30 @@ def _metric_svd(w: Array, rank: int, metrics: list[Array], floors: list[Array]) 
 
 
 def _whitener(
-    metric: Array, floor: Array
+    metric: Array, floor: Array, levelled: bool
 ) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
-    """`x ↦ T x` with `TᵀT = metric`, floored, over its largest eigenvalue; and `x ↦ T⁻¹ x`."""
+    """`x ↦ T x` with `TᵀT = metric`, floored, over its largest eigenvalue; and `x ↦ T⁻¹ x`.
+
+    Where levelled, T is that of the metric with its massive channels scaled down, times the scales.
+    """
+    strengths = lax.stop_gradient(metric if metric.ndim == 1 else jnp.diagonal(metric))
+    scales = _massive(strengths) if levelled else jnp.ones_like(strengths)
     if metric.ndim == 1:
-        root = root_weights(metric, floor)[:, None]
+        root = (scales * root_weights(metric / jnp.square(scales), floor))[:, None]
         return lambda x: root * x, lambda x: x / root
-    symmetric = metric / 2 + metric.T / 2
+    column = scales[:, None]
+    symmetric = (metric / 2 + metric.T / 2) / column / scales
     s, q = eigh(lax.stop_gradient(symmetric))
     whiten, colour = _whitening(_rotated(symmetric, s, q), q, floor)
-    return partial(matmul, whiten), partial(matmul, colour)
+    return lambda x: matmul(whiten, column * x), lambda x: matmul(colour, x) / column
+
+
+def _massive(strengths: Array) -> Array:
+    """By what to divide each channel: a power of two where one is far above the others, else 1."""
+    usual = jnp.nanmedian(jnp.where(strengths > 0, strengths, jnp.nan))
+    excess = ratio(jnp.maximum(strengths, 0), _MASSIVE * usual)
+    above = jnp.maximum(exponent(excess[:, None], axis=1)[:, 0], 0)
+    return shift(jnp.ones_like(strengths), above >> 1)
 
 
 @jax.custom_jvp

@@ -228,11 +228,102 @@ def test_gradient_through_the_product(left: str, rng: np.random.Generator) -> No
     np.testing.assert_allclose(slope, difference, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("kind", ["matrix", "identity", "floored", "vector"])
+def test_second_derivatives_in_the_metric(kind: str, rng: np.random.Generator) -> None:
+    """Against differences of the gradient; the largest eigenvalue, of which the floor is a share,
+    is held."""
+    w, target = (jnp.asarray(rng.normal(size=SHAPE)) for _ in range(2))
+    q = np.linalg.qr(rng.normal(size=(12, 12)))[0]
+    s = {"floored": np.r_[9, 6, 5, 4, 3, 2, 0.3, 0.3, 0.2, 0.1, 0.1, 0]}.get(kind, np.arange(1, 13))
+    metric = jnp.eye(12) if kind == "identity" else jnp.asarray((q * s) @ q.T)
+    across = np.eye(12) - np.outer(q[:, 0], q[:, 0])
+    way = jnp.asarray(across @ (lambda x: x + x.T)(rng.normal(size=(12, 12))) @ across)
+    if kind == "vector":
+        metric, way = jnp.diagonal(metric), jnp.diagonal(way)
+    floor = 0.1 if kind == "floored" else None
+
+    def loss(left: jax.Array) -> jax.Array:
+        return jnp.sum(target * jnp.sin(metric_svd(w, RANK, left, floor=floor).dense()))
+
+    gradient = jax.jit(jax.grad(loss))
+    difference = (gradient(metric + 1e-6 * way) - gradient(metric - 1e-6 * way)) / 2e-6
+    found = jax.jit(lambda x: jax.jvp(gradient, (x,), (way,))[1])(metric)
+    np.testing.assert_allclose(found, difference, rtol=1e-4, atol=1e-6)
+    backward = jax.jit(jax.grad(lambda x: jnp.sum(gradient(x) * way)))(metric)
+    np.testing.assert_allclose(backward, difference, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("left", [np.zeros((12, 12)), np.ones((12, 12)), EYE])
 def test_gradient_is_finite_where_none_exists(left: np.ndarray) -> None:
     w = jnp.asarray(np.ones(SHAPE), jnp.float32)
     gradient = jax.jit(jax.grad(lambda left: jnp.sum(metric_svd(w, RANK, left).dense() ** 3)))
     assert np.isfinite(gradient(left.astype(np.float32))).all()
+
+
+def massive(rng: np.random.Generator, size: float) -> np.ndarray:
+    """Inputs with a falling spectrum; every 64th row is all in one of two channels."""
+    m = 48
+    x = rng.normal(size=(1024, m)) @ (rng.normal(size=(m, m)) * np.logspace(0, -2.5, m)) / 20
+    x[::64] = 0.01 * rng.normal(size=(16, m))
+    x[::128, 5] += size
+    x[64::128, 30] += size
+    return x
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e4, 1e5])
+def test_massive_channels_leave_the_others_as_they_are(
+    size: float, side: str, rng: np.random.Generator
+) -> None:
+    """What a rank loses of the usual rows is what it loses in float64."""
+    x, w, rank = massive(rng, size), rng.normal(size=(48, 40)), 14
+    single = jnp.asarray(x, jnp.float32)
+    moment = single.T @ single / len(x)
+    if side == "left":
+        f = metric_svd(w, rank, left=moment)
+        product = np.asarray(f.a, np.float64) @ np.asarray(f.b, np.float64)
+    else:
+        f = metric_svd(w.T, rank, right=moment)
+        product = (np.asarray(f.a, np.float64) @ np.asarray(f.b, np.float64)).T
+    # In float64, from the inputs themselves and no moment.
+    _, s, vt = np.linalg.svd(x, full_matrices=False)
+    u, kept, right = np.linalg.svd((s[:, None] * vt) @ w, full_matrices=False)
+    best = (vt.T / s) @ (u[:, :rank] * kept[:rank]) @ right[:rank]
+    usual = np.delete(x, np.arange(0, 1024, 64), axis=0)
+    lost, least = (np.sum((usual @ (w - p)) ** 2) for p in (product, best))
+    assert lost < 1.02 * least
+    assert lost < 0.1 * np.sum((usual @ (w - np.asarray(svd(w, rank).dense()))) ** 2)
+
+
+def test_massive_weights_of_a_vector_leave_the_others_as_they_are(
+    rng: np.random.Generator,
+) -> None:
+    w, weights = rng.normal(size=(48, 40)), np.exp(2 * rng.normal(size=48))
+    weights[[5, 30]] *= 1e10
+    root = np.sqrt(weights)[:, None]
+    u, s, vt = np.linalg.svd(root * w, full_matrices=False)
+    best = (u[:, :14] * s[:14]) @ vt[:14] / root
+    usual = np.delete(np.arange(48), [5, 30])
+    lost, least = (
+        np.sum((root * (w - p))[usual] ** 2) for p in (metric_svd(w, 14, weights).dense(), best)
+    )
+    assert lost < 1.02 * least
+
+
+def test_a_floor_that_is_given_is_a_share_of_the_largest(rng: np.random.Generator) -> None:
+    """Massive channels too: at 1 the metric is the identity."""
+    w, x = rng.normal(size=(48, 40)), massive(rng, 1e4)
+    f = metric_svd(w, 14, moments(x), floor=1)
+    np.testing.assert_allclose(f.dense(), svd(w, 14).dense(), atol=1e-4)
+
+
+def test_dead_channels_beside_massive_ones(rng: np.random.Generator) -> None:
+    """Nothing fits dead channels, and still they must stay in the range of the matrix."""
+    w, x = rng.normal(size=(48, 40)), massive(rng, 1e4)
+    x[:, 36:] = 0
+    f = metric_svd(w, 14, moments(x))
+    assert np.abs(f.dense()).max() < 10 * np.abs(w).max()
 
 
 @pytest.mark.parametrize(
