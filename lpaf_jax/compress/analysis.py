@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lpaf_jax.compress.spectra import relative
 from lpaf_jax.linalg import (
     effective_rank,
     empty_columns,
@@ -59,7 +60,7 @@ def analyse_pruning(dense: Params, pruned: Params, masks: Params) -> dict[str, A
             for path, w in dense.items()
         ],
         "spectra": [
-            {"name": _name(path)} | {name: _relative(of[path]) for name, of in spectra.items()}
+            {"name": _name(path)} | {name: relative(of[path]) for name, of in spectra.items()}
             for path in _most_middle_least(drops)
         ],
         "patterns": [
@@ -107,11 +108,6 @@ def _means(figures: list[dict[str, float]]) -> dict[str, float]:
     # The share kept is known of all weights together: its mean over matrices would mislead.
     keys = figures[0].keys() - {"kept"}
     return {key: float(np.mean([f[key] for f in figures])) for key in sorted(keys)}
-
-
-def _relative(s: Array) -> list[float]:
-    values = np.asarray(s / jnp.maximum(s[0], 1e-30))
-    return [float(f"{x:.4g}") for x in values]
 
 
 def _pack(mask: Array) -> str:

@@ -22,6 +22,8 @@ from lpaf_jax.compress.states import States
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import atomic_write, read_json, write_json
 from lpaf_jax.linalg import LowRank, allocate_ranks, metric_svd
+from lpaf_jax.linalg.arithmetic import ratio
+from lpaf_jax.linalg.scaling import exponent, from_unit, shift, to_unit
 from lpaf_jax.models import DecoderOnDisk, LowRankLinear, layer_at, replace_layer
 from lpaf_jax.models.functional import parameters
 from lpaf_jax.models.names import file_name
@@ -206,6 +208,7 @@ def _ranks(
             path = f"{prefix}.{place}"
             w = layer_at(block, place).kernel[...]
             s = np.asarray(_spectrum(w, _metric(plan, path, moment)))
+            s = np.ldexp(s, -np.frexp(s[0])[1])  # near 1, that no square leaves float32
             spectra[path] = s / max(float(np.linalg.norm(s)), 1e-30)
         states.advance(block)
         say(f"block {index + 1} of {source.blocks}: spectra, to share out the ranks by")
@@ -325,12 +328,17 @@ def _spectrum(w: Array, metric: Array | None) -> Array:
     product, and two matrices of (k, k).
     """
     m, n = w.shape
+    unit = exponent(w)
+    w = to_unit(w, unit)
+    if metric is not None:
+        of_metric = exponent(metric)
+        metric, unit = to_unit(metric, of_metric), unit + (of_metric >> 1)
     if metric is not None and metric.ndim == 2 and m >= n:
         gram = w.T @ (metric @ w)
     else:
         rooted = _rooted(w, metric)
         gram = rooted @ rooted.T if m < n else rooted.T @ rooted
-    return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[::-1], 0))
+    return from_unit(jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[::-1], 0)), unit)
 
 
 def _rooted(w: Array, metric: Array | None) -> Array:
@@ -345,5 +353,7 @@ def _rooted(w: Array, metric: Array | None) -> Array:
 
 @jax.jit
 def _error(w: Array, a: Array, b: Array, moment: Array) -> Array:
-    lost = w - a @ b
-    return jnp.vdot(lost, moment @ lost) / jnp.maximum(jnp.vdot(w, moment @ w), 1e-30)
+    unit = exponent(w)
+    w, moment = to_unit(w, unit), to_unit(moment, exponent(moment))
+    lost = w - shift(a, -unit) @ b
+    return ratio(jnp.vdot(lost, moment @ lost), jnp.vdot(w, moment @ w))

@@ -72,10 +72,15 @@ def _matrix(params: Params, path: str) -> Array:
     return params[f"{path}.kernel"]
 
 
+def relative(s: Array) -> list[float]:
+    """Singular values over the largest, to four digits; zeros where all are."""
+    values = np.asarray(s)
+    return [float(f"{x:.4g}") for x in values / (values[0] if values[0] > 0 else 1)]
+
+
 def _figures(s: Array) -> dict[str, Any]:
-    relative = np.asarray(s / jnp.maximum(s[0], 1e-30))
     return {
         "effective_rank": round(float(effective_rank(s)), 2),
         "energy_rank": int(energy_rank(s)),
-        "spectrum": [float(f"{x:.4g}") for x in relative],
+        "spectrum": relative(s),
     }

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
+from lpaf_jax.linalg.scaling import exponent, to_unit
+
 # estimator(weight, score, mask) -> importance before normalisation, all of one shape
 Estimator = Callable[[Array, Array, Array], Array]
 
@@ -36,6 +38,7 @@ def importance(kind: str, weight: Array, score: Array, mask: Array, floor: float
             be anything where I = 0, though a pruned entry should stay near 0.
     """
     raw = IMPORTANCES[kind](weight, score, mask)
+    raw = to_unit(raw, exponent(raw))  # the sum of large or small scores leaves float32
     mean = raw.mean()
     # Compared with 0, so that a NaN in the scores is not taken for their absence.
     return jnp.where(mean == 0, 1.0, raw / jnp.where(mean == 0, 1.0, mean)) + floor

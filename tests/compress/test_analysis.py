@@ -178,3 +178,14 @@ def test_means_are_of_all_matrices(analysis: dict[str, Any]) -> None:
         for key, value in mean.items():
             every = [row[version][key] for row in analysis["matrices"]]
             assert value == pytest.approx(np.mean(every))
+
+
+@pytest.mark.parametrize("power", [-120, -64, 60])
+def test_figures_do_not_hang_on_the_scale(dense: Arrays, masks: Arrays, power: int) -> None:
+    scaled = analyse({path: np.ldexp(w, power) for path, w in dense.items()}, masks)
+    one = analyse(dense, masks)
+    for found, expected in zip(scaled["spectra"], one["spectra"], strict=True):
+        for kind in ("dense", "first_order", "magnitude"):
+            assert found[kind] == pytest.approx(expected[kind], rel=1e-3, abs=1e-6)
+    for kind, figures in one["mean"].items():
+        assert scaled["mean"][kind] == pytest.approx(figures, rel=1e-4)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from lpaf_jax.compress import to_low_rank
 from lpaf_jax.compress.oneshot import (
@@ -14,6 +15,7 @@ from lpaf_jax.compress.oneshot import (
     Plan,
     Store,
     _allocated,
+    _error,
     _spectrum,
     compress_decoder,
 )
@@ -204,6 +206,52 @@ def test_the_spectrum_that_ranks_are_chosen_by(shape: tuple[int, int], rows: int
     np.testing.assert_allclose(found, singular_values(weighed), **close)
     found = _spectrum(narrow_w, None)
     np.testing.assert_allclose(found, singular_values(jnp.asarray(w)), **close)
+
+
+@pytest.mark.parametrize("power", [-120, -64, 60])
+def test_spectra_and_errors_near_the_ends_of_float32(power: int) -> None:
+    rng = np.random.default_rng(4)
+    w, x = rng.normal(size=(6, 9)), rng.normal(size=(20, 6))
+    a, b = rng.normal(size=(6, 2)), rng.normal(size=(2, 9))
+    moment = x.T @ x
+    scaled = (jnp.asarray(np.ldexp(y, power // 2), jnp.float32) for y in (a, b))
+    small = jnp.asarray(np.ldexp(w, power), jnp.float32)
+    lost = w - a @ b
+    share = np.trace(lost.T @ moment @ lost) / np.trace(w.T @ moment @ w)
+    assert float(_error(small, *scaled, jnp.asarray(moment))) == pytest.approx(share, rel=1e-5)
+    s = np.ldexp(np.asarray(_spectrum(small, jnp.asarray(moment)), np.float64), -power)
+    np.testing.assert_allclose(s, np.linalg.svd(x @ w)[1][:6], rtol=1e-4)
+
+
+def test_a_massive_channel_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    """One input of a layer is ten thousand times the others, in the moments of a walk too."""
+    folder = write_decoder(tmp_path / "model", "llama")
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.0.mlp.up_proj.weight"][5] *= 1e5
+    tensors["model.layers.0.mlp.down_proj.weight"][:, 5] *= 1e-5
+    save_file(tensors, file)
+    _, store = run(folder, tmp_path / "work", Plan(0.6))
+    path = "model.layers.0.mlp.down_proj"
+    f = factors_in(store, 0)[path]
+    model = load_model(folder, head="lm")
+    moment = np.asarray(activation_moments(model, [{"input_ids": TOKENS}])[path][0], np.float64)
+    strengths = np.sqrt(np.diagonal(moment))
+    assert strengths[5] > 1e4 * np.median(strengths)
+    w = np.asarray(parameters(model)[f"{path}.kernel"], np.float64)
+    rank = f.a.shape[1]
+    s, q = np.linalg.eigh(moment)
+    root = np.sqrt(np.maximum(s, 1e-16 * s[-1]))[:, None] * q.T
+    u, kept, vt = np.linalg.svd(root @ w, full_matrices=False)
+    best = np.linalg.solve(root, (u[:, :rank] * kept[:rank]) @ vt[:rank])
+    usual = np.delete(np.arange(len(w)), 5)
+
+    def lost(product: np.ndarray) -> float:
+        rest = (w - product)[usual]
+        return float(np.trace(rest.T @ moment[np.ix_(usual, usual)] @ rest))
+
+    found = np.asarray(f.a, np.float64) @ np.asarray(f.b, np.float64)
+    assert lost(found) == pytest.approx(lost(best), rel=0.02)
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6)], ids=str)

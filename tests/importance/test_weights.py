@@ -54,3 +54,12 @@ def test_nan_is_not_taken_for_the_absence_of_scores() -> None:
 def test_nothing_kept(kind: str) -> None:
     found = np.asarray(importance(kind, W, S, jnp.zeros_like(M), 0.0))
     np.testing.assert_array_equal(found, np.ones_like(W))
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-30, 1e30, 4e37])
+def test_scores_near_the_ends_of_float32(scale: float) -> None:
+    """The sum of the largest overflows."""
+    scores = np.float32(scale) * S
+    np.testing.assert_allclose(
+        importance("score", W, scores, M, 0.1), importance("score", W, S, M, 0.1), rtol=1e-4
+    )
