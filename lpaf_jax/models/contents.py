@@ -105,8 +105,8 @@ class Source(NamedTuple):
         self._refuse_missing([path for path in shapes if path not in found], shapes, strange)
         if strange:
             _LOG.warning(
-                "%s: %d tensors are read by nothing here (%s): config.json has no place for them, "
-                "and the model is computed without them",
+                "%s: %d tensors are not used (%s): config.json has no place for them, "
+                "so the model is computed without them",
                 self.folder,
                 len(strange),
                 _first(strange),
