@@ -27,6 +27,7 @@ _HEADS = {
     *("vocab_transform", "vocab_layer_norm", "vocab_projector"),
     *("multiple_choice_head", "sop_classifier", "v_head"),
 }
+_LM_HEAD = "lm_head.weight"
 _LORA = re.compile(r"(^|[._])(lora|loha|hada|lokr|ia3|vera|oft|dora)_")
 _QUANTIZED = re.compile(
     r"(^|\.)(SCB|weight_format|qweight|qzeros|g_idx|scales?|zeros?|zero_point|absmax|quant_map"
@@ -69,8 +70,16 @@ class Source(NamedTuple):
     headers: list[Header]
 
     def by_key(self) -> dict[str, Header]:
-        """The headers by what all names of a tensor have in common; see `file_key`."""
-        return {file_key(header.name, self.family): header for header in self.headers}
+        """The headers by what all names of a tensor have in common; see `file_key`.
+
+        Of a tied pair safetensors stores one, by either name: it is the token embeddings here.
+        """
+        found = {file_key(header.name, self.family): header for header in self.headers}
+        if self.family.walk is not None and _LM_HEAD in found:
+            table = file_key(self.family.walk.table, self.family)
+            if table not in found and self.family.config(self.values).tie_word_embeddings:
+                found[table] = found.pop(_LM_HEAD)
+        return found
 
     def match(self, shapes: Mapping[str, tuple[int, ...]]) -> Contents:
         """Find the tensors of a model, and say which there are that it has no use for.
@@ -138,11 +147,11 @@ class Source(NamedTuple):
         own = {file_key(path, self.family).partition(".")[0] for path in shapes}
         others = _HEADS - own - ({"lm_head"} if self.head == "lm" else set())
         keys = {header.name: file_key(header.name, self.family) for header in left}
-        copy = "lm_head.weight"  # of a tied head: were it another one, it would not be tied
         return [
             name
             for name, key in keys.items()
-            if not _BUFFER.search(key) and key.partition(".")[0] not in others and key != copy
+            # The head is a copy of the embeddings: were it another one, it would not be tied.
+            if not _BUFFER.search(key) and key.partition(".")[0] not in others and key != _LM_HEAD
         ]
 
 
@@ -206,7 +215,7 @@ def _untied(source: Source) -> dict[str, Any]:
         return {}
     by_key = source.by_key()
     table = by_key.get(file_key(family.walk.table, family))
-    head = by_key.get("lm_head.weight")
+    head = by_key.get(_LM_HEAD)
     if table is None or head is None:
         return {}
     for header in (table, head):

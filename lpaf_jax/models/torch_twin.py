@@ -39,7 +39,7 @@ def torch_twin(
     import transformers
 
     source = read_source(folder, head)
-    plain_tensors(source)  # refuses what is not whole
+    names = {(h.file, h.name): name for name, h in plain_tensors(source).items()}
     values, family, chosen = source.values, source.family, source.head
     name = family_name(values, str(folder))
     carried = {k: v for k, v in values.items() if k not in ("auto_map", "model_type")}
@@ -61,9 +61,10 @@ def torch_twin(
         setattr(model.get_submodule(parent), leaf, _two_linears(model.get_submodule(path), rank))
     stored = {
         # A copy: PyTorch takes neither the bfloat16 of numpy nor memory that is read only.
-        file_key(tensor, family): torch.from_numpy(np.array(value, np.float32))
+        file_key(names[file, tensor], family): torch.from_numpy(np.array(value, np.float32))
         for file in weight_files(folder)
         for tensor, value in read_file(file)
+        if (file, tensor) in names
     }
     own = {file_key(tensor, family): tensor for tensor in model.state_dict()}
     found = {own[key]: value for key, value in stored.items() if key in own}

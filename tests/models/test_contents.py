@@ -227,6 +227,30 @@ class TestTiedHeads:
         assert DecoderOnDisk(folder).ending().lm_head is None
         assert warned() == []
 
+    def test_the_one_tensor_may_have_the_name_of_the_head(self, tmp_path, warned):
+        from transformers import AutoModelForCausalLM
+
+        from lpaf_jax.models.torch_twin import torch_twin
+
+        folder = write_decoder(tmp_path / "m", "llama", tie_word_embeddings=True)
+        expected = np.asarray(load_model(folder)(IDS % 50))
+        tensors = load_file(folder / "model.safetensors")
+        tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        export_dense(folder, tmp_path / "dense", dtype="float32")
+        for written in (folder, tmp_path / "dense"):
+            np.testing.assert_array_equal(np.asarray(load_model(written)(IDS % 50)), expected)
+            theirs = AutoModelForCausalLM.from_pretrained(written)
+            for model in (theirs, torch_twin(written)):
+                np.testing.assert_array_equal(
+                    model.get_input_embeddings().weight.detach(), tensors["lm_head.weight"]
+                )
+                np.testing.assert_array_equal(
+                    model.lm_head.weight.detach(), tensors["lm_head.weight"]
+                )
+        assert DecoderOnDisk(folder).embedder().body.table.shape == (50, 32)
+        assert warned() == []
+
     def test_a_classifier_does_not_ask(self, folder, warned):
         load_model(folder, head="classification", num_labels=2)
         assert warned() == []
