@@ -114,7 +114,7 @@ def _leave(code: int) -> None:
 
 @contextmanager
 def _warnings_shown() -> Iterator[None]:
-    """Print what the modules of the package warn of: as a library they log it and print nothing."""
+    """Print what the modules of the package warn of, which they log."""
     logger, shown = logging.getLogger("lpaf_jax"), _Shown()
     logger.addHandler(shown)
     try:

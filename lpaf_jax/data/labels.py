@@ -112,7 +112,7 @@ def label_ids(labels: Sequence[str], names: Sequence[str], where: Where) -> np.n
     Raises:
         LpafError: a label is neither; `where` says in which rows of which file.
     """
-    ids = {name: i for i, name in enumerate(names)}
+    ids = {canonical(name): i for i, name in enumerate(names)}
     if not (any(_NUMBER.fullmatch(name) for name in names) or _numbered_otherwise(names)):
         ids |= {str(i): i for i in range(len(names))}
     given = [canonical(label) for label in labels]

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from lpaf_jax.errors import LpafError
 from lpaf_jax.files import atomic_dir
 from lpaf_jax.models.checkpoint import write_beside
 from lpaf_jax.models.tensors import ShardWriter, share_weights
@@ -37,11 +38,13 @@ def rewrite(
         card: text of its README.md.
 
     Raises:
-        LpafError: `out` cannot be written.
+        LpafError: a tensor is not finite, or `out` cannot be written.
     """
     with atomic_dir(out) as target:
         writer = ShardWriter(target)
         for name, value in tensors:
+            if jnp.issubdtype(value.dtype, jnp.floating) and not np.isfinite(value).all():
+                raise LpafError(f"{place}: tensor {name} holds NaN or infinity")
             writer.add(name, _cast(value, dtype))
         writer.close()
         write_beside(target, place, config, card)

@@ -77,7 +77,8 @@ def load_model(
     absent = sorted(path for path in wanted if path not in found)
     if absent and (source.head == "lm" or (head is None and num_labels is None)):
         other = next((unfit[path] for path in absent if path in unfit), None)
-        raise LpafError(other or f"{folder} holds no {source.head} head: {absent[0]} is missing")
+        first = file_name(absent[0], wanted)
+        raise LpafError(other or f"{folder} holds no {source.head} head: {first} is missing")
     init = Initializer(jax.random.key(seed), source.family.config(source.values).initializer_range)
     drawn = {
         path: init.normal(*shape) if len(shape) > 1 else jnp.zeros(shape)

@@ -28,11 +28,11 @@ _HEADS = {
     *("multiple_choice_head", "sop_classifier", "v_head"),
 }
 _LM_HEAD = "lm_head.weight"
-_LORA = re.compile(r"(^|[._])(lora|loha|hada|lokr|ia3|vera|oft|dora)_")
+_LORA = re.compile(r"(?i)(^|[._])(lora([_.ab]|$)|(loha|hada|lokr|ia3|vera|b?oft|dora)_)")
 _QUANTIZED = re.compile(
-    r"(^|\.)(SCB|weight_format|qweight|qzeros|g_idx|scales?|zeros?|zero_point|absmax|quant_map"
-    r"|nested_absmax|nested_quant_map|[a-z_]*_scales?(_inv|_2)?|[a-z_]+_blocks"
-    r"|weight_(zero_point|packed|shape|g_idx)|_data|_scale)$"
+    r"(^|\.)(SCB|weight_format|qweight|qzeros|g_idx|scales|zero_point|absmax|quant_map"
+    r"|nested_absmax|nested_quant_map|[a-z_]+_(scales|blocks|scale_inv)"
+    r"|weight_(scale|scale_2|zero_point|packed|shape|g_idx)|((in|out)put|[qkv])_scale|_data|_scale)$"
     r"|(^|\.)quant_state\."
 )
 
@@ -61,6 +61,7 @@ class Source(NamedTuple):
         family: what the model is of.
         head: that is read.
         headers: of all tensors, one of each parameter.
+        copies: of those tensors that are there a second time.
     """
 
     folder: Path
@@ -68,6 +69,7 @@ class Source(NamedTuple):
     family: Family
     head: Head
     headers: list[Header]
+    copies: list[Header]
 
     def by_key(self) -> dict[str, Header]:
         """The headers by what all names of a tensor have in common; see `file_key`.
@@ -178,7 +180,7 @@ def read_source(folder: Path, head: Head | None = None) -> Source:
         )
     headers = read_headers(folder)
     _refuse_codes(folder, [header.name for header in headers])
-    source = Source(folder, values, family, chosen, _single(headers, family))
+    source = Source(folder, values, family, chosen, *_single(headers, family))
     return source._replace(values=values | _untied(source))
 
 
@@ -192,8 +194,8 @@ def _refuse_codes(folder: Path, names: list[str]) -> None:
         raise quantized(folder, f"it holds {_first(found)}")
 
 
-def _single(headers: list[Header], family: Family) -> list[Header]:
-    """The headers without copies, as of a model that was saved with its wrapper and without."""
+def _single(headers: list[Header], family: Family) -> tuple[list[Header], list[Header]]:
+    """The headers, and those of copies, as of a model saved with its wrapper and without."""
     found: dict[str, Header] = {}
     for header in headers:
         first = found.setdefault(file_key(header.name, family), header)
@@ -203,7 +205,8 @@ def _single(headers: list[Header], family: Family) -> list[Header]:
                 f"{header.file.parent}: tensors {' and '.join(places)} are of one parameter and "
                 "differ: remove the one that is not meant"
             )
-    return list(found.values())
+    single = list(found.values())
+    return single, [header for header in headers if found[file_key(header.name, family)] != header]
 
 
 def _untied(source: Source) -> dict[str, Any]:

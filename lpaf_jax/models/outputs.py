@@ -37,7 +37,9 @@ def class_names(values: dict[str, Any], place: Path) -> list[str]:
             raise LpafError(
                 f"{place}: id2label in config.json has {name!r} for output {i}; write a name there"
             )
-    return [str(names[i]) for i in range(number)]
+    # Half of an emoji, which JSON may hold, cannot be printed.
+    whole = (str(names[i]).encode("utf-16", "surrogatepass") for i in range(number))
+    return [name.decode("utf-16", "replace") for name in whole]
 
 
 def answers_of(values: dict[str, Any], place: Path) -> Literal["classification", "regression"]:

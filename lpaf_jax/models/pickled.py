@@ -64,6 +64,8 @@ def pickled(file: Path, *, mapped: bool = False) -> dict[str, Any]:
 
 def kind_of(tensor: Any) -> str:
     """The dtype of a tensor of PyTorch as safetensors calls it, or else as PyTorch does."""
+    if tensor.is_meta:
+        return "meta, without numbers"
     if str(tensor.layout) != "torch.strided":
         return str(tensor.layout).removeprefix("torch.")
     name = str(tensor.dtype).removeprefix("torch.")
@@ -86,16 +88,17 @@ def _weights(content: Any, file: Path) -> dict[str, Any]:
     import torch
 
     found = dict(_state_dicts(content))
-    chosen = found.get("", next(iter(found.values()), None))
-    if chosen is None or ("" not in found and len(found) > 1):
-        there = ", ".join(list(found) or _keys(content)) or f"a {type(content).__name__}"
+    chosen = next(iter(found.values()), None)
+    if chosen is None or len(found) > 1:
+        places = [path or "at the top" for path in found]
+        there = ", ".join(places or _keys(content)) or f"a {type(content).__name__}"
         problem = "weights in several places" if found else "no tensors by the names of parameters"
         raise LpafError(f"{file} holds {problem} ({there}): save model.state_dict() alone")
     # A parameter is a tensor that asks for gradients, and numpy gets none of those.
     return {
         name: value.detach() if value.requires_grad else value
         for name, value in chosen.items()
-        if isinstance(value, torch.Tensor)
+        if isinstance(name, str) and isinstance(value, torch.Tensor)
     }
 
 
@@ -108,7 +111,7 @@ def _state_dicts(content: Any, path: str = "", depth: int = 0) -> Iterator[tuple
     tensors = (key for key, value in content.items() if isinstance(value, torch.Tensor))
     if any(isinstance(key, str) and "." in key for key in tensors):
         yield path, content
-    elif depth < _DEPTH:
+    if depth < _DEPTH:
         for key, value in content.items():
             if not any(word in str(key).lower() for word in _NOT_WEIGHTS):
                 yield from _state_dicts(value, f"{path}.{key}".lstrip("."), depth + 1)

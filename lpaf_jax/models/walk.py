@@ -64,7 +64,7 @@ class DecoderOnDisk:
         self.blocks = len(model.body.blocks)
         contents = source.match(self.shapes)
         self._headers = contents.tensors
-        self.unread_bytes = sum(header.bytes for header in contents.left)
+        self.unread_bytes = sum(header.bytes for header in contents.left + source.copies)
         absent = [path for path in self.shapes if path not in self._headers]
         if absent:
             first = file_name(absent[0], self.shapes)

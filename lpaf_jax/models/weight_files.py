@@ -1,5 +1,6 @@
 """The files of a model folder that hold its weights."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,8 @@ PICKLED = "pytorch_model.bin"
 # What a clone without git-lfs has in the place of a file.
 _POINTER = b"version https://git-lfs"
 
+# What a training program keeps beside the weights.
+_OF_TRAINING = re.compile(r"training_args|optimizer|scheduler|scaler|rng_state|.*_states")
 # Weights in other forms, by a pattern of their names: what a person may have taken for ours.
 _FOREIGN = {
     "adapter_model.*": "is an adapter: merge it into its base model (merge_and_unload() of PEFT) "
@@ -18,8 +21,8 @@ _FOREIGN = {
     "*.gguf": "is a file of llama.cpp: give the Hugging Face folder that it was made from",
     "consolidated*": "has the names of the original release: give the folder that transformers "
     "reads, or convert it",
-    "*.h5": "is of TensorFlow: load it with transformers (from_tf=True) and save it again",
-    "*.msgpack": "is of Flax: load it with transformers (from_flax=True) and save it again",
+    "*.h5": "is of TensorFlow: load it with transformers 4 (from_tf=True) and save it again",
+    "*.msgpack": "is of Flax: load it with transformers 4 (from_flax=True) and save it again",
     "*.ckpt*": "is a checkpoint of a training program: save the model itself with transformers",
     "*.onnx": "is a graph of ONNX: give the checkpoint that it was exported from",
     "*.safetensors": f"has another name than {WEIGHTS}: rename it, if it holds all weights",
@@ -92,7 +95,8 @@ def _instead(folder: Path) -> str:
         if shards := sorted(f.name for f in folder.glob(f"{stem}-*-of-*.{ending}")):
             return f": {_listed(shards)} lie there without {name}.index.json, which belongs to them"
     for pattern, what in _FOREIGN.items():
-        if found := sorted(f.name for f in folder.glob(pattern)):
+        files = (file.name for file in folder.glob(pattern) if file.is_file())
+        if found := sorted(name for name in files if not _OF_TRAINING.match(name)):
             return f": {found[0]} {what}"
     return ""
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lpaf_jax.data import load_task, read_examples
+from lpaf_jax.data.labels import label_ids
 from lpaf_jax.errors import LpafError
 
 
@@ -136,3 +137,8 @@ def test_large_and_tiny_values_are_learnt_as_they_are(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", ["1e18", "-1e18", "1e-300", "-0.0", "16777216"], rows=5)
     found = read_examples(path, regression=True).labels
     np.testing.assert_array_equal(found, np.float32([1e18, -1e18, 0, 0, 16777216]))
+
+
+def test_names_that_a_model_writes_as_floats_are_known():
+    found = label_ids(["1.0", "2", "2.0"], ["1.0", "2.0"], lambda rows: "a file")
+    np.testing.assert_array_equal(found, [0, 1, 1])

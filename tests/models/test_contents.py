@@ -97,6 +97,12 @@ def test_one_parameter_under_two_names(write_folder, tensors, folder, dtype):
             inspect_model(both)
 
 
+def test_a_copy_in_codes_is_refused(write_folder, tensors):
+    codes = {"module.classifier.weight": tensors["classifier.weight"].astype(ml_dtypes.float8_e5m2)}
+    with pytest.raises(LpafError, match="is stored as F8_E5M2, which is not read here"):
+        load_model(write_folder(tensors | codes))
+
+
 def test_one_parameter_in_two_shards(write_folder, tensors):
     folder = write_folder({})
     other = {"classifier.bias": tensors["classifier.bias"] + 1}
@@ -115,6 +121,8 @@ def test_one_parameter_in_two_shards(write_folder, tensors):
         f"{QUERY}.lora_B",  # loralib
         f"{QUERY}.lora_magnitude_vector.default.weight",  # DoRA
         f"{QUERY}.hada_w1_a.default",  # LoHa
+        f"{QUERY}.lora.down.weight",
+        f"{QUERY}.loraA.weight",
     ],
 )
 def test_lora_that_is_not_merged_is_refused(write_folder, tensors, name):
@@ -149,6 +157,18 @@ def test_tables_and_heads_of_other_tasks_need_no_word(write_folder, tensors, war
     assert warned() == []
 
 
+def test_a_scale_of_the_model_is_no_quantization(write_folder, tensors, warned):
+    load_model(write_folder(tensors | {"logit_scale": np.ones((), np.float32)}))
+    assert "1 tensors are not used (logit_scale)" in warned()[0]
+
+
+def test_what_is_exported_is_finite(write_folder, tensors, tmp_path):
+    tensors[f"{QUERY}.weight"][3, 4] = np.nan
+    with pytest.raises(LpafError, match=rf"tensor {QUERY}\.weight holds NaN or infinity"):
+        export_dense(write_folder(tensors), tmp_path / "out", dtype="bfloat16")
+    assert not (tmp_path / "out").exists()
+
+
 def test_more_of_the_own_head_does(write_folder, tensors, warned):
     load_model(write_folder(tensors | {"classifier.extra.weight": np.ones((2, 32), np.float32)}))
     assert "1 tensors are not used (classifier.extra.weight)" in warned()[0]
@@ -180,6 +200,12 @@ def test_lost_layers_are_not_counted_as_compression(tmp_path):
         words = ["--one-shot", "--calibration", str(text), "--samples", "4", "--quiet"]
         assert main(["compress", str(folder), *words, "--out", str(out)]) == 0
         found.append(json.loads((out / "one_shot.json").read_text())["bytes_on_disk"])
+    source = DecoderOnDisk(tmp_path / "m2")
+    tensors = load_file(tmp_path / "m2" / "model.safetensors")
+    copies = {f"module.{name}": x for name, x in tensors.items()}
+    save_file(tensors | copies, tmp_path / "m2" / "model.safetensors")
+    added = sum(x.nbytes for x in tensors.values())
+    assert DecoderOnDisk(tmp_path / "m2").unread_bytes == source.unread_bytes + added
     assert found[0]["compressed"] == pytest.approx(found[1]["compressed"], rel=0.01)
     assert found[0]["dense"] == pytest.approx(found[1]["dense"], rel=0.05)
 

@@ -83,3 +83,10 @@ def test_what_outputs_answer(number: int, problem: Any, answer: str | None) -> N
         return
     with pytest.raises(LpafError, match=rf"folder has {number} outputs? of problem_type {problem}"):
         answers_of(fields, PLACE)
+
+
+def test_half_of_an_emoji_in_a_name_can_be_printed(tmp_path):
+    assert class_names({"id2label": {"0": "n\ud83d", "1": "\ud83d\ude00"}}, tmp_path) == [
+        "n\ufffd",
+        "\U0001f600",
+    ]

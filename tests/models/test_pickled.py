@@ -104,6 +104,7 @@ def test_weights_are_found_among_what_training_leaves(pickled, wrap):
     ("content", "told"),
     [
         ({"model": {"a.weight": torch.ones(2)}, "ema": {"a.weight": torch.ones(2)}}, "model, ema"),
+        ({"a.weight": torch.ones(2), "ema": {"a.weight": torch.ones(2)}}, "at the top, ema"),
         ({"optimizer": OPTIMIZER, "epoch": 3}, r"no tensors .*\(optimizer, epoch\)"),
         ([torch.ones(2)], r"no tensors .*\(a list\)"),
         (torch.ones(2), r"no tensors .*\(a Tensor\)"),
@@ -115,6 +116,18 @@ def test_what_is_no_weights_is_named(pickled, content, told):
     torch.save(content, file)
     with pytest.raises(LpafError, match=rf"pytorch_model\.bin holds .*{told}.*state_dict"):
         load_model(file.parent)
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        (torch.eye(32).to_sparse(), "sparse_coo"),
+        (torch.empty(32, 32, device="meta"), "meta, without numbers"),
+    ],
+)
+def test_tensors_of_other_kinds_are_named(pickled, odd, told):
+    with pytest.raises(LpafError, match=f"{QUERY} is stored as {told}, which is not read here"):
+        load_model(pickled(**{QUERY: odd}))
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["zip", "before 1.6"])

@@ -83,6 +83,14 @@ def test_weights_in_another_form_are_named(write_folder, name, told):
     refused(folder, "holds no model.safetensors", name, told)
 
 
+def test_what_training_leaves_is_not_taken_for_weights(write_folder):
+    folder = write_folder({})
+    for name in ("training_args.bin", "optimizer.pt", "rng_state.pth"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(LpafError, match=r"holds no model\.safetensors$"):
+        weight_files(folder)
+
+
 def test_pointers_of_git_lfs(sharded):
     (sharded / SHARDS[2]).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     refused(sharded, SHARDS[2], "git lfs pull")
