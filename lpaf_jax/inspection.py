@@ -1,5 +1,6 @@
 """What was done to a model, read from the headers of its files: no tensor is loaded."""
 
+import logging
 import math
 from collections import Counter
 from pathlib import Path
@@ -7,14 +8,16 @@ from typing import Any
 
 from lpaf_jax.errors import LpafError
 from lpaf_jax.folders import run_of, run_record
+from lpaf_jax.models.checkpoint import shapes_of
 from lpaf_jax.models.compressible import is_compressible
-from lpaf_jax.models.contents import read_source
+from lpaf_jax.models.contents import Source, read_source
 from lpaf_jax.models.families import Family, family_name, named_head
 from lpaf_jax.models.outputs import class_names
 from lpaf_jax.models.tensors import Header, check_kind
 from lpaf_jax.models.weight_files import weight_files
 
 _FLOATS = ("F", "BF")
+_LOG = logging.getLogger(__name__)
 
 
 def inspect_model(place: Path) -> dict[str, Any]:
@@ -39,11 +42,13 @@ def inspect_model(place: Path) -> dict[str, Any]:
     source = read_source(place)
     values, family = source.values, source.family
     head = named_head(values, family)
+    left = _left(source)
     # Integers and booleans are tables of positions and masks that old checkpoints carry along.
     headers = {
         key: header
         for key, header in source.by_key().items()
         if _layer(key) is not None or header.dtype.upper().startswith(_FLOATS)
+        if header not in left
     }
     matrices = _matrices(headers, family)
     stored = sum(m["parameters"] for m in matrices)
@@ -78,6 +83,15 @@ def inspect_model(place: Path) -> dict[str, Any]:
 def _is_mark(key: str) -> bool:
     """Whether config.json has this key from us; ranks are told with the matrices."""
     return key.startswith("lpaf_") and key != "lpaf_ranks"
+
+
+def _left(source: Source) -> list[Header]:
+    """The tensors that are no part of the model; where it is not whole, which is said, none."""
+    try:
+        return source.match(shapes_of(source)).left
+    except LpafError as error:
+        _LOG.warning("%s", error)
+        return []
 
 
 def _layer(key: str) -> str | None:

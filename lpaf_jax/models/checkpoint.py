@@ -100,6 +100,11 @@ def empty_model(source: Source, seed: int = 0) -> Any:
     return model
 
 
+def shapes_of(source: Source) -> dict[str, tuple[int, ...]]:
+    """The shapes of all parameters of a model, by path."""
+    return {path: x.shape for path, x in parameters(empty_model(source)).items()}
+
+
 def plain_tensors(source: Source) -> dict[str, Header]:
     """All tensors of a folder by the names that PyTorch knows them by, without those of wrappers.
 
@@ -109,7 +114,7 @@ def plain_tensors(source: Source) -> dict[str, Header]:
     Raises:
         LpafError: see `Source.match`.
     """
-    shapes = {path: x.shape for path, x in parameters(empty_model(source)).items()}
+    shapes = shapes_of(source)
     names = {h: file_name(path, shapes) for path, h in source.match(shapes).tensors.items()}
     found: dict[str, Header] = {}
     for header in source.headers:

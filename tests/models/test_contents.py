@@ -81,6 +81,12 @@ def test_names_that_nothing_is_known_of_are_shown(write_folder, tensors):
         load_model(folder)
 
 
+def test_what_is_missing_is_said_by_inspect_too(write_folder, tensors, warned):
+    del tensors[f"{QUERY}.weight"]
+    assert len(inspect_model(write_folder(tensors))["matrices"]) == 11
+    assert "1 tensors are missing" in warned()[0]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_one_parameter_under_two_names(write_folder, tensors, folder, dtype):
     first, second = f"{QUERY}.weight", f"{QUERY.removeprefix('bert.')}.weight"
@@ -137,6 +143,9 @@ def test_what_nothing_reads_is_counted_and_named(write_folder, tensors, warned):
     folder = write_folder(tensors | surplus)
     load_model(folder)
     (said,) = warned()
+    shown = inspect_model(folder)
+    assert (warned(), len(shown["matrices"])) == ([said], 12)
+    assert shown["parameters"]["total"] == sum(x.size for x in tensors.values())
     assert f"{folder}: 16 tensors are not used" in said
     assert "bert.encoder.layer.2.attention.output.LayerNorm.bias" in said
 
