@@ -144,7 +144,13 @@ def _flat(articles: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str
         for paragraph in article["paragraphs"]:
             for asked in paragraph["qas"]:
                 # v2.0 lists wrong answers apart, as plausible_answers.
-                answers = [] if asked.get("is_impossible") else asked["answers"]
+                impossible = asked.get("is_impossible", False)
+                if not isinstance(impossible, bool):
+                    raise ValueError(
+                        f"question {asked['id']!r} has is_impossible {impossible!r}, which must be "
+                        "true or false"
+                    )
+                answers = [] if impossible else asked["answers"]
                 yield asked["id"], asked["question"], paragraph["context"], answers
 
 
@@ -154,7 +160,14 @@ def _questions(columns: Columns, where: str) -> Questions:
             raise LpafError(f"{where}: no column {name!r}; there are {', '.join(columns)}")
         if any(value is None for value in columns[name]):
             raise LpafError(f"{where}: a value is missing in column {name!r}")
-    ids, contexts = ([str(value) for value in columns[name]] for name in ("id", "context"))
+    ids = [str(value) for value in columns["id"]]
+    for name in ("question", "context"):
+        for i, value in enumerate(columns[name]):
+            if not isinstance(value, str):
+                raise LpafError(
+                    f"{where}, question {ids[i]!r}: its {name} is {value!r:.40}, no text"
+                )
+    contexts = list(columns["context"])
     answers: list[list[str]] = []
     spans = np.full((len(ids), 2), -1, dtype=np.int32)
     for i, given in enumerate(columns["answers"]):
@@ -163,7 +176,7 @@ def _questions(columns: Columns, where: str) -> Questions:
         if texts:
             spans[i] = starts[0], starts[0] + len(texts[0])
     return Questions(
-        texts=[str(text) for text in columns["question"]],
+        texts=list(columns["question"]),
         pairs=contexts,
         labels=spans,
         ids=ids,

@@ -123,6 +123,8 @@ def family_name(values: dict[str, Any], where: str) -> str:
     Raises:
         LpafError: there is no such family.
     """
+    if not isinstance(values, Mapping):  # a damaged file may hold any JSON
+        raise LpafError(f"{where}: config.json holds no object of settings; copy it there again")
     kind = values.get("model_type")
     name = str(kind).removeprefix(_TYPE)
     if name not in FAMILIES:
@@ -134,7 +136,7 @@ def family_name(values: dict[str, Any], where: str) -> str:
 
 def named_head(values: dict[str, Any], family: Family) -> Head | None:
     """The head that the architectures in a parsed `config.json` name; None where it is none."""
-    names = [name.removeprefix(_ARCHITECTURE) for name in values.get("architectures") or []]
+    names = [str(name).removeprefix(_ARCHITECTURE) for name in values.get("architectures") or []]
     found = [head for head, name in family.architectures.items() if name in names]
     return found[0] if found else None
 

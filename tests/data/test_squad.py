@@ -259,3 +259,34 @@ def test_labels_are_in_characters_not_bytes(tmp_path):
     start, end = questions.labels[0]
     assert questions.labels.dtype == np.int32
     assert questions.pairs[0][start:end] == "number0"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"question": ["which", "one"]},
+            r"question 'a-1-a': its question is \['which', 'one'\], no",
+        ),
+        (
+            {"is_impossible": "false"},
+            "question 'a-1-a' has is_impossible 'false', which must be true",
+        ),
+    ],
+)
+def test_values_of_another_type_are_named(tmp_path, change, message):
+    value = {"data": [article("a", 3, version_2=True)]}
+    value["data"][0]["paragraphs"][1]["qas"][0] |= change
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(LpafError, match=message):
+        read_squad(path)
+
+
+def test_a_context_of_another_type_is_named(tmp_path):
+    value = {"data": [article("a", 3)]}
+    value["data"][0]["paragraphs"][1]["context"] = ["two", "parts"]
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(LpafError, match=r"question 'a-1-a': its context is \['two', 'parts'\], no"):
+        read_squad(path)

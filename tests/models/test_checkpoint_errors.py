@@ -38,6 +38,12 @@ def test_other_model_types(write_folder, tensors, kind):
     assert_refused(folder, f"model_type {kind!r} is not supported")
 
 
+@pytest.mark.parametrize("content", ["[]", '"bert"', "null", "3"])
+def test_config_that_is_no_object(folder, content):
+    (folder / "config.json").write_text(content)
+    assert_refused(folder, "config.json holds no object")
+
+
 def test_no_weights(write_folder):
     assert_refused(write_folder({}), "holds no model.safetensors")
 
