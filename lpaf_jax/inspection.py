@@ -42,6 +42,7 @@ def inspect_model(place: Path) -> dict[str, Any]:
     source = read_source(place)
     values, family = source.values, source.family
     head = named_head(values, family)
+    labels = class_names(values, place) if head == "classification" else []
     left = _left(source)
     # Integers and booleans are tables of positions and masks that old checkpoints carry along.
     headers = {
@@ -60,7 +61,7 @@ def inspect_model(place: Path) -> dict[str, Any]:
         "folder": str(place),
         "family": family_name(values, str(place)),
         "head": head,
-        "labels": class_names(values, place) if head == "classification" else [],
+        "labels": labels,
         "problem_type": values.get("problem_type"),
         "factorized": any(m["rank"] is not None for m in matrices),
         "dtypes": sorted({header.dtype for header in headers.values()}),
