@@ -7,6 +7,7 @@ is told of it. What the first compiles lies in the folder CACHE for the others.
 """
 
 import json
+import logging
 import os
 import sys
 import time
@@ -78,6 +79,8 @@ def run(folder: str, every: float, result: str) -> None:
 
 
 if __name__ == "__main__":
+    # As in the command: orbax warns of a checkpoint that a kill left without metadata.
+    logging.getLogger().addHandler(logging.NullHandler())
     for line in sys.stdin:
         child = os.fork()
         if not child:
