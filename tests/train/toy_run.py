@@ -79,8 +79,8 @@ def run(folder: str, every: float, result: str) -> None:
 
 
 if __name__ == "__main__":
-    # As in the command: orbax warns of a checkpoint that a kill left without metadata.
-    logging.getLogger().addHandler(logging.NullHandler())
+    # Orbax warns of a checkpoint that a kill left without metadata; the command hides that, too.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     for line in sys.stdin:
         child = os.fork()
         if not child:
