@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 
 from lpaf_jax.errors import LpafError
 
+# What a clone without git-lfs has in the place of a file.
+LFS_POINTER = b"version https://git-lfs"
 # safetensors reports a full disk as an error of its own, which is no OSError.
 _WRITE_ERRORS = (OSError, SafetensorError)
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from lpaf_jax.errors import LpafError
+from lpaf_jax.files import LFS_POINTER
 
 # Endings of packed files, for names; what is in a file is told by its first bytes.
 PACKED = (".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar", ".lz4", ".tar")
@@ -11,7 +12,7 @@ PACKED = (".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar", ".lz4", "
 _MAGIC = re.compile(
     rb"(?P<gzip>\x1f\x8b)|(?P<zip>PK\x03\x04)|(?P<bzip2>BZh[1-9]1AY&SY)|(?P<xz>\xfd7zXZ\x00)"
     rb"|(?P<zstandard>\x28\xb5\x2f\xfd)|(?P<lz4>\x04\x22\x4d\x18)|(?P<rar>Rar!\x1a)"
-    rb"|(?P<seven>7z\xbc\xaf\x27\x1c)|(?P<tar>.{257}ustar)|(?P<lfs>version https://git-lfs)",
+    rb"|(?P<seven>7z\xbc\xaf\x27\x1c)|(?P<tar>.{257}ustar)|(?P<lfs>" + LFS_POINTER + rb")",
     re.DOTALL,
 )
 # A text does not begin with a byte of zero; headers of binary formats nearly all hold one.

@@ -64,7 +64,7 @@ def _product(down: np.ndarray, up: np.ndarray) -> np.ndarray:
     return (up.astype(np.float32) @ down.astype(np.float32)).astype(up.dtype)
 
 
-def _plain(name: str, ranks: dict[str, int]) -> str:
+def _plain(name: str, ranks: Mapping[str, int]) -> str:
     layer = name.removesuffix(".up.bias")
     return f"{layer}.bias" if layer in ranks else name
 

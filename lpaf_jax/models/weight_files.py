@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lpaf_jax.errors import LpafError
-from lpaf_jax.files import read_json
+from lpaf_jax.files import LFS_POINTER, read_json
 
 WEIGHTS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
-# What a clone without git-lfs has in the place of a file.
-_POINTER = b"version https://git-lfs"
 
 # What a training program keeps beside the weights.
 _OF_TRAINING = re.compile(r"training_args|optimizer|scheduler|scaler|rng_state|.*_states")
@@ -44,7 +42,7 @@ def weight_files(folder: Path) -> list[Path]:
     files = _named(folder)
     for file in files:
         with file.open("rb") as content:
-            if content.read(len(_POINTER)) == _POINTER:
+            if content.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise LpafError(
                     f"{file} is damaged or cannot be read: git-lfs left a pointer in its place; "
                     "run git lfs pull"
