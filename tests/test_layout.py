@@ -24,7 +24,7 @@ PROJECT = SETUP["project"]
 
 # Bottom to top: a room imports from its own level or below. A new one takes its place here.
 LEVELS = [
-    {"errors", "files", "linalg", "machine", "processes"},
+    {"errors", "files", "linalg", "machine", "processes", "registry"},
     {"importance", "models"},
     {"compress", "data", "report", "train"},
     {
