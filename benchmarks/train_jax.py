@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from lpaf_jax.trainer import optimizer_of
 from train_common import DRAW, KEPT, TOTAL_STEPS, Job, random_batch, read_job, take_turns
 
 from lpaf_jax.compress import to_low_rank, to_mixed
@@ -34,7 +35,7 @@ from lpaf_jax.progress import Progress
 from lpaf_jax.settings import make_settings
 from lpaf_jax.train import (
     Checkpoints,
-    Stage,
+    Loop,
     TrainState,
     cubic_sparsity,
     dual_loss,
@@ -45,7 +46,6 @@ from lpaf_jax.train import (
     task_loss,
 )
 from lpaf_jax.train.steps import Step
-from lpaf_jax.trainer import optimizer_of
 
 KINDS = {"dense": ["fine-tune", "prune"], "25": ["fine-tune", "two-pass", "mixed", "mixed-at-0"]}
 DRAWS = {"two-pass": 0.0, "mixed": DRAW, "mixed-at-0": 0.0}
@@ -191,7 +191,7 @@ def _loop_once(job: Job, state: TrainState, fixed: Params) -> float:
     texts = [np.full(length, 7, np.int32)] * examples
     labels = np.zeros(examples, np.int32)
     data = Encoded(texts, [0 * texts[0]] * examples, labels, max_length=length, pad_id=0)
-    stage = Stage("finetune", data, job.batch, until + 1, 0, lambda params: 0.0)
+    stage = Loop("finetune", data, job.batch, until + 1, 0, lambda params: 0.0)
     settings = make_settings("minilm", task="rotten_tomatoes", out="runs")
     _, extras = optimizer_of(settings, settings.finetune_lr, until + 1)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,6 @@
 """The `lpaf` command."""
 
+import dataclasses
 import io
 import logging
 import os
@@ -22,10 +23,20 @@ from tyro.conf import (
 )
 
 from lpaf_jax import __version__
-from lpaf_jax.commands import Analyze, Bench, Evaluate, Export, Inspect, Predict
+from lpaf_jax.commands import (
+    Analyze,
+    Bench,
+    Compare,
+    Evaluate,
+    Export,
+    Inspect,
+    Predict,
+    Recipes,
+)
 from lpaf_jax.errors import LpafError, SettingError, Terminated
-from lpaf_jax.oneshot_settings import OneShot
-from lpaf_jax.settings import PRESETS, Settings
+from lpaf_jax.options import Options
+from lpaf_jax.recipes import RECIPES, Recipe, summary
+from lpaf_jax.settings import PRESETS, make_settings, recipe_of
 
 _DESCRIPTION = (
     "Compress transformer checkpoints by low-rank factorization.\n\n"
@@ -33,18 +44,9 @@ _DESCRIPTION = (
 )
 # What tyro says of a word that is no number: the flag, the kind of number, the word.
 _NO_NUMBER = re.compile(r"Error parsing (--[\w-]+): .*(int|float)\b[^:]*: (['\"].*['\"])")
+_UNRECOGNIZED = re.compile(r"[Uu]nrecognized options?:? *(--[\w-]+)")
 # Seconds, more than a callback takes.
 _AGAIN_AFTER = 0.05
-_ONE_SHOT = Annotated[
-    OneShot,
-    subcommand(
-        "compress",
-        description=(
-            "--one-shot: compress a decoder without training it; continue if it was killed.\n\n"
-            "It goes matrix by matrix from disk: the model may be larger than memory."
-        ),
-    ),
-]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if ends_here:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one finds us leaving
         what = "interrupted" if isinstance(stop, KeyboardInterrupt) else "terminated"
-        resumes = isinstance(command, Settings | OneShot)
+        resumes = isinstance(command, Options | Compare)
         more = "; run the same command again to go on" if resumes else ""
         print(f"lpaf: {what}{more}", file=sys.stderr)
         code = 130 if isinstance(stop, KeyboardInterrupt) else 143
@@ -190,35 +192,28 @@ def _parse(argv: list[str]) -> Any:
     if argv == ["--version"]:
         print(f"lpaf {__version__}")
         return None
-    # The preset is read first, so that `--help` and the flags left out show its values.
-    given = [b for a, b in pairwise(argv) if a == "--preset"]
-    given += [a.partition("=")[2] for a in argv if a.startswith("--preset=")]
-    preset = given[-1] if given and given[-1] in PRESETS else "standard"
-    values: dict[str, Any] = PRESETS[preset] | {"preset": preset}
-    missing = tyro.MISSING
-    default = Settings(model=missing, task=missing, out=missing, **values)
-    # Left where it is, tyro refuses it: no other command has such a mode.
-    one_shot = argv[:1] == ["compress"] and "--one-shot" in argv
-    if one_shot:
-        argv = [word for word in argv if word != "--one-shot"]
-    compress: Any = (
-        _ONE_SHOT
-        if one_shot
-        else Annotated[
-            Settings,
-            subcommand(
-                "compress",
-                default=default,
-                description=(
-                    "Fine-tune, prune, factorize and tune a model; continue if it was killed.\n\n"
-                    "With `--preset quick --help`, the defaults shown are those of quick.\n\n"
-                    "A decoder is compressed without training: see `--one-shot --help`."
-                ),
+    compresses = argv[:1] == ["compress"]
+    recipe = _recipe_in(argv) if compresses else recipe_of(None, "", "standard")
+    command, default = _compress_with(recipe, _word(argv, "--preset"))
+    compress: Any = Annotated[
+        command,
+        subcommand(
+            "compress",
+            default=default,
+            description=(
+                f"Compress a model by a recipe, here {recipe.name}; continue if it was killed.\n\n"
+                f"{_summary(recipe)}\n\n"
+                "With `--recipe NAME --help` the options are those of that recipe, with "
+                "`--preset quick` the defaults of quick. `lpaf recipes` lists what there is.\n\n"
+                "With --calibration in place of --task a decoder is compressed without training, "
+                "block by block from disk: the model may be larger than memory."
             ),
-        ]
-    )
+        ),
+    ]
     commands = (
         compress
+        | Annotated[Compare, subcommand("compare")]
+        | Annotated[Recipes, subcommand("recipes")]
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Predict, subcommand("predict")]
         | Annotated[Inspect, subcommand("inspect")]
@@ -239,9 +234,52 @@ def _parse(argv: list[str]) -> Any:
     except SystemExit as stop:
         if stop.code != 2:
             raise
-        if argv[:1] == ["compress"] and not one_shot and "--calibration" in argv:
-            raise LpafError("--calibration is for lpaf compress MODEL --one-shot") from None
-        raise LpafError(_one_line(said.getvalue())) from None
+        if compresses and "--one-shot" in argv:
+            raise LpafError(
+                "--one-shot is gone: give --calibration without --task, and --recipe drone, "
+                "kfac-svd, fwsvd or svd"
+            ) from None
+        told = _one_line(said.getvalue())
+        if compresses and (foreign := _UNRECOGNIZED.search(told)):
+            raise LpafError(
+                f"recipe {recipe.name} has no option {foreign[1]}; lpaf compress --recipe "
+                f"{recipe.name} --help lists those it has"
+            ) from None
+        raise LpafError(told) from None
+
+
+def _word(argv: Sequence[str], flag: str) -> str | None:
+    """What follows the last `flag`, which is read before all others."""
+    given = [b for a, b in pairwise(argv) if a == flag]
+    given += [a.partition("=")[2] for a in argv if a.startswith(f"{flag}=")]
+    return given[-1] if given else None
+
+
+def _recipe_in(argv: Sequence[str]) -> Recipe:
+    """The recipe that `compress` is asked for: its stages decide what options there are."""
+    task = any(a == "--task" or a.startswith("--task=") for a in argv)
+    texts = any(a == "--calibration" or a.startswith("--calibration=") for a in argv)
+    named, preset = _word(argv, "--recipe"), _word(argv, "--preset")
+    known = preset if preset in PRESETS else "standard"
+    return recipe_of(named, None if texts and not task else "", known)
+
+
+def _compress_with(recipe: Recipe, preset: str | None) -> tuple[type[Options], Options]:
+    """A class of the options and the settings of the stages of `recipe`, and its defaults."""
+    kinds = list(dict.fromkeys(type(stage) for stage in recipe.stages))
+    # Of a stage and one that extends it, the second has all fields.
+    kinds = [k for k in kinds if not any(o is not k and issubclass(o, k) for o in kinds)]
+    command = dataclasses.make_dataclass(
+        "Compress", [], bases=(*reversed(kinds), Options), frozen=True
+    )
+    missing = tyro.MISSING
+    known = preset if preset in PRESETS else "standard"
+    values = recipe.settings() | {"preset": known}
+    return command, command(model=missing, out=missing, **values)
+
+
+def _summary(recipe: Recipe) -> str:
+    return summary(recipe.name) if recipe.name in RECIPES else "A recipe of your own."
 
 
 def _one_line(box: str) -> str:
@@ -275,40 +313,27 @@ def _set_environment() -> None:
 
 
 def _run(command: Any) -> None:
-    if isinstance(command, Settings):
+    if isinstance(command, Options):
         _compress(command)
-    elif isinstance(command, OneShot):
-        _one_shot(command)
     else:
         command.run()
 
 
-def _compress(settings: Settings) -> None:
+def _compress(given: Options) -> None:
     from rich.console import Console
 
     from lpaf_jax.pipeline import run
     from lpaf_jax.processes import is_first
     from lpaf_jax.report import print_results
 
+    # The values of the preset are among these already: said again, they change nothing.
+    values = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
+    settings = make_settings(**values)
     metrics = run(settings)
     if not settings.quiet and is_first():
         console = Console(highlight=False, markup=False, emoji=False)
         print_results(metrics, console)
         console.print(f"Report: {settings.out / 'report.html'}", soft_wrap=True)
-
-
-def _one_shot(settings: OneShot) -> None:
-    from rich.console import Console
-
-    from lpaf_jax.oneshot import run_one_shot
-    from lpaf_jax.report.words import one_shot_lines
-
-    found = run_one_shot(settings)
-    if not settings.quiet:
-        console = Console(highlight=False, markup=False, emoji=False)
-        for line in one_shot_lines(found):
-            console.print(line)
-        console.print(f"Model: {settings.out / 'model'}", soft_wrap=True)
 
 
 if __name__ == "__main__":

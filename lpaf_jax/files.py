@@ -98,6 +98,17 @@ def read_json(path: Path) -> Any:
         raise LpafError(f"{path} cannot be read as JSON: {error}") from error
 
 
+def link(source: str | Path, target: str | Path) -> None:
+    """Let `target` be the same file as `source`, or a copy where the disk has no links.
+
+    Files are never written in place here, so that neither changes with the other.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def free_bytes(path: Path) -> int:
     """Bytes free on the disk that holds `path`, or will hold it once it is made."""
     place = path.absolute()

@@ -25,7 +25,7 @@ from lpaf_jax.kinds import KINDS, Judged, Kind, Terms
 from lpaf_jax.models import compressible, is_hub_id, load_model, parameters, resolve_model
 from lpaf_jax.models.families import family_name
 from lpaf_jax.models.weight_files import weight_files
-from lpaf_jax.settings import Settings
+from lpaf_jax.options import Options
 
 
 class Inputs(NamedTuple):
@@ -41,6 +41,7 @@ class Inputs(NamedTuple):
         terms: what the model is to read, and by what it is judged.
         classes: names that the model's own head gives its classes; see `classes_of`.
         order: by `order_by_name`, from them to those of the task.
+        trains_head: whether fine-tuning trains the head; else it is the model's own.
         train: of a question, every window that its context takes.
         validation: what is judged after every epoch.
     """
@@ -54,6 +55,7 @@ class Inputs(NamedTuple):
     terms: Terms
     classes: list[str]
     order: list[int] | None
+    trains_head: bool
     train: Encoded
     validation: Judged
     test: Judged
@@ -64,35 +66,43 @@ class Inputs(NamedTuple):
         return KINDS[self.terms.kind]
 
 
-def load_inputs(settings: Settings) -> Inputs:
+def load_inputs(options: Options, *, trains_head: bool = True) -> Inputs:
     """Find and read the model, read and split the data, tokenize it.
+
+    Args:
+        options: of the run.
+        trains_head: whether the head is to be trained: it is drawn where the model has none that
+            fits. Else the model must bring its own.
 
     Raises:
         LpafError: the model or the task is unknown, the weights are damaged or not dense, the
             model cannot be given the head that the task needs, or the data cannot serve.
     """
-    check_task_name(settings.task)  # before anything is fetched
-    source = resolve_model(settings.model)
+    assert options.task is not None
+    check_task_name(options.task)  # before anything is fetched
+    source = resolve_model(options.model)
     task = load_task(
-        settings.task,
-        text_column=settings.text_column,
-        label_column=settings.label_column,
-        pair_column=settings.pair_column,
-        data=settings.data,
-        limit=settings.limit,
-        regression=settings.regression,
+        options.task,
+        text_column=options.text_column,
+        label_column=options.label_column,
+        pair_column=options.pair_column,
+        data=options.data,
+        limit=options.limit,
+        regression=options.regression,
     )
     terms = Terms(
         kind=task.kind,
-        length=settings.tokens,
+        length=options.tokens,
         label_names=task.label_names,
         metrics=task.metrics,
         pairs=task.test.pairs is not None,
-        stride=settings.doc_stride,
-        no_answer=settings.task == "squad_v2",
+        stride=options.doc_stride,
+        no_answer=options.task == "squad_v2",
     )
     kind, tokenizer = KINDS[task.kind], load_tokenizer(source)
-    positions, shapes, weight_bytes = _measure(source, settings, task.name, terms, tokenizer)
+    positions, shapes, weight_bytes = _measure(
+        source, options, task.name, terms, tokenizer, trains_head
+    )
     classes = classes_of(source)
     held = task.validation
     if kind.validated is not None:
@@ -107,41 +117,46 @@ def load_inputs(settings: Settings) -> Inputs:
         terms,
         classes,
         order_by_name(classes, task.label_names),
+        trains_head,
         *(kind.judged(tokenizer, split, terms) for split in (task.train, held, task.test)),
     )
 
 
-def hub_names(settings: Settings) -> list[str]:
-    """What of these settings is asked of the hub."""
-    model = settings.model
-    names = [model] if is_hub_id(model) else []
-    published = settings.task in (*GLUE, *SQUAD) and settings.data is None
-    return names + ([settings.task] if published else [])
+def hub_names(options: Options) -> list[str]:
+    """What of these options is asked of the hub."""
+    names = [options.model] if is_hub_id(options.model) else []
+    published = options.task in (*GLUE, *SQUAD) and options.data is None
+    return names + ([str(options.task)] if published else [])
 
 
 def _measure(
-    source: Path, settings: Settings, task: str, terms: Terms, tokenizer: Tokenizer
+    source: Path,
+    options: Options,
+    task: str,
+    terms: Terms,
+    tokenizer: Tokenizer,
+    trains_head: bool,
 ) -> tuple[int, list[tuple[int, int]], int]:
     kind = KINDS[terms.kind]
-    if settings.finetune_epochs == 0:
+    if not trains_head:
         require_head(source, task, kind.head, kind.outputs(terms))
-    model = first_model(source, settings, kind, terms)
+    model = _with_head(source, terms, trains_head, options.seed)
     params = parameters(model)
     shapes = [(w.shape[0], w.shape[1]) for w in compressible(params).values()]
     if not shapes or any(path.endswith(".a") for path in params):
-        raise LpafError(f"model {settings.model} is factorized already; start from a dense one")
-    if settings.tokens > model.positions:
+        raise LpafError(f"model {options.model} is factorized already; start from a dense one")
+    if options.tokens > model.positions:
         raise SettingError(
             ("length",),
-            f"is {settings.tokens}, but model {settings.model} reads {model.positions} tokens "
+            f"is {options.tokens}, but model {options.model} reads {model.positions} tokens "
             "at most",
         )
     if hasattr(model, "pad_token_id"):
-        _check_padding(settings.model, model.pad_token_id, tokenizer.pad_id)
+        _check_padding(options.model, model.pad_token_id, tokenizer.pad_id)
     return model.positions, shapes, sum(x.nbytes for x in params.values())
 
 
-def first_model(source: Path, settings: Settings, kind: Kind, terms: Terms) -> Any:
+def first_model(inputs: Inputs, seed: int) -> Any:
     """The pretrained model with a head for the task, which is drawn where it has none that fits.
 
     No head is drawn that nothing would train: without fine-tuning the model's own is taken.
@@ -149,11 +164,16 @@ def first_model(source: Path, settings: Settings, kind: Kind, terms: Terms) -> A
     Raises:
         LpafError: see `load_model`.
     """
-    if settings.finetune_epochs == 0:
+    return _with_head(inputs.source, inputs.terms, inputs.trains_head, seed)
+
+
+def _with_head(source: Path, terms: Terms, trains_head: bool, seed: int) -> Any:
+    if not trains_head:
         return load_model(source)
+    kind = KINDS[terms.kind]
     outputs = kind.outputs(terms)
     number = None if outputs is None else len(outputs)
-    return load_model(source, head=kind.head, num_labels=number, seed=settings.seed)
+    return load_model(source, head=kind.head, num_labels=number, seed=seed)
 
 
 def _check_padding(name: str, own: int | None, used: int) -> None:
@@ -235,16 +255,16 @@ def about_repeats(inputs: Inputs) -> str | None:
     return inputs.task.left_out
 
 
-def about_classes(settings: Settings, inputs: Inputs) -> str | None:
+def about_classes(model: str, inputs: Inputs) -> str | None:
     """What is to be said where nothing tells which class of the model is which of the task.
 
     A head that is to be fine-tuned learns it.
     """
-    if settings.finetune_epochs or not inputs.task.label_names or inputs.order is not None:
+    if inputs.trains_head or not inputs.task.label_names or inputs.order is not None:
         return None
     theirs, ours = ", ".join(inputs.classes), ", ".join(inputs.task.label_names)
     return (
-        f"the classes {theirs} of {settings.model} are taken as {ours} of the task, in this order: "
+        f"the classes {theirs} of {model} are taken as {ours} of the task, in this order: "
         f"if they are others, name them under id2label in {inputs.source / 'config.json'}"
     )
 

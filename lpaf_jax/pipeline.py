@@ -1,11 +1,12 @@
-"""The main job, top to bottom: each stage one call."""
+"""A run, top to bottom: the stages of its recipe one after the other, then what is reported."""
 
+import base64
 import datetime
 import errno
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,6 @@ import jax
 import numpy as np
 from flax import nnx
 
-from lpaf_jax import stages
 from lpaf_jax.compress.analysis import analyse_pruning
 from lpaf_jax.data import Encoded, compare_paired
 from lpaf_jax.errors import LpafError, SettingError
@@ -44,31 +44,43 @@ from lpaf_jax.models import (
 from lpaf_jax.models.latency import compare_latency
 from lpaf_jax.processes import is_first, join, together
 from lpaf_jax.progress import Progress
+from lpaf_jax.recipes import Recipe
+from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import model_card, result_text, write_report
-from lpaf_jax.report.facts import PHASES
-from lpaf_jax.run import STAGE_FIELDS, Run
+from lpaf_jax.run import Run
 from lpaf_jax.settings import Settings, as_json, check, make_settings
+from lpaf_jax.stages import Context, FineTune, Prune
+from lpaf_jax.stages.base import Place
+from lpaf_jax.stages.prune import pruning_arrays
+from lpaf_jax.stages.trainer import layout_of
 from lpaf_jax.train import Checkpoints, Stopwatch, predict
-from lpaf_jax.trainer import layout_of
 
 _LOG = logging.getLogger("lpaf_jax")
 LATENCY_LENGTH = 64
 _EVALUATION_BATCH = 32
 # Bytes that a run has on disk at most, in sizes of its model: the models of four stages with
-# scores and masks, and the checkpoints of both parts of tuning, four of each at a time.
-_FOLDER_SIZE = 25
+# scores, masks and moments, and the checkpoints of both parts of tuning, four of each at a time.
+_FOLDER_SIZE = 26
 
 
 def compress(
-    model: Path | str, *, task: Path | str, out: Path | str, **chosen: Any
+    model: Path | str,
+    *,
+    out: Path | str,
+    task: Path | str | None = None,
+    recipe: str | Recipe | None = None,
+    **chosen: Any,
 ) -> dict[str, Any]:
-    """Compress a pretrained model for a task by low-rank prune-and-factorize.
+    """Compress a pretrained model by a recipe, for a task or by a text alone.
 
     Args:
         model: `minilm`, a folder, or a hub id.
-        task: a task's name, or the path of a json, csv, tsv, jsonl or parquet file.
         out: folder of the run; an unfinished one is continued.
-        chosen: any other field of `lpaf_jax.settings.Settings`.
+        task: a task's name, or the path of a json, csv, tsv, jsonl or parquet file; None where
+            nothing is to be trained, and `calibration` names a text.
+        recipe: a `Recipe`, or what `lpaf compress --recipe` takes; lpaf unless given, drone
+            without a task.
+        chosen: fields of `lpaf_jax.options.Options`, and settings of the stages of the recipe.
 
     Returns:
         what `metrics.json` holds.
@@ -76,21 +88,25 @@ def compress(
     Raises:
         LpafError: something asked for cannot be done; said before any long work starts.
     """
-    return run(make_settings(model, task=task, out=out, **chosen))
+    return run(make_settings(model, task=task, out=out, recipe=recipe, **chosen))
 
 
 def run(settings: Settings) -> dict[str, Any]:
     """Do, or finish, the run that `settings` describe; see `compress`."""
     check(settings)
+    if not settings.trained:
+        from lpaf_jax.oneshot import run_one_shot
+
+        return run_one_shot(settings)
     if settings.distributed:
         join()
-    layout_of(settings)  # refuses what these devices cannot do
+    layout_of(settings.training)  # refuses what these devices cannot do
     job = Run(settings)
     progress = Progress(job.folder, settings.quiet)
     for name in hub_names(settings):  # the hub's client tries for a minute before it gives up
         progress.say(f"looking for {name} at the hub")
-    inputs = load_inputs(settings)
-    rank = choose_rank(settings, inputs)
+    inputs = load_inputs(settings, trains_head=trains_head(settings))
+    _check_ranks(settings, inputs)
     needs = _FOLDER_SIZE * inputs.weight_bytes
     with job.opened(fingerprint(inputs), needs), _told_of_a_full_disk(job), closing(progress):
         metrics = job.finished()
@@ -101,39 +117,56 @@ def run(settings: Settings) -> dict[str, Any]:
             progress.say(f"{job.folder} is finished; there is nothing left to do")
             return metrics
         progress.say(
-            f"recipe {settings.recipe}: {settings.model} on {inputs.task.name} "
-            f"({len(inputs.task.train)} training examples), rank {rank} everywhere, "
-            f"{_percent(share_of_rank(rank, inputs))} of the compressible weights"
+            f"recipe {settings.method.name}: {settings.model} on {inputs.task.name} "
+            f"({len(inputs.task.train)} training examples), {plan(settings, inputs)}"
         )
-        missed = _share_missed(settings, inputs, rank)
+        missed = _share_missed(settings, inputs)
         for told in (missed, about_repeats(inputs), about_length(inputs)):
             if told:
                 progress.say(told)
-        for amiss in (about_places(inputs), about_classes(settings, inputs)):
+        for amiss in (about_places(inputs), about_classes(settings.model, inputs)):
             if amiss:
                 progress.warn(amiss)
-        fine_tune(job, inputs, progress)
-        if "prune" not in settings.without:
-            prune(job, inputs, progress)
-        factorize(job, inputs, progress, rank)
-        tune(job, inputs, progress)
-        metrics = evaluate(job, inputs, progress, rank)
+        for name, _ in settings.steps:
+            do_step(job, inputs, progress, name)
+        metrics = evaluate(job, inputs, progress)
         finish(job, metrics)
         _LOG.info("finished\n%s", result_text(metrics))
     return metrics
 
 
-def choose_rank(settings: Settings, inputs: Inputs) -> int:
-    """The rank of every factorization, from `rank` or from the ratio `params`."""
-    if settings.rank is None:
-        assert settings.share is not None
-        return rank_for_ratio(inputs.shapes, settings.share)
+def trains_head(settings: Settings) -> bool:
+    """Whether the run trains the head of the task: a recipe may take the model as it is."""
+    return any(
+        isinstance(stage, FineTune) and stage.finetune_epochs > 0 for _, stage in settings.steps
+    )
+
+
+def plan(settings: Settings, inputs: Inputs) -> str:
+    """How much of the compressible weights is to be kept, and with what ranks, in words."""
+    chosen, share = settings.factorize, settings.share
+    if chosen.ranks != "uniform":
+        assert share is not None
+        return f"{_percent(share)} of the compressible weights to keep, ranks by {chosen.ranks}"
+    rank = one_rank(settings, inputs)
+    kept = _percent(share_of_rank(rank, inputs))
+    return f"rank {rank} everywhere, {kept} of the compressible weights"
+
+
+def one_rank(settings: Settings, inputs: Inputs) -> int:
+    """The rank of all factorizations where it is one, from `rank` or from the ratio `params`."""
+    share = settings.share
+    if share is None:
+        assert settings.factorize.rank is not None
+        return settings.factorize.rank
+    return rank_for_ratio(inputs.shapes, share)
+
+
+def _check_ranks(settings: Settings, inputs: Inputs) -> None:
+    rank = settings.factorize.rank
     largest = min(min(shape) for shape in inputs.shapes)
-    if settings.rank > largest:
-        raise SettingError(
-            ("rank",), f"{settings.rank} is more than {largest}, the smallest side there is"
-        )
-    return settings.rank
+    if rank is not None and rank > largest:
+        raise SettingError(("rank",), f"{rank} is more than {largest}, the smallest side there is")
 
 
 def share_of_rank(rank: int, inputs: Inputs) -> float:
@@ -141,10 +174,14 @@ def share_of_rank(rank: int, inputs: Inputs) -> float:
     return rank * sum(map(sum, inputs.shapes)) / sum(m * n for m, n in inputs.shapes)
 
 
-def _share_missed(settings: Settings, inputs: Inputs, rank: int) -> str | None:
+def _share_missed(settings: Settings, inputs: Inputs) -> str | None:
     """What to say where a whole rank is off the share asked for by more than a tenth of it."""
-    asked, reached = settings.share, share_of_rank(rank, inputs)
-    if asked is None or abs(reached - asked) <= 0.1 * asked:
+    asked = settings.share
+    if asked is None or settings.factorize.ranks != "uniform":
+        return None
+    rank = one_rank(settings, inputs)
+    reached = share_of_rank(rank, inputs)
+    if abs(reached - asked) <= 0.1 * asked:
         return None
     return (
         f"{_percent(asked)} was asked for: ranks are whole numbers, and each takes "
@@ -157,87 +194,41 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.2g} %"
 
 
-def fine_tune(job: Run, inputs: Inputs, progress: Progress) -> None:
-    """Stage `dense`: the pretrained model, fine-tuned on the task."""
-
-    def work(checkpoints: Callable[[str], Checkpoints]) -> Saved:
-        return stages.finetune(job.settings, inputs, progress, checkpoints("finetune")), None
-
-    _stage(job, inputs, progress, "dense", inputs.source, work)
-
-
-def prune(job: Run, inputs: Inputs, progress: Progress) -> None:
-    """Stage `pruned`: step 1, its scores and masks beside the weights."""
-
-    def work(checkpoints: Callable[[str], Checkpoints]) -> Saved:
-        return stages.prune_weights(
-            job.settings, inputs, job.stage("dense"), progress, checkpoints("prune")
-        )
-
-    _stage(job, inputs, progress, "pruned", job.stage("dense"), work)
-
-
-def factorize(job: Run, inputs: Inputs, progress: Progress, rank: int) -> None:
-    """Stage `factorized`: step 2."""
-    source = _factorized_from(job)
-
-    def work(checkpoints: Callable[[str], Checkpoints]) -> Saved:
-        return stages.factorize_weights(job.settings, inputs, source, rank), None
-
-    _stage(job, inputs, progress, "factorized", source, work)
-
-
-def tune(job: Run, inputs: Inputs, progress: Progress) -> None:
-    """Stage `final`: step 3; the dense matrices are dropped."""
-
-    def work(checkpoints: Callable[[str], Checkpoints]) -> Saved:
-        return stages.tune_factors(
-            job.settings,
-            inputs,
-            _factorized_from(job),
-            job.stage("factorized"),
-            job.stage("dense"),
-            progress,
-            checkpoints,
-        ), None
-
-    _stage(job, inputs, progress, "final", job.stage("factorized"), work)
-
-
-def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[str, Any]:
+def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
     """Everything that is reported: test figures of every stage, sizes, latency, times."""
     _announce(job, progress, "evaluate")
     started = time.monotonic()
-    names = [n for n in ("dense", "pruned", "factorized", "final") if job.stage(n).is_dir()]
+    names = [name for name, _ in job.settings.steps]
+    first = names[0]
     models = {name: load_model(job.stage(name)) for name in names}
     logits = _logits_of(models, inputs.test, progress)
     results = {name: inputs.test.score(found) for name, found in logits.items()}
-    ends = {name: models[name] for name in ("dense", "final")}
+    ends = {"dense": models[first], FINAL: models[FINAL]}
     stored = {name: count_parameters(parameters(model)) for name, model in ends.items()}
     progress.say("evaluate      speed of the dense and the final model")
     length = min(LATENCY_LENGTH, inputs.positions)
     latency = compare_latency(ends, length=length)
-    if "pruned" in models:
-        progress.say("evaluate      ranks of the pruned matrices")
-        if is_first():
-            found = _analyse(job, models["dense"], models["pruned"])
-            write_json(job.folder / "analysis.json", found)
+    _analyse(job, models, progress)
     primary = inputs.terms.metrics[0]
     seconds = job.seconds() | {"evaluate": round(time.monotonic() - started, 2)}
+    ranks = ranks_of(models[FINAL])
     return {
         "model": job.settings.model,
         "task": inputs.task.name,
         **_nature(inputs),
-        "recipe": job.settings.recipe,
+        "recipe": job.settings.method.name,
         "stages": results,
-        **_paired(inputs, logits),
-        "retained": _ratio(results["final"][primary], results["dense"][primary]),
-        "rank": rank,
-        "encoder_params_ratio": stored["final"]["encoder"] / stored["dense"]["encoder"],
-        "total_params_ratio": stored["final"]["total"] / stored["dense"]["total"],
+        "described": describe(job.settings, primary, ranks),
+        **_paired(inputs, logits, first),
+        "retained": _ratio(results[FINAL][primary], results[first][primary]),
+        "rank": next(iter(ranks.values())) if len(set(ranks.values())) == 1 else None,
+        "ranks": ranks,
+        "encoder_params_ratio": stored[FINAL]["encoder"] / stored["dense"]["encoder"],
+        "total_params_ratio": stored[FINAL]["total"] / stored["dense"]["total"],
         "params": stored,
         "bytes_on_disk": {
-            name: (job.stage(name) / "model.safetensors").stat().st_size for name in ends
+            name: (job.stage(place) / "model.safetensors").stat().st_size
+            for name, place in (("dense", first), (FINAL, FINAL))
         },
         "latency_ms": {"length": length, "threads": usable_cpus(), **latency},
         "seconds": seconds | {"total": round(sum(seconds.values()), 2)},
@@ -247,6 +238,29 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress, rank: int) -> dict[st
         "versions": versions(),
         "seed": job.settings.seed,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def ranks_of(model: nnx.Module) -> dict[str, int]:
+    """The rank of every factorized layer, by path."""
+    return {
+        path.removesuffix(".a"): array.shape[1]
+        for path, array in compressible(parameters(model)).items()
+        if path.endswith(".a")
+    }
+
+
+def describe(settings: Settings, metric: str, ranks: Mapping[str, int]) -> dict[str, Any]:
+    """What every stage says of itself, by the name of the model it leaves."""
+    found = {
+        "metric": metric,
+        "stages": [name for name, _ in settings.steps],
+        "ranks": ranks,
+        "trained": settings.trained,
+    }
+    return {
+        name: stage.describe(found).as_json() | {"shrinks": stage.shrinks, "logs": stage.logs}
+        for name, stage in settings.steps
     }
 
 
@@ -276,28 +290,18 @@ def _logits_of(
     return found
 
 
-Saved = tuple[nnx.Module, dict[str, Any] | None]
-
-
-def _stage(
-    job: Run,
-    inputs: Inputs,
-    progress: Progress,
-    name: str,
-    source: Path,
-    work: Callable[[Callable[[str], Checkpoints]], Saved],
-) -> None:
-    """Run one stage unless it is finished, save its model and clear its checkpoints."""
+def do_step(job: Run, inputs: Inputs, progress: Progress, name: str) -> None:
+    """Run one step unless it is finished, save its model and clear its checkpoints."""
     done = job.is_done(name)
     together(f"begin {name}")  # all have looked before the first one writes
     if done:
         return
     _announce(job, progress, name)
-    if job.settings.reuse is not None and name in STAGE_FIELDS:
+    if job.settings.reuse and name != FINAL:
         reason = job.take_over(name)
         together(f"take over {name}")
         if reason is None:
-            progress.say(f"{name:<13} taken over from {job.settings.reuse}")
+            progress.say(f"{name:<13} taken over from another run")
             return
         progress.say(f"{name:<13} not taken over: {reason}")
     opened: list[Checkpoints] = []
@@ -319,21 +323,20 @@ def _stage(
         )
         return opened[-1]
 
-    model, extra = work(checkpoints)
+    steps = job.settings.steps
+    index = [step for step, _ in steps].index(name)
+    before = tuple(Place(job.stage(step), stage) for step, stage in steps[:index])
+    context = Context(inputs, job.settings.training, progress, before, checkpoints)
+    model, extra = steps[index][1].run(context)
     seconds = stopwatch.seconds()
-    card = model_card(
-        {"model": job.settings.model, "task": inputs.task.name, "stage": name}
-        | _nature(inputs)
-        | {"settings": as_json(job.settings)}
-    )
     if is_first():
         job.note_seconds(name, seconds)
         save_model(
             model,
             job.stage(name),
-            source=source,
+            source=before[-1].folder if before else inputs.source,
             label_names=inputs.kind.outputs(inputs.terms),
-            card=card,
+            card=_card(job.settings, inputs, name, model),
             reads=inputs.terms.saved(),
             extra=extra,
         )
@@ -346,12 +349,23 @@ def _stage(
     progress.say(f"{name:<13} done in {seconds:.0f} s")
 
 
+def _card(settings: Settings, inputs: Inputs, name: str, model: nnx.Module) -> str:
+    """The card of a model whose figures are not known yet."""
+    told = describe(settings, inputs.terms.metrics[0], ranks_of(model))
+    return model_card(
+        {"model": settings.model, "task": inputs.task.name, "stage": name}
+        | _nature(inputs)
+        | {"settings": as_json(settings), "recipe": settings.method.name, "described": told}
+    )
+
+
 def _announce(job: Run, progress: Progress, name: str) -> None:
     """Say how far the run is: `stage 2 of 5: pruning`."""
-    names = ["dense", "pruned", "factorized", "final", "evaluate"]
-    if "prune" in job.settings.without:
-        names.remove("pruned")
-    progress.say(f"stage {names.index(name) + 1} of {len(names)}: {PHASES[name].lower()}")
+    steps = dict(job.settings.steps)
+    names = [*steps, "evaluate"]
+    found = {"metric": "", "stages": list(steps), "ranks": {}, "trained": True}
+    phase = "evaluating" if name == "evaluate" else steps[name].describe(found).phase.lower()
+    progress.say(f"stage {names.index(name) + 1} of {len(names)}: {phase}")
 
 
 @contextmanager
@@ -374,12 +388,20 @@ def _nature(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _paired(inputs: Inputs, logits: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The comparison of two models example by example, where answers are right or wrong."""
+def _paired(inputs: Inputs, logits: dict[str, np.ndarray], first: str) -> dict[str, Any]:
+    """The comparison of two models example by example, where answers are right or wrong.
+
+    `right` holds for both ends of the run which test examples each has right, as packed bits.
+    """
     right = inputs.test.right
     if right is None:
         return {}
-    return {"paired": compare_paired(right(logits["dense"]), right(logits["final"]))}
+    ends = {"dense": right(logits[first]), FINAL: right(logits[FINAL])}
+    packed = {
+        name: base64.b64encode(np.packbits(found).tobytes()).decode()
+        for name, found in ends.items()
+    }
+    return {"paired": compare_paired(*ends.values()), "right": packed}
 
 
 def _ratio(part: float, whole: float) -> float | None:
@@ -387,10 +409,14 @@ def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole > 0 else None
 
 
-def _factorized_from(job: Run) -> Path:
-    return job.stage("dense" if "prune" in job.settings.without else "pruned")
-
-
-def _analyse(job: Run, dense: nnx.Module, pruned: nnx.Module) -> dict[str, Any]:
-    _, kept = stages.pruning_arrays(job.stage("pruned"))
-    return analyse_pruning(compressible(parameters(dense)), compressible(parameters(pruned)), kept)
+def _analyse(job: Run, models: Mapping[str, nnx.Module], progress: Progress) -> None:
+    """Write what pruning did to the ranks of the matrices, where the recipe prunes."""
+    steps = job.settings.steps
+    pruned = [name for name, stage in steps if isinstance(stage, Prune)]
+    if not pruned:
+        return
+    progress.say("evaluate      ranks of the pruned matrices")
+    if is_first():
+        masks = pruning_arrays(job.stage(pruned[0])).masks
+        kernels = (compressible(parameters(models[name])) for name in (steps[0][0], pruned[0]))
+        write_json(job.folder / "analysis.json", analyse_pruning(*kernels, masks))

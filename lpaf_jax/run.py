@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, what is finished in it, what another run lends it."""
 
 import fcntl
+import json
 import logging
 import re
 import shutil
@@ -12,30 +13,24 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lpaf_jax.errors import LpafError, mended_by
-from lpaf_jax.files import atomic_dir, free_bytes, read_json, write_json
+from lpaf_jax.files import atomic_dir, free_bytes, json_text, link, read_json, write_json
+from lpaf_jax.folders import stage_folder
 from lpaf_jax.models import check_saved
+from lpaf_jax.options import NOT_COMPARED, Options
 from lpaf_jax.processes import is_first, together, well_everywhere
 from lpaf_jax.progress import borrow_rows
-from lpaf_jax.settings import NOT_COMPARED, Settings, as_json
+from lpaf_jax.recipes import own_settings
+from lpaf_jax.recipes.base import FINAL
+from lpaf_jax.settings import Settings, as_json
 
-_TASK_FIELDS = (
+# What the first stage of every run depends on, beside its own settings and what is read.
+_READ = (
     *("model", "task", "text_column", "label_column", "pair_column", "regression"),
-    *("data", "limit"),
+    *("data", "limit", "length", "doc_stride"),
 )
-_DENSE_FIELDS = (
-    *_TASK_FIELDS,
-    *("length", "doc_stride", "batch", "accumulate", "dtype", "seed"),
-    *("finetune_epochs", "finetune_lr", "warmup", "weight_decay"),
-)
-_PRUNED_FIELDS = (
-    *_DENSE_FIELDS,
-    *("criterion", "kept", "scope", "mask_every", "score_decay"),
-    *("prune_epochs", "prune_lr", "cooldown"),
-)
-# A stage that another run has finished is the same stage where all these settings are the same.
-STAGE_FIELDS = {"dense": _DENSE_FIELDS, "pruned": _PRUNED_FIELDS}
-_DEFAULTS = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
-_LOGGED_AS = {"dense": "finetune", "pruned": "prune"}
+# What all training stages depend on.
+_TRAINED = ("batch", "accumulate", "dtype", "seed", "warmup", "weight_decay")
+_DEFAULTS = {f.name: f.default for f in fields(Options) if f.default is not MISSING}
 
 # All that a run makes beside its settings and logs; what else lies in its folder is not ours to
 # delete. The metrics go first: without them a run is not finished.
@@ -66,12 +61,13 @@ class Run:
         self.settings = settings
         self.folder = settings.out
         self._replace = _holds_another(settings)
-        if settings.reuse is not None and _settings_in(settings.reuse) is None:
-            raise LpafError(f"--reuse {settings.reuse} holds no run of lpaf: name a run's --out")
+        for other in settings.reuse:
+            if _settings_in(other) is None:
+                raise LpafError(f"--reuse {other} holds no run of lpaf: name a run's --out")
 
     def stage(self, name: str) -> Path:
         """Folder of the model after stage `name`."""
-        return self.folder / ("model" if name == "final" else f"stages/{name}")
+        return stage_folder(self.folder, name)
 
     def checkpoint(self, name: str) -> Path:
         """Folder of the in-stage checkpoints of stage `name`."""
@@ -155,24 +151,44 @@ class Run:
                     held = None
                 if held is None:
                     path = self.folder / "settings.json"
-                    write_json(path, as_json(self.settings) | {"fingerprint": fingerprint})
+                    steps = {name: self.key(name)["steps"] for name, _ in self.settings.steps}
+                    known = {"fingerprint": fingerprint, "steps": steps}
+                    write_json(path, as_json(self.settings) | known)
                 self.seconds()  # a damaged file is told of before the work, not after
                 yield
 
+    def key(self, name: str) -> dict[str, Any]:
+        """All that the model after step `name` depends on, but for what the run reads."""
+        ours = as_json(self.settings)
+        depends = {field: ours[field] for field in (*_READ, *_TRAINED)}
+        steps = json_text(own_settings(self.settings.steps, name))
+        return depends | {"steps": json.loads(steps)}
+
     def take_over(self, name: str) -> str | None:
-        """Copy the finished stage `name` from the run to reuse.
+        """Copy the finished step `name` from the first run to reuse that holds the same.
 
         Returns:
             None where that was done; else why not, in words.
         """
-        other, fields = self.settings.reuse, STAGE_FIELDS.get(name)
-        if other is None or fields is None:
+        if name == FINAL:
             return "it is no stage that is taken over"
+        reason = "there is no run to reuse"
+        for other in self.settings.reuse:
+            reason = self._differs(other, name)
+            if reason is None:
+                self._copy(other, name)
+                return None
+        return reason
+
+    def _differs(self, other: Path, name: str) -> str | None:
+        """Why the step `name` of another run is not ours; None where it is."""
         source = other / f"stages/{name}"
         if not (source / "config.json").is_file():
             return f"{other} does not hold it"
         theirs, ours = _settings_in(other) or {}, _settings_in(self.folder) or {}
-        differing = [name for name in fields if theirs.get(name) != ours.get(name)]
+        key = self.key(name)
+        differing = [field for field in (*_READ, *_TRAINED) if theirs.get(field) != key[field]]
+        differing += _changed_steps(theirs.get("steps", {}).get(name), key["steps"])
         differing += _changed_parts(theirs.get("fingerprint"), ours.get("fingerprint"))
         if differing:
             return f"other {', '.join(differing)}"
@@ -180,11 +196,17 @@ class Run:
             check_saved(source)
         except LpafError as error:
             return str(error)
+        return None
+
+    def _copy(self, other: Path, name: str) -> None:
         if is_first():
             with atomic_dir(self.stage(name)) as temporary:
-                shutil.copytree(source, temporary, dirs_exist_ok=True)
-            borrow_rows(other, self.folder, _LOGGED_AS[name])
-        return None
+                shutil.copytree(
+                    other / f"stages/{name}", temporary, dirs_exist_ok=True, copy_function=link
+                )
+            logged = dict(self.settings.steps)[name].logs
+            if logged is not None:
+                borrow_rows(other, self.folder, logged)
 
     def note_seconds(self, name: str, seconds: float) -> None:
         """Keep the time that stage `name` has taken."""
@@ -241,8 +263,8 @@ class Run:
         which = "" if parts == [_UNKNOWN] else f" ({', '.join(parts)})"
         raise LpafError(
             f"--out {self.folder} was begun with other data or weights{which}: what lies at "
-            f"{held['task']} or {held['model']} has changed since; name another folder, or start "
-            "anew there with --force"
+            f"{held['task'] or held['calibration']} or {held['model']} has changed since; name "
+            "another folder, or start anew there with --force"
         )
 
 
@@ -266,8 +288,14 @@ def _holds_another(settings: Settings) -> bool:
         return False
     ours = as_json(settings)
     other = [n for n in ours if n not in NOT_COMPARED and theirs.get(n) != ours[n]]
+    if not other and FINAL in theirs.get("steps", {}):
+        steps = json.loads(json_text(own_settings(settings.steps, FINAL)))
+        other = _changed_steps(theirs["steps"][FINAL], steps)
     if other and not settings.force:
-        changes = ", ".join(f"{n} {theirs.get(n)!r} there, {ours[n]!r} now" for n in other)
+        changes = ", ".join(
+            f"{n} {theirs.get(n)!r} there, {ours[n]!r} now" if n in ours else f"other {n}"
+            for n in other
+        )
         raise LpafError(
             f"--out {folder} holds another run ({changes}): name another folder, where "
             f"--reuse {folder} takes over what is the same, or start anew there with --force"
@@ -283,6 +311,19 @@ def _changed_parts(theirs: Any, ours: Any) -> list[str]:
     differing = [name for name in was | now if was.get(name) != now.get(name)]
     known = len(was) > 1 and len(now) > 1  # an earlier version noted the whole alone
     return [name for name in differing if name != "whole"] if known else [_UNKNOWN]
+
+
+def _changed_steps(theirs: Any, ours: list[Any]) -> list[str]:
+    """The settings that two lists of steps differ in, as `own_settings` gives them."""
+    if theirs == ours:
+        return []
+    if not isinstance(theirs, list) or [s[0] for s in theirs] != [s[0] for s in ours]:
+        return ["stages before it"]
+    differing = []
+    for was, now in zip(theirs, ours, strict=True):
+        before = dict(was[1:])
+        differing += [name for name, value in now[1:] if before.get(name) != value]
+    return differing
 
 
 def _settings_in(folder: Path) -> dict[str, Any] | None:

@@ -1,197 +1,21 @@
-"""Every choice of a run, with its default; presets; checks made before any work starts."""
+"""Every choice of a run: its options and its recipe, from a preset and what a person chooses."""
 
 import dataclasses
-import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any
 
-from tyro.conf import Positional, arg
-
-from lpaf_jax.data import SQUAD
-from lpaf_jax.data.windows import LENGTH
 from lpaf_jax.errors import LpafError, SettingError
+from lpaf_jax.options import NOT_COMPARED as NOT_COMPARED
+from lpaf_jax.options import Options, check_options
+from lpaf_jax.ranges import demand_choice
+from lpaf_jax.recipes import Recipe, make_recipe
+from lpaf_jax.stages import Factorize, Prune
+from lpaf_jax.stages.prune import check_schedule
 
-Step = Literal["prune", "weighting", "mixing"]
-
-_PARAMS_DEFAULT = 0.5
-_LENGTH_DEFAULT = 64
-
-# What `lpaf compress --help` shows in place of the types, and of "(default: None)".
-_OPTIONAL = "(optional)"
-_DIR = arg(metavar="DIR", help_behavior_hint=_OPTIONAL)
-_INT = arg(metavar="INT", help_behavior_hint=_OPTIONAL)
-_PARAMS = arg(metavar="FLOAT", help_behavior_hint=f"(default: {_PARAMS_DEFAULT})")
-_LENGTH = arg(metavar="INT", help_behavior_hint=f"(default: {_LENGTH_DEFAULT}, {LENGTH} for SQuAD)")
-
-
-def _name(help_: str) -> Any:
-    return arg(metavar="NAME", help_behavior_hint=_OPTIONAL, help=help_)
-
-
-# How a task is named beside its name, for every command that reads one.
-TextColumn = Annotated[
-    str | None, _name("Column of the text in a file, where it is not `sentence`.")
-]
-LabelColumn = Annotated[
-    str | None, _name("Column of the label in a file, where it is not `label`.")
-]
-PairColumn = Annotated[str | None, _name("Column of the second text in a file about pairs.")]
-Copy = Annotated[
-    Path | None,
-    arg(
-        metavar="DIR",
-        help_behavior_hint=_OPTIONAL,
-        help=(
-            "Folder of a GLUE task, in place of the hub: train and validation (or dev) as "
-            ".parquet, .csv or .tsv files, as `datasets` or GLUE's own archives have them, or what "
-            "`datasets` saved. Of SQuAD, its official .json files, or one file in their format."
-        ),
-    ),
-]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of `lpaf compress`; `lpaf_jax.pipeline.compress` takes the same names."""
-
-    model: Positional[str]
-    """`minilm`, a folder with a Hugging Face checkpoint, or a hub id."""
-    task: Annotated[str, arg(metavar="TASK")]
-    """`rotten_tomatoes`, `imdb`, a GLUE task, `squad`, `squad_v2`, or a json, csv, tsv, jsonl or
-    parquet file."""
-    out: Annotated[Path, arg(metavar="DIR")]
-    """Folder of the run; an unfinished run of the same settings found there is continued."""
-    preset: Literal["quick", "standard", "paper"] = "standard"
-    """Defaults of all that follows: a short real run, the best found, or the paper's shape."""
-
-    params: Annotated[float | None, _PARAMS] = None
-    """Share of the numbers in the compressible matrices to keep, in (0, 1]."""
-    rank: Annotated[int | None, _INT] = None
-    """Rank of every factorization, instead of --params."""
-    solver: Literal["row", "elementwise", "none"] = "row"
-    """Factorization: one importance a row (closed form), every entry its own, or plain SVD."""
-    importance: Literal["score", "mask", "magnitude", "none"] = "score"
-    """What weighs the factorization: first-order score, pruning mask, magnitude, or nothing."""
-    floor: float = 0.1
-    """Importance every entry has at least, as a share of the mean."""
-    criterion: Literal["first-order", "sensitivity", "magnitude"] = "sensitivity"
-    """What pruning keeps: largest signed first-order score (paper's), unsigned one, or weight."""
-    without: Annotated[
-        tuple[Step, ...], arg(metavar="STEP [STEP ...]", help_behavior_hint="(default: none)")
-    ] = ()
-    """LPAF steps to leave out: prune (1), weighting (2: plain SVD), mixing (3: plain tuning)."""
-
-    kept: float = 0.3
-    """Share of weights that pruning keeps (v)."""
-    scope: Literal["global", "matrix"] = "global"
-    """Keep the top share over all matrices together, or of each."""
-    mask_every: int = 10
-    """Steps between two updates of the pruning masks."""
-    score_decay: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_OPTIONAL)] = None
-    """Factor on the accumulated score at each step; without one it is summed and never forgets."""
-
-    finetune_epochs: float = 2.0
-    """Epochs of fine-tuning; 0 takes MODEL as it is, already fine-tuned."""
-    prune_epochs: float = 1.0
-    """Epochs of pruning."""
-    tune_epochs: float = 1.0
-    """Epochs of fine-tuning after the factorization."""
-    finetune_lr: float = 8e-5
-    """Peak learning rate of fine-tuning."""
-    prune_lr: float = 5e-5
-    """Peak learning rate of pruning."""
-    tune_lr: float = 2e-4
-    """Peak learning rate after the factorization."""
-    warmup: float = 0.1
-    """Share of each stage's steps in which the learning rate rises; pruning starts after it."""
-    cooldown: float = 0.3
-    """Share of the pruning steps left at the final sparsity."""
-    weight_decay: float = 0.01
-    """Decoupled weight decay, on matrices only."""
-    p_init: float = 0.5
-    """Chance of the dense branch at the start of mixed-rank fine-tuning."""
-    p_end: float = 0.7
-    """Share of the steps after which that chance is 0."""
-    consistency: float = 1.0
-    """Weight of the consistency loss between the two passes."""
-    distil: float = 0.0
-    """Weight of the fine-tuned model's answers in the loss while the factors are tuned."""
-    distil_hidden: float = 0.0
-    """Weight of its hidden states there."""
-    temperature: float = 1.0
-    """Temperature at which answers are compared."""
-
-    batch: int = 32
-    """Examples a step."""
-    accumulate: int = 1
-    """Parts of a batch that pass one after another: the memory of one, the step of all."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What training computes in; weights, softmax and norms stay float32."""
-    length: Annotated[int | None, _LENGTH] = None
-    """Longest text in tokens; what is longer is cut, or read in windows of this length (SQuAD)."""
-    doc_stride: int = 128
-    """Tokens that two windows of a context share; a third of --length at most."""
-    seed: int = 0
-    """Decides the new head, the batches, the draws and dropout."""
-    limit: Annotated[int | None, _INT] = None
-    """Use at most this many training examples."""
-
-    text_column: TextColumn = None
-    label_column: LabelColumn = None
-    pair_column: PairColumn = None
-    regression: bool = False
-    """The labels of a file are numbers to be predicted, not classes."""
-    data: Copy = None
-
-    reuse: Annotated[Path | None, _DIR] = None
-    """Run to take fine-tuning and pruning over from, as far as their settings are the same."""
-    fsdp: int = 1
-    """Devices that share one copy of the training state; batches are cut over all devices."""
-    distributed: bool = False
-    """Be one of several processes that make the run together, on hosts that share --out."""
-    keep: Literal["all", "final"] = "all"
-    """Keep the model after every stage, or the final one only."""
-    force: bool = False
-    """Start anew where --out holds another run, which is deleted."""
-    quiet: bool = False
-    """Print nothing but errors."""
-
-    @property
-    def share(self) -> float | None:
-        """`params`, or 0.5 where neither it nor the rank is chosen; None where the rank is."""
-        return _PARAMS_DEFAULT if self.params is None and self.rank is None else self.params
-
-    @property
-    def tokens(self) -> int:
-        """`length`, or the usual one where it is not chosen: windows are longer than texts."""
-        usual = LENGTH if self.task in SQUAD else _LENGTH_DEFAULT
-        return usual if self.length is None else self.length
-
-    @property
-    def recipe(self) -> str:
-        """Name of the method that these settings make."""
-        names = {
-            (): "lpaf",
-            ("prune",): "lpaf-without-step-1",
-            ("weighting",): "lpaf-without-step-2",
-            ("mixing",): "lpaf-without-step-3",
-            ("mixing", "prune", "weighting"): "svd-ft",
-        }
-        left_out = set(self.without)
-        if self.solver == "none" or self.importance == "none":
-            left_out.add("weighting")
-        steps = tuple(sorted(left_out))
-        name = names.get(steps, "lpaf-without-" + "-".join(steps))
-        by_magnitude = self.criterion == "magnitude" and "prune" not in steps
-        return f"{name}-magnitude" if by_magnitude else name
-
-
-# Settings that do not change what is computed, so a run may be continued under others. A preset
-# is nothing but the values it stands for.
-NOT_COMPARED = ("out", "preset", "reuse", "fsdp", "distributed", "keep", "force", "quiet")
-
+# What a run takes where no recipe is named: with a task, and without one.
+RECIPE, RECIPE_OF_TEXTS = "lpaf", "drone"
 _QUICK = {
     "kept": 0.5,
     "finetune_epochs": 1.25,
@@ -211,32 +35,117 @@ _PAPER = {
 PRESETS: dict[str, dict[str, Any]] = {"quick": _QUICK, "standard": {}, "paper": _PAPER}
 
 
-def make_settings(
-    model: Path | str, *, task: Path | str, out: Path | str, preset: str = "standard", **chosen: Any
-) -> Settings:
-    """Settings from a preset and what is chosen beside it.
+@dataclass(frozen=True)
+class Settings(Options):
+    """Options and recipe of a run, checked by `make_settings`."""
+
+    method: Recipe = dataclasses.field(kw_only=True)
+
+    def value(self, name: str, default: Any = None) -> Any:
+        """The setting `name` of the recipe, or the default where it has none of that name."""
+        return self.method.settings().get(name, default)
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is a task, and not a text alone."""
+        return self.task is not None
+
+    @property
+    def steps(self) -> list[tuple[str, Any]]:
+        """The stages of the run by the names of the models they leave."""
+        return self.method.steps()
+
+    @property
+    def share(self) -> float | None:
+        """The share of the compressible numbers to be kept; None where a rank is chosen."""
+        return self.factorize.share(self.trained)
+
+    @property
+    def factorize(self) -> Factorize:
+        """The stage that factorizes."""
+        found = [stage for _, stage in self.steps if isinstance(stage, Factorize)]
+        if not found:
+            raise LpafError(f"recipe {self.method.name} has no stage Factorize")
+        return found[0]
+
+
+def recipe_of(name: str | None, task: Any, preset: str) -> Recipe:
+    """The recipe of that name, with the values of a preset where it has no default of its own.
 
     Raises:
-        LpafError: an unknown preset or setting, or a value outside its range.
+        LpafError: an unknown preset or recipe.
     """
     if preset not in PRESETS:
         raise LpafError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    names = {f.name for f in dataclasses.fields(Settings)}
-    unknown = sorted(set(chosen) - names)
-    if unknown:
-        raise LpafError(f"unknown setting {unknown[0]!r}: choose from {', '.join(sorted(names))}")
-    if "without" in chosen:
-        steps = chosen["without"]
-        chosen["without"] = (steps,) if isinstance(steps, str) else tuple(steps)
-    for name in ("data", "reuse"):
-        if chosen.get(name) is not None:
-            chosen[name] = Path(chosen[name])
-    given = PRESETS[preset] | chosen
+    if name is None:
+        name = RECIPE_OF_TEXTS if task is None else RECIPE
+    return with_preset(make_recipe(name), preset)
+
+
+def with_preset(recipe: Recipe, preset: str) -> Recipe:
+    """The recipe with the values of a preset, but for what it sets to another than the default."""
+    usual: dict[str, Any] = {}
+    for stage in recipe.stages:
+        usual = type(stage)().settings() | usual
+    own = recipe.settings()
+    values = {
+        name: value
+        for name, value in PRESETS[preset].items()
+        if name in own and own[name] == usual[name]
+    }
+    return recipe.with_settings(**values)
+
+
+def make_settings(
+    model: Path | str,
+    *,
+    out: Path | str,
+    task: Path | str | None = None,
+    recipe: str | Recipe | None = None,
+    preset: str = "standard",
+    **chosen: Any,
+) -> Settings:
+    """Settings from a preset, a recipe and what is chosen beside them.
+
+    Args:
+        model: `minilm`, a folder, or a hub id.
+        out: folder of the run.
+        task: a task's name or a file; None for a text alone (`calibration`).
+        recipe: a `Recipe`, or what `--recipe` takes.
+        preset: quick, standard or paper.
+        chosen: fields of `Options`, and settings of the stages of the recipe.
+
+    Raises:
+        LpafError: an unknown preset, recipe or setting, or a value outside its range.
+    """
+    if isinstance(recipe, Recipe):
+        method, name = with_preset(recipe, preset) if preset in PRESETS else recipe, recipe.name
+    else:
+        method = recipe_of(recipe, task, preset)
+        name = method.name if recipe is None else recipe
+    options = {f.name for f in dataclasses.fields(Options)}
+    own = {n: v for n, v in chosen.items() if n not in options}
+    given = {n: v for n, v in chosen.items() if n in options}
+    known = method.settings()
+    if unknown := sorted(set(own) - set(known)):
+        offered = ", ".join(sorted(options | set(known)))
+        raise LpafError(
+            f"unknown setting {unknown[0]!r} of recipe {method.name}: choose from {offered}"
+        )
+    for path in ("data", "calibration", "held_out"):
+        if given.get(path) is not None:
+            given[path] = Path(given[path])
+    if "reuse" in given:
+        reuse = given["reuse"]
+        alone = isinstance(reuse, Path | str)
+        given["reuse"] = tuple(Path(r) for r in ([reuse] if alone else reuse or ()))
     settings = Settings(
         model=str(model),
-        task=str(task),
+        task=None if task is None else str(task),
         out=Path(out),
+        recipe=name,
         preset=preset,  # type: ignore[arg-type]
+        method=method.with_settings(**own),
         **given,
     )
     check(settings)
@@ -249,80 +158,54 @@ def check(settings: Settings) -> None:
     Raises:
         LpafError: names the setting and its range.
     """
-    _choices(settings)
-    _demand(settings, "kept", lambda x: 0 < x <= 1, "in (0, 1]")
-    for name in ("params", "score_decay"):
-        _demand(settings, name, lambda x: x is None or 0 < x <= 1, "in (0, 1]")
-    for name in ("finetune_lr", "prune_lr", "tune_lr"):
-        _demand(settings, name, lambda x: 0 < x < 1, "in (0, 1)")
-    for name in ("warmup", "cooldown", "p_init", "p_end"):
-        _demand(settings, name, lambda x: 0 <= x <= 1, "in [0, 1]")
-    _demand(settings, "temperature", lambda x: 0 < x < math.inf, "finite and more than 0")
-    for name in (
-        *("floor", "consistency", "distil", "distil_hidden", "weight_decay", "finetune_epochs"),
-    ):
-        _demand(settings, name, lambda x: 0 <= x < math.inf, "finite and at least 0")
-    for name in ("prune_epochs", "tune_epochs"):
-        _demand(settings, name, lambda x: 0 < x < math.inf, "finite and more than 0")
-    for name in ("batch", "mask_every", "accumulate", "fsdp", "doc_stride"):
-        _demand(settings, name, _whole(1), "a whole number, at least 1")
-    for name in ("rank", "limit"):
-        if getattr(settings, name) is not None:
-            _demand(settings, name, _whole(1), "a whole number, at least 1")
-    if settings.length is not None:
-        _demand(settings, "length", _whole(4), "a whole number, at least 4")
-    # JAX keeps 32 bits of a seed.
-    _demand(settings, "seed", _whole(0, 2**31 - 1), "a whole number from 0 to 2147483647")
-    if settings.params is not None and settings.rank is not None:
-        raise SettingError(("params", "rank"), "both choose the rank: leave one of them out")
-    if settings.batch % settings.accumulate:
-        raise SettingError(("accumulate",), f"must divide --batch, which is {settings.batch}")
-    if settings.warmup + settings.cooldown >= 1:
-        raise SettingError(
-            ("warmup", "cooldown"), "together must be less than 1: no step is left between"
+    demand_choice(settings, "preset", PRESETS)
+    check_options(settings)
+    settings.method.check()
+    for _, stage in settings.steps:
+        if isinstance(stage, Prune):
+            check_schedule(settings.warmup, stage.cooldown)
+    if not settings.trained:
+        _check_untrained(settings)
+
+
+def _check_untrained(settings: Settings) -> None:
+    """Without a task a recipe is its factorization, and that needs no labels."""
+    chosen = settings.factorize
+    name = settings.method.name
+    if any(isinstance(stage, Prune) for _, stage in settings.steps):
+        raise LpafError(
+            f"recipe {name} prunes while it trains, which needs a task with labels: give --task, "
+            f"or a recipe that needs none, such as {RECIPE_OF_TEXTS}"
         )
+    from lpaf_jax.importance import IMPORTANCES
 
-
-def _choices(settings: Settings) -> None:
-    for field in dataclasses.fields(Settings):
-        values = get_args(field.type) if get_origin(field.type) is Literal else ()
-        if values and getattr(settings, field.name) not in values:
-            raise SettingError(
-                (field.name,),
-                f"{getattr(settings, field.name)!r} is unknown: choose one of {', '.join(values)}",
-            )
-    steps = get_args(Step)
-    for step in settings.without:
-        if step not in steps:
-            raise SettingError(("without",), f"{step!r} is unknown: choose from {', '.join(steps)}")
-
-
-def _whole(least: int, most: int | None = None) -> Callable[[Any], bool]:
-    def good(value: Any) -> bool:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return whole and least <= value and (most is None or value <= most)
-
-    return good
-
-
-def _demand(settings: Settings, name: str, good: Callable[[Any], bool], range_: str) -> None:
-    value = getattr(settings, name)
-    try:
-        fine = good(value)
-    except TypeError:
-        fine = False
-    if not fine:
-        raise SettingError((name,), f"is {value!r}, but must be {range_}")
+    if "pruning" in IMPORTANCES[chosen.importance].needs:
+        raise SettingError(
+            ("importance",), f"{chosen.importance!r} is known from pruning, which needs --task"
+        )
+    share = chosen.share(trained=False)
+    if share is not None and not 0 < share < 1:
+        raise SettingError(("params",), f"is {share}, but must lie between 0 and 1")
 
 
 def as_json(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON values; of the steps left out, neither order nor repeats matter.
+    """The options and the settings of the recipe as JSON values, by name.
 
     `params` or `length` left out is the value it then has, which is the same run.
     """
-    values = dataclasses.asdict(settings) | {
-        "params": settings.share,
-        "length": settings.tokens,
-        "without": sorted(set(settings.without)),
-    }
-    return {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Options)}
+    values |= settings.method.settings() | {"params": settings.share}
+    values["recipe"] = settings.method.name
+    if settings.trained:
+        values["length"] = settings.tokens
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value

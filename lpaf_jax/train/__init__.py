@@ -3,7 +3,7 @@
 from lpaf_jax.processes import on_host
 from lpaf_jax.train.checkpoints import Checkpoints, Stopwatch
 from lpaf_jax.train.layout import Layout, make_layout
-from lpaf_jax.train.loop import Monitor, Stage, predict, run_steps
+from lpaf_jax.train.loop import Loop, Monitor, predict, run_steps
 from lpaf_jax.train.losses import (
     CLASSIFICATION,
     LANGUAGE,
@@ -40,11 +40,11 @@ __all__ = [
     "Checkpoints",
     "Keys",
     "Layout",
+    "Loop",
     "Loss",
     "Monitor",
     "Objective",
     "PruneState",
-    "Stage",
     "Step",
     "Stopwatch",
     "TrainState",

@@ -28,7 +28,7 @@ class Monitor(Protocol):
     def row(self, row: dict[str, Any]) -> None: ...
 
 
-class Stage(NamedTuple):
+class Loop(NamedTuple):
     """What does not change while a stage runs.
 
     Attributes:
@@ -51,7 +51,7 @@ class Stage(NamedTuple):
 
 
 def run_steps(
-    stage: Stage,
+    stage: Loop,
     step: Step,
     state: TrainState,
     fixed: Params,
@@ -134,7 +134,7 @@ def run_steps(
     return state
 
 
-def _check(stage: Stage, state: TrainState, loss: float, checkpoints: Checkpoints) -> None:
+def _check(stage: Loop, state: TrainState, loss: float, checkpoints: Checkpoints) -> None:
     """Stop a stage that has diverged.
 
     A step that fails and those after it leave the state as it was, so `state` is the last good one.
@@ -158,7 +158,7 @@ def _all_finite(params: Params) -> Array:
     return jnp.array([jnp.isfinite(x).all() for x in params.values()]).all()
 
 
-def _batches_from(stage: Stage, start: int, until: int) -> Iterator[Batch]:
+def _batches_from(stage: Loop, start: int, until: int) -> Iterator[Batch]:
     per_epoch = steps_per_epoch(len(stage.data), stage.batch_size)
     while start < until:
         epoch, position = divmod(start, per_epoch)

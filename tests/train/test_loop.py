@@ -14,7 +14,7 @@ from lpaf_jax.data import Encoded
 from lpaf_jax.errors import LpafError, Terminated
 from lpaf_jax.train import (
     Checkpoints,
-    Stage,
+    Loop,
     TrainState,
     make_step,
     predict,
@@ -48,12 +48,12 @@ STEP = make_step(task_loss(forward), OPTIMIZER)  # compiled once for all tests
 
 
 @pytest.fixture
-def stage() -> Stage:
+def stage() -> Loop:
     return stage_of(STEPS)
 
 
 def go(
-    stage: Stage,
+    stage: Loop,
     state: TrainState,
     *,
     folder: Path | None = None,
@@ -113,7 +113,7 @@ def test_the_pace_leaves_out_what_the_first_step_of_a_kind_and_validation_take()
     ids = [np.arange(8 if i < EXAMPLES // 2 else 28, dtype=np.int32) for i in range(EXAMPLES)]
     labels = np.arange(EXAMPLES, dtype=np.int32) % 2
     mixed = Encoded(ids, [np.zeros_like(i) for i in ids], labels, max_length=32, pad_id=0)
-    stage = Stage("tune", mixed, BATCH, STEPS, seed=3, validate=validate)
+    stage = Loop("tune", mixed, BATCH, STEPS, seed=3, validate=validate)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lpaf_jax.train.loop.Pace", lambda: Pace(lambda: clock[0]))
         go(stage, start(), step=slow_at_first, monitor=rows)
@@ -133,7 +133,7 @@ def test_rows(unbroken: tuple[TrainState, Rows]) -> None:
     assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
 
 
-def test_each_epoch_takes_its_own_batches(stage: Stage) -> None:
+def test_each_epoch_takes_its_own_batches(stage: Loop) -> None:
     seen = []
 
     def spy(state: TrainState, fixed: Any, batch: Any, key: Any, at: Any) -> Any:
@@ -149,7 +149,7 @@ def test_each_epoch_takes_its_own_batches(stage: Stage) -> None:
 
 @pytest.mark.parametrize("stop", range(1, STEPS, 3))
 def test_stopping_anywhere_changes_nothing(
-    stop: int, stage: Stage, unbroken: tuple[TrainState, Rows]
+    stop: int, stage: Loop, unbroken: tuple[TrainState, Rows]
 ) -> None:
     rows = Rows()
     half = go(stage, start(), until=stop, monitor=rows)
@@ -160,7 +160,7 @@ def test_stopping_anywhere_changes_nothing(
 
 @pytest.mark.parametrize("dies_at", [20, 15, 23])
 def test_killed_and_resumed(
-    dies_at: int, stage: Stage, unbroken: tuple[TrainState, Rows], tmp_path: Path
+    dies_at: int, stage: Loop, unbroken: tuple[TrainState, Rows], tmp_path: Path
 ) -> None:
     first = Rows(dies_at)
     with pytest.raises(Killed):
@@ -178,13 +178,13 @@ def test_killed_and_resumed(
             assert rows[row["step"], "loss" in row] == row
 
 
-def test_finished_state_does_nothing(stage: Stage, unbroken: tuple[TrainState, Rows]) -> None:
+def test_finished_state_does_nothing(stage: Loop, unbroken: tuple[TrainState, Rows]) -> None:
     rows = Rows()
     assert_same(go(stage, unbroken[0], monitor=rows), unbroken[0])
     assert rows == []
 
 
-def test_extras_are_logged_by_step(stage: Stage) -> None:
+def test_extras_are_logged_by_step(stage: Loop) -> None:
     rows = Rows()
     go(stage, start(), monitor=rows, extras=lambda t: {"lr": 1.0 / t})
     assert [row["lr"] for row in rows if "loss" in row] == [1 / 10, 1 / 20, 1 / 23]
@@ -216,7 +216,7 @@ def breaks_at(bad: int, loss: float, weight: float) -> Any:
     ],
 )
 def test_divergence_names_stage_and_step_and_saves_nothing_bad(
-    bad: int, loss: float, weight: float, kept: int, stage: Stage, tmp_path: Path
+    bad: int, loss: float, weight: float, kept: int, stage: Loop, tmp_path: Path
 ) -> None:
     rows = Rows()
     with pytest.raises(LpafError, match=f"stage tune.*step {bad} of 23.*learning rate"):
@@ -228,13 +228,13 @@ def test_divergence_names_stage_and_step_and_saves_nothing_bad(
     assert all(np.isfinite(x).all() for x in found.params.values())
 
 
-def test_divergence_is_noticed_where_a_part_ends(stage: Stage) -> None:
+def test_divergence_is_noticed_where_a_part_ends(stage: Loop) -> None:
     with pytest.raises(LpafError, match="step 4 of 23"):
         go(stage, start(), until=4, step=breaks_at(4, 0.7, np.nan))
 
 
 def test_sigterm_ends_the_loop_after_the_step_under_way(
-    stage: Stage, unbroken: tuple[TrainState, Rows], tmp_path: Path
+    stage: Loop, unbroken: tuple[TrainState, Rows], tmp_path: Path
 ) -> None:
     class Terminating(Rows):
         def row(self, row: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from lpaf_jax.data import Encoded
-from lpaf_jax.train import Checkpoints, Stage, TrainState, initial_state
+from lpaf_jax.train import Checkpoints, Loop, TrainState, initial_state
 
 EXAMPLES, BATCH = 22, 4  # five batches an epoch, two examples left out of each
 WORDS = 30
@@ -22,8 +22,8 @@ def data() -> Encoded:
     return Encoded(ids, [np.zeros_like(i) for i in ids], labels, max_length=8, pad_id=0)
 
 
-def stage_of(steps: int) -> Stage:
-    return Stage("tune", data(), BATCH, steps, seed=3, validate=lambda params: 0.5)
+def stage_of(steps: int) -> Loop:
+    return Loop("tune", data(), BATCH, steps, seed=3, validate=lambda params: 0.5)
 
 
 def parameters() -> dict[str, jax.Array]:

@@ -20,7 +20,7 @@ from lpaf_jax.errors import Terminated
 from lpaf_jax.train import (
     Checkpoints,
     Layout,
-    Stage,
+    Loop,
     initial_state,
     make_layout,
     make_step,
@@ -73,7 +73,7 @@ def job(states: Path, layout: Layout | None, slow: bool = False) -> dict[str, An
     checkpoints = Checkpoints(states)
     state = checkpoints.restore(initial_state(case.params, case.optimizer, layout))
     found["began at"] = int(state.step)
-    stage = Stage("prune", data, BATCH, STEPS, seed=5, validate=validate)
+    stage = Loop("prune", data, BATCH, STEPS, seed=5, validate=validate)
     try:
         how = {"monitor": Quiet(), "checkpoints": checkpoints, "layout": layout}
         state = run_steps(stage, step, state, {}, until=STEPS, **how)

@@ -1,23 +1,27 @@
 """What every training stage of a run does alike: its optimiser, its devices, its way to the end."""
 
+import zlib
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
+from lpaf_jax.data import steps_per_epoch
 from lpaf_jax.errors import SettingError
+from lpaf_jax.inputs import Inputs
 from lpaf_jax.kinds import Judged
 from lpaf_jax.models import as_function, parameters
 from lpaf_jax.models.functional import Forward, Params
+from lpaf_jax.options import Training
 from lpaf_jax.progress import Progress
-from lpaf_jax.settings import Settings
 from lpaf_jax.train import (
     Checkpoints,
     Layout,
+    Loop,
     Loss,
-    Stage,
     TrainState,
     initial_state,
     make_layout,
@@ -29,25 +33,26 @@ from lpaf_jax.train import (
 
 Extras = Callable[[int], dict[str, float]]
 _CLIP = 1.0
+_NUMBERED = ("finetune", "prune", "tune")
 
 
 class Trainer:
-    """What all parts of a training stage have in common: settings, devices and where they report.
+    """What all parts of a training stage have in common: options, devices and where they report.
 
     Args:
-        settings: of the run.
-        stage: data and number of steps.
+        training: what the stages of the run have in common.
+        loop: data and number of steps.
         progress: is told of each logged step.
     """
 
-    def __init__(self, settings: Settings, stage: Stage, progress: Progress):
-        self._settings, self._stage, self._progress = settings, stage, progress
+    def __init__(self, training: Training, loop: Loop, progress: Progress):
+        self._training, self._loop, self._progress = training, loop, progress
         self._begun = False
-        self._layout = layout_of(settings)
+        self._layout = layout_of(training)
 
     def function(self, model: nnx.Module, hidden: bool = False) -> Forward:
-        """The model as a function that computes in the dtype of the settings."""
-        narrow = None if self._settings.dtype == "float32" else jnp.dtype(self._settings.dtype)
+        """The model as a function that computes in the dtype of the training."""
+        narrow = None if self._training.dtype == "float32" else jnp.dtype(self._training.dtype)
         return as_function(model, hidden=hidden, dtype=narrow)
 
     def fresh(self, params: Params, optimizer: optax.GradientTransformation) -> TrainState:
@@ -81,14 +86,14 @@ class Trainer:
         until: int | None = None,
     ) -> TrainState:
         """Run a stage, or its part up to step `until`, on from `state`."""
-        until = self._stage.steps if until is None else until
+        until = self._loop.steps if until is None else until
         if until > int(state.step):
             # Tuning alone has a second part in one process: with the factors alone.
-            self._progress.begin(self._stage.name, int(state.step), alone=self._begun)
+            self._progress.begin(self._loop.name, int(state.step), alone=self._begun)
             self._begun = True
-        step = make_step(loss, optimizer, accumulate=self._settings.accumulate, layout=self._layout)
+        step = make_step(loss, optimizer, accumulate=self._training.accumulate, layout=self._layout)
         return run_steps(
-            self._stage,
+            self._loop,
             step,
             state,
             fixed if self._layout is None else self._layout.place(fixed),
@@ -100,38 +105,38 @@ class Trainer:
         )
 
 
-def layout_of(settings: Settings) -> Layout | None:
+def layout_of(training: Training) -> Layout | None:
     """All devices there are; None for one.
 
     Raises:
         SettingError: they cannot be cut as the settings say.
     """
     count = jax.device_count()
-    if count == 1 and settings.fsdp > 1:
-        raise SettingError(("fsdp",), f"is {settings.fsdp}, but there is 1 device: leave it out")
-    if count % settings.fsdp:
+    if count == 1 and training.fsdp > 1:
+        raise SettingError(("fsdp",), f"is {training.fsdp}, but there is 1 device: leave it out")
+    if count % training.fsdp:
         raise SettingError(
-            ("fsdp",), f"is {settings.fsdp}, which does not divide the {count} devices there are"
+            ("fsdp",), f"is {training.fsdp}, which does not divide the {count} devices there are"
         )
     if count == 1:
         return None
-    if settings.batch % (count * settings.accumulate):
+    if training.batch % (count * training.accumulate):
         raise SettingError(
             ("batch",),
-            f"is {settings.batch}: with {count} devices and --accumulate {settings.accumulate} it "
-            f"must be a multiple of {count * settings.accumulate}",
+            f"is {training.batch}: with {count} devices and --accumulate {training.accumulate} it "
+            f"must be a multiple of {count * training.accumulate}",
         )
-    return make_layout(settings.fsdp)
+    return make_layout(training.fsdp)
 
 
 def optimizer_of(
-    settings: Settings, peak: float, steps: int
+    training: Training, peak: float, steps: int
 ) -> tuple[optax.GradientTransformation, Extras]:
     """AdamW with clipped gradients and a warm-up; decay reaches matrices only."""
-    schedule = warmup_linear(peak, steps, round(settings.warmup * steps))
+    schedule = warmup_linear(peak, steps, round(training.warmup * steps))
     adamw = optax.adamw(
         schedule,
-        weight_decay=settings.weight_decay,
+        weight_decay=training.weight_decay,
         mask=lambda params: {path: array.ndim > 1 for path, array in params.items()},
     )
     return optax.chain(optax.clip_by_global_norm(_CLIP), adamw), lambda t: {
@@ -152,3 +157,20 @@ def score_of(
         return float(found[found["primary"]])
 
     return score
+
+
+def loop_of(
+    name: str, training: Training, inputs: Inputs, epochs: float, model: nnx.Module
+) -> Loop:
+    """What does not change while a training stage of that many epochs runs."""
+    per_epoch = steps_per_epoch(len(inputs.train), training.batch)
+    validate = score_of(model, inputs.validation, training.batch, layout_of(training))
+    steps, seed = max(1, round(epochs * per_epoch)), _seed_of(name, training.seed)
+    metric = inputs.terms.metrics[0]
+    return Loop(name, inputs.train, training.batch, steps, seed, validate, metric)
+
+
+def _seed_of(stage: str, seed: int) -> int:
+    """A seed for each stage: with one for all, stages of half an epoch would see the same half."""
+    number = _NUMBERED.index(stage) if stage in _NUMBERED else zlib.crc32(stage.encode())
+    return int(np.random.default_rng([seed, number]).integers(2**31))

@@ -1,0 +1,227 @@
+"""A method as a short list of stages, registered by name.
+
+```python
+@register("fwsvd")
+def fwsvd() -> Recipe:
+    \"\"\"min Σ_ij r_i (W − AB)²_ij, r_i = Σ_j E[(∂L/∂W_ij)²]. Hsu et al., 2022.\"\"\"
+    return Recipe(FineTune(), Factorize(importance="fisher", solver="row"), Tune())
+```
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lpaf_jax.errors import LpafError, SettingError
+from lpaf_jax.registry import Registry
+from lpaf_jax.stages import Factorize, FineTune, MixedTune, Prune, Stage, Tune
+
+FINAL = "final"
+"""What the model after the last stage is called, whatever the stage leaves."""
+
+
+class Recipe:
+    """A method: stages, one after the other.
+
+    Args:
+        stages: the first one makes the model that every later figure is compared with.
+        name: by which the method is known; `register` gives it.
+
+    Raises:
+        LpafError: there is no stage, or none that leaves a smaller model.
+    """
+
+    def __init__(self, *stages: Stage, name: str = "own"):
+        if not stages or not any(stage.shrinks for stage in stages):
+            raise LpafError(f"recipe {name} has no stage that makes a model smaller")
+        self.stages, self.name = stages, name
+
+    def __repr__(self) -> str:
+        return f"Recipe({', '.join(map(repr, self.stages))}, name={self.name!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.stages == other.stages and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash((self.stages, self.name))
+
+    def settings(self) -> dict[str, Any]:
+        """The fields of all stages by name; of a name in several stages, that of the first."""
+        found: dict[str, Any] = {}
+        for stage in self.stages:
+            found = stage.settings() | found
+        return found
+
+    def with_settings(self, **chosen: Any) -> "Recipe":
+        """The same method with other settings, each in all stages that have it.
+
+        Raises:
+            LpafError: no stage has a field of a name.
+        """
+        known = self.settings()
+        for name in chosen:
+            if name not in known:
+                raise SettingError(
+                    (name,),
+                    f"is no setting of recipe {self.name}, which has {', '.join(sorted(known))}",
+                )
+        stages = [
+            dataclasses.replace(stage, **{n: v for n, v in chosen.items() if n in stage.settings()})
+            for stage in self.stages
+        ]
+        return Recipe(*stages, name=self.name)
+
+    def check(self) -> None:
+        """Refuse settings that cannot work.
+
+        Raises:
+            LpafError: names the setting and its range.
+        """
+        for stage in self.stages:
+            stage.check()
+
+    def steps(self) -> list[tuple[str, Stage]]:
+        """The stages that have something to do, by the names of the models they leave.
+
+        The last one is `final`; stages of one kind are numbered from the second on.
+        """
+        active = [stage for stage in self.stages if not stage.idle]
+        names: list[str] = []
+        for stage in active:
+            again = sum(name.partition("-")[0] == stage.leaves for name in names)
+            names.append(f"{stage.leaves}-{again + 1}" if again else stage.leaves)
+        return list(zip([*names[:-1], FINAL], active, strict=True))
+
+
+def own_settings(steps: list[tuple[str, Stage]], upto: str) -> list[Any]:
+    """What the model after step `upto` depends on, of the recipe, as JSON values."""
+    found: list[Any] = []
+    for name, stage in steps:
+        found.append([type(stage).__name__, *sorted(stage.settings().items())])
+        if name == upto:
+            break
+    return found
+
+
+Maker = Callable[[], Recipe]
+RECIPES: Registry[Maker] = Registry("recipe")
+
+
+def register(name: str) -> Callable[[Maker], Maker]:
+    """Decorator of a function that makes a recipe: it is then known as `--recipe NAME`.
+
+    The first line of its docstring is what `lpaf recipes` says of it.
+    """
+
+    def known(make: Maker) -> Maker:
+        return RECIPES.add(name, make)
+
+    return known
+
+
+def summary(name: str) -> str:
+    """What a registered recipe says of itself, on one line."""
+    text = inspect.getdoc(RECIPES[name]) or ""
+    return " ".join(text.partition("\n\n")[0].split())
+
+
+def make_recipe(name: str) -> Recipe:
+    """The recipe that a person means by `name`.
+
+    Args:
+        name: a registered one; FILE.py:NAME, a recipe in a file of one's own, registered there or
+            the name of its function; or FILE.yaml, one written down.
+
+    Raises:
+        LpafError: there is none of that name, or the file cannot serve.
+    """
+    path, colon, chosen = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return _from_module(Path(path), chosen)
+    if name.endswith((".yaml", ".yml")):
+        return _from_yaml(Path(name))
+    if name.endswith(".py"):
+        raise LpafError(f"--recipe {name}: say which recipe of the file, as {name}:NAME")
+    made = RECIPES[name]()
+    return Recipe(*made.stages, name=name)
+
+
+def _from_module(path: Path, name: str) -> Recipe:
+    if not path.is_file():
+        raise LpafError(f"--recipe {path}: there is no such file")
+    # A name of its own in sys.modules: dataclasses look there, and a file may be called like ours.
+    digest = hashlib.blake2b(str(path.resolve()).encode(), digest_size=6).hexdigest()
+    known = f"lpaf_recipe_{digest}"
+    if known not in sys.modules:
+        spec = importlib.util.spec_from_file_location(known, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[known] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[known]
+            raise LpafError(
+                f"--recipe {path}: the file cannot be run: {type(error).__name__}: {error}"
+            ) from error
+    make = getattr(sys.modules[known], name, None)
+    make = RECIPES[name] if make is None and name in RECIPES else make
+    if not callable(make):
+        raise LpafError(f"--recipe {path}:{name}: the file has no function or recipe {name}")
+    made = make()
+    if not isinstance(made, Recipe):
+        raise LpafError(f"--recipe {path}:{name} gives a {type(made).__name__}, not a Recipe")
+    return Recipe(*made.stages, name=name)
+
+
+STAGES: Registry[type[Stage]] = Registry("stage")
+for _kind in (FineTune, Prune, Factorize, Tune, MixedTune):
+    STAGES.add(_kind.__name__, _kind)
+
+
+def _from_yaml(path: Path) -> Recipe:
+    """`name` and a list of `stages`, each the name of a class or {name: its settings}."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LpafError(f"--recipe {path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        told = " ".join(str(error).split())
+        raise LpafError(f"--recipe {path} cannot be read: {told}") from None
+    if not (isinstance(value, dict) and isinstance(value.get("stages"), list)):
+        raise LpafError(f"--recipe {path} has no list of stages: write `stages: [FineTune, ...]`")
+    if foreign := set(value) - {"name", "stages"}:
+        raise LpafError(f"--recipe {path}: {sorted(foreign)[0]} is neither name nor stages")
+    stages = [_stage_of(path, entry) for entry in value["stages"]]
+    return Recipe(*stages, name=str(value.get("name", path.stem)))
+
+
+def _stage_of(path: Path, entry: Any) -> Stage:
+    name, chosen = entry, {}
+    if isinstance(entry, Mapping) and len(entry) == 1:
+        name, chosen = next(iter(entry.items()))
+    if not isinstance(name, str) or not isinstance(chosen, Mapping | None):
+        raise LpafError(f"--recipe {path}: {entry!r} is neither a stage nor one with settings")
+    try:
+        kind = STAGES[name]
+        known = {f.name for f in dataclasses.fields(kind)}
+        for field in chosen or {}:
+            if field not in known:
+                raise LpafError(f"{name} has no setting {field!r}, but {', '.join(sorted(known))}")
+        return kind(**(chosen or {}))
+    except LpafError as error:
+        raise LpafError(f"--recipe {path}: {error}") from None
+
+
+def each() -> Iterator[tuple[str, Recipe]]:
+    """All registered recipes by name."""
+    for name in RECIPES:
+        yield name, make_recipe(name)

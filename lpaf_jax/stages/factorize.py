@@ -1,0 +1,158 @@
+"""Stage `factorized`: every compressible matrix becomes a product of two thin ones."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import arg
+
+from lpaf_jax.errors import SettingError
+from lpaf_jax.ranges import demand, whole
+from lpaf_jax.stages.base import Context, Description, Saved, Stage
+from lpaf_jax.stages.prune import Prune, Pruned, pruning_arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flax import nnx
+
+    from lpaf_jax.importance import Subject
+    from lpaf_jax.models.functional import Batch
+
+PARAMS, PARAMS_OF_TEXTS = 0.5, 0.8
+"""The share of the compressible numbers that is kept where nothing is asked for: with a task, and
+of a decoder that is not trained afterwards."""
+
+_INT = arg(metavar="INT", help_behavior_hint="(optional)")
+_NAME = arg(metavar="NAME")
+_PARAMS = arg(
+    metavar="FLOAT", help_behavior_hint=f"(default: {PARAMS}; {PARAMS_OF_TEXTS} without a task)"
+)
+
+
+@dataclass(frozen=True)
+class Factorize(Stage):
+    """Replace every compressible matrix by factors: an importance, a solver and a rank rule."""
+
+    leaves = "factorized"
+    needs_labels = False
+    shrinks = True
+
+    params: Annotated[float | None, _PARAMS] = None
+    """Share of the numbers in the compressible matrices to keep, in (0, 1]."""
+    rank: Annotated[int | None, _INT] = None
+    """Rank of every factorization, instead of --params."""
+    importance: Annotated[str, _NAME] = "score"
+    """What weighs the factorization; `lpaf recipes` lists all."""
+    solver: Annotated[str, _NAME] = "row"
+    """How it is solved; `lpaf recipes` lists all."""
+    ranks: Annotated[str, _NAME] = "uniform"
+    """Who gets which rank: `uniform` (one for all), `share` (the same share of each matrix) or
+    `loss` (where the loss depends on it most)."""
+    floor: float = 0.1
+    """Importance every entry has at least, as a share of the mean."""
+    ridge: float = 0.0
+    """Weight of the squared factors in the exact element-wise objective."""
+    multiple_of: int = 1
+    """Step of ranks that differ, for hardware that wants multiples of 8 or 64."""
+    moment_batches: int = 40
+    """Batches of the training data that moments and Fisher information are taken from."""
+
+    def share(self, trained: bool = True) -> float | None:
+        """`params`, or the usual where neither it nor the rank is chosen; None where that is."""
+        usual = PARAMS if trained else PARAMS_OF_TEXTS
+        return usual if self.params is None and self.rank is None else self.params
+
+    def check(self) -> None:
+        """See `Stage.check`."""
+        from lpaf_jax.compress.ranks import RANK_RULES
+        from lpaf_jax.compress.solvers import SOLVERS, check_pair
+        from lpaf_jax.importance import IMPORTANCES
+        from lpaf_jax.ranges import demand_choice
+
+        demand_choice(self, "importance", IMPORTANCES)
+        demand_choice(self, "solver", SOLVERS)
+        demand_choice(self, "ranks", RANK_RULES)
+        check_pair(IMPORTANCES[self.importance], SOLVERS[self.solver])
+        demand(self, "params", lambda x: x is None or 0 < x <= 1, "in (0, 1]")
+        for name in ("floor", "ridge"):
+            demand(self, name, lambda x: 0 <= x < math.inf, "finite and at least 0")
+        if self.rank is not None:
+            demand(self, "rank", whole(1), "a whole number, at least 1")
+        for name in ("multiple_of", "moment_batches"):
+            demand(self, name, whole(1), "a whole number, at least 1")
+        if self.params is not None and self.rank is not None:
+            raise SettingError(("params", "rank"), "both choose the rank: leave one of them out")
+
+    def run(self, context: Context) -> Saved:
+        """Factorize the model before it, weighted by what its data say of it."""
+        from lpaf_jax.compress import factorize, to_low_rank
+        from lpaf_jax.models import load_model
+
+        model = load_model(context.before)
+        solutions = factorize(
+            _subject(model, context, self.moment_batches),
+            importance=self.importance,
+            solver=self.solver,
+            ranks=self.ranks,
+            params=self.share(),
+            rank=self.rank,
+            floor=self.floor,
+            ridge=self.ridge,
+            multiple_of=self.multiple_of,
+        )
+        to_low_rank(model, solutions)
+        return model, None
+
+    def describe(self, found: Mapping[str, Any]) -> Description:
+        """See `Stage.describe`."""
+        from lpaf_jax.compress.solvers import SOLVERS
+        from lpaf_jax.importance import IMPORTANCES
+
+        weighed, solver = IMPORTANCES[self.importance], SOLVERS[self.solver]
+        ranks = sorted(found["ranks"].values())
+        size = ""
+        if ranks:
+            size = f"k = {ranks[0]}"
+            if ranks[0] < ranks[-1]:
+                size = f"k from {ranks[0]} to {ranks[-1]}"
+        label = f", {size}" if size else ""
+        return Description(
+            "Factorized",
+            "Factorizing",
+            "Each compressible matrix of m × n numbers is replaced by the product of an m × k and "
+            f"a k × n matrix{label}, cut {weighed.summary} ({solver.summary}).",
+            "made smaller by low-rank factorization: every query, key, value, attention-output "
+            "and feed-forward matrix of m × n numbers is stored as the product of an m × k and a "
+            f"k × n matrix{label}, cut {weighed.summary}. Embeddings, biases, norms and the head "
+            "are kept whole.",
+        )
+
+
+def _subject(model: "nnx.Module", context: Context, batches: int) -> "Subject":
+    """The model with its data and what pruning left, as importances look at it."""
+    from lpaf_jax.data import train_batches
+    from lpaf_jax.importance import Subject
+    from lpaf_jax.models import compressible, parameters
+
+    pruned = context.last(Prune)
+    left = Pruned({}, {}, {}) if pruned is None else pruning_arrays(pruned.folder)
+    criterion = pruned.stage.criterion if pruned is not None else "sensitivity"
+    inputs, training = context.inputs, context.training
+
+    def first_batches() -> "Iterator[Batch]":
+        found = train_batches(inputs.train, training.batch, seed=training.seed, epoch=0)
+        return islice(iter(found), batches)
+
+    return Subject(
+        model=model,
+        weights=compressible(parameters(model)),
+        scores=left.scores,
+        masks=left.masks,
+        second_moments=left.squares,
+        batches=first_batches,
+        loss=inputs.kind.objective.loss,
+        criterion=criterion,
+    )

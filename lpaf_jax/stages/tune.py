@@ -1,0 +1,204 @@
+"""Stage `tuned`: the factors are trained on the task (step 3 of LPAF)."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lpaf_jax.ranges import demand
+from lpaf_jax.stages.base import Context, Description, Saved, Stage
+from lpaf_jax.stages.finetune import FineTune
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+    from lpaf_jax.models.functional import Params
+    from lpaf_jax.stages.trainer import Trainer
+    from lpaf_jax.train import Loss, Objective, TrainState
+
+
+@dataclass(frozen=True)
+class Tune(Stage):
+    """Train the factors on the task, as they are."""
+
+    leaves = "tuned"
+    logs = "tune"
+    shrinks = True
+
+    tune_epochs: float = 1.0
+    """Epochs of fine-tuning after the factorization; 0 leaves it out."""
+    tune_lr: float = 2e-4
+    """Peak learning rate after the factorization."""
+    distil: float = 0.0
+    """Weight of the fine-tuned model's answers in the loss while the factors are tuned."""
+    distil_hidden: float = 0.0
+    """Weight of its hidden states there."""
+    temperature: float = 1.0
+    """Temperature at which answers are compared."""
+
+    def check(self) -> None:
+        """See `Stage.check`."""
+        demand(self, "tune_lr", lambda x: 0 < x < 1, "in (0, 1)")
+        demand(self, "temperature", lambda x: 0 < x < math.inf, "finite and more than 0")
+        for name in ("tune_epochs", "distil", "distil_hidden"):
+            demand(self, name, lambda x: 0 <= x < math.inf, "finite and at least 0")
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is no epoch to train."""
+        return self.tune_epochs == 0
+
+    def run(self, context: Context) -> Saved:
+        """Train the factors, and with them all that is not factorized."""
+        from lpaf_jax.models import load_model, parameters, set_parameters
+        from lpaf_jax.processes import on_host
+        from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
+        from lpaf_jax.train import task_loss
+
+        training = context.training
+        final = load_model(context.before)
+        loop = loop_of("tune", training, context.inputs, self.tune_epochs, final)
+        optimizer, rate = optimizer_of(training, self.tune_lr, loop.steps)
+        trainer = Trainer(training, loop, context.progress)
+        taught, objective, fixed = self._distillation(context, trainer)
+        loss = taught(task_loss(trainer.function(final, self.distil_hidden > 0), objective))
+        checkpoints = context.checkpoints("tune")
+        state = trainer.run(loss, optimizer, parameters(final), fixed, checkpoints, rate)
+        set_parameters(final, on_host(state.params))
+        return final, None
+
+    def describe(self, found: Mapping[str, Any]) -> Description:
+        """See `Stage.describe`."""
+        return Description(
+            "Final",
+            "Tuning the factors",
+            "The factors are trained on the task as they are, without the old matrices beside "
+            "them. They alone are saved.",
+            "The factors were then tuned.",
+        )
+
+    def _distillation(
+        self, context: Context, trainer: "Trainer"
+    ) -> "tuple[Callable[[Loss], Loss], Objective, Params]":
+        """A wrapper, an objective and parameters that make a loss learn from the dense model.
+
+        With no weight on it they change nothing.
+        """
+        from lpaf_jax.models import load_model, parameters
+        from lpaf_jax.train import distilled, teacher_parameters, with_teacher
+
+        objective = context.inputs.kind.objective
+        if self.distil == 0 and self.distil_hidden == 0:
+            return lambda loss: loss, objective, {}
+        dense = context.last(FineTune)
+        assert dense is not None, "a recipe begins with fine-tuning"
+        model = load_model(dense.folder)
+        forward = trainer.function(model, self.distil_hidden > 0)
+        learnt = distilled(
+            objective, self.distil, temperature=self.temperature, hidden=self.distil_hidden
+        )
+        fixed = teacher_parameters(parameters(model))
+        return lambda loss: with_teacher(loss, forward), learnt, fixed
+
+
+@dataclass(frozen=True)
+class MixedTune(Tune):
+    """Mixed-rank fine-tuning with dual-forward consistency (step 3 of LPAF)."""
+
+    p_init: float = 0.5
+    """Chance of the dense branch at the start of mixed-rank fine-tuning."""
+    p_end: float = 0.7
+    """Share of the steps after which that chance is 0."""
+    consistency: float = 1.0
+    """Weight of the consistency loss between the two passes."""
+
+    def check(self) -> None:
+        """See `Stage.check`."""
+        super().check()
+        for name in ("p_init", "p_end"):
+            demand(self, name, lambda x: 0 <= x <= 1, "in [0, 1]")
+        demand(self, "consistency", lambda x: 0 <= x < math.inf, "finite and at least 0")
+
+    def run(self, context: Context) -> Saved:
+        """Mix the factorized layers with those that they came from, less and less."""
+        from lpaf_jax.models import load_model, masks, mixed_paths, parameters, set_parameters
+        from lpaf_jax.processes import on_host
+        from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
+        from lpaf_jax.train import dual_loss, linear_replacement
+
+        training = context.training
+        final = load_model(context.before)
+        loop = loop_of("tune", training, context.inputs, self.tune_epochs, final)
+        optimizer, rate = optimizer_of(training, self.tune_lr, loop.steps)
+        trainer = Trainer(training, loop, context.progress)
+        taught, objective, fixed = self._distillation(context, trainer)
+
+        def loss_of(model: "nnx.Module") -> "Loss":
+            forward = trainer.function(model, self.distil_hidden > 0)
+            layers = len(mixed_paths(model))
+            return taught(dual_loss(forward, probability, layers, self.consistency, objective))
+
+        mixed_steps = min(loop.steps, round(self.p_end * loop.steps))
+        probability = linear_replacement(mixed_steps, self.p_init)
+        after = context.checkpoints("tune-factors")
+        start = after.restore(trainer.fresh(parameters(final), optimizer))
+        if mixed_steps > 0 and int(start.step) == 0:
+            mixed = _mixed_model(context.finished[-2].folder, final)
+            # Validation looks at what will remain: the factors alone.
+            state = trainer.run(
+                loss_of(mixed),
+                optimizer,
+                parameters(mixed),
+                fixed | masks(mixed),
+                context.checkpoints("tune-mixed"),
+                rate,
+                until=mixed_steps,
+            )
+            start = _keep_parameters(state, list(parameters(final)))
+            after.save_if_due(start, now=True)
+        state = trainer.go_on(loss_of(final), optimizer, start, fixed, after, rate)
+        set_parameters(final, on_host(state.params))
+        return final, None
+
+    def describe(self, found: Mapping[str, Any]) -> Description:
+        """See `Stage.describe`."""
+        text = (
+            "Mixed-rank fine-tuning: in every training step each factorized layer uses its old "
+            "matrix instead with chance p, and p falls to zero. In the end only the factors are "
+            "left, and they alone are saved."
+        )
+        return super().describe(found)._replace(text=text)
+
+
+def _mixed_model(dense: Path, final: "nnx.Module") -> "nnx.Module":
+    """The dense model with mixed layers in place of those that `final` holds as factors."""
+    from lpaf_jax.compress import to_mixed
+    from lpaf_jax.linalg import LowRank
+    from lpaf_jax.models import load_model, parameters
+    from lpaf_jax.stages.prune import pruning_arrays
+
+    model = load_model(dense)
+    params = parameters(final)
+    factors = {
+        f"{path.removesuffix('.a')}.kernel": LowRank(a, params[f"{path.removesuffix('.a')}.b"])
+        for path, a in params.items()
+        if path.endswith(".a")
+    }
+    to_mixed(model, factors, pruning_arrays(dense).masks)
+    return model
+
+
+def _keep_parameters(state: "TrainState", names: list[str]) -> "TrainState":
+    """The state of a model that keeps the parameters `names` only, moments included."""
+    import jax
+
+    full = set(state.params)
+
+    def is_params(x: Any) -> bool:
+        return isinstance(x, dict) and set(x) == full
+
+    def keep(x: Any) -> Any:
+        return {name: x[name] for name in names} if is_params(x) else x
+
+    return jax.tree.map(keep, state, is_leaf=is_params)
