@@ -44,7 +44,7 @@ from lpaf_jax.models import (
 from lpaf_jax.models.latency import compare_latency
 from lpaf_jax.processes import is_first, join, together
 from lpaf_jax.progress import Progress
-from lpaf_jax.recipes import Recipe
+from lpaf_jax.recipes import RECIPES, Recipe, summary
 from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import model_card, result_text, write_report
 from lpaf_jax.run import Run
@@ -217,6 +217,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
         "task": inputs.task.name,
         **_nature(inputs),
         "recipe": job.settings.method.name,
+        "about": about(job.settings.method),
         "stages": results,
         "described": describe(job.settings, primary, ranks),
         **_paired(inputs, logits, first),
@@ -241,6 +242,11 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
     }
 
 
+def about(recipe: Recipe) -> str:
+    """What a registered recipe says of itself; nothing of one of a person's own file."""
+    return summary(recipe.name) if recipe.name in RECIPES else ""
+
+
 def ranks_of(model: nnx.Module) -> dict[str, int]:
     """The rank of every factorized layer, by path."""
     return {
@@ -252,16 +258,14 @@ def ranks_of(model: nnx.Module) -> dict[str, int]:
 
 def describe(settings: Settings, metric: str, ranks: Mapping[str, int]) -> dict[str, Any]:
     """What every stage says of itself, by the name of the model it leaves."""
-    found = {
-        "metric": metric,
-        "stages": [name for name, _ in settings.steps],
-        "ranks": ranks,
-        "trained": settings.trained,
-    }
-    return {
-        name: stage.describe(found).as_json() | {"shrinks": stage.shrinks, "logs": stage.logs}
-        for name, stage in settings.steps
-    }
+    steps = settings.steps if settings.trained else settings.steps_of_texts
+    found = {"metric": metric, "ranks": ranks}
+    told = {}
+    for i, (name, stage) in enumerate(steps):
+        retrained = any(later.logs for _, later in steps[i + 1 :])
+        words = stage.describe(found | {"retrained": retrained}).as_json()
+        told[name] = words | {"shrinks": stage.shrinks, "logs": stage.logs}
+    return told
 
 
 def finish(job: Run, metrics: dict[str, Any]) -> None:
@@ -363,7 +367,7 @@ def _announce(job: Run, progress: Progress, name: str) -> None:
     """Say how far the run is: `stage 2 of 5: pruning`."""
     steps = dict(job.settings.steps)
     names = [*steps, "evaluate"]
-    found = {"metric": "", "stages": list(steps), "ranks": {}, "trained": True}
+    found = {"metric": "", "ranks": {}, "retrained": False}
     phase = "evaluating" if name == "evaluate" else steps[name].describe(found).phase.lower()
     progress.say(f"stage {names.index(name) + 1} of {len(names)}: {phase}")
 

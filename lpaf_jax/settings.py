@@ -11,6 +11,7 @@ from lpaf_jax.options import NOT_COMPARED as NOT_COMPARED
 from lpaf_jax.options import Options, check_options
 from lpaf_jax.ranges import demand_choice
 from lpaf_jax.recipes import Recipe, make_recipe
+from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.stages import Factorize, Prune
 from lpaf_jax.stages.prune import check_schedule
 
@@ -54,6 +55,11 @@ class Settings(Options):
     def steps(self) -> list[tuple[str, Any]]:
         """The stages of the run by the names of the models they leave."""
         return self.method.steps()
+
+    @property
+    def steps_of_texts(self) -> list[tuple[str, Any]]:
+        """The same without a task: the factorization alone."""
+        return [(FINAL, self.factorize)]
 
     @property
     def share(self) -> float | None:

@@ -32,7 +32,7 @@ def model_card(metrics: Metrics) -> str:
     model, task = _text(facts.model_name(metrics)), _text(facts.task_name(metrics))
     parts = [
         f"---\n{_yaml(_front_matter(metrics))}---",
-        f"# {model} on {task}, {_TITLES[stage]}",
+        f"# {model} on {task}, {_title(metrics, stage)}",
         *([] if "stage" in metrics else [_text(statement(metrics))]),
         _what(metrics, stage),
         *([] if "stage" in metrics else ["## Figures", _figures(metrics), _notes(metrics)]),
@@ -44,80 +44,27 @@ def model_card(metrics: Metrics) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def one_shot_card(found: Metrics) -> str:
-    """README.md of a decoder that was compressed without training: what it is, figures, use."""
-    name = _text(found["model"] if _base(found["model"])[0] else Path(found["model"]).name)
-    settings, ratio = found["settings"], found["encoder_params_ratio"]
-    calibration = f"{found['calibration_tokens']:,} tokens of a calibration text"
-    metric = {
-        "activations": f"so that its outputs on {calibration} change least",
-        "fisher": f"weighted by the Fisher information of its rows on {calibration}",
-        "none": "by plain SVD",
-    }[settings["weighting"]]
-    front = {
-        "base_model": _base(found["model"])[0],
-        "library_name": "lpaf-jax",
-        "pipeline_tag": "text-generation",
-        "tags": ["text-generation", "lpaf", "low-rank", "model-compression", "jax"],
-    }
-    figures = [
-        f"- Compressible weights kept: {facts.percent(ratio)}; all weights: "
-        f"{facts.percent(found['total_params_ratio'])}."
-    ]
-    if found["perplexity"]:
-        dense, small = (found["perplexity"][key] for key in ("dense", "compressed"))
-        figures.append(
-            f"- Perplexity of the first {found['held_out_tokens']:,} tokens of a held-out text, "
-            f"in pieces of {found['length']}: "
-            f"{facts.figure(dense)} before, {facts.figure(small)} after."
-        )
-    parts = [
-        f"---\n{_yaml({key: value for key, value in front.items() if value})}---",
-        f"# {name}, factorized without training",
-        "A language model made smaller by low-rank factorization: attention and feed-forward "
-        f"matrices are stored as products of two thin ones, each cut {metric}. Nothing was trained "
-        "afterwards. Embeddings, biases, norms and the head are kept whole.",
-        "## Figures",
-        "\n".join(figures),
-        "## Use",
-        _in_torch("write", "text-generation", '"The film was"'),
-        "## Limits",
-        "Text unlike the calibration text suffers most. It inherits whatever bias the base model "
-        "and its training texts carry.",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-_TITLES = {
-    "dense": "fine-tuned",
-    "pruned": "pruned",
-    "factorized": "factorized, not yet tuned",
-    "final": "factorized",
-}
+def _title(metrics: Metrics, stage: str) -> str:
+    """What was done to the model, within a heading."""
+    steps = list(metrics["described"])
+    retrained = any(metrics["described"][s]["logs"] for s in steps[steps.index(stage) + 1 :])
+    if stage == "final":
+        return "factorized"
+    name = str(metrics["described"][stage]["label"]).lower()
+    name = "fine-tuned" if name == "dense" else name
+    return (
+        f"{name}, not yet tuned" if metrics["described"][stage]["shrinks"] and retrained else name
+    )
 
 
 def _what(metrics: Metrics, stage: str) -> str:
-    what = f"{facts.family_name(metrics)}-style {facts.kind_name(metrics)}"
-    if stage == "dense":
-        return (
-            f"A {what} with all of its weights: what a run of low-rank "
-            "factorization (LPAF) starts from and is compared with."
-        )
-    if stage == "pruned":
-        return (
-            f"A {what} in the middle of low-rank factorization (LPAF): "
-            "weights of its query, key, value, attention-output and feed-forward matrices were "
-            "set to zero and are stored as zeros, so the file is not smaller."
-        )
-    # The final model is saved a moment before its figures are known.
-    size = f", k = {metrics['rank']}" if "rank" in metrics else ""
-    tuned = "The factors were then tuned." if stage == "final" else "Nothing was tuned since."
-    return (
-        f"A {what} made smaller by low-rank factorization (LPAF): every "
-        "query, key, value, attention-output and feed-forward matrix of m × n numbers is stored "
-        f"as the product of an m × k and a k × n matrix{size}. {tuned} Embeddings, biases, norms "
-        "and the head are kept whole."
-    )
+    """What the model is, by what its stages say of it."""
+    described = metrics["described"]
+    steps = list(described)[: list(described).index(stage) + 1]
+    smaller = [described[s]["card"] for s in steps if described[s]["shrinks"]]
+    told = " ".join(smaller) or described[stage]["card"]
+    kind = f"{facts.family_name(metrics)}-style {facts.kind_name(metrics)}"
+    return f"A {kind} {_text(told)} Recipe: {_text(metrics['recipe'])}."
 
 
 def _use(metrics: Metrics, stage: str) -> str:
@@ -133,7 +80,7 @@ def _use(metrics: Metrics, stage: str) -> str:
     loop = _LOOPS[kind].format(text=text)
     if stage == "final":
         command, chosen, bare = "lpaf predict RUN < lines.txt", "", ""
-    if stage in ("factorized", "final"):
+    if metrics["described"][stage]["shrinks"]:
         first = "The factors are stored as factors. With `lpaf`:"
         pair = '{"text": "one text", "text_pair": "and another"}'
         read = pair if _reads_pairs(metrics) else text

@@ -1,7 +1,8 @@
 """What metrics.json says, in units a person reads. Shared by the page, the table and the card.
 
-It is written when a run is finished, so nearly everything is in it. A run without step 1 has no
-stage `pruned`, and files and passes are measured for the first and the last model only.
+It is written when a run is finished, so nearly everything is in it. Each stage says of itself, in
+`described`, what it is called and what it did. Files and passes are measured for the first and the
+last model only, and passes of no model that nothing was trained for.
 """
 
 import math
@@ -15,25 +16,6 @@ from lpaf_jax.report.measures import measures
 
 Metrics = Mapping[str, Any]
 
-STAGES = {
-    "dense": "Dense",
-    "pruned": "Pruned",
-    "factorized": "Factorized",
-    "final": "Final",
-}
-
-# What took time or logged steps: a stage by its own name, or by what was done in it.
-PHASES = {
-    "dense": "Fine-tuning",
-    "finetune": "Fine-tuning",
-    "pruned": "Pruning",
-    "prune": "Pruning",
-    "factorized": "Factorizing",
-    "final": "Tuning the factors",
-    "tune": "Tuning the factors",
-    "evaluate": "Evaluating",
-}
-
 # The parts of `data`: numbers of examples, and a share of the training texts.
 DATA = {
     "train": "training examples",
@@ -41,10 +23,9 @@ DATA = {
     "test": "test examples",
     "share_cut": "training texts that fill the longest length and may have been cut",
     "windows": "windows that the contexts of the training questions make",
+    "calibration_tokens": "tokens of the calibration text",
+    "held_out_tokens": "tokens of the held-out text",
 }
-
-# Pruning writes zeros into matrices of unchanged shape: these alone store fewer numbers.
-_SMALLER = ("factorized", "final")
 
 _MODELS = {"minilm": "MiniLM"}
 _FAMILIES = {
@@ -61,6 +42,7 @@ _KINDS = {
     "classification": "text classifier",
     "regression": "model that gives texts a number",
     "span": "model that finds answers in a text",
+    "language": "language model",
 }
 _TASKS = {
     "rotten_tomatoes": "Rotten Tomatoes",
@@ -80,16 +62,40 @@ _TASKS = {
 }
 
 
+def label(metrics: Metrics, stage: str) -> str:
+    """What the model after a stage is called; the dense one stands before all stages."""
+    if stage == "final" and len(metrics["described"]) > 1:
+        return "Final"
+    told = metrics["described"].get(stage)
+    return str(told["label"]) if told else stage.capitalize()
+
+
+def phase(metrics: Metrics, name: str) -> str:
+    """What was done in a stage, or in the training that logs under a name."""
+    for stage, told in metrics["described"].items():
+        if name in (stage, told["logs"]):
+            return str(told["phase"])
+    return "Evaluating" if name == "evaluate" else name.capitalize()
+
+
+def logged(metrics: Metrics) -> dict[str, str]:
+    """The stages that trained, by the name that they log under."""
+    return {told["logs"]: stage for stage, told in metrics["described"].items() if told["logs"]}
+
+
+def untuned(metrics: Metrics) -> str:
+    """The first stage whose model is smaller: what tuning sets out from."""
+    return next(stage for stage, told in metrics["described"].items() if told["shrinks"])
+
+
+def is_trained(metrics: Metrics) -> bool:
+    """Whether the run had a task, and not a text alone."""
+    return bool(metrics.get("task"))
+
+
 def percent(value: float, digits: int = 1) -> str:
     """A share as percent."""
     return f"{100 * value:.{digits}f} %"
-
-
-def plain_svd(settings: Mapping[str, Any]) -> bool:
-    """Whether a run cut its matrices by plain SVD, every weight counting the same."""
-    kind, without = settings.get("importance"), settings.get("without", ())
-    unmasked = kind == "mask" and "prune" in without  # where nothing was pruned there is no mask
-    return "none" in (settings.get("solver"), kind) or "weighting" in without or unmasked
 
 
 def figure(value: float | None) -> str:
@@ -140,8 +146,8 @@ def model_name(metrics: Metrics) -> str:
 
 
 def task_name(metrics: Metrics) -> str:
-    """The task as a heading shows it."""
-    name = _one_line(metrics["task"])
+    """The task as a heading shows it; a text where there is none."""
+    name = _one_line(metrics.get("task") or PurePath(metrics["settings"]["calibration"]).name)
     return _TASKS.get(name, name)
 
 
@@ -173,7 +179,7 @@ class Timing(NamedTuple):
     max: float
 
 
-class Stage(NamedTuple):
+class Row(NamedTuple):
     """One row of the headline table; numbers stored as shares of the dense model's.
 
     Attributes:
@@ -204,17 +210,18 @@ class Stage(NamedTuple):
         return milliseconds(self.timings[batch].median) if self.timings else "–"
 
 
-def stages(metrics: Metrics) -> dict[str, Stage]:
+def stages(metrics: Metrics) -> dict[str, Row]:
     """The stages of this run by name, in the order they happened."""
     rows, official = {}, measures(metrics)
     for key, entry in metrics["stages"].items():
-        smaller = key in _SMALLER
+        told = metrics["described"].get(key)
+        smaller = bool(told and told["shrinks"])
         low, high = entry.get("interval95", (None, None))
-        timings = metrics["latency_ms"].get(key, {})
-        rows[key] = Stage(
-            label=STAGES[key],
-            score=entry[next(iter(official))],
-            scores=[measure.show(entry[name]) for name, measure in official.items()],
+        timings = metrics.get("latency_ms", {}).get(key, {})
+        rows[key] = Row(
+            label=label(metrics, key),
+            score=entry.get(next(iter(official)), math.nan),
+            scores=[measure.show(entry.get(name, math.nan)) for name, measure in official.items()],
             low=low,
             high=high,
             encoder=metrics["encoder_params_ratio"] if smaller else 1.0,
@@ -227,7 +234,7 @@ def stages(metrics: Metrics) -> dict[str, Stage]:
 
 def batches(metrics: Metrics) -> list[str]:
     """Batch sizes that were timed, smallest first."""
-    return list(metrics["latency_ms"]["final"])
+    return list(metrics.get("latency_ms", {}).get("final", {}))
 
 
 def majority(metrics: Metrics) -> float | None:

@@ -81,11 +81,11 @@ def _made(run: Mapping[str, Any] | None) -> dict[str, str]:
     settings, stage = run["settings"], run["stage"]
     rows = {
         "Made from": f"{settings.get('model', '?')}, task {settings.get('task', '?')}",
-        "Stage": f"{facts.STAGES[stage].lower()}, of the run in {run['folder']}",
+        "Stage": f"{stage}, of the run in {run['folder']}",
     }
-    if stage in ("factorized", "final"):
-        told = [f"{key} {settings[key]}" for key in ("solver", "importance") if key in settings]
-        weighed = ["plain SVD"] if facts.plain_svd(settings) else told
+    if stage not in ("dense", "pruned"):
+        names = ("solver", "importance", "ranks")
+        weighed = [f"{key} {settings[key]}" for key in names if key in settings]
         seed = f"seed {settings['seed']}" if "seed" in settings else ""
         rows["Recipe"] = ", ".join(x for x in (run.get("recipe"), *weighed, seed) if x)
     if "scores" in run:

@@ -14,10 +14,13 @@ from lpaf_jax.report.matrix_plots import apart
 from lpaf_jax.report.measures import MEASURES, Measure, primary
 from lpaf_jax.report.svg import BLUE, GREEN, GREY, INK, MUTED, ORANGE, svg
 
-_STAGE_COLOURS = {"dense": GREY, "pruned": GREEN, "factorized": ORANGE, "final": BLUE}
+# Of the stages there mostly are: colour and marker. Others take those in the middle in turn.
+_LOOKS = {"dense": (GREY, "s"), "pruned": (GREEN, "D"), "factorized": (ORANGE, "v")}
+_LOOKS["final"] = (BLUE, "o")
 
 
-_MARKERS = {"dense": "s", "pruned": "D", "factorized": "v", "final": "o"}
+def _look(stage: str) -> tuple[str, str]:
+    return _LOOKS.get(stage, _LOOKS.get(stage.partition("-")[0], (GREEN, "^")))
 
 
 def score_against_size(metrics: Metrics, narrow: bool = False) -> str:
@@ -37,7 +40,7 @@ def score_against_size(metrics: Metrics, narrow: bool = False) -> str:
             axes.annotate("", end, start, arrowprops=arrow, zorder=2.5)
         taken: list[float] = []
         for key, (x, y) in places.items():
-            row, colour = rows[key], _STAGE_COLOURS[key]
+            row, (colour, marker) = rows[key], _look(key)
             # Bars of one size lie on each other: the later, the narrower.
             below = sum(abs(x - u) < 2 for u in taken)
             taken.append(x)
@@ -50,7 +53,7 @@ def score_against_size(metrics: Metrics, narrow: bool = False) -> str:
                     alpha=0.8 if below else 0.3,
                     solid_capstyle="butt",
                 )
-            axes.plot([x], [y], _MARKERS[key], color=colour, markersize=7)
+            axes.plot([x], [y], marker, color=colour, markersize=7)
         axes.margins(y=0.12)
         low, high = axes.get_ylim()
         axes.set_ylim(low, high)
@@ -107,7 +110,9 @@ def _widest_gap(places: Sequence[float]) -> float:
     return max((right - left, (left + right) / 2) for left, right in pairwise(edges))[1]
 
 
-def training_curves(log: Log, measure: Measure = MEASURES["accuracy"], narrow: bool = False) -> str:
+def training_curves(
+    metrics: Metrics, log: Log, measure: Measure = MEASURES["accuracy"], narrow: bool = False
+) -> str:
     """Loss, validation metric and the two schedules: a column per stage, a row per quantity."""
     stages = list(log)
     schedule = any(log[s].sparsity or log[s].p for s in stages)
@@ -132,13 +137,13 @@ def training_curves(log: Log, measure: Measure = MEASURES["accuracy"], narrow: b
                 axis.locator_params(axis="y", nbins=5)
                 if axis is not grid[-1, column]:
                     axis.tick_params(labelbottom=False)
-            said = f"step of {facts.PHASES[stage].lower()}"
+            said = f"step of {facts.phase(metrics, stage).lower()}"
             grid[-1, column].set_xlabel("\n".join(wrap(said, 11)) if narrow else said)
         for row, title in enumerate(titles):
             # A title may not push the columns apart.
             grid[row, 0].set_title(short.get(title, title) if narrow else title)
 
-    names = ", ".join(facts.PHASES[s] for s in stages)
+    names = ", ".join(facts.phase(metrics, s) for s in stages)
     name, width = ("training-narrow", 340) if narrow else ("training", 620)
     return svg(name, f"Training curves of {names}", width, 60 + 140 * len(titles), draw)
 

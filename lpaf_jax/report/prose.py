@@ -1,88 +1,17 @@
 """What the page says about the stages and the words it uses."""
 
-from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
-from lpaf_jax.report.measures import primary
 
-ORIGIN = (
-    "The stages are those of Low-Rank Prune-And-Factorize (LPAF), a method of Siyu Ren and Kenny "
-    "Q. Zhu, “Low-Rank Prune-And-Factorize for Language Model Compression”, LREC-COLING 2024."
-)
+
+def origin(metrics: Metrics) -> str:
+    """What recipe it was, in its own words."""
+    about = metrics.get("about", "")
+    return f"Recipe {metrics['recipe']}{': ' if about else ''}{about}"
 
 
 def explanations(metrics: Metrics) -> dict[str, str]:
-    """Two sentences on each stage this run went through, from what the run recorded."""
-    texts = {
-        "dense": _dense(metrics),
-        "pruned": _pruned(metrics),
-        "factorized": _factorized(metrics),
-        "final": _final(metrics),
-    }
-    return {key: texts[key] for key in metrics["stages"]}
-
-
-def _dense(metrics: Metrics) -> str:
-    given = metrics["settings"]["finetune_epochs"] == 0
-    trained = "as it was given, without further training" if given else "trained on the task"
-    return (
-        f"The starting model with all of its weights, {trained}. "
-        "Every later figure is compared with this one."
-    )
-
-
-_REMOVED = {
-    "magnitude": "those nearest zero (magnitude pruning)",
-    "sensitivity": "those that the loss depends on least (first-order sensitivity)",
-    "first-order": "those that training was pushing toward zero anyway (movement pruning)",
-}
-
-
-def _pruned(metrics: Metrics) -> str:
-    settings = metrics["settings"]
-    return (
-        "While training goes on, more and more compressible weights are set to zero, in the end "
-        f"{facts.percent(1 - settings['kept'], 0)} of them: {_REMOVED[settings['criterion']]}. The "
-        "matrices keep their shape, so nothing is smaller yet, but what is left tends to have a "
-        "lower rank and is easier to factorize."
-    )
-
-
-_WEIGHED = {
-    "mask": "keeping best the weights that pruning left",
-    "magnitude": "keeping best the largest weights",
-}
-
-
-def _factorized(metrics: Metrics) -> str:
-    settings = metrics["settings"]
-    kind, pruned = settings["importance"], "pruned" in metrics["stages"]
-    if facts.plain_svd(settings):
-        chosen = "with every weight counting the same (plain truncated SVD)"
-    elif kind in _WEIGHED:
-        chosen = _WEIGHED[kind]
-    elif pruned:
-        chosen = "keeping best the weights that pruning found important"
-    else:
-        chosen = "keeping best the weights that the gradients on the task mark as important"
-    start = "" if pruned else "The pruning step was left out. "
-    return (
-        f"{start}Each compressible matrix of m × n numbers is replaced by the product of an "
-        f"m × k and a k × n matrix, k = {metrics['rank']}, {chosen}. Nothing has been retrained "
-        f"yet, so {primary(metrics)[1].name} usually drops here, to be won back in the last stage."
-    )
-
-
-def _final(metrics: Metrics) -> str:
-    if "mixing" in metrics["settings"]["without"]:
-        return (
-            "The factors are trained on the task as they are, without the old matrices beside "
-            "them. They alone are saved."
-        )
-    return (
-        "Mixed-rank fine-tuning: in every training step each factorized layer uses its old "
-        "matrix instead with chance p, and p falls to zero. In the end only the factors are "
-        "left, and they alone are saved."
-    )
+    """What each stage of this run says that it did."""
+    return {key: told["text"] for key, told in metrics["described"].items()}
 
 
 # Each by a word as the page uses it; `sections.glossary` leaves out those that a page does not.

@@ -55,7 +55,7 @@ def results(metrics: Metrics) -> Html:
         if key == "accuracy"
         else "The further up and to the left, the better. Arrows lead from stage to stage."
     )
-    if "pruned" in rows:
+    if any(not told["shrinks"] and key != "dense" for key, told in metrics["described"].items()):
         caption += (
             " The pruned model is drawn at full size because its zeros are stored like any other "
             "number."
@@ -80,12 +80,14 @@ def _texts(batch: str) -> str:
 def steps(metrics: Metrics) -> Html:
     """Two sentences on every stage."""
     texts = prose.explanations(metrics)
-    listed = el("dl", [[el("dt", facts.STAGES[k]), el("dd", t)] for k, t in texts.items()])
-    return join(el("p", prose.ORIGIN), listed)
+    listed = el("dl", [[el("dt", facts.label(metrics, k)), el("dd", t)] for k, t in texts.items()])
+    return join(el("p", prose.origin(metrics)), listed)
 
 
-def speed(metrics: Metrics) -> Html:
+def speed(metrics: Metrics) -> Html | None:
     """Timings with their spread."""
+    if not facts.batches(metrics):
+        return None
     stages = facts.stages(metrics)
     rows: list[list[Child]] = []
     for row in words.speeds(metrics):
@@ -117,7 +119,8 @@ def training(metrics: Metrics, log: Log) -> Html | None:
         return None
     measure = primary(metrics)[1]
     pictures = responsive(
-        plots.training_curves(log, measure), plots.training_curves(log, measure, narrow=True)
+        plots.training_curves(metrics, log, measure),
+        plots.training_curves(metrics, log, measure, narrow=True),
     )
     caption = (
         "Pale lines are the losses of single steps, each on one batch and so mostly noise, strong "
@@ -140,7 +143,7 @@ def matrices(metrics: Metrics, analysis: Analysis | None) -> Html | None:
         "magnitude, which takes the smallest weights off the dense model at once, with no training "
         "after. The fewer directions the remaining weights use, the less a factorization loses."
     )
-    if metrics["settings"]["criterion"] == "magnitude":
+    if metrics["settings"].get("criterion") == "magnitude":
         intro = (
             "This run pruned by magnitude while it trained: what is called first-order below is "
             "that pruning, next to magnitude pruning of the dense model at once."
@@ -263,9 +266,9 @@ def seconds(metrics: Metrics) -> Html:
     rows: list[list[Child]] = []
     for key, value in spent.items():
         bar = el("span", class_="bar", style=f"width: {100 * value / longest:.1f}%")
-        rows.append([facts.PHASES[key], facts.duration(value), bar])
+        rows.append([facts.phase(metrics, key), facts.duration(value), bar])
     text = f"{facts.duration(total)} in all."
-    if taken := [facts.STAGES[key] for key in metrics["stages"] if key not in spent]:
+    if taken := [facts.label(metrics, key) for key in metrics["stages"] if key not in spent]:
         names = ", ".join(taken).lower()
         text += f" Not counted, as taken over from another run or of unknown time: {names}."
     if peak := metrics.get("peak_memory_bytes"):
@@ -317,7 +320,7 @@ def _classes(metrics: Metrics) -> Html | None:
     for key, entry in metrics["stages"].items():
         for name, scores in entry["per_class"].items():
             shares = [facts.percent(scores[score]) for score in ("precision", "recall", "f1")]
-            rows.append([facts.STAGES[key], name, *shares, f"{scores['n']:,}"])
+            rows.append([facts.label(metrics, key), name, *shares, f"{scores['n']:,}"])
     heads = ["Stage", "class", "precision", "recall", "F1", "examples"]
     return details("Figures by class", table(heads, rows))
 
@@ -329,7 +332,9 @@ def _answered(metrics: Metrics) -> Html | None:
         for part, name in (("HasAns", "with an answer"), ("NoAns", "without an answer")):
             if f"{part}_f1" in entry:
                 shares = [facts.percent(entry[f"{part}_{score}"]) for score in ("f1", "exact")]
-                rows.append([facts.STAGES[key], name, *shares, f"{entry[f'{part}_total']:,}"])
+                rows.append(
+                    [facts.label(metrics, key), name, *shares, f"{entry[f'{part}_total']:,}"]
+                )
     heads = ["Stage", "questions", "F1", "exact match", "examples"]
     title = "Figures of questions with and without an answer"
     return details(title, table(heads, rows)) if rows else None

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from lpaf_jax.data.metrics import wilson_interval
 from lpaf_jax.report import facts
-from lpaf_jax.report.facts import Metrics, Stage
+from lpaf_jax.report.facts import Metrics, Row
 from lpaf_jax.report.logs import Log
 from lpaf_jax.report.measures import primary
 
@@ -88,8 +88,6 @@ def _speed(metrics: Metrics) -> str:
     return " and ".join(f"{row.words} at batch {row.batch}" for row in largest_first)
 
 
-# The stage that a part of the log trains the model of.
-_TRAINED = {"finetune": "dense", "prune": "pruned", "tune": "final"}
 _NOTABLE = 0.02
 
 
@@ -101,7 +99,7 @@ def validation_and_test(metrics: Metrics, log: Log) -> str | None:
     rows, (key, measure) = facts.stages(metrics), primary(metrics)
     ends = {
         stage: (log[part].validation[-1][1], rows[stage].score)
-        for part, stage in _TRAINED.items()
+        for part, stage in facts.logged(metrics).items()
         if part in log and log[part].validation and stage in rows
     }
     if "final" not in ends:
@@ -149,7 +147,8 @@ def verdicts(metrics: Metrics) -> list[str]:
 def cautions(metrics: Metrics) -> list[str]:
     """What is wrong with the outcome, or not to be relied on; nothing where all is well."""
     rows = facts.stages(metrics)
-    final, rough = rows["final"], rows["factorized"]
+    final, untuned = rows["final"], facts.untuned(metrics)
+    rough = rows[untuned]
     notes = []
     key, measure = primary(metrics)
     common = facts.majority(metrics)
@@ -161,7 +160,7 @@ def cautions(metrics: Metrics) -> list[str]:
         )
     if facts.kind_of(metrics) == "regression" and final.score <= 0:
         notes.append("The final model's values do not rise with the labels.")
-    if final.score <= rough.score:
+    if untuned != "final" and final.score <= rough.score:
         notes.append(
             "Tuning after the factorization did not help: the factorized model scored "
             f"{measure.show(rough.score)} before it and {measure.show(final.score)} after."
@@ -179,7 +178,7 @@ def cautions(metrics: Metrics) -> list[str]:
     return notes
 
 
-def _difference(metrics: Metrics, dense: Stage, final: Stage) -> str:
+def _difference(metrics: Metrics, dense: Row, final: Row) -> str:
     """The change in the primary metric, and whether chance alone would bring as much."""
     key, measure = primary(metrics)
     by = "" if key == "accuracy" else f" in {measure.name}"

@@ -100,8 +100,9 @@ class Stage(ABC):
         """Say what was done.
 
         Args:
-            found: what is known of the run: `metric`, the name of the primary metric; `stages`,
-                the names of its stages; `ranks`, of the factorized layers by path, once known.
+            found: what is known of the run: `metric`, the key of the primary metric; `ranks`, of
+                the factorized layers by path, once known; `retrained`, whether a later stage
+                trains.
         """
 
     def check(self) -> None:

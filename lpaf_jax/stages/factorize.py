@@ -123,7 +123,13 @@ class Factorize(Stage):
             "Factorized",
             "Factorizing",
             "Each compressible matrix of m × n numbers is replaced by the product of an m × k and "
-            f"a k × n matrix{label}, cut {weighed.summary} ({solver.summary}).",
+            f"a k × n matrix{label}, cut {weighed.summary} ({solver.summary}). "
+            + (
+                "Nothing has been retrained yet, so the model is usually worse here, to be mended "
+                "in the next stage."
+                if found["retrained"]
+                else "Nothing is trained afterwards."
+            ),
             "made smaller by low-rank factorization: every query, key, value, attention-output "
             "and feed-forward matrix of m × n numbers is stored as the product of an m × k and a "
             f"k × n matrix{label}, cut {weighed.summary}. Embeddings, biases, norms and the head "
