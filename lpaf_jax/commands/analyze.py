@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from lpaf_jax.errors import LpafError
-from lpaf_jax.settings import Copy, LabelColumn, PairColumn, TextColumn
+from lpaf_jax.options import Copy, LabelColumn, PairColumn, TextColumn
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def score_against_size(metrics: Metrics, narrow: bool = False) -> str:
                 textcoords="offset points",
                 ha="left" if right else "right",
                 va="center",
-                color=_STAGE_COLOURS[key] if key != "dense" else INK,
+                color=_look(key)[0] if key != "dense" else INK,
                 fontweight="bold" if key == "final" else "normal",
             )
         if common is not None and low < 100 * common < high:
@@ -114,6 +114,7 @@ def training_curves(
     metrics: Metrics, log: Log, measure: Measure = MEASURES["accuracy"], narrow: bool = False
 ) -> str:
     """Loss, validation metric and the two schedules: a column per stage, a row per quantity."""
+    measure = primary(metrics)[1]
     stages = list(log)
     schedule = any(log[s].sparsity or log[s].p for s in stages)
     scores = f"Validation {_titled(measure)}"
