@@ -16,6 +16,7 @@ from lpaf_jax.data import (
     load_task,
     load_tokenizer,
 )
+from lpaf_jax.data.language import sample
 from lpaf_jax.data.split import hash_sample
 from lpaf_jax.data.squad import misplaced
 from lpaf_jax.errors import LpafError, SettingError
@@ -23,7 +24,7 @@ from lpaf_jax.files import read_json
 from lpaf_jax.heads import classes_of, order_by_name, require_head
 from lpaf_jax.kinds import KINDS, Judged, Kind, Terms
 from lpaf_jax.models import compressible, is_hub_id, load_model, parameters, resolve_model
-from lpaf_jax.models.families import family_name
+from lpaf_jax.models.families import FAMILIES, family_name
 from lpaf_jax.models.weight_files import weight_files
 from lpaf_jax.settings import Settings
 
@@ -41,7 +42,8 @@ class Inputs(NamedTuple):
         terms: what the model is to read, and by what it is judged.
         classes: names that the model's own head gives its classes; see `classes_of`.
         order: by `order_by_name`, from them to those of the task.
-        train: of a question, every window that its context takes.
+        train: of a question, every window that its context takes; of a text, its windows, as the
+            others.
         validation: what is judged after every epoch.
     """
 
@@ -54,7 +56,7 @@ class Inputs(NamedTuple):
     terms: Terms
     classes: list[str]
     order: list[int] | None
-    train: Encoded
+    train: Judged
     validation: Judged
     test: Judged
 
@@ -73,14 +75,17 @@ def load_inputs(settings: Settings) -> Inputs:
     """
     check_task_name(settings.task)  # before anything is fetched
     source = resolve_model(settings.model)
+    if settings.reads_text:
+        _check_decoder(source, settings)
     task = load_task(
         settings.task,
         text_column=settings.text_column,
         label_column=settings.label_column,
         pair_column=settings.pair_column,
         data=settings.data,
-        limit=settings.limit,
+        limit=None if settings.reads_text else settings.limit,  # which is of windows
         regression=settings.regression,
+        language_model=settings.language_model,
     )
     terms = Terms(
         kind=task.kind,
@@ -97,6 +102,10 @@ def load_inputs(settings: Settings) -> Inputs:
     held = task.validation
     if kind.validated is not None:
         held = hash_sample(held, kind.validated)
+    splits = (task.train, held, task.test)
+    train, validation, test = (kind.judged(tokenizer, split, terms) for split in splits)
+    if settings.reads_text and settings.limit is not None:
+        train = sample(train, settings.limit)
     return Inputs(
         source,
         family_name(read_json(source / "config.json"), str(source)),
@@ -107,8 +116,21 @@ def load_inputs(settings: Settings) -> Inputs:
         terms,
         classes,
         order_by_name(classes, task.label_names),
-        *(kind.judged(tokenizer, split, terms) for split in (task.train, held, task.test)),
+        train,
+        validation,
+        test,
     )
+
+
+def _check_decoder(source: Path, settings: Settings) -> None:
+    """An encoder reads what comes after a token, too, and so learns nothing by predicting it."""
+    name = family_name(read_json(source / "config.json"), str(source))
+    if "lm" not in FAMILIES[name].heads:
+        decoders = ", ".join(family for family in FAMILIES if "lm" in FAMILIES[family].heads)
+        raise LpafError(
+            f"{settings.model} is an encoder ({name}), which has no next token to learn from "
+            f"{settings.task}: take a decoder ({decoders}), or a task with labels"
+        )
 
 
 def hub_names(settings: Settings) -> list[str]:
@@ -218,6 +240,8 @@ def _file_digest(path: Path) -> bytes:
 
 def counts(inputs: Inputs) -> dict[str, float]:
     """How many examples there are, and what the limit on their length did to the training data."""
+    if inputs.terms.kind == "language":
+        return _count_windows(inputs)
     most = inputs.kind.validated
     held = len(inputs.task.validation)
     found: dict[str, float] = {
@@ -228,6 +252,15 @@ def counts(inputs: Inputs) -> dict[str, float]:
     if inputs.terms.kind == "span":
         return found | {"windows": len(inputs.train)}
     return found | {"share_cut": round(_share_cut(inputs), 4)}
+
+
+def _count_windows(inputs: Inputs) -> dict[str, float]:
+    splits = {"train": inputs.train, "validation": inputs.validation, "test": inputs.test}
+    return {
+        **{name: len(split) for name, split in splits.items()},
+        "window": inputs.terms.length,
+        "left_out": sum(split.left_out for split in splits.values()),
+    }
 
 
 def about_repeats(inputs: Inputs) -> str | None:
@@ -272,6 +305,13 @@ def about_length(inputs: Inputs) -> str | None:
         if terms.overlap < terms.stride:
             shared += f": --doc-stride {terms.stride} is more than a third of a window"
         return f"contexts make {len(inputs.train)} windows of {terms.length} tokens, {shared}"
+    if terms.kind == "language":
+        found = counts(inputs)
+        return (
+            f"windows of {terms.length} tokens: {found['train']} to train on, "
+            f"{found['validation']} for validation, {found['test']} to test on; "
+            f"{found['left_out']} tokens after the last whole ones are left out"
+        )
     cut = _share_cut(inputs)
     if cut <= 0.01:
         return None

@@ -20,7 +20,7 @@ from lpaf_jax.settings import NOT_COMPARED, Settings, as_json
 
 _TASK_FIELDS = (
     *("model", "task", "text_column", "label_column", "pair_column", "regression"),
-    *("data", "limit"),
+    *("language_model", "data", "limit"),
 )
 _DENSE_FIELDS = (
     *_TASK_FIELDS,

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from tyro.conf import Positional, arg
 
-from lpaf_jax.data import SQUAD
+from lpaf_jax.data import SQUAD, is_text
+from lpaf_jax.data.language import WINDOW
 from lpaf_jax.data.windows import LENGTH
 from lpaf_jax.errors import LpafError, SettingError
 
@@ -23,7 +24,12 @@ _OPTIONAL = "(optional)"
 _DIR = arg(metavar="DIR", help_behavior_hint=_OPTIONAL)
 _INT = arg(metavar="INT", help_behavior_hint=_OPTIONAL)
 _PARAMS = arg(metavar="FLOAT", help_behavior_hint=f"(default: {_PARAMS_DEFAULT})")
-_LENGTH = arg(metavar="INT", help_behavior_hint=f"(default: {_LENGTH_DEFAULT}, {LENGTH} for SQuAD)")
+_LENGTH = arg(
+    metavar="INT",
+    help_behavior_hint=(
+        f"(default: {_LENGTH_DEFAULT}, {LENGTH} for SQuAD, {WINDOW} for a language model)"
+    ),
+)
 
 
 def _name(help_: str) -> Any:
@@ -32,7 +38,10 @@ def _name(help_: str) -> Any:
 
 # How a task is named beside its name, for every command that reads one.
 TextColumn = Annotated[
-    str | None, _name("Column of the text in a file, where it is not `sentence`.")
+    str | None,
+    _name(
+        "Column of the text in a file, where it is not `sentence`, or `text` for a language model."
+    ),
 ]
 LabelColumn = Annotated[
     str | None, _name("Column of the label in a file, where it is not `label`.")
@@ -60,7 +69,7 @@ class Settings:
     """`minilm`, a folder with a Hugging Face checkpoint, or a hub id."""
     task: Annotated[str, arg(metavar="TASK")]
     """`rotten_tomatoes`, `imdb`, a GLUE task, `squad`, `squad_v2`, or a json, csv, tsv, jsonl or
-    parquet file."""
+    parquet file; or a .txt file, whose next tokens a decoder learns."""
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder of the run; an unfinished run of the same settings found there is continued."""
     preset: Literal["quick", "standard", "paper"] = "standard"
@@ -130,19 +139,23 @@ class Settings:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What training computes in; weights, softmax and norms stay float32."""
     length: Annotated[int | None, _LENGTH] = None
-    """Longest text in tokens; what is longer is cut, or read in windows of this length (SQuAD)."""
+    """Longest text in tokens; what is longer is cut, or read in windows of this length (SQuAD,
+    language models)."""
     doc_stride: int = 128
     """Tokens that two windows of a context share; a third of --length at most."""
     seed: int = 0
     """Decides the new head, the batches, the draws and dropout."""
     limit: Annotated[int | None, _INT] = None
-    """Use at most this many training examples."""
+    """Use at most this many training examples, or windows of a text."""
 
     text_column: TextColumn = None
     label_column: LabelColumn = None
     pair_column: PairColumn = None
     regression: bool = False
     """The labels of a file are numbers to be predicted, not classes."""
+    language_model: bool = False
+    """A text a row, without labels: learn the next token, as of a .txt file. Never guessed: a file
+    of labelled texts has a column of text, too."""
     data: Copy = None
 
     reuse: Annotated[Path | None, _DIR] = None
@@ -167,7 +180,13 @@ class Settings:
     def tokens(self) -> int:
         """`length`, or the usual one where it is not chosen: windows are longer than texts."""
         usual = LENGTH if self.task in SQUAD else _LENGTH_DEFAULT
+        usual = WINDOW if self.reads_text else usual
         return usual if self.length is None else self.length
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a language model is made: texts without labels."""
+        return self.language_model or is_text(self.task)
 
     @property
     def recipe(self) -> str:

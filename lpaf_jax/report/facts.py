@@ -41,6 +41,8 @@ DATA = {
     "test": "test examples",
     "share_cut": "training texts that fill the longest length and may have been cut",
     "windows": "windows that the contexts of the training questions make",
+    "window": "tokens of a window: an example is one window of the text",
+    "left_out": "tokens left out, after the last whole window of each split",
 }
 
 # Pruning writes zeros into matrices of unchanged shape: these alone store fewer numbers.
@@ -61,6 +63,7 @@ _KINDS = {
     "classification": "text classifier",
     "regression": "model that gives texts a number",
     "span": "model that finds answers in a text",
+    "language": "language model",
 }
 _TASKS = {
     "rotten_tomatoes": "Rotten Tomatoes",
@@ -204,6 +207,18 @@ class Stage(NamedTuple):
         return milliseconds(self.timings[batch].median) if self.timings else "–"
 
 
+def number(value: float | None) -> float:
+    """JSON has null for a number that is not finite."""
+    return math.inf if value is None else value
+
+
+def units(metrics: Metrics) -> str:
+    """What the examples of the task are called."""
+    if kind_of(metrics) != "language":
+        return "examples"
+    return f"windows of {metrics['data']['window']} tokens"
+
+
 def stages(metrics: Metrics) -> dict[str, Stage]:
     """The stages of this run by name, in the order they happened."""
     rows, official = {}, measures(metrics)
@@ -213,8 +228,8 @@ def stages(metrics: Metrics) -> dict[str, Stage]:
         timings = metrics["latency_ms"].get(key, {})
         rows[key] = Stage(
             label=STAGES[key],
-            score=entry[next(iter(official))],
-            scores=[measure.show(entry[name]) for name, measure in official.items()],
+            score=number(entry[next(iter(official))]),
+            scores=[measure.show(number(entry[name])) for name, measure in official.items()],
             low=low,
             high=high,
             encoder=metrics["encoder_params_ratio"] if smaller else 1.0,

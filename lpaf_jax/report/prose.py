@@ -2,7 +2,7 @@
 
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
-from lpaf_jax.report.measures import primary
+from lpaf_jax.report.measures import Measure, primary
 
 ORIGIN = (
     "The stages are those of Low-Rank Prune-And-Factorize (LPAF), a method of Siyu Ren and Kenny "
@@ -68,8 +68,14 @@ def _factorized(metrics: Metrics) -> str:
     return (
         f"{start}Each compressible matrix of m × n numbers is replaced by the product of an "
         f"m × k and a k × n matrix, k = {metrics['rank']}, {chosen}. Nothing has been retrained "
-        f"yet, so {primary(metrics)[1].name} usually drops here, to be won back in the last stage."
+        f"yet, so {_worse(primary(metrics)[1])} in the last stage."
     )
+
+
+def _worse(measure: Measure) -> str:
+    if measure.less:
+        return f"{measure.name} usually rises here, to be brought down again"
+    return f"{measure.name} usually drops here, to be won back"
 
 
 def _final(metrics: Metrics) -> str:

@@ -118,25 +118,52 @@ SPANS = Objective(
 """Logits (batch, length, 2) of a span's start and end, and their positions `labels` (batch, 2)."""
 
 
+def log_likelihood(logits: Array, batch: Batch) -> Array:
+    """`Σ_t log p(x_t | x_<t)` of each row, (batch,), over the tokens whose `weight` is not 0.
+
+    Nothing of the size of the logits is made beside them, here or on the way back: the logit of
+    each token is found by comparing indices within the sum, as a gather has a gradient of its own
+    of that size.
+
+    Args:
+        logits: (batch, length, vocabulary).
+        batch: `input_ids`, `attention_mask`, and `weight` of rows, or of tokens.
+    """
+    return jnp.sum(_log_p(logits, batch["input_ids"]) * _counted(batch), axis=-1)
+
+
+def _log_p(logits: Array, ids: Array) -> Array:
+    """Of each token the log-probability of the one after it; of the last, of any."""
+    logits = logits.astype(jnp.float32)
+    following = jnp.roll(ids, -1, axis=1)[..., None]
+    index = jax.lax.broadcasted_iota(ids.dtype, logits.shape, 2)
+    chosen = jnp.sum(jnp.where(index == following, logits, 0), axis=-1)
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _counted(batch: Batch) -> Array:
+    """What each place counts by the token after it, (batch, length); the last one has none."""
+    mask, weight = batch["attention_mask"], batch["weight"]
+    counted = (mask[:, 1:] * mask[:, :-1]).astype(jnp.float32)
+    # `weight` is of rows, or of tokens where only some of a row's count.
+    counted *= weight[:, None] if weight.ndim == 1 else weight[:, 1:]
+    return jnp.pad(counted, ((0, 0), (0, 1)))
+
+
 def _over_places(term: Callable[..., Array]) -> Callable[..., Array]:
     """The mean of `term` over all places of a batch that have a next token."""
 
     def mean(first: Array, second: Array, batch: Batch, *rest: float) -> Array:
-        mask = batch["attention_mask"]
-        counted = (mask[:, 1:] * mask[:, :-1]).astype(jnp.float32)
-        # `weight` is of rows, or of tokens where only some of a row's count.
-        weight = batch["weight"]
-        counted *= weight[:, None] if weight.ndim == 1 else weight[:, 1:]
-        width = first.shape[-1]
-        rows = first[:, :-1].reshape(-1, width)
-        others = second.reshape(-1) if second.ndim == 2 else second[:, :-1].reshape(-1, width)
-        return term(rows, others, counted.reshape(-1), *rest)
+        # Only the logits wait for the way back; what is made of them is made again there.
+        kept = jax.checkpoint(lambda one, other, weight: term(one, other, weight, *rest))
+        rows, others = (x.reshape(-1, x.shape[-1]) for x in (first, second))
+        return kept(rows, others, _counted(batch).reshape(-1))
 
     return mean
 
 
 LANGUAGE = Objective(
-    lambda logits, batch: _over_places(cross_entropy)(logits, batch["input_ids"][:, 1:], batch),
+    lambda logits, batch: -_mean(_log_p(logits, batch["input_ids"]), _counted(batch)),
     _over_places(symmetric_kl),
     _over_places(distillation_kl),
 )
