@@ -274,8 +274,8 @@ def _limits(metrics: Metrics) -> str:
         name = primary(metrics)[1].name
         lines += [
             f"{name[0].upper()}{name[1:]} is from one run (seed {metrics['seed']}) on "
-            f"{metrics['data']['test']:,} {facts.units(metrics)} of {task}, {_text(split)}: it is not a figure "
-            "of a public leaderboard.",
+            f"{metrics['data']['test']:,} {facts.units(metrics)} of {task}, {_text(split)}: it "
+            "is not a figure of a public leaderboard.",
             "Timings hold for the machine they were taken on.",
         ]
     lines.append("It inherits whatever bias the base model and the training texts carry.")
