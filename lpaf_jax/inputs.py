@@ -16,6 +16,7 @@ from lpaf_jax.data import (
     load_task,
     load_tokenizer,
 )
+from lpaf_jax.data.language import sample
 from lpaf_jax.data.split import hash_sample
 from lpaf_jax.data.squad import misplaced
 from lpaf_jax.errors import LpafError, SettingError
@@ -23,7 +24,7 @@ from lpaf_jax.files import read_json
 from lpaf_jax.heads import classes_of, order_by_name, require_head
 from lpaf_jax.kinds import KINDS, Judged, Kind, Terms
 from lpaf_jax.models import compressible, is_hub_id, load_model, parameters, resolve_model
-from lpaf_jax.models.families import family_name
+from lpaf_jax.models.families import FAMILIES, family_name
 from lpaf_jax.models.weight_files import weight_files
 from lpaf_jax.options import Options
 
@@ -42,7 +43,8 @@ class Inputs(NamedTuple):
         classes: names that the model's own head gives its classes; see `classes_of`.
         order: by `order_by_name`, from them to those of the task.
         trains_head: whether fine-tuning trains the head; else it is the model's own.
-        train: of a question, every window that its context takes.
+        train: of a question, every window that its context takes; of a text, its windows, as the
+            others.
         validation: what is judged after every epoch.
     """
 
@@ -56,7 +58,7 @@ class Inputs(NamedTuple):
     classes: list[str]
     order: list[int] | None
     trains_head: bool
-    train: Encoded
+    train: Judged
     validation: Judged
     test: Judged
 
@@ -81,14 +83,17 @@ def load_inputs(options: Options, *, trains_head: bool = True) -> Inputs:
     assert options.task is not None
     check_task_name(options.task)  # before anything is fetched
     source = resolve_model(options.model)
+    if options.reads_text:
+        _check_decoder(source, options)
     task = load_task(
         options.task,
         text_column=options.text_column,
         label_column=options.label_column,
         pair_column=options.pair_column,
         data=options.data,
-        limit=options.limit,
+        limit=None if options.reads_text else options.limit,  # which is of windows
         regression=options.regression,
+        language_model=options.language_model,
     )
     terms = Terms(
         kind=task.kind,
@@ -107,6 +112,10 @@ def load_inputs(options: Options, *, trains_head: bool = True) -> Inputs:
     held = task.validation
     if kind.validated is not None:
         held = hash_sample(held, kind.validated)
+    splits = (task.train, held, task.test)
+    train, validation, test = (kind.judged(tokenizer, split, terms) for split in splits)
+    if options.reads_text and options.limit is not None:
+        train = sample(train, options.limit)
     return Inputs(
         source,
         family_name(read_json(source / "config.json"), str(source)),
@@ -118,8 +127,21 @@ def load_inputs(options: Options, *, trains_head: bool = True) -> Inputs:
         classes,
         order_by_name(classes, task.label_names),
         trains_head,
-        *(kind.judged(tokenizer, split, terms) for split in (task.train, held, task.test)),
+        train,
+        validation,
+        test,
     )
+
+
+def _check_decoder(source: Path, options: Options) -> None:
+    """An encoder reads what comes after a token, too, and so learns nothing by predicting it."""
+    name = family_name(read_json(source / "config.json"), str(source))
+    if "lm" not in FAMILIES[name].heads:
+        decoders = ", ".join(family for family in FAMILIES if "lm" in FAMILIES[family].heads)
+        raise LpafError(
+            f"{options.model} is an encoder ({name}), which has no next token to learn from "
+            f"{options.task}: take a decoder ({decoders}), or a task with labels"
+        )
 
 
 def hub_names(options: Options) -> list[str]:
@@ -238,6 +260,8 @@ def _file_digest(path: Path) -> bytes:
 
 def counts(inputs: Inputs) -> dict[str, float]:
     """How many examples there are, and what the limit on their length did to the training data."""
+    if inputs.terms.kind == "language":
+        return _count_windows(inputs)
     most = inputs.kind.validated
     held = len(inputs.task.validation)
     found: dict[str, float] = {
@@ -248,6 +272,15 @@ def counts(inputs: Inputs) -> dict[str, float]:
     if inputs.terms.kind == "span":
         return found | {"windows": len(inputs.train)}
     return found | {"share_cut": round(_share_cut(inputs), 4)}
+
+
+def _count_windows(inputs: Inputs) -> dict[str, float]:
+    splits = {"train": inputs.train, "validation": inputs.validation, "test": inputs.test}
+    return {
+        **{name: len(split) for name, split in splits.items()},
+        "window": inputs.terms.length,
+        "left_out": sum(split.left_out for split in splits.values()),
+    }
 
 
 def about_repeats(inputs: Inputs) -> str | None:
@@ -292,6 +325,13 @@ def about_length(inputs: Inputs) -> str | None:
         if terms.overlap < terms.stride:
             shared += f": --doc-stride {terms.stride} is more than a third of a window"
         return f"contexts make {len(inputs.train)} windows of {terms.length} tokens, {shared}"
+    if terms.kind == "language":
+        found = counts(inputs)
+        return (
+            f"windows of {terms.length} tokens: {found['train']} to train on, "
+            f"{found['validation']} for validation, {found['test']} to test on; "
+            f"{found['left_out']} tokens after the last whole ones are left out"
+        )
     cut = _share_cut(inputs)
     if cut <= 0.01:
         return None

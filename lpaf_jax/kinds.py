@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax import Array
 
 from lpaf_jax.data import (
     METRICS,
@@ -15,13 +16,16 @@ from lpaf_jax.data import (
     encode,
     encode_questions,
     find_answers,
+    pack,
+    perplexity,
     span_metrics,
     task_metrics,
 )
 from lpaf_jax.data.examples import Kind as KindName
 from lpaf_jax.errors import SettingError
 from lpaf_jax.models.families import Head
-from lpaf_jax.train import CLASSIFICATION, REGRESSION, SPANS, Objective
+from lpaf_jax.models.functional import Batch, Forward
+from lpaf_jax.train import CLASSIFICATION, LANGUAGE, REGRESSION, SPANS, Objective, log_likelihood
 
 # Windows of a context may share a third of their tokens and no more: where the question takes half
 # of a window, the next one still shows something new.
@@ -33,7 +37,7 @@ class Terms(NamedTuple):
 
     Attributes:
         kind: of the task.
-        length: longest text, or window of a context, in tokens.
+        length: longest text, or window of a context or text, in tokens.
         label_names: of the classes, in order; empty unless the task is a classification.
         metrics: the official ones, the primary one first.
         pairs: whether it reads two texts; None where nobody knows.
@@ -56,7 +60,9 @@ class Terms(NamedTuple):
 
     def saved(self) -> dict[str, Any]:
         """What `lpaf_reads` in config.json says of them; names of classes have a place there."""
-        own: dict[str, Any] = {"length": self.length, "pairs": self.pairs}
+        own: dict[str, Any] = {"length": self.length}
+        if self.kind != "language":
+            own["pairs"] = self.pairs
         if self.kind == "span":
             own |= {"stride": self.stride, "no_answer": self.no_answer}
         return own | {"metrics": list(self.metrics)}
@@ -100,10 +106,22 @@ class Judged(Encoded):
         score: from the logits of all, as `predict` gives them, to the official metrics.
         right: from the logits to which answers are right, (n,); None where answers are not
             simply right or wrong.
+        reduce: from the logits of a batch, and the batch, to what `score` takes in their place:
+            those of a vocabulary cannot be kept for all examples.
+        left_out: tokens of a text that fill no window.
     """
 
     score: Callable[[np.ndarray], dict[str, Any]]
     right: Callable[[np.ndarray], np.ndarray] | None
+    reduce: Callable[[Array, Batch], Array] | None = None
+    left_out: int = 0
+
+    def judging(self, forward: Forward) -> Forward:
+        """`forward` with `reduce` after it, to be compiled as one: what `predict` is to call."""
+        reduce = self.reduce
+        if reduce is None:
+            return forward
+        return lambda params, fixed, batch: reduce(forward(params, fixed, batch), batch)
 
 
 class Kind(NamedTuple):
@@ -155,6 +173,17 @@ def _spans(tokenizer: Tokenizer, questions: Questions, terms: Terms) -> Judged:
     return Judged(**vars(windows.encoded), score=score, right=None)
 
 
+def _windows(tokenizer: Tokenizer, examples: Examples, terms: Terms) -> Judged:
+    packed = pack(tokenizer, examples.texts, terms.length)
+
+    def score(sums: np.ndarray) -> dict[str, Any]:
+        tokens = sums.size * (terms.length - 1)  # the first of a window has nothing before it
+        found = perplexity(float(sums.sum(dtype=np.float64)), tokens)
+        return {"perplexity": found, "tokens": tokens, "n": sums.size, "primary": "perplexity"}
+
+    return Judged(**vars(packed), score=score, right=None, reduce=log_likelihood)
+
+
 KINDS: Mapping[KindName, Kind] = {
     "classification": Kind(
         "classification", lambda terms: terms.label_names, CLASSIFICATION, _classes
@@ -162,4 +191,5 @@ KINDS: Mapping[KindName, Kind] = {
     "regression": Kind("classification", lambda terms: ["score"], REGRESSION, _values),
     # To find the best span of a window takes longer than a small model takes to read it.
     "span": Kind("span", lambda terms: None, SPANS, _spans, validated=2000),
+    "language": Kind("lm", lambda terms: None, LANGUAGE, _windows),
 }

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from tyro.conf import Positional, arg
 
-from lpaf_jax.data import SQUAD
+from lpaf_jax.data import SQUAD, is_text
+from lpaf_jax.data.language import WINDOW
 from lpaf_jax.data.windows import LENGTH
 from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.ranges import demand, demand_choice, whole
@@ -22,7 +23,10 @@ _INT = arg(metavar="INT", help_behavior_hint=_OPTIONAL)
 _FILE = arg(metavar="FILE", help_behavior_hint=_OPTIONAL)
 _LENGTH = arg(
     metavar="INT",
-    help_behavior_hint=f"(default: {_LENGTH_DEFAULT}; {LENGTH} for SQuAD, {TEXT_LENGTH} for texts)",
+    help_behavior_hint=(
+        f"(default: {_LENGTH_DEFAULT}; {LENGTH} for SQuAD, {WINDOW} for a language model, "
+        f"{TEXT_LENGTH} without a task)"
+    ),
 )
 
 
@@ -32,7 +36,10 @@ def _name(help_: str) -> Any:
 
 # How a task is named beside its name, for every command that reads one.
 TextColumn = Annotated[
-    str | None, _name("Column of the text in a file, where it is not `sentence`.")
+    str | None,
+    _name(
+        "Column of the text in a file, where it is not `sentence`, or `text` for a language model."
+    ),
 ]
 LabelColumn = Annotated[
     str | None, _name("Column of the label in a file, where it is not `label`.")
@@ -74,7 +81,8 @@ class Options:
     """Folder of the run; an unfinished run of the same settings found there is continued."""
     task: Annotated[str | None, arg(metavar="TASK", help_behavior_hint=_OPTIONAL)] = None
     """`rotten_tomatoes`, `imdb`, a GLUE task, `squad`, `squad_v2`, or a json, csv, tsv, jsonl or
-    parquet file. Without one nothing is trained: give --calibration."""
+    parquet file; or a .txt file, whose next tokens a decoder learns. Without one nothing is
+    trained: give --calibration."""
     recipe: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=_OPTIONAL)] = None
     """The method: one that `lpaf recipes` lists, FILE.py:NAME or FILE.yaml; lpaf, or drone without
     a task, where none is named."""
@@ -99,19 +107,23 @@ class Options:
     weight_decay: float = 0.01
     """Decoupled weight decay, on matrices only."""
     length: Annotated[int | None, _LENGTH] = None
-    """Longest text in tokens; what is longer is cut, or read in windows of this length (SQuAD)."""
+    """Longest text in tokens; what is longer is cut, or read in windows of this length (SQuAD,
+    language models)."""
     doc_stride: int = 128
     """Tokens that two windows of a context share; a third of --length at most."""
     seed: int = 0
     """Decides the new head, the batches, the draws and dropout."""
     limit: Annotated[int | None, _INT] = None
-    """Use at most this many training examples."""
+    """Use at most this many training examples, or windows of a text."""
 
     text_column: TextColumn = None
     label_column: LabelColumn = None
     pair_column: PairColumn = None
     regression: bool = False
     """The labels of a file are numbers to be predicted, not classes."""
+    language_model: bool = False
+    """A text a row, without labels: learn the next token, as of a .txt file. Never guessed: a file
+    of labelled texts has a column of text, too."""
     data: Copy = None
 
     reuse: Annotated[
@@ -133,7 +145,13 @@ class Options:
     def tokens(self) -> int:
         """`length`, or the usual one where it is not chosen: windows are longer than texts."""
         usual = LENGTH if self.task in SQUAD else _LENGTH_DEFAULT
+        usual = WINDOW if self.reads_text else usual
         return usual if self.length is None else self.length
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a language model is made: texts without labels."""
+        return self.language_model or (self.task is not None and is_text(self.task))
 
     @property
     def training(self) -> Training:
@@ -145,7 +163,7 @@ class Options:
 # and a recipe are nothing but the values they stand for.
 NOT_COMPARED = ("out", "preset", "reuse", "fsdp", "distributed", "keep", "force", "quiet")
 # By what an option is known where there is no task, and where there is one.
-_OF_TASKS = ("label_column", "pair_column", "regression", "data", "limit")
+_OF_TASKS = ("label_column", "pair_column", "regression", "language_model", "data", "limit")
 _OF_TEXTS = ("held_out",)
 
 

@@ -10,10 +10,12 @@ from jax import Array
 
 from lpaf_jax.data import load_tokenizer, perplexity, text_batches, text_tokens, text_windows
 from lpaf_jax.errors import LpafError
+from lpaf_jax.files import read_json
 from lpaf_jax.kinds import length_for
 from lpaf_jax.models import as_function, load_model, parameters
 from lpaf_jax.models.functional import Batch, Params
 from lpaf_jax.oneshot_settings import DEFAULT_LENGTH
+from lpaf_jax.train import log_likelihood
 
 
 def text_perplexity(
@@ -33,7 +35,8 @@ def text_perplexity(
         folder: of a language model.
         data: a text, or a table with a text a row.
         text_column: the column of the text in a table.
-        length: tokens of a window; None takes 512, or what the model reads.
+        length: tokens of a window; None takes that of the run that the model is of, else 512 or
+            what the model reads.
         stride: None takes the length: the fastest, and the highest figure, as the first tokens of
             a window have little before them.
 
@@ -51,22 +54,20 @@ def text_perplexity(
     tokenizer = load_tokenizer(folder)
     tokens_of = text_tokens(tokenizer, data, text_column)
     model: Any = load_model(folder, head="lm")
-    length = length_for(length, DEFAULT_LENGTH, model.positions)
+    own = read_json(folder / "config.json").get("lpaf_reads", {}).get("length", DEFAULT_LENGTH)
+    length = length_for(length, own, model.positions)
     stride = length if stride is None else stride
     windows = text_windows(tokens_of, length, stride)
     forward = as_function(model)
 
     @jax.jit
-    def log_likelihood(params: Params, batch: Batch) -> Array:
-        logits = forward(params, {}, batch)[:, :-1].astype(jnp.float32)
-        chosen = jnp.take_along_axis(logits, batch["input_ids"][:, 1:, None], axis=-1)[..., 0]
-        found = chosen - jax.nn.logsumexp(logits, axis=-1)
-        return jnp.sum(found * batch["weight"][:, 1:])
+    def found_in(params: Params, batch: Batch) -> Array:
+        return jnp.sum(log_likelihood(forward(params, {}, batch), batch))
 
     params = parameters(model)
     total, tokens = 0.0, 0
     for batch in text_batches(windows, 1, length, tokenizer.pad_id):
-        total += float(log_likelihood(params, batch))
+        total += float(found_in(params, batch))
         tokens += int(batch["weight"].sum())
     if not tokens:
         raise LpafError(f"{data} has less than two tokens, of which there is no perplexity")

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from lpaf_jax.compress.analysis import analyse_pruning
-from lpaf_jax.data import Encoded, compare_paired
+from lpaf_jax.data import LESS_IS_BETTER, compare_paired
 from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.files import atomic_write, write_json
 from lpaf_jax.inputs import (
@@ -31,6 +31,7 @@ from lpaf_jax.inputs import (
     hub_names,
     load_inputs,
 )
+from lpaf_jax.kinds import Judged
 from lpaf_jax.linalg import rank_for_ratio
 from lpaf_jax.machine import peak_memory, usable_cpus, versions
 from lpaf_jax.models import (
@@ -118,7 +119,7 @@ def run(settings: Settings) -> dict[str, Any]:
             return metrics
         progress.say(
             f"recipe {settings.method.name}: {settings.model} on {inputs.task.name} "
-            f"({len(inputs.task.train)} training examples), {plan(settings, inputs)}"
+            f"({counts(inputs)['train']} training examples), {plan(settings, inputs)}"
         )
         missed = _share_missed(settings, inputs)
         for told in (missed, about_repeats(inputs), about_length(inputs)):
@@ -221,7 +222,9 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
         "stages": results,
         "described": describe(job.settings, primary, ranks),
         **_paired(inputs, logits, first),
-        "retained": _ratio(results[FINAL][primary], results[first][primary]),
+        "retained": None
+        if primary in LESS_IS_BETTER
+        else _ratio(results[FINAL][primary], results[first][primary]),
         "rank": next(iter(ranks.values())) if len(set(ranks.values())) == 1 else None,
         "ranks": ranks,
         "encoder_params_ratio": stored[FINAL]["encoder"] / stored["dense"]["encoder"],
@@ -280,15 +283,15 @@ def finish(job: Run, metrics: dict[str, Any]) -> None:
 
 
 def _logits_of(
-    models: dict[str, nnx.Module], data: Encoded, progress: Progress
+    models: dict[str, nnx.Module], data: Judged, progress: Progress
 ) -> dict[str, np.ndarray]:
-    """Logits of every model; models of one structure share what is compiled."""
+    """Logits of every model, reduced; models of one structure share what is compiled."""
     compiled: dict[frozenset[tuple[str, tuple[int, ...]]], Any] = {}
     found = {}
     for name, model in models.items():
         params = parameters(model)
         structure = frozenset((path, x.shape) for path, x in params.items())
-        forward = compiled.setdefault(structure, jax.jit(as_function(model)))
+        forward = compiled.setdefault(structure, jax.jit(data.judging(as_function(model))))
         on_batch = partial(progress.batch, f"{name} model on the test split")
         found[name] = predict(forward, params, data, _EVALUATION_BATCH, on_batch)
     return found

@@ -26,7 +26,7 @@ from lpaf_jax.settings import Settings, as_json
 # What the first stage of every run depends on, beside its own settings and what is read.
 _READ = (
     *("model", "task", "text_column", "label_column", "pair_column", "regression"),
-    *("data", "limit", "length", "doc_stride"),
+    *("language_model", "data", "limit", "length", "doc_stride"),
 )
 # What all training stages depend on.
 _TRAINED = ("batch", "accumulate", "dtype", "seed", "warmup", "weight_decay")

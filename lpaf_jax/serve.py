@@ -24,6 +24,7 @@ from lpaf_jax.data import (
 )
 from lpaf_jax.data.contents import refuse_packed
 from lpaf_jax.data.examples import Kind
+from lpaf_jax.data.language import COLUMN
 from lpaf_jax.data.tables import LABEL_COLUMN, TEXT_COLUMN
 from lpaf_jax.data.windows import DOC_STRIDE, LENGTH
 from lpaf_jax.errors import LpafError, SettingError
@@ -250,7 +251,7 @@ def evaluate_file(
         if label_column or pair_column:
             raise LpafError(f"{place} is a language model: it is judged on text without labels")
         return text_perplexity(
-            place, data, text_column=text_column or "text", length=length, stride=stride
+            place, data, text_column=_text_column(place, text_column), length=length, stride=stride
         )
     if stride is not None:
         raise SettingError(("stride",), "is for language models, which this one is not")
@@ -281,6 +282,13 @@ def _columns(place: Path, *chosen: str | None) -> tuple[str, str, str | None]:
     names = ("text_column", "label_column", "pair_column")
     text, label, pair = (given or own.get(name) for name, given in zip(names, chosen, strict=True))
     return text or TEXT_COLUMN, label or LABEL_COLUMN, pair
+
+
+def _text_column(place: Path, chosen: str | None) -> str:
+    """Of a language model: the one chosen, else that of the run that `place` is of, or `text`."""
+    run = run_of(place)
+    own = {} if run is None else run_record(run[0], "settings.json")
+    return chosen or own.get("text_column") or COLUMN
 
 
 def _check_distinct(names: list[str], place: Path) -> None:

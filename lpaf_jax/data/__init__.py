@@ -8,8 +8,9 @@ from lpaf_jax.data.batches import (
     steps_per_epoch,
     train_batches,
 )
-from lpaf_jax.data.examples import METRICS, Examples, Kind, Task
+from lpaf_jax.data.examples import LESS_IS_BETTER, METRICS, Examples, Kind, Task
 from lpaf_jax.data.glue import GLUE
+from lpaf_jax.data.language import Packed, is_text, pack, split_text
 from lpaf_jax.data.metrics import classification_metrics, compare_paired, wilson_interval
 from lpaf_jax.data.scores import matthews_correlation, pearson, spearman, task_metrics
 from lpaf_jax.data.span_scores import exact_match, normalise_answer, span_metrics, token_f1
@@ -31,6 +32,7 @@ from lpaf_jax.data.windows import Answer, Found, Windows, encode_questions, find
 __all__ = [
     "BUCKETS",
     "GLUE",
+    "LESS_IS_BETTER",
     "METRICS",
     "SQUAD",
     "TASK_NAMES",
@@ -41,6 +43,7 @@ __all__ = [
     "Examples",
     "Found",
     "Kind",
+    "Packed",
     "Questions",
     "Task",
     "TextWindow",
@@ -55,10 +58,12 @@ __all__ = [
     "eval_batches",
     "exact_match",
     "find_answers",
+    "is_text",
     "load_task",
     "load_tokenizer",
     "matthews_correlation",
     "normalise_answer",
+    "pack",
     "pearson",
     "perplexity",
     "read_examples",
@@ -66,6 +71,7 @@ __all__ = [
     "sample_blocks",
     "span_metrics",
     "spearman",
+    "split_text",
     "steps_per_epoch",
     "task_metrics",
     "text_batches",

@@ -6,14 +6,18 @@ from typing import Literal
 
 import numpy as np
 
-Kind = Literal["classification", "regression", "span"]
+Kind = Literal["classification", "regression", "span", "language"]
 
 # The metrics a task of each kind is judged by unless it names its own; the first is the primary.
 METRICS: Mapping[Kind, tuple[str, ...]] = {
     "classification": ("accuracy",),
     "regression": ("pearson", "spearman"),
     "span": ("f1", "exact"),
+    "language": ("perplexity",),
 }
+
+# All others grow as a model gets better.
+LESS_IS_BETTER = frozenset({"perplexity"})
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Examples:
         texts: n strings.
         pairs: n second sentences for tasks about two texts, or None.
         labels: (n,) int32, positions in the task's label names; or (n,) float32, the values of a
-            regression.
+            regression; (n, 0) of texts without any.
     """
 
     texts: list[str]

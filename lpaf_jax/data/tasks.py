@@ -10,6 +10,7 @@ from lpaf_jax.data.contents import refuse_packed
 from lpaf_jax.data.examples import METRICS, Examples, Task
 from lpaf_jax.data.glue import GLUE, glue
 from lpaf_jax.data.labels import check_names
+from lpaf_jax.data.language import TEXT_SUFFIX, is_text, split_text
 from lpaf_jax.data.movie_reviews import LABEL_NAMES, SOURCES, movie_reviews
 from lpaf_jax.data.split import drop_repeats, hash_sample, hash_split, position
 from lpaf_jax.data.squad import SQUAD, Questions, check_answered, read_squad, squad
@@ -31,6 +32,7 @@ def load_task(
     data: str | Path | None = None,
     limit: int | None = None,
     regression: bool = False,
+    language_model: bool = False,
 ) -> Task:
     """Load a task and split it; the same call gives the same splits everywhere.
 
@@ -40,14 +42,17 @@ def load_task(
             file. A single file is split 70 / 10 / 20 % by a hash of the text, of classes without
             repeats. A task of GLUE or SQuAD keeps its validation split as the test, and a tenth of
             its training split, drawn by hash, is the validation. In SQuAD it is the contexts that
-            are drawn.
-        text_column: the text's column in a file, `sentence` unless given.
+            are drawn. A .txt file is split in the same shares, by its paragraphs: see
+            `split_text`.
+        text_column: the text's column in a file, `sentence` unless given, `text` for a language
+            model.
         label_column: the label's column in a file, `label` unless given.
         pair_column: the second text's column in a file, for tasks about two texts.
         data: a local copy of a task of GLUE or SQuAD, instead of the hub; for SQuAD also a single
             .json file in its format.
         limit: keep at most this many training examples, drawn by hash.
         regression: the labels of a file are numbers to be predicted, not classes.
+        language_model: the rows of a file are texts without labels, as a .txt file always is.
 
     Raises:
         LpafError: an unknown task, file or column, an option the task has no use for, missing
@@ -56,7 +61,9 @@ def load_task(
     if limit is not None and limit < 1:
         raise LpafError(f"a limit of {limit} leaves no training example; give at least 1")
     check_task_name(name)
-    if Path(name).suffix.lower() in SUFFIXES:
+    if language_model or is_text(name):
+        task = _of_language(name, text_column, label_column, pair_column, data, regression)
+    elif Path(name).suffix.lower() in SUFFIXES:
         _refuse(name, "files have no other copy", data=data)
         task = _from_file(name, text_column, label_column, pair_column, regression)
     else:
@@ -77,10 +84,11 @@ def load_task(
 
 def check_task_name(name: str) -> None:
     """Raise LpafError unless `name` is a task or ends as a file that is read here."""
-    if name not in TASK_NAMES and Path(name).suffix.lower() not in SUFFIXES:
+    if name not in TASK_NAMES and Path(name).suffix.lower() not in (TEXT_SUFFIX, *SUFFIXES):
         refuse_packed(Path(name))
         raise LpafError(
-            f"unknown task {name!r}; known are {', '.join(TASK_NAMES)}, or the path of a {FILES}"
+            f"unknown task {name!r}; known are {', '.join(TASK_NAMES)}, or the path of a {FILES}, "
+            f"or of a {TEXT_SUFFIX} file for a language model"
         )
 
 
@@ -112,6 +120,30 @@ def _by_context(questions: Questions) -> np.ndarray:
     """Questions about one context share a split: a context that was trained on is no test."""
     places = {context: position(context) for context in set(questions.pairs)}
     return np.array([places[context] for context in questions.pairs], dtype=np.float64)
+
+
+def _of_language(
+    name: str,
+    text_column: str | None,
+    label_column: str | None,
+    pair_column: str | None,
+    data: str | Path | None,
+    regression: bool,
+) -> Task:
+    if name in TASK_NAMES:
+        raise SettingError(("language_model",), f"is for files; {name} is a task with labels")
+    _refuse(
+        name,
+        "a language model reads text without labels",
+        label_column=label_column,
+        pair_column=pair_column,
+        regression=regression or None,
+    )
+    _refuse(name, "files have no other copy", data=data)
+    if is_text(name):
+        _refuse(name, "a plain text has no columns", text_column=text_column)
+    splits = split_text(name, SHARES, text_column)
+    return Task(Path(name).stem, [], *splits, kind="language", metrics=METRICS["language"])
 
 
 def _from_file(
@@ -161,9 +193,10 @@ def _check(task: Task) -> None:
     for split, part in splits.items():
         if not len(part):
             raise LpafError(
-                f"task {task.name} has an empty {split} split ({sizes}); it needs more rows"
+                f"task {task.name} has an empty {split} split ({sizes}); it needs more "
+                f"{'paragraphs or rows' if task.kind == 'language' else 'rows'}"
             )
-    if task.kind != "span" and np.unique(task.train.labels).size < 2:
+    if task.kind not in ("span", "language") and np.unique(task.train.labels).size < 2:
         what = "class" if task.kind == "classification" else "value"
         raise LpafError(
             f"all training examples of task {task.name} have one {what} ({sizes}); "

@@ -70,16 +70,17 @@ def _what(metrics: Metrics, stage: str) -> str:
 def _use(metrics: Metrics, stage: str) -> str:
     place = "model" if stage == "final" else f"stages/{stage}"
     torch, kind = "", facts.kind_of(metrics)
-    file = "FILE.json" if kind == "span" else "FILE.tsv"
+    file = {"span": "FILE.json", "language": "TEXT.txt"}.get(kind, "FILE.tsv")
     command = f"lpaf evaluate RUN --stage {stage} --data {file}"
     first = f"An ordinary {facts.family_name(metrics)} checkpoint. With `lpaf`:"
     chosen, bare = f', stage="{stage}"', " and leave out the stage"
     text = r'"one text\tand another"' if _reads_pairs(metrics) else '"a moving and funny film"'
     if kind == "span":
         text = r'"who made the film?\tThe film was made by a woman of twenty."'
-    loop = _LOOPS[kind].format(text=text)
     if stage == "final":
         command, chosen, bare = "lpaf predict RUN < lines.txt", "", ""
+        if kind == "language":
+            command = f"lpaf evaluate RUN --data {file}"
     if metrics["described"][stage]["shrinks"]:
         first = "The factors are stored as factors. With `lpaf`:"
         pair = '{"text": "one text", "text_pair": "and another"}'
@@ -87,6 +88,8 @@ def _use(metrics: Metrics, stage: str) -> str:
         torch = "\n\n" + (
             _SPANS_IN_TORCH
             if kind == "span"
+            else _in_torch("write", "text-generation", _BEGINNING)
+            if kind == "language"
             else _in_torch("classify", "text-classification", read)
         )
     return f"""\
@@ -99,18 +102,31 @@ def _use(metrics: Metrics, stage: str) -> str:
 In Python:
 
 ```python
-from pathlib import Path
-
-from lpaf_jax.serve import load_predictor
-
-predictor = load_predictor(Path("RUN"){chosen})
-{loop}
+{_PYTHON.get(kind, _PREDICTOR + _LOOPS.get(kind, "")).format(chosen=chosen, text=text)}
 ```
 
 `RUN` is the folder of the run, the one that holds `{place}`. Where there is only the folder that \
 this card lies in, name that{bare}.{torch}"""
 
 
+_BEGINNING = '"The film was"'
+_PREDICTOR = """\
+from pathlib import Path
+
+from lpaf_jax.serve import load_predictor
+
+predictor = load_predictor(Path("RUN"){chosen})
+"""
+_PYTHON = {
+    "language": """\
+from pathlib import Path
+
+from lpaf_jax.serve import evaluate_file
+
+print(evaluate_file(Path("RUN"), Path("TEXT.txt"){chosen})["perplexity"])"""
+}
+# What transformers calls a use.
+_PIPELINES = {"span": "question-answering", "language": "text-generation"}
 # What a model says to one text, printed.
 _LOOPS = {
     "classification": (
@@ -171,12 +187,9 @@ def _figures(metrics: Metrics) -> str:
     batches = facts.batches(metrics)
     official = measures(metrics)
     with_interval = "accuracy" in official
+    label = "95 % interval" if len(official) == 1 else "95 % interval of the accuracy"
     heads = ["stage", *(measure.name for measure in official.values())]
-    heads += (
-        ["95 % interval"]
-        if len(official) == 1
-        else (["95 % interval of the accuracy"] if with_interval else [])
-    )
+    heads += [label] if with_interval else []
     heads += ["compressible weights", "all weights", "file"]
     heads += [f"batch {batch}" for batch in batches]
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
@@ -194,6 +207,8 @@ def _notes(metrics: Metrics) -> str:
 def _limits(metrics: Metrics) -> str:
     task = _text(facts.task_name(metrics))
     lines = [f"It answers the one question it was tuned for, {task}; other text was not tested."]
+    if facts.kind_of(metrics) == "language":
+        lines = [f"It was tuned and tested on one text, {task}, which other text may be unlike."]
     if "stage" not in metrics:
         given = _given_task(metrics)
         split = (
@@ -206,8 +221,8 @@ def _limits(metrics: Metrics) -> str:
         name = primary(metrics)[1].name
         lines += [
             f"{name[0].upper()}{name[1:]} is from one run (seed {metrics['seed']}) on "
-            f"{metrics['data']['test']:,} examples of {task}, {_text(split)}: it is not a figure "
-            "of a public leaderboard.",
+            f"{metrics['data']['test']:,} {facts.units(metrics)} of {task}, {_text(split)}: it "
+            "is not a figure of a public leaderboard.",
             "Timings hold for the machine they were taken on.",
         ]
     lines.append("It inherits whatever bias the base model and the training texts carry.")
@@ -229,8 +244,7 @@ def _front_matter(metrics: Metrics) -> dict[str, Any]:
     base, licence = _base(metrics["model"])
     given = _given_task(metrics)
     dataset, official = _DATASETS.get(given), measures(metrics)
-    spans = facts.kind_of(metrics) == "span"
-    pipeline = "question-answering" if spans else "text-classification"
+    pipeline = _PIPELINES.get(facts.kind_of(metrics), "text-classification")
     front: dict[str, Any] = {
         "license": licence,
         "library_name": "lpaf-jax",

@@ -23,6 +23,8 @@ DATA = {
     "test": "test examples",
     "share_cut": "training texts that fill the longest length and may have been cut",
     "windows": "windows that the contexts of the training questions make",
+    "window": "tokens of a window: an example is one window of the text",
+    "left_out": "tokens left out, after the last whole window of each split",
     "calibration_tokens": "tokens of the calibration text",
     "held_out_tokens": "tokens of the held-out text",
 }
@@ -210,6 +212,18 @@ class Row(NamedTuple):
         return milliseconds(self.timings[batch].median) if self.timings else "–"
 
 
+def number(value: float | None) -> float:
+    """JSON has null for a number that is not finite."""
+    return math.inf if value is None else value
+
+
+def units(metrics: Metrics) -> str:
+    """What the examples of the task are called."""
+    if kind_of(metrics) != "language" or "window" not in metrics["data"]:
+        return "examples"
+    return f"windows of {metrics['data']['window']} tokens"
+
+
 def stages(metrics: Metrics) -> dict[str, Row]:
     """The stages of this run by name, in the order they happened."""
     rows, official = {}, measures(metrics)
@@ -220,8 +234,8 @@ def stages(metrics: Metrics) -> dict[str, Row]:
         timings = metrics.get("latency_ms", {}).get(key, {})
         rows[key] = Row(
             label=label(metrics, key),
-            score=entry.get(next(iter(official)), math.nan),
-            scores=[measure.show(entry.get(name, math.nan)) for name, measure in official.items()],
+            score=number(entry[next(iter(official))]),
+            scores=[measure.show(number(entry[name])) for name, measure in official.items()],
             low=low,
             high=high,
             encoder=metrics["encoder_params_ratio"] if smaller else 1.0,

@@ -1,7 +1,10 @@
 """The official metrics as a person reads them: their names, and what a value looks like."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from lpaf_jax.data.examples import LESS_IS_BETTER
 
 
 class Measure(NamedTuple):
@@ -12,15 +15,38 @@ class Measure(NamedTuple):
         head: of a column.
         correlation: a number from -1 to 1, where other metrics are shares.
         hub: what model hubs call it.
+        less: an amount above 0 of which less is better, compared by ratios; infinite where it is
+            above all floats.
     """
 
     name: str
     head: str
     correlation: bool
     hub: str
+    less: bool = False
+
+    @property
+    def titled(self) -> str:
+        """The name at an axis, with the unit of `drawn`."""
+        return self.name if self.correlation or self.less else f"{self.name}, %"
+
+    @property
+    def notable(self) -> float:
+        """By so much two values of `gap` differ more than two sets of texts usually make them."""
+        return 0.1 if self.less else 0.02
+
+    def better(self, one: float, other: float) -> bool:
+        """Whether `one` is better than `other`."""
+        return one < other if self.less else one > other
+
+    def gap(self, one: float, other: float) -> float:
+        """How far apart two values are: the difference, or of amounts that of the logarithms."""
+        return math.log(one) - math.log(other) if self.less else one - other
 
     def show(self, value: float) -> str:
-        """`81.3 %`, or `0.813` of a correlation."""
+        """`81.3 %`, `0.813` of a correlation, `48.8` of an amount."""
+        if self.less:
+            return amount(value)
         return f"{value:.3f}" if self.correlation else f"{100 * value:.1f} %"
 
     def apart(self, difference: float) -> str:
@@ -31,6 +57,13 @@ class Measure(NamedTuple):
         return told if self.correlation else f"{told} percentage points"
 
 
+def amount(value: float) -> str:
+    """An amount above 0 to three figures or so."""
+    if not math.isfinite(value):
+        return "not finite"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.{1 if value >= 10 else 2}f}"
+
+
 MEASURES = {
     "accuracy": Measure("accuracy", "Accuracy", False, "accuracy"),
     "f1": Measure("F1", "F1", False, "f1"),
@@ -38,6 +71,9 @@ MEASURES = {
     "mcc": Measure("Matthews correlation", "MCC", True, "matthews_correlation"),
     "pearson": Measure("Pearson correlation", "Pearson", True, "pearsonr"),
     "spearman": Measure("Spearman correlation", "Spearman", True, "spearmanr"),
+    "perplexity": Measure(
+        "perplexity", "Perplexity", False, "perplexity", "perplexity" in LESS_IS_BETTER
+    ),
 }
 
 _MEANINGS = {
@@ -51,6 +87,11 @@ _MEANINGS = {
         "0 if they have nothing to do with them."
     ),
     "spearman": "Pearson's correlation of the ranks: only the order of the values counts.",
+    "perplexity": (
+        "How many equally likely tokens the model in effect hesitates between: e to the mean "
+        "negative log-probability that it gives to the next token. Less is better; 1 is least. "
+        "Models with other tokenizers, and windows of another length, are not to be compared."
+    ),
     "exact": (
         "The share of questions whose answer is, but for case, articles and punctuation, one of "
         "those that people gave."

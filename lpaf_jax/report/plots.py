@@ -1,5 +1,6 @@
 """The figures of a run, each a function from plain data to one inline <svg>."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from textwrap import wrap
@@ -11,7 +12,7 @@ from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.logs import Line, Log, Phase
 from lpaf_jax.report.matrix_plots import apart
-from lpaf_jax.report.measures import MEASURES, Measure, primary
+from lpaf_jax.report.measures import MEASURES, Measure, amount, primary
 from lpaf_jax.report.svg import BLUE, GREEN, GREY, INK, MUTED, ORANGE, svg
 
 # Of the stages there mostly are: colour and marker. Others take those in the middle in turn.
@@ -26,9 +27,9 @@ def _look(stage: str) -> tuple[str, str]:
 def score_against_size(metrics: Metrics, narrow: bool = False) -> str:
     """Every stage by the numbers its compressible matrices store and its primary test metric."""
     rows, (name, measure) = facts.stages(metrics), primary(metrics)
-    scale = _scale(measure)
     common = facts.majority(metrics) if name == "accuracy" else None
-    places = {key: (100 * row.encoder, scale * row.score) for key, row in rows.items()}
+    finite = {key: row for key, row in rows.items() if math.isfinite(row.score)}
+    places = {key: (100 * row.encoder, _drawn(measure, row.score)) for key, row in finite.items()}
     width, height = (340, 300) if narrow else (560, 340)
 
     def draw(figure: Any) -> None:
@@ -88,20 +89,25 @@ def score_against_size(metrics: Metrics, narrow: bool = False) -> str:
         axes.set_xlabel(
             f"numbers stored for the compressible matrices,{line}share of the dense model"
         )
-        axes.set_title(f"Test {_titled(measure)}")
+        axes.set_title(f"Test {measure.titled}")
+        _amounts(axes, measure)
 
     spoken = ", ".join(f"{row.label} {measure.show(row.score)}" for row in rows.values())
     called = f"{measure.name[0].upper()}{measure.name[1:]} against size: {spoken}"
     return svg("size-narrow" if narrow else "size", called, width, height, draw)
 
 
-def _scale(measure: Measure) -> int:
-    """What a value is drawn times: shares are percents, correlations are themselves."""
-    return 1 if measure.correlation else 100
+def _drawn(measure: Measure, value: float) -> float:
+    """Where a value stands: shares by their percents, amounts by their logarithms."""
+    if measure.less:
+        return math.log10(value)
+    return value if measure.correlation else 100 * value
 
 
-def _titled(measure: Measure) -> str:
-    return measure.name if measure.correlation else f"{measure.name}, %"
+def _amounts(axes: Any, measure: Measure) -> None:
+    """Write amounts where their logarithms stand."""
+    if measure.less:
+        axes.yaxis.set_major_formatter(lambda place, _: amount(10**place))
 
 
 def _widest_gap(places: Sequence[float]) -> float:
@@ -117,10 +123,10 @@ def training_curves(
     measure = primary(metrics)[1]
     stages = list(log)
     schedule = any(log[s].sparsity or log[s].p for s in stages)
-    scores = f"Validation {_titled(measure)}"
+    scores = f"Validation {measure.titled}"
     titles = ["Training loss", scores, *(["Schedules, %"] if schedule else [])]
     short = {"Training loss": "Loss"}
-    short[scores] = "Validation" if measure.correlation else "Validation, %"
+    short[scores] = measure.titled.replace(measure.name, "Validation")
 
     def draw(figure: Any) -> None:
         grid = figure.subplots(len(titles), len(stages), squeeze=False, sharey="row")
@@ -171,12 +177,15 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def _scores(axes: Any, line: Line, measure: Measure) -> None:
-    steps, values = np.array(line, dtype=float).T
-    values = _scale(measure) * values
+    finite = [(step, value) for step, value in line if value is not None and math.isfinite(value)]
+    if not finite:
+        return
+    steps, values = np.array([(step, _drawn(measure, value)) for step, value in finite]).T
+    _amounts(axes, measure)
     axes.plot(steps, values, "o-", color=BLUE, markersize=4.5, linewidth=1.2)
     # The last, not the best: the weights after the last step are the ones kept.
     axes.annotate(
-        f"{values[-1]:.3f}" if measure.correlation else f"{values[-1]:.1f}",
+        measure.show(finite[-1][1]).removesuffix(" %"),
         (steps[-1], values[-1]),
         xytext=(0, 6),
         textcoords="offset points",

@@ -45,7 +45,7 @@ def results(metrics: Metrics) -> Html:
     dense, final = (metrics["params"][key]["total"] for key in ("dense", "final"))
     under = (
         f"{measure.name[0].upper()}{measure.name[1:]} is on {metrics['data']['test']:,} test "
-        "examples that were used for nothing else. A dash means not measured. "
+        f"{facts.units(metrics)} that were used for nothing else. A dash means not measured. "
         f"All weights: {dense:,} before, {final:,} after."
     )
     caption = (
@@ -53,8 +53,11 @@ def results(metrics: Metrics) -> Html:
         "stage to stage. Where stages of one size stand in line, the narrower bar is the later "
         "one's."
         if key == "accuracy"
-        else "The further up and to the left, the better. Arrows lead from stage to stage."
+        else f"The further {'down' if measure.less else 'up'} and to the left, the better. Arrows "
+        "lead from stage to stage."
     )
+    if measure.less:
+        caption += f" Equal distances up are equal ratios of the {measure.name}."
     if any(not told["shrinks"] and key != "dense" for key, told in metrics["described"].items()):
         caption += (
             " The pruned model is drawn at full size because its zeros are stored like any other "

@@ -18,13 +18,14 @@ def result_table(metrics: Metrics) -> Table:
     The interval of the accuracy is shown where that is all there is to show.
     """
     batches, official = facts.batches(metrics), list(measures(metrics).values())
-    alone = len(official) == 1
+    rows = facts.stages(metrics)
+    alone = len(official) == 1 and rows["final"].low is not None
     table = Table("Stage", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     heads = [measure.head for measure in official] + (["95 % interval"] if alone else [])
     heads += ["Weights", "File", *(f"Batch {b}" for b in batches)]
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
-    for key, row in facts.stages(metrics).items():
+    for key, row in rows.items():
         cells = [
             row.label,
             *row.scores,

@@ -1,15 +1,18 @@
 """The outcome of a run in plain sentences, the bad news included."""
 
+import math
 from typing import NamedTuple
 
 from lpaf_jax.data.metrics import wilson_interval
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics, Row
 from lpaf_jax.report.logs import Log
-from lpaf_jax.report.measures import primary
+from lpaf_jax.report.measures import Measure, primary
 
 # Up to five percent, a ratio of two timings or sizes is called no change.
 _SAME = 1.05
+# From here on, a ratio is told as such.
+_MANY = 10
 
 
 def statement(metrics: Metrics) -> str:
@@ -41,11 +44,28 @@ def summary_line(metrics: Metrics) -> str:
 def _kept(metrics: Metrics) -> str:
     rows, (_, measure) = facts.stages(metrics), primary(metrics)
     before, reached = (measure.show(rows[key].score) for key in ("dense", "final"))
+    if measure.less:
+        ends = rows["dense"].score, rows["final"].score
+        return f"{measure.name} {before} → {reached}{_bracketed(_change(*ends))}"
     kept = metrics["retained"]
     # None: the dense model is worth nothing; a correlation may have turned negative.
     if kept is None or not 0 <= kept <= 1:
         return f"{measure.name} {reached} (before: {before})"
     return f"{facts.percent(kept)} of the {measure.name} kept ({reached} of {before})"
+
+
+def _change(before: float, after: float) -> str:
+    """`6.7 % more` or `1.2 % less`, of two amounts; nothing where one is not finite."""
+    ratio = after / before
+    if not math.isfinite(ratio) or ratio == 0:
+        return ""
+    if ratio >= _MANY:
+        return f"{ratio:,.0f} times as much"
+    return f"{facts.percent(abs(ratio - 1))} {'more' if ratio >= 1 else 'less'}"
+
+
+def _bracketed(text: str) -> str:
+    return f" ({text})" if text else ""
 
 
 def compared(before: float, after: float, less: str, more: str, same: str) -> str:
@@ -88,9 +108,6 @@ def _speed(metrics: Metrics) -> str:
     return " and ".join(f"{row.words} at batch {row.batch}" for row in largest_first)
 
 
-_NOTABLE = 0.02
-
-
 def validation_and_test(metrics: Metrics, log: Log) -> str | None:
     """Why the two figures differ, where they do by two points or more; None elsewhere.
 
@@ -98,15 +115,15 @@ def validation_and_test(metrics: Metrics, log: Log) -> str | None:
     """
     rows, (key, measure) = facts.stages(metrics), primary(metrics)
     ends = {
-        stage: (log[part].validation[-1][1], rows[stage].score)
+        stage: (facts.number(log[part].validation[-1][1]), rows[stage].score)
         for part, stage in facts.logged(metrics).items()
         if part in log and log[part].validation and stage in rows
     }
-    if "final" not in ends:
+    if "final" not in ends or not all(math.isfinite(x) for both in ends.values() for x in both):
         return None
-    gaps = {stage: validation - test for stage, (validation, test) in ends.items()}
+    gaps = {stage: measure.gap(*both) for stage, both in ends.items()}
     farthest = max(gaps, key=lambda stage: abs(gaps["final"] - gaps[stage]))
-    if max(abs(gaps["final"]), abs(gaps["final"] - gaps[farthest])) < _NOTABLE:
+    if max(abs(gaps["final"]), abs(gaps["final"] - gaps[farthest])) < measure.notable:
         return None
     (before, tested_before), (after, tested) = ends[farthest], ends["final"]
     moved = (
@@ -116,10 +133,11 @@ def validation_and_test(metrics: Metrics, log: Log) -> str | None:
         f"{measure.show(after)} (final), test {measure.name} from {measure.show(tested_before)} to "
         f"{measure.show(tested)}"
     )
-    points = "a little" if measure.correlation else "some points"
+    points = "a little" if measure.correlation or measure.less else "some points"
+    of = facts.units(metrics) if measure.less else "of them"
     text = (
         f"Validation {measure.name} {moved}. The two are measured on different texts, "
-        f"{metrics['data']['validation']:,} and {metrics['data']['test']:,} of them, and with "
+        f"{metrics['data']['validation']:,} and {metrics['data']['test']:,} {of}, and with "
         f"others either would be {points} off"
     )
     return f"{text}{_intervals(metrics, after) if key == 'accuracy' else '.'}"
@@ -160,7 +178,9 @@ def cautions(metrics: Metrics) -> list[str]:
         )
     if facts.kind_of(metrics) == "regression" and final.score <= 0:
         notes.append("The final model's values do not rise with the labels.")
-    if untuned != "final" and final.score <= rough.score:
+    if measure.less and not math.isfinite(final.score):
+        notes.append(f"The {measure.name} of the final model is above all numbers: it is no use.")
+    if untuned != "final" and not measure.better(final.score, rough.score):
         notes.append(
             "Tuning after the factorization did not help: the factorized model scored "
             f"{measure.show(rough.score)} before it and {measure.show(final.score)} after."
@@ -181,6 +201,8 @@ def cautions(metrics: Metrics) -> list[str]:
 def _difference(metrics: Metrics, dense: Row, final: Row) -> str:
     """The change in the primary metric, and whether chance alone would bring as much."""
     key, measure = primary(metrics)
+    if measure.less:
+        return _more_or_less(measure, dense, final)
     by = "" if key == "accuracy" else f" in {measure.name}"
     text = f"The final model is {measure.apart(final.score - dense.score)} "
     text += "above the dense one" if final.score > dense.score else "below the dense one"
@@ -201,6 +223,18 @@ def _difference(metrics: Metrics, dense: Row, final: Row) -> str:
     return (
         f"{text} If the two were equally good, a difference of this size or more would come by "
         f"chance with a probability of {_probability(p)}: it {_judged(p)}."
+    )
+
+
+def _more_or_less(measure: Measure, dense: Row, final: Row) -> str:
+    """The change in an amount of which less is better."""
+    if final.score == dense.score:
+        return f"The {measure.name} of the final model is that of the dense one."
+    worse = "higher" if final.score > dense.score else "lower"
+    change = _bracketed(_change(dense.score, final.score))
+    return (
+        f"The {measure.name} of the final model is {worse} than the dense one's{change}; less is "
+        "better."
     )
 
 

@@ -148,7 +148,7 @@ def score_of(
     model: nnx.Module, data: Judged, batch_size: int, layout: Layout | None = None
 ) -> Callable[[Params], float]:
     """`score(params)` for the structure of `model`: the primary metric of the task on `data`."""
-    forward = jax.jit(as_function(model))
+    forward = jax.jit(data.judging(as_function(model)))
     names = set(parameters(model))
 
     def score(params: Params) -> float:

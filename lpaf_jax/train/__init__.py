@@ -13,6 +13,7 @@ from lpaf_jax.train.losses import (
     cross_entropy,
     distillation_kl,
     distilled,
+    log_likelihood,
     squared_error,
     symmetric_kl,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "initial_state",
     "keep_largest",
     "linear_replacement",
+    "log_likelihood",
     "make_layout",
     "make_step",
     "on_host",

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lpaf_jax.data import Batch, Encoded, eval_batches, steps_per_epoch, train_batches
+from lpaf_jax.data import (
+    LESS_IS_BETTER,
+    Batch,
+    Encoded,
+    eval_batches,
+    steps_per_epoch,
+    train_batches,
+)
 from lpaf_jax.errors import LpafError, Terminated
 from lpaf_jax.models.functional import Forward, Params
 from lpaf_jax.processes import on_host
@@ -37,7 +44,8 @@ class Loop(NamedTuple):
         batch_size: examples a step.
         steps: of the whole stage; may end inside an epoch.
         seed: of batches, draws and dropout.
-        validate: how good given parameters are on the validation examples; more is better.
+        validate: how good given parameters are on the validation examples; more is better but for
+            a metric of `LESS_IS_BETTER`.
         metric: what `validate` measures; it is logged as `validation_<metric>`.
     """
 
@@ -48,6 +56,10 @@ class Loop(NamedTuple):
     seed: int
     validate: Callable[[Params], float]
     metric: str = "accuracy"
+
+    def goodness(self, value: float) -> float:
+        """A value of `validate` so that more is better."""
+        return -value if self.metric in LESS_IS_BETTER else value
 
 
 def run_steps(
@@ -125,7 +137,7 @@ def run_steps(
                     monitor.row(
                         {"stage": stage.name, "step": done, f"validation_{stage.metric}": value}
                     )
-                    checkpoints.save_if_due(state, now=True, value=value)
+                    checkpoints.save_if_due(state, now=True, value=stage.goodness(value))
                 stops = terminated(done)
             if stops:
                 _check(stage, state, float(logged["loss"]), checkpoints)
@@ -178,8 +190,8 @@ def predict(
 ) -> np.ndarray:
     """Logits of all examples, in the order of the data.
 
-    They are (n, labels); or (n, length, ...) where each token has its own, from which those of
-    tokens beyond a text are minus infinity.
+    They are (n, labels), or what else `forward` gives for each example; or (n, length, ...) where
+    each token has its own, from which those of tokens beyond a text are minus infinity.
 
     Args:
         on_batch: is called after each batch with how many are done, of how many.

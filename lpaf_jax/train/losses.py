@@ -118,26 +118,79 @@ SPANS = Objective(
 """Logits (batch, length, 2) of a span's start and end, and their positions `labels` (batch, 2)."""
 
 
+def log_likelihood(logits: Array, batch: Batch) -> Array:
+    """`Σ_t log p(x_t | x_<t)` of each row, (batch,), over the tokens whose `weight` is not 0.
+
+    Nothing of the size of the logits is made beside them, here or on the way back: the logit of
+    each token is found by comparing indices within the sum, as a gather has a gradient of its own
+    of that size.
+
+    Args:
+        logits: (batch, length, vocabulary).
+        batch: `input_ids`, `attention_mask`, and `weight` of rows, or of tokens.
+    """
+    return jnp.sum(_log_p(logits, batch["input_ids"]) * _counted(batch), axis=-1)
+
+
+def _log_p(logits: Array, ids: Array) -> Array:
+    """Of each token the log-probability of the one after it; of the last, of any."""
+    logits = logits.astype(jnp.float32)
+    following = jnp.roll(ids, -1, axis=1)[..., None]
+    index = jax.lax.broadcasted_iota(ids.dtype, logits.shape, 2)
+    chosen = jnp.sum(jnp.where(index == following, logits, 0), axis=-1)
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _counted(batch: Batch) -> Array:
+    """What each place counts by the token after it, (batch, length); the last one has none."""
+    mask, weight = batch["attention_mask"], batch["weight"]
+    counted = (mask[:, 1:] * mask[:, :-1]).astype(jnp.float32)
+    # `weight` is of rows, or of tokens where only some of a row's count.
+    counted *= weight[:, None] if weight.ndim == 1 else weight[:, 1:]
+    return jnp.pad(counted, ((0, 0), (0, 1)))
+
+
+@jax.custom_vjp
+def _lean_kl(first: Array, second: Array) -> Array:
+    """`symmetric_kl` of each row; on the way back both gradients are made of the logits alone."""
+    return _lean_kl_and_parts(first, second)[0]
+
+
+def _lean_kl_and_parts(first: Array, second: Array) -> tuple[Array, tuple[Array, ...]]:
+    log_p, log_q = first - _log_sum(first), second - _log_sum(second)
+    forth = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1, keepdims=True)
+    back = jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1, keepdims=True)
+    return 0.5 * (forth + back)[..., 0], (first, second, forth, back)
+
+
+def _lean_kl_back(parts: tuple[Array, ...], slope: Array) -> tuple[Array, Array]:
+    """`½ (p (log p/q − KL(p‖q)) + p − q)`, and the same with p and q exchanged."""
+    first, second, forth, back = parts
+    log_p, log_q = first - _log_sum(first), second - _log_sum(second)
+    p, q, ratio, half = jnp.exp(log_p), jnp.exp(log_q), log_p - log_q, 0.5 * slope[..., None]
+    return half * (p * (ratio - forth) + p - q), half * (q * (-ratio - back) + q - p)
+
+
+_lean_kl.defvjp(_lean_kl_and_parts, _lean_kl_back)
+
+
+def _log_sum(logits: Array) -> Array:
+    return jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+
+
 def _over_places(term: Callable[..., Array]) -> Callable[..., Array]:
     """The mean of `term` over all places of a batch that have a next token."""
 
     def mean(first: Array, second: Array, batch: Batch, *rest: float) -> Array:
-        mask = batch["attention_mask"]
-        counted = (mask[:, 1:] * mask[:, :-1]).astype(jnp.float32)
-        # `weight` is of rows, or of tokens where only some of a row's count.
-        weight = batch["weight"]
-        counted *= weight[:, None] if weight.ndim == 1 else weight[:, 1:]
-        width = first.shape[-1]
-        rows = first[:, :-1].reshape(-1, width)
-        others = second.reshape(-1) if second.ndim == 2 else second[:, :-1].reshape(-1, width)
-        return term(rows, others, counted.reshape(-1), *rest)
+        rows, others = (x.reshape(-1, x.shape[-1]) for x in (first, second))
+        return term(rows, others, _counted(batch).reshape(-1), *rest)
 
     return mean
 
 
 LANGUAGE = Objective(
-    lambda logits, batch: _over_places(cross_entropy)(logits, batch["input_ids"][:, 1:], batch),
-    _over_places(symmetric_kl),
+    lambda logits, batch: -_mean(_log_p(logits, batch["input_ids"]), _counted(batch)),
+    _over_places(lambda first, second, weight: _mean(_lean_kl(first, second), weight)),
     _over_places(distillation_kl),
 )
 """Logits (batch, length, vocabulary) of what follows each of `input_ids`; means over tokens."""
