@@ -21,6 +21,7 @@ from lpaf_jax.linalg.spectra import empty_rows as empty_rows
 from lpaf_jax.linalg.spectra import energy_rank as energy_rank
 from lpaf_jax.linalg.spectra import singular_values as singular_values
 from lpaf_jax.linalg.spectra import stable_rank as stable_rank
+from lpaf_jax.linalg.status import Status as Status
 from lpaf_jax.linalg.svd import svd as svd
 from lpaf_jax.linalg.svd import weighted_svd as weighted_svd
 from lpaf_jax.linalg.tensor_train import TensorTrain as TensorTrain

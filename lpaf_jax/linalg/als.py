@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
@@ -29,9 +30,11 @@ from lpaf_jax.linalg.factors import LowRank, balance, sharded_like
 from lpaf_jax.linalg.randomized import OVERSAMPLE, randomized_svd
 from lpaf_jax.linalg.scaling import exponent, from_unit, shift, to_unit
 from lpaf_jax.linalg.sharding import on_mesh
+from lpaf_jax.linalg.status import Status
 from lpaf_jax.linalg.svd import root_weights, svd
 
-CONVERGED, MAX_SWEEPS, FAILED = 0, 1, 2
+# Status as int32, also where x64 is on.
+_CONVERGED, _MAX_SWEEPS, _FAILED = (np.int32(status) for status in Status)
 
 # Conjugate-gradient steps a half-sweep. 1, 2 and 3 cost about the same to a given objective; 2 was
 # never far from the best on Fisher-like, heavy-tailed and mostly-zero importance.
@@ -58,8 +61,9 @@ class AlsInfo(NamedTuple):
         `Σ g² / 4h` over the entries of A and B, relative to the objective, with g the gradient and
         2h the second derivative: the shares that moving each entry alone would remove, summed.
       sweeps: how many were done.
-      status: 0 converged; 1 stopped at max_sweeps while still falling; 2 failed: the objective was
-        not finite at the start, or became so in a plain sweep; the factors are the last good ones.
+      status: a `Status`, as int32; `Status(int(info.status)).words` says it. It is FAILED where the
+        objective was not finite at the start, or became so in a plain sweep; the factors are then
+        the last good ones.
     """
 
     objective: Float[Array, " sweeps"]
@@ -111,7 +115,7 @@ def weighted_als(
 
     Raises:
       ValueError: shapes differ, a value is negative or not finite, `rank` is out of range. Under
-        tracing values cannot be looked at, and a failure shows as status 2.
+        tracing values cannot be looked at, and a failure shows as `Status.FAILED`.
 
     Cost: 18 m n k FLOP a sweep; for the start an SVD, or the 12 m n (k + 8) FLOP of a subspace
     iteration. Memory, beside the inputs and what LAPACK takes for a full SVD: four arrays of the
@@ -168,7 +172,7 @@ class _State(NamedTuple):
     momentum: Array  # of Nesterov's sequence; at 1, `ahead` is `best`
     trace: Array
     sweep: Array
-    status: Array  # MAX_SWEEPS as long as nothing else has come up
+    status: Array  # _MAX_SWEEPS as long as nothing else has come up
 
 
 def _weighted_als(
@@ -204,16 +208,16 @@ def _weighted_als(
         fallen = trace[jnp.maximum(sweep - _WINDOW, 0)] - value
         slow = (sweep >= _WINDOW) & (fallen <= _WINDOW * tol * value)
         done = slow | stuck | (norm <= tol) | (value <= rounding)
-        status = jnp.where(done, CONVERGED, MAX_SWEEPS)
-        status = jnp.where(stuck & ~jnp.isfinite(objective), FAILED, status)
+        status = jnp.where(done, _CONVERGED, _MAX_SWEEPS)
+        status = jnp.where(stuck & ~jnp.isfinite(objective), _FAILED, status)
         return _State(best, ahead, momentum, trace, sweep, status)
 
     def goes_on(state: _State) -> Array:
-        return (state.status == MAX_SWEEPS) & (state.sweep < max_sweeps)
+        return (state.status == _MAX_SWEEPS) & (state.sweep < max_sweeps)
 
     first = _objective(weight, ridge, start, weight.error(w, start))
     trace = jnp.full(max_sweeps + 1, first)
-    status = jnp.where(jnp.isfinite(first), MAX_SWEEPS, FAILED)
+    status = jnp.where(jnp.isfinite(first), _MAX_SWEEPS, _FAILED)
     state = _State(start, start, jnp.ones_like(first), trace, jnp.int32(0), status)
     state = lax.while_loop(goes_on, body, state)
 

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from lpaf_jax.linalg import AlsInfo, LowRank, als, weighted_als, weighted_svd
-from lpaf_jax.linalg.als import CONVERGED, FAILED, MAX_SWEEPS
+from lpaf_jax.linalg import AlsInfo, LowRank, Status, als, weighted_als, weighted_svd
 
 # One shape and rank for most tests, so that they share what is compiled.
 SHAPE, RANK = (24, 16), 3
@@ -38,7 +37,7 @@ def check_descent(w: Any, importance: Any, f: LowRank, info: AlsInfo, ridge: flo
     assert np.isfinite(trace).all()
     assert (np.diff(trace) <= 0).all()
     assert (trace[info.sweeps :] == trace[-1]).all()
-    assert info.status in (CONVERGED, MAX_SWEEPS)
+    assert info.status in (Status.CONVERGED, Status.MAX_SWEEPS)
     assert np.isfinite(info.gradient_norm)
     # The trace may not drift from the objective of the factors that are handed back.
     scale = objective(w, importance, LowRank(0 * f.a, 0 * f.b))
@@ -61,7 +60,7 @@ def test_one_sweep_at_rank_two_solves_every_row_and_then_every_column() -> None:
     a = solve_rows(w, importance, np.asarray(start.b))
     b = solve_rows(w.T, importance.T, a.T).T
     np.testing.assert_allclose(f.dense(), a @ b, atol=1e-8)
-    assert (info.sweeps, info.status) == (1, MAX_SWEEPS)
+    assert (info.sweeps, info.status) == (1, Status.MAX_SWEEPS)
     np.testing.assert_allclose(info.objective[0], objective(w, importance, start))
     np.testing.assert_allclose(info.objective[1], objective(w, importance, LowRank(a, b)))
 
@@ -73,7 +72,7 @@ def test_ends_at_a_stationary_point_as_low_as_that_of_lbfgs(ridge: float) -> Non
     f, info = weighted_als(w, 5 * importance, RANK, ridge=ridge, tol=1e-9)
     a, b = np.asarray(f.a), np.asarray(f.b)
     check_descent(w, importance, f, info, ridge)
-    assert info.status == CONVERGED
+    assert info.status == Status.CONVERGED
 
     weighted = importance * (w - a @ b)
     for gradient, size in (
@@ -152,7 +151,7 @@ def test_row_shared_importance_leads_to_the_closed_form_from_anywhere() -> None:
     np.testing.assert_allclose(objective(w, importance, far), best, rtol=1e-5)
     near, info = weighted_als(w, importance, RANK, tol=1e-9)
     np.testing.assert_allclose(objective(w, importance, near), best, rtol=1e-9)
-    assert (info.sweeps, info.status) == (1, CONVERGED)
+    assert (info.sweeps, info.status) == (1, Status.CONVERGED)
 
 
 @pytest.mark.usefixtures("double")
@@ -235,7 +234,7 @@ def test_full_rank_is_the_matrix_itself() -> None:
     w, importance = problem(11, shape=(8, 5))
     f, info = weighted_als(w, importance, 5)
     np.testing.assert_allclose(f.dense(), w, atol=1e-4)
-    assert info.status == CONVERGED
+    assert info.status == Status.CONVERGED
 
 
 def test_small_ranks_start_without_a_full_svd(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +290,7 @@ def test_overflow_is_a_status_and_not_a_silent_nan() -> None:
     w, importance = problem(16)
     start = LowRank(1e15 * w[:, :RANK], 1e15 * w[:RANK])  # of a matrix 1e30 times as large
     f, info = weighted_als(w, importance, RANK, init=start)
-    assert info.status == FAILED
+    assert info.status == Status.FAILED
     assert np.isfinite(f.a).all()
 
 
@@ -304,7 +303,7 @@ def test_a_sweep_that_breaks_down_is_undone_and_told(monkeypatch: pytest.MonkeyP
     w, importance = problem(17, shape=(7, 6))
     start = LowRank(jnp.asarray(w[:, :2], jnp.float32), jnp.asarray(w[:2], jnp.float32))
     f, info = weighted_als(w, importance, 2, init=start)
-    assert (info.sweeps, info.status) == (1, FAILED)
+    assert (info.sweeps, info.status) == (1, Status.FAILED)
     np.testing.assert_allclose(f.dense(), start.dense(), atol=1e-5)
 
 
@@ -329,3 +328,13 @@ def test_products_are_in_full_precision() -> None:
     products = text.split("dot_general[")[1:]
     assert len(products) > 9
     assert all("precision=(Precision.HIGHEST, Precision.HIGHEST)" in x[:200] for x in products)
+
+
+def test_a_status_has_a_word_and_stays_a_small_integer() -> None:
+    w, importance = np.eye(4, dtype=np.float32), np.ones((4, 4), np.float32)
+    for bad, status in [(1.0, Status.CONVERGED), (np.nan, Status.FAILED)]:
+        _, info = jax.jit(lambda w: weighted_als(w, importance, 2))(bad * w)
+        assert info.status.dtype == np.int32
+        assert Status(int(info.status)) is status
+    assert Status.CONVERGED.words == "converged"
+    assert all(status.words for status in Status)
