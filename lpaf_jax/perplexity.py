@@ -14,7 +14,7 @@ from lpaf_jax.files import read_json
 from lpaf_jax.kinds import length_for
 from lpaf_jax.models import as_function, load_model, parameters
 from lpaf_jax.models.functional import Batch, Params
-from lpaf_jax.oneshot_settings import DEFAULT_LENGTH
+from lpaf_jax.options import TEXT_LENGTH
 from lpaf_jax.train import log_likelihood
 
 
@@ -54,7 +54,7 @@ def text_perplexity(
     tokenizer = load_tokenizer(folder)
     tokens_of = text_tokens(tokenizer, data, text_column)
     model: Any = load_model(folder, head="lm")
-    own = read_json(folder / "config.json").get("lpaf_reads", {}).get("length", DEFAULT_LENGTH)
+    own = read_json(folder / "config.json").get("lpaf_reads", {}).get("length", TEXT_LENGTH)
     length = length_for(length, own, model.positions)
     stride = length if stride is None else stride
     windows = text_windows(tokens_of, length, stride)

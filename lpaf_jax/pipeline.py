@@ -2,12 +2,11 @@
 
 import base64
 import datetime
-import errno
 import gc
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from flax import nnx
 
 from lpaf_jax.compress.analysis import analyse_pruning
 from lpaf_jax.data import LESS_IS_BETTER, compare_paired
-from lpaf_jax.errors import LpafError, SettingError
-from lpaf_jax.files import atomic_write, write_json
+from lpaf_jax.errors import SettingError
+from lpaf_jax.files import write_json
 from lpaf_jax.inputs import (
     Inputs,
     about_classes,
@@ -43,9 +42,10 @@ from lpaf_jax.models import (
     save_model,
 )
 from lpaf_jax.models.latency import compare_latency
+from lpaf_jax.outcome import about, describe, finish, told_of_a_full_disk
 from lpaf_jax.processes import is_first, join, together
 from lpaf_jax.progress import Progress
-from lpaf_jax.recipes import RECIPES, Recipe, summary
+from lpaf_jax.recipes import Recipe
 from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import model_card, result_text, write_report
 from lpaf_jax.run import Run
@@ -54,6 +54,7 @@ from lpaf_jax.stages import Context, FineTune, Prune
 from lpaf_jax.stages.base import Place
 from lpaf_jax.stages.prune import pruning_arrays
 from lpaf_jax.stages.trainer import layout_of
+from lpaf_jax.texts import run_text
 from lpaf_jax.train import Checkpoints, Stopwatch, predict
 
 _LOG = logging.getLogger("lpaf_jax")
@@ -96,9 +97,7 @@ def run(settings: Settings) -> dict[str, Any]:
     """Do, or finish, the run that `settings` describe; see `compress`."""
     check(settings)
     if not settings.trained:
-        from lpaf_jax.oneshot import run_one_shot
-
-        return run_one_shot(settings)
+        return run_text(settings)
     if settings.distributed:
         join()
     layout_of(settings.training)  # refuses what these devices cannot do
@@ -109,7 +108,7 @@ def run(settings: Settings) -> dict[str, Any]:
     inputs = load_inputs(settings, trains_head=trains_head(settings))
     _check_ranks(settings, inputs)
     needs = _FOLDER_SIZE * inputs.weight_bytes
-    with job.opened(fingerprint(inputs), needs), _told_of_a_full_disk(job), closing(progress):
+    with job.opened(fingerprint(inputs), needs), told_of_a_full_disk(job), closing(progress):
         metrics = job.finished()
         if metrics is not None:
             job.tidy()
@@ -245,11 +244,6 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
     }
 
 
-def about(recipe: Recipe) -> str:
-    """What a registered recipe says of itself; nothing of one of a person's own file."""
-    return summary(recipe.name) if recipe.name in RECIPES else ""
-
-
 def ranks_of(model: nnx.Module) -> dict[str, int]:
     """The rank of every factorized layer, by path."""
     return {
@@ -257,29 +251,6 @@ def ranks_of(model: nnx.Module) -> dict[str, int]:
         for path, array in compressible(parameters(model)).items()
         if path.endswith(".a")
     }
-
-
-def describe(settings: Settings, metric: str, ranks: Mapping[str, int]) -> dict[str, Any]:
-    """What every stage says of itself, by the name of the model it leaves."""
-    steps = settings.steps if settings.trained else settings.steps_of_texts
-    found = {"metric": metric, "ranks": ranks}
-    told = {}
-    for i, (name, stage) in enumerate(steps):
-        retrained = any(later.logs for _, later in steps[i + 1 :])
-        words = stage.describe(found | {"retrained": retrained}).as_json()
-        told[name] = words | {"shrinks": stage.shrinks, "logs": stage.logs}
-    return told
-
-
-def finish(job: Run, metrics: dict[str, Any]) -> None:
-    """Write the card, the figures and the page, and clear what only an unfinished run needs."""
-    if is_first():
-        with atomic_write(job.stage("final") / "README.md") as temporary:
-            temporary.write_text(model_card(metrics), encoding="utf-8")
-        write_json(job.folder / "metrics.json", metrics)
-        write_report(job.folder)
-    # Last: a run killed before its metrics are written still needs its stages.
-    job.tidy()
 
 
 def _logits_of(
@@ -373,17 +344,6 @@ def _announce(job: Run, progress: Progress, name: str) -> None:
     found = {"metric": "", "ranks": {}, "retrained": False}
     phase = "evaluating" if name == "evaluate" else steps[name].describe(found).phase.lower()
     progress.say(f"stage {names.index(name) + 1} of {len(names)}: {phase}")
-
-
-@contextmanager
-def _told_of_a_full_disk(job: Run) -> Iterator[None]:
-    """What the whole-file writers do not see: logs and in-stage checkpoints."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        raise LpafError(f"cannot write {job.folder}: {error.strerror}") from error
 
 
 def _nature(inputs: Inputs) -> dict[str, Any]:

@@ -54,6 +54,10 @@ class Progress:
         logging.getLogger("lpaf_jax").info("%s", text)
         self._console.print(text)
 
+    def log(self, text: str) -> None:
+        """Lines for the log of the run alone."""
+        logging.getLogger("lpaf_jax").info("%s", text)
+
     def warn(self, text: str) -> None:
         """A line that stays, of something amiss that the run goes on in spite of."""
         self.close()

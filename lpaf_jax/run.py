@@ -132,7 +132,8 @@ class Run:
     @contextmanager
     def _opened(self, fingerprint: Fingerprint, needs: int) -> Iterator[None]:
         free = free_bytes(self.folder)
-        if free < needs and not (self.folder / "stages").is_dir():
+        begun = any((self.folder / name).is_dir() for name in ("stages", "checkpoints"))
+        if free < needs and not begun:
             raise LpafError(
                 f"--out {self.folder} lies on a disk with {free / 1e9:.1f} GB free, and the run "
                 f"may need {needs / 1e9:.1f} GB: make room or name a folder elsewhere"
