@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
+
+from lpaf_jax.options import Options
+from lpaf_jax.recipes import Recipe, make_recipe
 
 GOOD = ["bright", "clever", "funny", "lovely", "moving", "superb", "tender", "warm"]
 BAD = ["awful", "boring", "clumsy", "dull", "empty", "flat", "stale", "weak"]
@@ -54,6 +58,19 @@ FAST: dict[str, Any] = {
     "length": 16,
     "quiet": True,
 }
+
+
+def fast(recipe: Any) -> dict[str, Any]:
+    """Those of the settings above that a recipe has, where they are not what makes it."""
+    made = recipe if isinstance(recipe, Recipe) else make_recipe(recipe)
+    own = made.settings()
+    usual = make_recipe("lpaf").settings()
+    options = {f.name for f in fields(Options)}
+    return {
+        name: value
+        for name, value in FAST.items()
+        if name in options or (name in own and own[name] == usual[name])
+    }
 
 
 def flags(chosen: dict[str, Any]) -> list[str]:
@@ -163,7 +180,8 @@ class Tiny(NamedTuple):
 
     def chosen(self, out: Path, **changes: Any) -> dict[str, Any]:
         """Arguments of `compress` for a run of a second or two."""
-        return {"model": self.model, "task": self.data, "out": out, **FAST, **changes}
+        given = {"model": self.model, "task": self.data, "out": out}
+        return {**given, **fast(changes.get("recipe", "lpaf")), **changes}
 
     def arguments(self, out: Path, **changes: Any) -> list[str]:
         """The same as words of the command line."""
