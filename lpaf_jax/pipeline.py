@@ -385,5 +385,5 @@ def _analyse(job: Run, models: Mapping[str, nnx.Module], progress: Progress) -> 
     progress.say("evaluate      ranks of the pruned matrices")
     if is_first():
         masks = pruning_arrays(job.stage(pruned[0])).masks
-        kernels = (compressible(parameters(models[name])) for name in (steps[0][0], pruned[0]))
-        write_json(job.folder / "analysis.json", analyse_pruning(*kernels, masks))
+        before, after = (compressible(parameters(models[n])) for n in (steps[0][0], pruned[0]))
+        write_json(job.folder / "analysis.json", analyse_pruning(before, after, masks))

@@ -173,7 +173,7 @@ class Run:
         """
         if name == FINAL:
             return "it is no stage that is taken over"
-        reason = "there is no run to reuse"
+        reason: str | None = "there is no run to reuse"
         for other in self.settings.reuse:
             reason = self._differs(other, name)
             if reason is None:

@@ -62,6 +62,7 @@ def run_text(settings: Settings) -> dict[str, Any]:
     source_folder = resolve_model(settings.model)
     source = DecoderOnDisk(source_folder)
     tokenizer = load_tokenizer(source_folder)
+    assert settings.calibration is not None
     length = length_for(settings.length, TEXT_LENGTH, source.positions)
     calibration = sample_blocks(
         text_tokens(tokenizer, settings.calibration, settings.text_column or _COLUMN),
@@ -167,21 +168,22 @@ def _plan(settings: Settings, folder: Path, tokens: np.ndarray) -> Plan:
 
     def dense() -> Subject:
         model = load_model(folder, head="lm")
-        batches = (
-            {
-                "input_ids": ids[None],
-                "attention_mask": np.ones_like(ids)[None],
-                "weight": np.ones(1, np.float32),
-            }
-            for ids in tokens
-        )
+
+        def batches(count: int | None = None) -> Iterable[dict[str, np.ndarray]]:
+            for ids in tokens[:count]:
+                yield {
+                    "input_ids": ids[None],
+                    "attention_mask": np.ones_like(ids)[None],
+                    "weight": np.ones(1, np.float32),
+                }
+
         return Subject(
             model=model,
             weights=compressible(parameters(model)),
             scores={},
             masks={},
             second_moments={},
-            batches=lambda: batches,
+            batches=batches,
             loss=LANGUAGE.loss,
             criterion="sensitivity",
         )

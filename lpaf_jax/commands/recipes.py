@@ -42,7 +42,7 @@ class Recipes:
                 table.add_column("Stages")
             for name, text in choices.items():
                 stages = (
-                    [" → ".join(stage.leaves for _, stage in make_recipe(name).steps())]
+                    [" → ".join(step for step, _ in make_recipe(name).steps())]
                     if title == "recipes"
                     else []
                 )

@@ -1,6 +1,20 @@
 """Model to smaller model: factorize every matrix, swap the layers."""
 
-from lpaf_jax.compress.factorize import SOLVERS, factorize
+from lpaf_jax.compress.factorize import factorize
+from lpaf_jax.compress.ranks import RANK_RULES, RankRule, register_rank_rule
+from lpaf_jax.compress.solvers import SOLVERS, Solution, Solver, check_pair, register_solver
 from lpaf_jax.compress.swap import to_low_rank, to_mixed
 
-__all__ = ["SOLVERS", "factorize", "to_low_rank", "to_mixed"]
+__all__ = [
+    "RANK_RULES",
+    "SOLVERS",
+    "RankRule",
+    "Solution",
+    "Solver",
+    "check_pair",
+    "factorize",
+    "register_rank_rule",
+    "register_solver",
+    "to_low_rank",
+    "to_mixed",
+]

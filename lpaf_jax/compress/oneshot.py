@@ -6,10 +6,9 @@ sees the states of the blocks compressed before it, so that it is fitted to what
 Every finished block is kept on disk, so that a walk that was stopped goes on where it was.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,38 +17,49 @@ from flax import nnx
 from jax import Array
 from safetensors.numpy import save_file
 
+from lpaf_jax.compress.ranks import RANK_RULES, choose_ranks, loss_spectrum
+from lpaf_jax.compress.solvers import SOLVERS, check_pair
 from lpaf_jax.compress.states import States
+from lpaf_jax.compress.swap import moved_bias
 from lpaf_jax.errors import LpafError
 from lpaf_jax.files import atomic_write, read_json, write_json
-from lpaf_jax.linalg import LowRank, allocate_ranks, metric_svd
+from lpaf_jax.importance import (
+    IMPORTANCES,
+    TWO_SIDED,
+    Subject,
+    Weighting,
+    of_model,
+    with_floor,
+)
+from lpaf_jax.linalg import LowRank
 from lpaf_jax.linalg.arithmetic import ratio
-from lpaf_jax.linalg.scaling import exponent, from_unit, shift, to_unit
+from lpaf_jax.linalg.scaling import exponent, shift, to_unit
 from lpaf_jax.models import DecoderOnDisk, LowRankLinear, layer_at, replace_layer
 from lpaf_jax.models.functional import parameters
 from lpaf_jax.models.names import file_name
 from lpaf_jax.models.tensors import read_file
-
-Weighting = Literal["activations", "fisher", "none"]
-RankRule = Literal["uniform", "allocated"]
 
 
 class Plan(NamedTuple):
     """How a model is cut.
 
     Attributes:
-        share: of the numbers in the compressible matrices that is kept, in (0, 1).
-        weighting: "activations" takes `L = E[x xᵀ]` over the calibration text as the metric of a
-            matrix, so that its outputs change least; "fisher" a diagonal, `rows`; "none" is SVD.
-        ranks: "uniform" keeps the same share of every matrix, `k = ⌊p m n / (m + n)⌋`; "allocated"
-            shares the same budget out where it keeps most of the outputs' energy, each matrix's
-            taken as 1.
-        rows: importance of each input of a matrix, (m,), by path of the layer, for "fisher".
+        importance, solver, ranks: names of a registered importance, solver and rank rule.
+        params: share of the numbers in the compressible matrices that is kept, or `rank`.
+        floor, ridge, multiple_of: see `lpaf_jax.compress.factorize`.
+        dense: gives the whole dense model and its data, in memory: for importances and rank rules
+            that need gradients. It is called at most once.
     """
 
-    share: float
-    weighting: Weighting = "activations"
-    ranks: RankRule = "uniform"
-    rows: Mapping[str, np.ndarray] | None = None
+    importance: str = "activations"
+    solver: str = "metric"
+    ranks: str = "share"
+    params: float | None = None
+    rank: int | None = None
+    floor: float = 0.0
+    ridge: float = 0.0
+    multiple_of: int = 1
+    dense: Callable[[], Subject] | None = None
 
 
 class Cut(NamedTuple):
@@ -91,12 +101,12 @@ class Store:
     def __init__(self, folder: Path):
         self._folder = folder
 
-    def ranks(self) -> dict[str, int] | None:
+    def ranks(self) -> dict[str, int | None] | None:
         """The rank of every matrix, if they were chosen already."""
         path = self._folder / "ranks.json"
         return read_json(path) if path.is_file() else None
 
-    def keep_ranks(self, ranks: Mapping[str, int]) -> None:
+    def keep_ranks(self, ranks: Mapping[str, int | None]) -> None:
         write_json(self._folder / "ranks.json", ranks)
 
     def block(self, index: int) -> tuple[dict[str, np.ndarray], list[Cut]] | None:
@@ -143,14 +153,13 @@ def compress_decoder(
             or activations that are not finite.
 
     Cost: two passes of the calibration text, and one of the held-out text with either model; for
-    each matrix one SVD and for each distinct input an eigendecomposition. "allocated" walks the
-    model twice. Memory: a block in float32, the moments of its inputs, the states of all texts
+    each matrix one SVD and for each distinct input an eigendecomposition. Ranks by the loss walk
+    the model twice. Memory: a block in float32, the moments of its inputs, the states of all texts
     (texts × length × hidden × 4 bytes, twice those of a held-out text), the token embeddings.
 
     Source: Wang et al., "SVD-LLM: truncation-aware singular value decomposition for large language
     model compression" (2024), for the metric and the order of the blocks. There the metric is taken
-    apart by Cholesky, here by eigenvalues with a floor, which no singular one breaks. Hsu et al.,
-    "Language model compression with weighted low-rank factorization" (2022), for "fisher".
+    apart by Cholesky, here by eigenvalues with a floor, which no singular one breaks.
     """
     for text in (tokens, held_out):
         if text is not None and text.shape[1] > source.positions:
@@ -158,10 +167,7 @@ def compress_decoder(
                 f"texts of {text.shape[1]} tokens are more than the {source.positions} positions "
                 f"of {source.folder}; give a smaller length"
             )
-    ranks = store.ranks()
-    if ranks is None:
-        ranks = _ranks(source, tokens, plan, say)
-        store.keep_ranks(ranks)
+    given, ranks = _of_dense(source, tokens, plan, store, say)
     embedder = source.embedder()
     calibration = States(embedder, tokens)
     before = None if held_out is None else States(embedder, held_out)
@@ -173,7 +179,7 @@ def compress_decoder(
         if before is not None:
             before.advance(block)
         if kept is None:
-            found = _cut_block(source, block, index, calibration, ranks, plan)
+            found = _cut_block(source, block, index, calibration, ranks, plan, given)
             tensors = _tensors(source, block, source.prefix(index))
             store.keep_block(index, tensors, found)
         else:
@@ -193,50 +199,70 @@ def compress_decoder(
     return Outcome(cuts, perplexity)
 
 
-def _ranks(
-    source: DecoderOnDisk, tokens: np.ndarray, plan: Plan, say: Callable[[str], None]
-) -> dict[str, int]:
-    """The rank of every matrix, by path of its layer."""
-    shapes = source.matrices()
-    if plan.ranks == "uniform":
-        return {path: max(1, int(plan.share * m * n / (m + n))) for path, (m, n) in shapes.items()}
-    spectra: dict[str, np.ndarray] = {}
+def _of_dense(
+    source: DecoderOnDisk,
+    tokens: np.ndarray,
+    plan: Plan,
+    store: Store,
+    say: Callable[[str], None],
+) -> tuple[dict[str, Weighting], Mapping[str, int | None]]:
+    """What is known before the first block is cut, by path of the layer: weightings, and ranks.
+
+    The whole dense model is in memory where gradients are needed, and let go of afterwards.
+    """
+    importance, rule = IMPORTANCES[plan.importance], RANK_RULES[plan.ranks]
+    check_pair(importance, SOLVERS[plan.solver], plan.ridge)
+    shapes, known = source.matrices(), store.ranks()
+    spectral = rule.needs_spectra and known is None
+    subject = None
+    if spectral or importance.of_model is not None:
+        assert plan.dense is not None, "gradients need the dense model"
+        say("gradients of the dense model, which is in memory for this")
+        subject = plan.dense()
+    given: dict[str, Weighting] = {path: Weighting() for path in shapes}
+    if subject is not None and importance.of_model is not None:
+        given = _by_layer(of_model(importance, subject))
+    if known is None:
+        spectra: dict[str, np.ndarray] = {}
+        if subject is not None and spectral:
+            right = given if importance is TWO_SIDED else _by_layer(of_model(TWO_SIDED, subject))
+            subject = None
+            spectra = _spectra(source, tokens, right, say)
+        known = choose_ranks(
+            plan.ranks,
+            shapes,
+            params=plan.params,
+            rank=plan.rank,
+            spectra=spectra,
+            multiple_of=plan.multiple_of,
+        )
+        store.keep_ranks(known)
+    return given, known
+
+
+def _by_layer(found: Mapping[str, Weighting]) -> dict[str, Weighting]:
+    return {path.removesuffix(".kernel"): weighting for path, weighting in found.items()}
+
+
+def _spectra(
+    source: DecoderOnDisk,
+    tokens: np.ndarray,
+    right: Mapping[str, Weighting],
+    say: Callable[[str], None],
+) -> dict[str, np.ndarray]:
+    """Singular values in units of the loss, from a walk through the dense model."""
+    assert TWO_SIDED.of_inputs is not None
+    found: dict[str, np.ndarray] = {}
     states = States(source.embedder(), tokens)
     for index in range(source.blocks):
         block, prefix = source.block(index), source.prefix(index)
         for place, moment in states.moments(block, _places(source, prefix)).items():
             path = f"{prefix}.{place}"
-            w = layer_at(block, place).kernel[...]
-            s = np.asarray(_spectrum(w, _metric(plan, path, moment)))
-            s = np.ldexp(s, -np.frexp(s[0])[1])  # near 1, that no square leaves float32
-            spectra[path] = s / max(float(np.linalg.norm(s)), 1e-30)
+            weighting = TWO_SIDED.of_inputs(right[path], moment)
+            found[path] = loss_spectrum(layer_at(block, place).kernel[...], weighting)
         states.advance(block)
         say(f"block {index + 1} of {source.blocks}: spectra, to share out the ranks by")
-    try:
-        return _allocated(spectra, shapes, plan.share)
-    except ValueError as error:
-        raise LpafError(f"{plan.share:.2%} cannot be kept of {source.folder}: {error}") from None
-
-
-def _allocated(
-    spectra: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, int]], share: float
-) -> dict[str, int]:
-    """Ranks by `allocate_ranks`; a matrix that factors would not make smaller stays dense.
-
-    What that saves goes to the others, until no further matrix stays dense.
-    """
-    ranks: dict[str, int] = {}
-    budget = int(share * sum(m * n for m, n in shapes.values()))
-    while len(ranks) < len(shapes):
-        rest = [path for path in shapes if path not in ranks]
-        found = allocate_ranks([spectra[p] for p in rest], [shapes[p] for p in rest], budget)
-        chosen = dict(zip(rest, found, strict=True))
-        dense = [p for p in rest if chosen[p] * sum(shapes[p]) >= math.prod(shapes[p])]
-        if not dense:
-            return ranks | chosen
-        ranks |= {path: min(shapes[path]) for path in dense}
-        budget -= sum(math.prod(shapes[path]) for path in dense)
-    return ranks
+    return found
 
 
 def _places(source: DecoderOnDisk, prefix: str) -> list[str]:
@@ -249,30 +275,37 @@ def _cut_block(
     source: DecoderOnDisk,
     block: nnx.Module,
     index: int,
-    states: "States",
-    ranks: Mapping[str, int],
+    states: States,
+    ranks: Mapping[str, int | None],
     plan: Plan,
+    given: Mapping[str, Weighting],
 ) -> list[Cut]:
     """Put factors, as they will be stored, in the place of the layers of `block`."""
     prefix = source.prefix(index)
+    importance, solver = IMPORTANCES[plan.importance], SOLVERS[plan.solver]
     cuts = []
     for place, moment in states.moments(block, _places(source, prefix)).items():
         path = f"{prefix}.{place}"
         layer, rank = layer_at(block, place), ranks[path]
         w = layer.kernel[...]
         m, n = w.shape
-        if rank * (m + n) >= m * n:
+        if rank is None or rank * (m + n) >= m * n:
             cuts.append(Cut(path, (m, n), None, 0.0))
             continue
-        if not jnp.isfinite(moment).all():
+        if not jnp.isfinite(moment.second).all():
             raise LpafError(f"{path}: what goes into it is not finite; the model itself overflows")
-        factors = metric_svd(w, rank, left=_metric(plan, path, moment))
+        weighting = given[path]
+        if importance.of_inputs is not None:
+            weighting = importance.of_inputs(weighting, moment)
+        weighting = with_floor(weighting, plan.floor)
+        factors, change = solver.solve(w, weighting, rank, plan.ridge)
         narrow = source.stored_dtype(f"{path}.kernel")
         a, b = (x.astype(narrow).astype(jnp.float32) for x in factors)
         if not (jnp.isfinite(a).all() and jnp.isfinite(b).all()):
             raise LpafError(f"{path}: its factors are not finite as {narrow}, the file's dtype")
-        _replace(block, place, LowRank(a, b))
-        cuts.append(Cut(path, (m, n), rank, float(_error(w, a, b, moment))))
+        bias = None if layer.bias is None else layer.bias[...]
+        _replace(block, place, LowRank(a, b), moved_bias(path, bias, change))
+        cuts.append(Cut(path, (m, n), rank, float(_error(w, a, b, moment.second))))
     return cuts
 
 
@@ -283,12 +316,15 @@ def _put_factors(
         if cut.rank is not None:
             stored = (tensors[f"{cut.path}.{name}.weight"] for name in ("down", "up"))
             a, b = (jnp.asarray(x.T, jnp.float32) for x in stored)
-            _replace(block, cut.path.removeprefix(f"{prefix}."), LowRank(a, b))
+            place = cut.path.removeprefix(f"{prefix}.")
+            bias = tensors.get(f"{cut.path}.up.bias")
+            _replace(
+                block, place, LowRank(a, b), None if bias is None else jnp.asarray(bias, a.dtype)
+            )
 
 
-def _replace(block: nnx.Module, place: str, factors: LowRank) -> None:
-    bias = layer_at(block, place).bias
-    replace_layer(block, place, LowRankLinear(factors, None if bias is None else bias[...]))
+def _replace(block: nnx.Module, place: str, factors: LowRank, bias: Array | None) -> None:
+    replace_layer(block, place, LowRankLinear(factors, bias))
 
 
 def _tensors(source: DecoderOnDisk, block: nnx.Module, prefix: str) -> dict[str, np.ndarray]:
@@ -298,57 +334,14 @@ def _tensors(source: DecoderOnDisk, block: nnx.Module, prefix: str) -> dict[str,
         full = f"{prefix}.{path}"
         if full in source.shapes:
             stored = source.stored(full)
+            if path.endswith(".bias"):  # which a method may have moved
+                stored = np.asarray(value).astype(stored.dtype)
         else:
             narrow = source.stored_dtype(f"{full.rpartition('.')[0]}.kernel")
             stored = np.asarray(value).T.astype(narrow)
         # safetensors writes the memory of an array as it lies: a transposed view is scrambled.
         found[f"{prefix}.{file_name(path, params)}"] = np.ascontiguousarray(stored)
     return found
-
-
-def _metric(plan: Plan, path: str, moment: Array) -> Array | None:
-    if plan.weighting == "activations":
-        return moment
-    if plan.weighting == "none":
-        return None
-    if plan.rows is None or path not in plan.rows:
-        raise ValueError(f"no importance of the rows of {path}, which 'fisher' needs")
-    return jnp.asarray(plan.rows[path])
-
-
-@jax.jit
-def _spectrum(w: Array, metric: Array | None) -> Array:
-    """Singular values of `L^{1/2} W`, (m, n), in falling order.
-
-    They are the roots of the eigenvalues of its Gram matrix, that of the smaller side. The small
-    ones are rounding in float32; those hold no energy that could be worth a rank.
-
-    Cost: with k = min(m, n), 4/3 k³ FLOP for the eigenvalues and about 2 m n (m + k) for products;
-    where m < n and L is a matrix, 9 m³ for its eigendecomposition. Beside W and L it holds their
-    product, and two matrices of (k, k).
-    """
-    m, n = w.shape
-    unit = exponent(w)
-    w = to_unit(w, unit)
-    if metric is not None:
-        of_metric = exponent(metric)
-        metric, unit = to_unit(metric, of_metric), unit + (of_metric >> 1)
-    if metric is not None and metric.ndim == 2 and m >= n:
-        gram = w.T @ (metric @ w)
-    else:
-        rooted = _rooted(w, metric)
-        gram = rooted @ rooted.T if m < n else rooted.T @ rooted
-    return from_unit(jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[::-1], 0)), unit)
-
-
-def _rooted(w: Array, metric: Array | None) -> Array:
-    """`T W` with `TᵀT = L`: its singular values are those of `L^{1/2} W`."""
-    if metric is None:
-        return w
-    if metric.ndim == 1:
-        return jnp.sqrt(metric)[:, None] * w
-    values, vectors = jnp.linalg.eigh(metric)
-    return jnp.sqrt(jnp.maximum(values, 0))[:, None] * (vectors.T @ w)
 
 
 @jax.jit

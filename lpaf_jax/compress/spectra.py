@@ -53,11 +53,11 @@ def feature_spectra(moments: Moments) -> list[dict[str, Any]]:
 def _inputs(moments: Moments) -> Iterator[tuple[list[str], Array, int, int]]:
     """Each input once, with all layers that are given it."""
     names: dict[int, list[str]] = {}
-    for path, (moment, _) in moments.items():
-        names.setdefault(id(moment), []).append(path)
+    for path, moment in moments.items():
+        names.setdefault(id(moment.second), []).append(path)
     for of in names.values():
-        moment, tokens = moments[of[0]]
-        yield of, moment, tokens, moment.shape[0]
+        second, _, tokens = moments[of[0]]
+        yield of, second, tokens, second.shape[0]
 
 
 def _roots(moment: Array) -> Array:

@@ -11,8 +11,7 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.data.text import perplexity
-from lpaf_jax.importance.activations import input_moments
-from lpaf_jax.models.functional import Params
+from lpaf_jax.importance.activations import Moment, Sums, input_moments
 
 _BATCH = 4  # texts at a time: attention holds (batch, heads, length, length)
 
@@ -38,15 +37,19 @@ class States:
         for part in _parts(self._x):
             part[:] = _advanced(graphdef, state, part, self._context[len(part)])
 
-    def moments(self, block: nnx.Module, places: Sequence[str]) -> dict[str, Array]:
-        """`E[x xᵀ]` of what goes into the layers at `places` in `block`; equal inputs share one."""
+    def moments(self, block: nnx.Module, places: Sequence[str]) -> dict[str, Moment]:
+        """Moments of what goes into the layers at `places` in `block`; equal inputs share one."""
         graphdef, state = nnx.split(block)
-        chosen, total = tuple(places), Params()
+        chosen: tuple[str, ...] = tuple(places)
+        total: dict[str, Sums] = {}
         for part in _parts(self._x):
             context = self._context[len(part)]
             total = _with_moments(graphdef, chosen, total, state, part, context)
         tokens = self._x.shape[0] * self._x.shape[1]
-        mean = {path: total.pop(path) / tokens for path in list(total)}
+        mean = {
+            path: Moment(sums.second / tokens, sums.first / tokens, tokens)
+            for path, sums in total.items()
+        }
         shared = _shared_inputs(graphdef, chosen, state, part, context)
         return {place: mean[first] for place, first in shared.items()}
 
@@ -66,7 +69,7 @@ def _parts(rows: np.ndarray) -> Iterator[np.ndarray]:
 
 def _recorded(
     graphdef: Any, places: tuple[str, ...], state: Any, x: Array, context: Any
-) -> tuple[Params, dict[str, str]]:
+) -> tuple[dict[str, Sums], dict[str, str]]:
     block: Any = nnx.merge(graphdef, state)
     counted = jnp.ones(x.shape[:2], jnp.int32)
     return input_moments(block, places, counted, lambda: block(x, context))[1:]
@@ -74,10 +77,15 @@ def _recorded(
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def _with_moments(
-    graphdef: Any, places: tuple[str, ...], total: Params, state: Any, x: Array, context: Any
-) -> Params:
+    graphdef: Any,
+    places: tuple[str, ...],
+    total: dict[str, Sums],
+    state: Any,
+    x: Array,
+    context: Any,
+) -> dict[str, Sums]:
     found, _ = _recorded(graphdef, places, state, x, context)
-    return {path: total[path] + y if total else y for path, y in found.items()}
+    return jax.tree.map(jnp.add, total, found) if total else found
 
 
 def _shared_inputs(
@@ -86,7 +94,7 @@ def _shared_inputs(
     """Under which path the moment of each layer stands: names leave no compiled function."""
     names: dict[str, str] = {}
 
-    def trace(state: Any, x: Array, context: Any) -> Params:
+    def trace(state: Any, x: Array, context: Any) -> dict[str, Sums]:
         found, shared = _recorded(graphdef, places, state, x, context)
         names.update(shared)
         return found

@@ -1,8 +1,12 @@
 """Put factorized or mixed layers in the place of dense ones."""
 
+from collections.abc import Mapping
+
 from flax import nnx
 from jax import Array
 
+from lpaf_jax.compress.solvers import Solution
+from lpaf_jax.errors import LpafError
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import Linear, LowRankLinear, MixedLinear, layer_at, replace_layer
 from lpaf_jax.models.functional import Params
@@ -17,11 +21,32 @@ def to_mixed(model: nnx.Module, factors: dict[str, LowRank], masks: Params) -> N
         replace_layer(model, place, MixedLinear(dense.kernel[...], mask, pair, _bias(dense)))
 
 
-def to_low_rank(model: nnx.Module, factors: dict[str, LowRank]) -> None:
-    """Let every layer in `factors` (by kernel path) hold its factors alone."""
-    for path, pair in factors.items():
+def to_low_rank(model: nnx.Module, solutions: Mapping[str, Solution]) -> None:
+    """Let every layer in `solutions` (by kernel path) hold its factors alone.
+
+    Raises:
+        LpafError: a solution moves the bias of a layer that has none.
+    """
+    for path, (factors, change) in solutions.items():
         place = path.removesuffix(".kernel")
-        replace_layer(model, place, LowRankLinear(pair, _bias(_dense(model, place))))
+        bias = moved_bias(place, _bias(_dense(model, place)), change)
+        replace_layer(model, place, LowRankLinear(factors, bias))
+
+
+def moved_bias(place: str, bias: Array | None, change: Array | None) -> Array | None:
+    """The bias of a layer after `change`.
+
+    Raises:
+        LpafError: there is a change and no bias: checkpoints of the family have no place for one.
+    """
+    if change is None:
+        return bias
+    if bias is None:
+        raise LpafError(
+            f"{place} has no bias, and this method moves it: take --importance activations and "
+            "--solver metric"
+        )
+    return bias + change
 
 
 def _bias(layer: Linear) -> Array | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,36 @@ from jax import Array
 from lpaf_jax.models.compressible import compressible_layers
 from lpaf_jax.models.functional import (
     Batch,
-    Params,
     inputs_of,
     layer_at,
     parameters,
     replace_layer,
 )
 
-# {layer path: (E[x xᵀ] over the tokens counted, (m, m), how many they were)}
-Moments = dict[str, tuple[Array, int]]
+
+class Moment(NamedTuple):
+    """Moments of what goes into a layer, over the tokens counted.
+
+    Attributes:
+        second: E[xᵀx], (m, m).
+        mean: E[x], (m,).
+        tokens: how many they were.
+    """
+
+    second: Array
+    mean: Array
+    tokens: int
+
+
+Moments = dict[str, Moment]
+"""By path of the layer."""
+
+
+class Sums(NamedTuple):
+    """`Σ xᵀx`, (m, m), and `Σ x`, (m,), in float32."""
+
+    second: Array
+    first: Array
 
 
 class Recorder(nnx.Module):
@@ -39,8 +60,8 @@ class Recorder(nnx.Module):
 
 def input_moments(
     module: nnx.Module, paths: Iterable[str], counted: Array, run: Callable[[], Any]
-) -> tuple[Any, Params, dict[str, str]]:
-    """`run()`, and `Σ x xᵀ` of what went into the layers of `module` while it ran.
+) -> tuple[Any, dict[str, Sums], dict[str, str]]:
+    """`run()`, and `Σ xᵀx` and `Σ x` of what went into the layers of `module` while it ran.
 
     To be called where the module is a fresh one, under `jax.jit` after `nnx.merge`; its layers are
     put back in their places. Layers that are given the very same array, as query, key and value
@@ -53,8 +74,8 @@ def input_moments(
         run: calls the module.
 
     Returns:
-        what `run` returned; sums in float32, (m, m) each, by the path of the first layer of those
-        that share one; for each layer that ran, the path under which its sum stands.
+        what `run` returned; sums by the path of the first layer of those that share one; for each
+        layer that ran, the path under which its sum stands.
 
     Raises:
         ValueError: the input of a layer has no row for each token.
@@ -73,16 +94,17 @@ def input_moments(
     return output, {path: _moment(path, seen[path], counted) for path in first.values()}, shared
 
 
-def _moment(path: str, x: Array, counted: Array) -> Array:
+def _moment(path: str, x: Array, counted: Array) -> Sums:
     if x.shape[:-1] != counted.shape:
         raise ValueError(f"{path}: an input of {x.shape} for tokens of {counted.shape}")
     rows = jnp.where(counted[..., None] != 0, x, 0).reshape(-1, x.shape[-1])
     exact = jax.lax.Precision.HIGHEST
-    return jnp.matmul(rows.T, rows, precision=exact, preferred_element_type=jnp.float32)
+    second = jnp.matmul(rows.T, rows, precision=exact, preferred_element_type=jnp.float32)
+    return Sums(second, jnp.sum(rows, axis=0, dtype=jnp.float32))
 
 
 def activation_moments(model: nnx.Module, batches: Iterable[Batch]) -> Moments:
-    """`E[x xᵀ]` of the input x of every compressible layer, the mean over all tokens of `batches`.
+    """`E[xᵀx]` and `E[x]` of the input x of every compressible layer, over all tokens of `batches`.
 
     The eigenvalues of such a matrix, times the number of tokens, are the squared singular values of
     all inputs stacked; as the metric L it makes `lpaf_jax.linalg.metric_svd` minimise the error of
@@ -94,8 +116,8 @@ def activation_moments(model: nnx.Module, batches: Iterable[Batch]) -> Moments:
             nor those of rows whose `weight`, where a batch has one, is 0.
 
     Returns:
-        by path of the layer, in the model's order: the moment, (m, m) in float32, and the tokens
-        counted. Layers with the same input have the same array.
+        by path of the layer, in the model's order, in float32. Layers with the same input have the
+        same arrays.
 
     Raises:
         ValueError: no token to count.
@@ -111,7 +133,7 @@ def activation_moments(model: nnx.Module, batches: Iterable[Batch]) -> Moments:
     paths = compressible_layers(parameters(model))
     shared: dict[str, str] = {}
 
-    def measure(state: Any, batch: Batch, counted: Array) -> Params:
+    def measure(state: Any, batch: Batch, counted: Array) -> dict[str, Sums]:
         fresh: Any = nnx.merge(graphdef, state)
         inputs = inputs_of(batch)
         _, sums, names = input_moments(fresh, paths, counted, lambda: fresh(**inputs))
@@ -119,10 +141,10 @@ def activation_moments(model: nnx.Module, batches: Iterable[Batch]) -> Moments:
         return sums
 
     @partial(jax.jit, donate_argnums=0)
-    def add(sums: Params, state: Any, batch: Batch, counted: Array) -> Params:
+    def add(sums: dict[str, Sums], state: Any, batch: Batch, counted: Array) -> dict[str, Sums]:
         return jax.tree.map(jnp.add, sums, measure(state, batch, counted))
 
-    sums: Params | None = None
+    sums: dict[str, Sums] | None = None
     tokens = 0
     for batch in batches:
         inputs, counted = inputs_of(batch), _counted(batch)
@@ -133,8 +155,11 @@ def activation_moments(model: nnx.Module, batches: Iterable[Batch]) -> Moments:
         tokens += int(counted.sum())
     if sums is None or tokens == 0:
         raise ValueError("no token to take the moments of")
-    means = {path: sums.pop(path) / tokens for path in list(sums)}
-    return {path: (means[shared[path]], tokens) for path in paths if path in shared}
+    means = {
+        path: Moment(sum_.second / tokens, sum_.first / tokens, tokens)
+        for path, sum_ in sums.items()
+    }
+    return {path: means[shared[path]] for path in paths if path in shared}
 
 
 def _counted(batch: Batch) -> np.ndarray:

@@ -205,7 +205,8 @@ def _from_yaml(path: Path) -> Recipe:
 
 
 def _stage_of(path: Path, entry: Any) -> Stage:
-    name, chosen = entry, {}
+    name: Any = entry
+    chosen: Any = {}
     if isinstance(entry, Mapping) and len(entry) == 1:
         name, chosen = next(iter(entry.items()))
     if not isinstance(name, str) or not isinstance(chosen, Mapping | None):

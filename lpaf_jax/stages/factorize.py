@@ -75,7 +75,6 @@ class Factorize(Stage):
         demand_choice(self, "importance", IMPORTANCES)
         demand_choice(self, "solver", SOLVERS)
         demand_choice(self, "ranks", RANK_RULES)
-        check_pair(IMPORTANCES[self.importance], SOLVERS[self.solver])
         demand(self, "params", lambda x: x is None or 0 < x <= 1, "in (0, 1]")
         for name in ("floor", "ridge"):
             demand(self, name, lambda x: 0 <= x < math.inf, "finite and at least 0")
@@ -85,6 +84,7 @@ class Factorize(Stage):
             demand(self, name, whole(1), "a whole number, at least 1")
         if self.params is not None and self.rank is not None:
             raise SettingError(("params", "rank"), "both choose the rank: leave one of them out")
+        check_pair(IMPORTANCES[self.importance], SOLVERS[self.solver], self.ridge)
 
     def run(self, context: Context) -> Saved:
         """Factorize the model before it, weighted by what its data say of it."""
@@ -145,12 +145,13 @@ def _subject(model: "nnx.Module", context: Context, batches: int) -> "Subject":
 
     pruned = context.last(Prune)
     left = Pruned({}, {}, {}) if pruned is None else pruning_arrays(pruned.folder)
-    criterion = pruned.stage.criterion if pruned is not None else "sensitivity"
+    stage = None if pruned is None else pruned.stage
+    criterion = stage.criterion if isinstance(stage, Prune) else "sensitivity"
     inputs, training = context.inputs, context.training
 
-    def first_batches() -> "Iterator[Batch]":
+    def first_batches(count: int | None = batches) -> "Iterator[Batch]":
         found = train_batches(inputs.train, training.batch, seed=training.seed, epoch=0)
-        return islice(iter(found), batches)
+        return islice(iter(found), count)
 
     return Subject(
         model=model,
