@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lpaf_jax.compress import factorize, to_low_rank, to_mixed
+from lpaf_jax.compress import factorize, low_rank_factors, to_low_rank, to_mixed
 from lpaf_jax.data import steps_per_epoch, train_batches
 from lpaf_jax.heads import put_in_order
 from lpaf_jax.importance import first_order_scores
 from lpaf_jax.inputs import Inputs, first_model
-from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import (
     as_function,
     compressible,
@@ -226,13 +225,7 @@ def _distillation(
 def _mixed_model(dense: Path, final: nnx.Module) -> nnx.Module:
     """The dense model with mixed layers in place of those that `final` holds as factors."""
     model = load_model(dense)
-    params = parameters(final)
-    factors = {
-        f"{path.removesuffix('.a')}.kernel": LowRank(a, params[f"{path.removesuffix('.a')}.b"])
-        for path, a in params.items()
-        if path.endswith(".a")
-    }
-    to_mixed(model, factors, pruning_arrays(dense)[1])
+    to_mixed(model, low_rank_factors(final), pruning_arrays(dense)[1])
     return model
 
 

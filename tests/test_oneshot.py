@@ -104,7 +104,7 @@ def test_what_lies_beside_the_weights(place: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == "lpaf_llama"
     assert config["architectures"] == ["LpafLlamaForCausalLM"]
-    assert len(config["lpaf_ranks"]) == 2 * 7
+    assert len(config["lpaf_factors"]) == 2 * 7
     assert (folder / "tokenizer.json").is_file()
     card = (folder / "README.md").read_text()
     assert f"Perplexity of the first {6 * LENGTH} tokens of a held-out text" in card

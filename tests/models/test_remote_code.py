@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from lpaf_jax.compress import to_low_rank
 from lpaf_jax.data import load_tokenizer
 from lpaf_jax.export import export_factorized
+from lpaf_jax.factors import LOW_RANK, recorded
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import compressible, load_model, parameters, save_model
 from lpaf_jax.models.families import FAMILIES
@@ -163,9 +164,13 @@ def written_by_hand(model: Model, folder: Path) -> np.ndarray:
                 tensors[f"{path}.up.bias"] = tensors.pop(f"{path}.bias")
     theirs.config.save_pretrained(folder)
     values = json.loads((folder / "config.json").read_text())
-    values |= remote_fields(model.family, model.architecture) | {"lpaf_ranks": ranks}
+    values |= remote_fields(model.family, model.architecture) | recorded(
+        {path: LOW_RANK.of_rank(rank) for path, rank in ranks.items()}
+    )
     (folder / "config.json").write_text(json.dumps(values))
-    (folder / MODELING_FILE).write_text(modeling_code(model.family, model.architecture))
+    (folder / MODELING_FILE).write_text(
+        modeling_code(model.family, model.architecture, ["low_rank"])
+    )
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return torch_logits(theirs, inputs(model))
@@ -282,7 +287,8 @@ def test_every_tensor_finds_its_place(read: Read) -> None:
 
 
 def test_factors_stay_factors(read: Read) -> None:
-    ranks = json.loads((read.folder / "config.json").read_text())["lpaf_ranks"]
+    records = json.loads((read.folder / "config.json").read_text())["lpaf_factors"]
+    ranks = {path: record["rank"] for path, record in records.items()}
     assert len(ranks) >= 8
     assert read.facts["ranks"] == ranks
     assert read.facts["parameters"] == sum(array.size for array in read.stored.values())
@@ -382,7 +388,7 @@ def test_an_export_in_bfloat16(all_read: dict[str, Read]) -> None:
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.architecture)
 def test_the_code_is_small_and_needs_no_more_than_torch_and_transformers(model: Model) -> None:
-    text = modeling_code(model.family, model.architecture)
+    text = modeling_code(model.family, model.architecture, ["low_rank"])
     assert len(text.splitlines()) < 120
     assert max(map(len, text.splitlines())) <= 100
     assert ("bert" in text.lower()) == ("bert" in model.family)
