@@ -37,8 +37,9 @@ def inspect_model(place: Path) -> dict[str, Any]:
         JSON values. `matrices` has one entry for each matrix that is compressible or factorized:
         its `name`, `shape` (in, out), the `kind` of its factors (None where it is dense), `rank`
         (None where it has none), `told` (what a table shows of its factors), `parameters` stored,
-        `dense_parameters`, `flop` a token, `bytes` and `dtype`; `parameters` has the sums of these, as in the metrics of a run. A
-        finished `run` has the primary `metric` of its task and its value, `scores`, by stage.
+        `dense_parameters`, `flop` a token, `bytes` and `dtype`; `parameters` has the sums of
+        these, as in the metrics of a run. A finished `run` has the primary `metric` of its task
+        and its value, `scores`, by stage.
 
     Raises:
         LpafError: a file is missing or damaged, the family is not known, or the model is
