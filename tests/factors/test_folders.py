@@ -38,7 +38,10 @@ def read_by_a_stranger(place: Path, *folders: Path) -> None:
     cache = str(place / "cache")
     kept |= {"HF_HOME": cache, "HF_MODULES_CACHE": cache, "HF_HUB_OFFLINE": "1"}
     words = [sys.executable, "-I", READER, place / "ids.json", *folders]
-    subprocess.run(words, check=True, cwd=place, env=kept, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        words, cwd=place, env=kept, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def assert_read(folder: Path, expected: np.ndarray) -> None:
@@ -200,5 +203,5 @@ def test_code_that_travels_refuses_a_kind_that_it_lacks(tmp_path: Path) -> None:
     records = {QUERY: {"kind": "wavelet"}}
     stranger = shutil.copytree(folder, tmp_path / "stranger")
     with_config(stranger, lpaf_factors=records)
-    with pytest.raises(subprocess.CalledProcessError):
+    with pytest.raises(AssertionError, match=rf"{QUERY} is of kind 'wavelet'; this file knows"):
         read_by_a_stranger(tmp_path, stranger)
