@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from lpaf_jax.benchmark import find_pair
+from lpaf_jax.cli import main
 from lpaf_jax.compress.spectra import weight_spectra
 from lpaf_jax.errors import LpafError
 from lpaf_jax.export import export_dense, export_factorized
+from lpaf_jax.factors import KINDS
 from lpaf_jax.inspection import inspect_model
 from lpaf_jax.models import DecoderOnDisk, compressible_layers, load_model, parameters
 from tests.factors.folders import (
@@ -89,8 +91,6 @@ def test_ranks_by_path_are_read_as_they_were(low_rank: Path, tmp_path: Path) -> 
 
 def test_a_body_without_its_head_is_multiplied_back(tmp_path: Path) -> None:
     """`AutoModel` saves it by names that lack the prefix."""
-    from safetensors.numpy import save_file
-
     folder = write_low_rank(tmp_path, "gpt2")
     whole = load_file(folder / "model.safetensors")
     bare = {name.removeprefix("transformer."): x for name, x in whole.items()}
@@ -168,8 +168,6 @@ def test_a_second_kind_is_all_that_a_new_file_says(
 
 
 def inspected(folder: Path) -> None:
-    from lpaf_jax.cli import main
-
     matrices = inspect_model(folder)["matrices"]
     names = load_file(folder / "model.safetensors")
     for matrix in matrices:
@@ -189,8 +187,6 @@ def inspected(folder: Path) -> None:
 def test_a_folder_of_a_kind_that_went_away(
     tmp_path: Path, write_both: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lpaf_jax.factors import KINDS
-
     folder = write_both(tmp_path, "llama")
     with monkeypatch.context() as patch:
         patch.delitem(KINDS._choices, "scaled")
