@@ -1,6 +1,7 @@
 """A text cut into splits and windows: nothing shared, nothing lost but the tails."""
 
 import csv
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,9 @@ def test_a_limit_takes_windows_and_a_larger_one_adds_to_it(tokenizer: Tokenizer)
     assert set(few) < set(more)
     assert [ids for ids in order if ids in few] == few
     assert len(sample(packed, 10**6)) == len(packed)
+    # The tokens alone decide, not where they stand.
+    turned = replace(packed, ids=packed.ids[::-1])
+    assert {ids.tobytes() for ids in sample(turned, 5).ids} == set(few)
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,13 @@ Batch = dict[str, Any]
 
 @pytest.fixture
 def batch() -> Batch:
-    """Windows of 6 tokens, one that a text of 4 begins, and one that only fills the batch up."""
+    """A window of 6 tokens, a text of 4 padded at both ends, a row that only fills the batch up."""
     random = np.random.default_rng(0)
+    mask = np.ones((BATCH, LENGTH), np.int32)
+    mask[1] = [0, 1, 1, 1, 1, 0]
     return {
         "input_ids": random.integers(0, WORDS, (BATCH, LENGTH)).astype(np.int32),
-        "attention_mask": (np.arange(LENGTH) < np.array([6, 4, 6])[:, None]).astype(np.int32),
+        "attention_mask": mask,
         "weight": np.array([1, 1, 0], np.float32),
     }
 
@@ -43,7 +45,7 @@ def logits() -> np.ndarray:
     return np.random.default_rng(1).normal(0, 3, (2, BATCH, LENGTH, WORDS)).astype(np.float32)
 
 
-PLACES = [(0, t) for t in range(5)] + [(1, t) for t in range(3)]
+PLACES = [(0, t) for t in range(5)] + [(1, t) for t in range(1, 4)]
 
 
 def test_the_loss_is_that_of_the_next_token(batch: Batch, logits: np.ndarray) -> None:
