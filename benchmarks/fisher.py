@@ -34,7 +34,6 @@ from lpaf_jax.settings import make_settings
 from lpaf_jax.train import CLASSIFICATION
 
 RESULTS = Path(__file__).parent / "results" / "fisher.json"
-_NOT_SETTINGS = ("model", "task", "out", "fingerprint")
 EXAMPLES = 1024
 BATCHES = (32, 8)
 RATIOS = (0.5, 0.25)

@@ -29,6 +29,7 @@ import numpy as np
 from jax import Array
 from linalg_scaling import scaling
 from provenance import commit
+from scores import by_score
 
 from lpaf_jax.data import train_batches
 from lpaf_jax.files import read_json, write_json
@@ -169,7 +170,7 @@ def batch(run: Path) -> dict[str, float]:
     in_turn = jax.jit(lambda w, i: jax.lax.map(lambda pair: solve(*pair), (w, i)))
     at_once = jax.jit(jax.vmap(lambda w, i: solve(w, i)))
     ways: dict[str, Callable[[], Any]] = {
-        "loop": lambda: [solve(w, by_score[p]) for p, w in weights.items()],
+        "loop": lambda: [solve(w, scored[p]) for p, w in weights.items()],
         "lax.map": lambda: [in_turn(*stack) for stack in stacked],
         "vmap": lambda: [at_once(*stack) for stack in stacked],
     }

