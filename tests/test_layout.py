@@ -30,6 +30,8 @@ LEVELS = [
     {
         "analysis",
         "benchmark",
+        "cells",
+        "comparison",
         "export",
         "folders",
         "heads",
