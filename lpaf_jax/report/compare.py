@@ -192,7 +192,9 @@ def _tests(found: Found) -> Html | None:
     by_key = {(r["recipe"], r["params"], r["seed"]): r for r in found["rows"]}
     by = measure(found)
     rows: list[list[Child]] = []
-    for test in sorted(found["paired"], key=lambda t: (-t["params"], t["recipe"], t["seed"])):
+    order = list(found["recipes"])
+    place = lambda t: (-t["params"], order.index(t["recipe"]), t["seed"])  # noqa: E731
+    for test in sorted(found["paired"], key=place):
         own, other = (by_key[n, test["params"], test["seed"]] for n in (test["recipe"], base))
         ahead = by.better(own["final"], other["final"])
         sign = "+" if ahead else "−" if own["final"] != other["final"] else ""
@@ -200,9 +202,7 @@ def _tests(found: Found) -> Html | None:
         gap = abs(own["final"] - other["final"])
         rows.append(
             [
-                test["recipe"],
-                f"{100 * test['params']:g} %",
-                str(test["seed"]),
+                f"{test['recipe']}, {100 * test['params']:g} %, seed {test['seed']}",
                 f"{sign}{gap:.3f}" if by.correlation else f"{sign}{100 * gap:.1f}",
                 str(test["recipe_only"]),
                 str(test["baseline_only"]),
@@ -211,7 +211,7 @@ def _tests(found: Found) -> Html | None:
                 judged,
             ]
         )
-    heads = ["Method", "Size", "Seed", f"{by.head}{'' if by.correlation else ', points'}"]
+    heads = ["Run", f"{by.head}{'' if by.correlation else ', points'}"]
     heads += ["Right alone", f"{base} alone", "p", "p of all", "Chance?"]
     count = len(rows)
     text = (
@@ -242,8 +242,7 @@ def _costs(found: Found) -> Html:
             seconds, memory = group.mean("seconds"), group.mean("memory")
             rows.append(
                 [
-                    group.recipe,
-                    f"{100 * params:g} %",
+                    f"{group.recipe}, {100 * params:g} %",
                     "–" if seconds is None else facts.duration(seconds),
                     facts.size(memory),
                     *([_ms(group.latency)] if timed else []),
@@ -251,10 +250,10 @@ def _costs(found: Found) -> Html:
                 ]
             )
     some = next(iter(sizes.values()))[0]
-    before = ["before compression", "100 %", "–", "–"]
+    before = ["before compression", "–", "–"]
     before += [_ms(some.dense_latency)] if timed else []
     rows.append([*before, facts.size(some.mean("bytes_dense"))])
-    heads = ["Method", "Size", "Time to make it", "Memory"]
+    heads = ["Method and size", "Time to make it", "Memory"]
     heads += [f"Time for {timed['batch']} texts"] if timed else []
     heads += ["File"]
     text = (
@@ -328,30 +327,33 @@ def print_comparison(found: Found, console: Console) -> None:
         console.print(f"{_cell(each)} failed: {each['why']}", soft_wrap=True)
     if not found["rows"]:
         return
-    by = measure(found)
-    columns = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    several = len(seeds(found)) > 1
+    by, several = measure(found), len(seeds(found)) > 1
     interval = any(row["interval"] is not None for row in found["rows"])
-    columns.add_column("Recipe", no_wrap=True)
+    tuned = any(row["before_tuning"] != row["final"] for row in found["rows"])
+    timed = next((row["latency"] for row in found["rows"] if row["latency"]), None)
     heads = ["Size", by.head, *(["95 % interval"] if interval else [])]
-    heads += ["Before tuning", "File", "Latency", "Time", *(["Seeds"] if several else [])]
+    heads += [*(["Untuned"] if tuned else []), "File"]
+    heads += [f"Batch {timed['batch']}"] if timed else []
+    heads += ["Seeds"] if several else []
+    columns = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    columns.add_column("Recipe", overflow="fold")
     for head in heads:
         columns.add_column(head, justify="right", no_wrap=True)
     for params, of in groups(found).items():
         first = best(of, by)
         for group in of:
-            ends, seconds = group.interval, group.mean("seconds")
+            ends = group.interval
             columns.add_row(
                 group.recipe,
                 f"{100 * params:g} %",
                 shown(by, group.score),
                 *(["–" if ends is None else _range(by, *ends)] if interval else []),
-                shown(by, group.mean("before_tuning")),
+                *([shown(by, group.mean("before_tuning"))] if tuned else []),
                 facts.size(group.mean("bytes")),
-                _ms(group.latency),
-                "–" if seconds is None else facts.duration(seconds),
+                *([_ms(group.latency)] if timed else []),
                 *([str(len(group.rows))] if several else []),
                 style="bold" if group is first else "",
+                end_section=group is of[-1],
             )
     console.print(columns)
     clear = [t for t in found["paired"] if t["p_adjusted"] < 0.05]

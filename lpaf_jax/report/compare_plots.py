@@ -56,7 +56,8 @@ def figure_against_size(found: Found, narrow: bool = False) -> str:
         axes.set_xlabel(
             f"numbers stored for the compressible matrices,{space}share of the dense model"
         )
-        axes.set_title(f"{'' if found['task'] is None else 'Test '}{by.titled}".capitalize())
+        titled = f"Test {by.titled}" if found["task"] else f"{by.titled[0].upper()}{by.titled[1:]}"
+        axes.set_title(titled)
         if by.less:
             axes.yaxis.set_major_formatter(lambda place, _: amount(10**place))
         figure.legend(
