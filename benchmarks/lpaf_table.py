@@ -1,11 +1,13 @@
 """The ablation grid as a Markdown table, beside what the paper reports.
 
-    python benchmarks/lpaf_table.py
+    python benchmarks/lpaf_table.py [compare.json]
 
-Reads `results/lpaf_grid_seed*.json` as `lpaf_grid.py` writes them. A cell is a mean over the seeds
+Reads `results/lpaf_grid.json` as `lpaf_grid.py` writes it, or else `results/lpaf_grid_seed*.json`,
+as it was written before there was `lpaf compare`. A cell is a mean over the seeds
 it was run with, and says how many where that is not all of them; recipes not run are left out.
 """
 
+import argparse
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
@@ -34,28 +36,61 @@ PAPER = {
 PAPER_DENSE = 92.7
 
 
+# Accuracies before tuning, after it, and the latter's share of the dense model's.
+Cells = dict[tuple[str, float], list[tuple[float, float, float]]]
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("comparison", type=Path, nargs="?", help="a compare.json")
+    path = parser.parse_args().comparison
+    newest = RESULTS / "lpaf_grid.json"
+    if path is None and newest.is_file():
+        path = newest
+    cells, seeds, notes = of_seeds() if path is None else of_comparison(read_json(path))
+    print("| | 50 % | 25 % | 16 % | paper, kept of BERT-base on SST-2 |")
+    print("|---|---|---|---|---|")
+    for recipe in dict.fromkeys([*TITLES, *(recipe for recipe, _ in cells)]):
+        if not any((recipe, ratio) in cells for ratio in RATIOS):
+            continue
+        row = [_cell(cells.get((recipe, ratio), []), seeds) for ratio in RATIOS]
+        kept = [f"{100 * x / PAPER_DENSE:.1f}" for x in PAPER.get(recipe, ())]
+        paper = f"{' / '.join(kept)} %" if kept else "–"
+        print(f"| {TITLES.get(recipe, recipe)} | {' | '.join(row)} | {paper} |")
+    for note in notes:
+        print(f"\n{note}")
+
+
+def of_comparison(found: dict[str, Any]) -> tuple[Cells, int, list[str]]:
+    """The cells of a compare.json, the number of seeds, and what to say below."""
+    cells: Cells = defaultdict(list)
+    dense: dict[int, float] = {}
+    for row in found["rows"]:
+        dense[row["seed"]] = row["dense"]
+        figures = row["before_tuning"], row["final"], row["final"] / row["dense"]
+        cells[row["recipe"], row["params"]].append(figures)
+    notes = [
+        f"Seed {seed}: dense {100 * share:.1f} % of {found['test']}; {found['command']}"
+        for seed, share in dense.items()
+    ]
+    return cells, len(dense), notes
+
+
+def of_seeds() -> tuple[Cells, int, list[str]]:
+    """The same of a JSON for each seed, as the grid was written before `lpaf compare`."""
     runs = [read_json(path) for path in sorted(RESULTS.glob("lpaf_grid_seed*.json"))]
-    cells: dict[tuple[str, float], list[tuple[float, float, float]]] = defaultdict(list)
+    cells: Cells = defaultdict(list)
     for run in runs:
         dense = run["dense"]["accuracy"]
         for cell in run["cells"]:
             before, after = cell["before"]["accuracy"], cell["after"]["accuracy"]
             cells[cell["recipe"], cell["ratio"]].append((before, after, after / dense))
-    print("| | 50 % | 25 % | 16 % | paper, kept of BERT-base on SST-2 |")
-    print("|---|---|---|---|---|")
-    for recipe, title in TITLES.items():
-        if not any((recipe, ratio) in cells for ratio in RATIOS):
-            continue
-        row = [_cell(cells[recipe, ratio], len(runs)) for ratio in RATIOS]
-        kept = [f"{100 * x / PAPER_DENSE:.1f}" for x in PAPER.get(recipe, ())]
-        paper = f"{' / '.join(kept)} %" if kept else "–"
-        print(f"| {title} | {' | '.join(row)} | {paper} |")
-    for run in runs:
-        print(
-            f"\nSeed {run['settings']['seed']}: dense {_share(run['dense'])}, "
-            f"pruned to {run['settings']['kept']:.0%} {_share(run['pruned'])}; {run['command']}"
-        )
+    notes = [
+        f"Seed {run['settings']['seed']}: dense {_share(run['dense'])}, "
+        f"pruned to {run['settings']['kept']:.0%} {_share(run['pruned'])}; {run['command']}"
+        for run in runs
+    ]
+    return cells, len(runs), notes
 
 
 def _cell(found: list[tuple[float, float, float]], all_seeds: int) -> str:

@@ -31,6 +31,8 @@ LEVELS = [
     {
         "analysis",
         "benchmark",
+        "cells",
+        "comparison",
         "export",
         "folders",
         "heads",
