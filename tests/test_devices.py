@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lpaf_jax.trainer import layout_of
 from safetensors.numpy import load_file
 
 from lpaf_jax.errors import SettingError
 from lpaf_jax.pipeline import compress
 from lpaf_jax.settings import make_settings
-from lpaf_jax.trainer import layout_of
 from tests.tiny import Tiny
 
 ROOT = Path(__file__).parents[1]
