@@ -1,6 +1,6 @@
-"""A method of one's own, in a file of one's own: weights matter by their size and their Fisher.
+r"""A method of one's own, in a file of one's own: weights matter by their size and their Fisher.
 
-    lpaf compress minilm --task rotten_tomatoes --preset quick \\
+    lpaf compress minilm --task rotten_tomatoes --preset quick \
         --recipe examples/own_method.py:mine --params 0.25 --out runs/mine
 
 `|W| · sqrt(E[(∂L/∂W)²])` is how much of the loss an entry stands for, to first order.
