@@ -59,6 +59,12 @@ def figure_against_size(found: Found, narrow: bool = False) -> str:
         titled = f"Test {by.titled}" if found["task"] else f"{by.titled[0].upper()}{by.titled[1:]}"
         axes.set_title(titled)
         if by.less:
+            low, high = axes.get_ylim()
+            steps = (1, 2, 5) if high - low < 2 else (1,)
+            ticks = [k + math.log10(s) for k in range(int(low) - 1, int(high) + 1) for s in steps]
+            ticks = [place for place in ticks if low <= place <= high]
+            if len(ticks) > 1:
+                axes.set_yticks(ticks)
             axes.yaxis.set_major_formatter(lambda place, _: amount(10**place))
         figure.legend(
             loc="outside lower center",
