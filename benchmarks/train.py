@@ -274,10 +274,11 @@ def costs(table: dict[str, Any], first: str) -> list[str]:
         fine, prune, mixed, two = (cell["ms"] for cell in cells if cell)
         told = []
         for preset in PRESETS:
-            s = make_settings("minilm", task="rotten_tomatoes", out="runs", preset=preset)
-            tune = s.p_end * (mixed + two) / 2 + (1 - s.p_end) * two
-            extra = s.prune_epochs * prune + s.tune_epochs * tune
-            told.append(f"{preset} {1 + extra / (s.finetune_epochs * fine):.1f} ×")
+            made = make_settings("minilm", task="rotten_tomatoes", out="runs", preset=preset)
+            s = made.method.settings()
+            tune = s["p_end"] * (mixed + two) / 2 + (1 - s["p_end"]) * two
+            extra = s["prune_epochs"] * prune + s["tune_epochs"] * tune
+            told.append(f"{preset} {1 + extra / (s['finetune_epochs'] * fine):.1f} ×")
         found.append(
             f"LPAF at 25 % beside its fine-tuning alone, from ms a step, length {length}: "
             f"{', '.join(told)}"

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from lpaf_jax.trainer import optimizer_of
 from train_common import DRAW, KEPT, TOTAL_STEPS, Job, random_batch, read_job, take_turns
 
-from lpaf_jax.compress import to_low_rank, to_mixed
+from lpaf_jax.compress import Solution, to_low_rank, to_mixed
 from lpaf_jax.data import Encoded
 from lpaf_jax.files import read_json
 from lpaf_jax.linalg import LowRank
@@ -33,6 +32,7 @@ from lpaf_jax.models import (
 from lpaf_jax.models.functional import Params
 from lpaf_jax.progress import Progress
 from lpaf_jax.settings import make_settings
+from lpaf_jax.stages.trainer import optimizer_of
 from lpaf_jax.train import (
     Checkpoints,
     Loop,
@@ -115,23 +115,25 @@ def row_of(kind: str, job: Job) -> Row:
         if kind.startswith("mixed"):
             to_mixed(model, factors, random_masks(parameters(model)))
         else:
-            to_low_rank(model, factors)
+            to_low_rank(model, {path: Solution(pair) for path, pair in factors.items()})
     settings = make_settings("minilm", task="rotten_tomatoes", out="runs")
-    optimizer, _ = optimizer_of(settings, settings.finetune_lr, TOTAL_STEPS)
+    optimizer, _ = optimizer_of(settings.training, settings.value("finetune_lr"), TOTAL_STEPS)
     if kind == "prune":
         optimizer = prune(
             optimizer,
             cubic_sparsity(TOTAL_STEPS, start=0, cooldown=300, final=KEPT),
             lambda params: {path: is_compressible(path) for path in params},
-            criterion=settings.criterion,
-            scope=settings.scope,
+            criterion=settings.value("criterion"),
+            scope=settings.value("scope"),
             mask_every=MASK_EVERY,
         )
     forward = as_function(model, dtype=None if job.dtype == "float32" else jnp.dtype(job.dtype))
     loss = task_loss(forward)
     if kind in DRAWS:
         layers = len(mixed_paths(model))
-        loss = dual_loss(forward, lambda _: jnp.float32(DRAWS[kind]), layers, settings.consistency)
+        loss = dual_loss(
+            forward, lambda _: jnp.float32(DRAWS[kind]), layers, settings.value("consistency")
+        )
     state = initial_state(parameters(model), optimizer)
     return Row(make_step(loss, optimizer), state, masks(model))
 
@@ -193,7 +195,7 @@ def _loop_once(job: Job, state: TrainState, fixed: Params) -> float:
     data = Encoded(texts, [0 * texts[0]] * examples, labels, max_length=length, pad_id=0)
     stage = Loop("finetune", data, job.batch, until + 1, 0, lambda params: 0.0)
     settings = make_settings("minilm", task="rotten_tomatoes", out="runs")
-    _, extras = optimizer_of(settings, settings.finetune_lr, until + 1)
+    _, extras = optimizer_of(settings.training, settings.value("finetune_lr"), until + 1)
     with tempfile.TemporaryDirectory() as folder:
         progress = Progress(Path(folder), quiet=True)
         progress.begin("finetune", 0)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lpaf_jax.errors import LpafError, SettingError
+from lpaf_jax.factors import read_records
 from lpaf_jax.files import read_json
 from lpaf_jax.folders import model_folder, run_of, run_record, stage_folder
 from lpaf_jax.inspection import inspect_model
@@ -40,12 +41,12 @@ def find_pair(folder: Path, against: Path | None = None) -> Pair:
             they differ in family or matrices.
     """
     compressed = model_folder(folder)
-    if not _ranks(compressed):
+    if not _factorized(compressed):
         raise LpafError(f"{compressed} is dense: name a compressed model")
     if against is not None:
         own = (against / "config.json").is_file()
         dense = model_folder(against, "final" if own else "dense")
-        if _ranks(dense):
+        if _factorized(dense):
             raise LpafError(f"{dense} is compressed: name a dense model after --against")
         if difference := _difference(dense, compressed):
             raise LpafError(
@@ -56,7 +57,7 @@ def find_pair(folder: Path, against: Path | None = None) -> Pair:
     run = run_of(compressed)
     places = [stage_folder(run[0], "dense")] if run else _sources(compressed.absolute().parent)
     there = (place for place in places if (place / "config.json").is_file())
-    alike = (p for p in there if not _ranks(p) and not _difference(p, compressed))
+    alike = (p for p in there if not _factorized(p) and not _difference(p, compressed))
     return Pair(next(alike, None), compressed)
 
 
@@ -156,11 +157,10 @@ def _difference(dense: Path, compressed: Path) -> str | None:
     return None
 
 
-def _ranks(place: Path) -> dict[str, int]:
+def _factorized(place: Path) -> bool:
     values = read_json(place / "config.json")
     refuse_quantized(values, place)
-    ranks: dict[str, int] = values.get("lpaf_ranks", {})
-    return ranks
+    return bool(read_records(values, place))
 
 
 def _drawn(place: Path, head: Head) -> Any:

@@ -23,7 +23,14 @@ from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.files import read_json
 from lpaf_jax.heads import classes_of, order_by_name, require_head
 from lpaf_jax.kinds import KINDS, Judged, Kind, Terms
-from lpaf_jax.models import compressible, is_hub_id, load_model, parameters, resolve_model
+from lpaf_jax.models import (
+    compressible,
+    is_hub_id,
+    load_model,
+    parameters,
+    records_of,
+    resolve_model,
+)
 from lpaf_jax.models.families import FAMILIES, family_name
 from lpaf_jax.models.weight_files import weight_files
 from lpaf_jax.options import Options
@@ -164,8 +171,9 @@ def _measure(
         require_head(source, task, kind.head, kind.outputs(terms))
     model = _with_head(source, terms, trains_head, options.seed)
     params = parameters(model)
-    shapes = [(w.shape[0], w.shape[1]) for w in compressible(params).values()]
-    if not shapes or any(path.endswith(".a") for path in params):
+    found = {} if records_of(model) else compressible(params)
+    shapes = [(w.shape[0], w.shape[1]) for w in found.values()]
+    if not shapes:
         raise LpafError(f"model {options.model} is factorized already; start from a dense one")
     if options.tokens > model.positions:
         raise SettingError(

@@ -3,15 +3,19 @@
 import logging
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lpaf_jax.errors import LpafError
+from lpaf_jax.factors import FIELDS
 from lpaf_jax.folders import run_of, run_record
-from lpaf_jax.models.checkpoint import shapes_of
+from lpaf_jax.models.checkpoint import factored_layers, shapes_of
 from lpaf_jax.models.compressible import is_compressible
 from lpaf_jax.models.contents import Source, read_source
+from lpaf_jax.models.factored import Factored
 from lpaf_jax.models.families import Family, family_name, named_head
+from lpaf_jax.models.names import file_key
 from lpaf_jax.models.outputs import class_names
 from lpaf_jax.models.tensors import Header, check_kind
 from lpaf_jax.models.weight_files import weight_files
@@ -30,10 +34,12 @@ def inspect_model(place: Path) -> dict[str, Any]:
         place: folder of a model, maybe inside the folder of a run.
 
     Returns:
-        JSON values. `matrices` has one entry for each compressible matrix: its `name`, `shape`
-        (in, out), `rank` (None where it is dense), `parameters` stored, `dense_parameters`,
-        `bytes` and `dtype`; `parameters` has the sums of these, as in the metrics of a run. A
-        finished `run` has the primary `metric` of its task and its value, `scores`, by stage.
+        JSON values. `matrices` has one entry for each matrix that is compressible or factorized:
+        its `name`, `shape` (in, out), the `kind` of its factors (None where it is dense), `rank`
+        (None where it has none), `told` (what a table shows of its factors), `parameters` stored,
+        `dense_parameters`, `flop` a token, `bytes` and `dtype`; `parameters` has the sums of
+        these, as in the metrics of a run. A finished `run` has the primary `metric` of its task
+        and its value, `scores`, by stage.
 
     Raises:
         LpafError: a file is missing or damaged, the family is not known, or the model is
@@ -45,13 +51,16 @@ def inspect_model(place: Path) -> dict[str, Any]:
     labels = class_names(values, place) if head == "classification" else []
     left = _left(source)
     # Integers and booleans are tables of positions and masks that old checkpoints carry along.
+    layers = factored_layers(source)
+    taken = {key for path, of in layers.items() for key in _keys(source, path, of)}
     headers = {
         key: header
         for key, header in source.by_key().items()
-        if _layer(key) is not None or header.dtype.upper().startswith(_FLOATS)
+        if key in taken or _layer(key) is not None or header.dtype.upper().startswith(_FLOATS)
         if header not in left
     }
-    matrices = _matrices(headers, family)
+    plain = {key: header for key, header in headers.items() if key not in taken}
+    matrices = _in_order(_factorized(source, layers) + _dense(plain, family))
     stored = sum(m["parameters"] for m in matrices)
     dense = sum(m["dense_parameters"] for m in matrices)
     total = sum(math.prod(header.shape) for header in headers.values())
@@ -63,7 +72,7 @@ def inspect_model(place: Path) -> dict[str, Any]:
         "head": head,
         "labels": labels,
         "problem_type": values.get("problem_type"),
-        "factorized": any(m["rank"] is not None for m in matrices),
+        "factorized": bool(layers),
         "dtypes": sorted({header.dtype for header in headers.values()}),
         "marks": {key: v for key, v in values.items() if _is_mark(key)},
         "run": _origin(place),
@@ -82,8 +91,8 @@ def inspect_model(place: Path) -> dict[str, Any]:
 
 
 def _is_mark(key: str) -> bool:
-    """Whether config.json has this key from us; ranks are told with the matrices."""
-    return key.startswith("lpaf_") and key != "lpaf_ranks"
+    """Whether config.json has this key from us; factors are told with the matrices."""
+    return key.startswith("lpaf_") and key not in FIELDS
 
 
 def _left(source: Source) -> list[Header]:
@@ -96,41 +105,66 @@ def _left(source: Source) -> list[Header]:
 
 
 def _layer(key: str) -> str | None:
-    """The path of the compressible layer whose matrix, or first factor, has this key."""
-    layer = key.removesuffix(".weight").removesuffix(".down")
+    """The path of the compressible layer whose dense weight has this key."""
+    layer = key.removesuffix(".weight")
     return layer if key.endswith(".weight") and is_compressible(f"{layer}.kernel") else None
 
 
-def _matrices(headers: dict[str, Header], family: Family) -> list[dict[str, Any]]:
+def _keys(source: Source, path: str, layer: Factored) -> list[str]:
+    """Keys of the factors of a layer; its bias is counted with the rest, as others are."""
+    names = layer.names(path).items()
+    return [file_key(name, source.family) for leaf, name in names if leaf != "bias"]
+
+
+def _factorized(source: Source, layers: Mapping[str, Factored]) -> list[dict[str, Any]]:
+    found, headers = [], source.by_key()
+    for path, layer in layers.items():
+        keys = _keys(source, path, layer)
+        for key in keys:
+            if key not in headers:
+                raise LpafError(f"{source.folder}: tensor {key} is missing")
+            check_kind(headers[key].dtype, headers[key].file, headers[key].name)
+        (kind, record, shape), name = layer, file_key(path, source.family)
+        told = {"kind": kind.name, "rank": record.get("rank"), "told": kind.told(record)}
+        flop = kind.flop(record, shape)
+        found.append(_matrix(name, shape, [headers[key] for key in keys], flop, told))
+    return found
+
+
+def _dense(headers: Mapping[str, Header], family: Family) -> list[dict[str, Any]]:
     found = []
     for tensor, header in headers.items():
         layer = _layer(tensor)
         if layer is None:
             continue
         check_kind(header.dtype, header.file, header.name)
-        if tensor.endswith(".down.weight"):
-            up = headers.get(f"{layer}.up.weight")
-            if up is None:
-                raise LpafError(f"{header.file.parent}: tensor {layer}.up.weight is missing")
-            shape, rank = (header.shape[1], up.shape[0]), header.shape[0]
-            kept, size = math.prod(header.shape) + math.prod(up.shape), header.bytes + up.bytes
-        else:
-            turned = not family.as_stored(f"{family.prefix}.{layer}")
-            m, n = header.shape[::-1] if turned else header.shape
-            shape, rank = (m, n), None
-            kept, size = math.prod(header.shape), header.bytes
-        found.append(
-            {
-                "name": layer,
-                "shape": list(shape),
-                "rank": rank,
-                "parameters": kept,
-                "dense_parameters": math.prod(shape),
-                "bytes": size,
-                "dtype": header.dtype,
-            }
-        )
-    return sorted(found, key=lambda m: [int(x) if x.isdigit() else x for x in m["name"].split(".")])
+        turned = not family.as_stored(f"{family.prefix}.{layer}")
+        m, n = header.shape[::-1] if turned else header.shape
+        told = {"kind": None, "rank": None, "told": "full"}
+        found.append(_matrix(layer, (m, n), [header], 2 * m * n, told))
+    return found
+
+
+def _matrix(
+    name: str, shape: tuple[int, int], headers: list[Header], flop: int, told: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "shape": list(shape),
+        **told,
+        "parameters": sum(math.prod(header.shape) for header in headers),
+        "dense_parameters": math.prod(shape),
+        "flop": flop,
+        "bytes": sum(header.bytes for header in headers),
+        "dtype": headers[0].dtype,
+    }
+
+
+def _in_order(matrices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By the numbers in their names: 10 after 9."""
+    return sorted(
+        matrices, key=lambda m: [int(x) if x.isdigit() else x for x in m["name"].split(".")]
+    )
 
 
 def _origin(place: Path) -> dict[str, Any] | None:

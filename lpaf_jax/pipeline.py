@@ -39,6 +39,7 @@ from lpaf_jax.models import (
     count_parameters,
     load_model,
     parameters,
+    records_of,
     save_model,
 )
 from lpaf_jax.models.latency import compare_latency
@@ -246,11 +247,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
 
 def ranks_of(model: nnx.Module) -> dict[str, int]:
     """The rank of every factorized layer, by path."""
-    return {
-        path.removesuffix(".a"): array.shape[1]
-        for path, array in compressible(parameters(model)).items()
-        if path.endswith(".a")
-    }
+    return {path: record["rank"] for path, record in records_of(model).items() if "rank" in record}
 
 
 def _logits_of(

@@ -16,6 +16,7 @@ import numpy as np
 from lpaf_jax.compress.oneshot import Cut, Outcome, Plan, Store, compress_decoder
 from lpaf_jax.data import Tokenizer, load_tokenizer, sample_blocks, text_tokens, text_windows
 from lpaf_jax.errors import LpafError, SettingError
+from lpaf_jax.factors import LOW_RANK
 from lpaf_jax.files import atomic_dir
 from lpaf_jax.importance import Subject
 from lpaf_jax.kinds import length_for
@@ -255,9 +256,9 @@ def _bytes(folder: Path) -> int:
 
 def _assemble(source: DecoderOnDisk, store: Store, outcome: Outcome, folder: Path) -> None:
     """Write the model folder from the finished blocks and what lies in none."""
-    ranks = {cut.path: cut.rank for cut in outcome.cuts if cut.rank is not None}
+    records = {cut.path: LOW_RANK.of_rank(cut.rank) for cut in outcome.cuts if cut.rank is not None}
     with atomic_dir(folder) as target:
-        config = saved_config(source.values, source.architecture, ranks)
+        config = saved_config(source.values, source.architecture, records)
         dtype = source.values.get("dtype", source.values.get("torch_dtype"))
         config |= {} if dtype is None else {"dtype": dtype}
         write_beside(target, source.folder, config, "")

@@ -161,6 +161,7 @@ def write_gpt2(folder: Path, **fields: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_decoder_is_compressed_as_a_classifier(
     tiny: Tiny, held_out: Path, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ PROJECT = SETUP["project"]
 # Bottom to top: a room imports from its own level or below. A new one takes its place here.
 LEVELS = [
     {"errors", "files", "linalg", "machine", "processes", "registry"},
+    {"factors"},
     {"importance", "models"},
     {"compress", "data", "report", "train"},
     {

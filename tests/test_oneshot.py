@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lpaf_jax.oneshot import compress_one_shot
 from safetensors.numpy import load_file, save_file
 
 from lpaf_jax import oneshot
 from lpaf_jax.cli import main
 from lpaf_jax.errors import LpafError
 from lpaf_jax.models import load_model
-from lpaf_jax.oneshot import compress_one_shot
 from tests.tiny import write_model
 from tests.tiny_decoder import LENGTH, write_decoder, write_text
 
@@ -104,7 +104,7 @@ def test_what_lies_beside_the_weights(place: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == "lpaf_llama"
     assert config["architectures"] == ["LpafLlamaForCausalLM"]
-    assert len(config["lpaf_ranks"]) == 2 * 7
+    assert len(config["lpaf_factors"]) == 2 * 7
     assert (folder / "tokenizer.json").is_file()
     card = (folder / "README.md").read_text()
     assert f"Perplexity of the first {6 * LENGTH} tokens of a held-out text" in card

@@ -233,6 +233,7 @@ def test_a_run_killed_before_its_metrics_needs_no_training(
     assert files(run) == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_latency")
 @pytest.mark.parametrize(
     ("recipe", "chosen"),

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -205,27 +204,10 @@ def weights(folder: Path) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
-    """The tiny model and its task.
-
-    A run of it is mostly compilation: runs share what they compile, and XLA is told to try less.
-    """
-    import jax
-
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The tiny model and its task."""
     folder = tmp_path_factory.mktemp("tiny")
-    wanted = {
-        "jax_compilation_cache_dir": str(folder / "compiled"),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_disable_most_optimizations": True,
-    }
-    before = {name: jax.config.values[name] for name in wanted}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in wanted.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))  # for the processes that tests start
-        yield Tiny(write_model(folder / "bert"), write_table(folder / "task.csv", sentences(160)))
-    for name, value in before.items():
-        jax.config.update(name, value)
+    return Tiny(write_model(folder / "bert"), write_table(folder / "task.csv", sentences(160)))
 
 
 @pytest.fixture(scope="session")

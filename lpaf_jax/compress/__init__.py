@@ -3,7 +3,7 @@
 from lpaf_jax.compress.factorize import factorize
 from lpaf_jax.compress.ranks import RANK_RULES, RankRule, register_rank_rule
 from lpaf_jax.compress.solvers import SOLVERS, Solution, Solver, check_pair, register_solver
-from lpaf_jax.compress.swap import to_low_rank, to_mixed
+from lpaf_jax.compress.swap import low_rank_factors, to_low_rank, to_mixed
 
 __all__ = [
     "RANK_RULES",
@@ -13,6 +13,7 @@ __all__ = [
     "Solver",
     "check_pair",
     "factorize",
+    "low_rank_factors",
     "register_rank_rule",
     "register_solver",
     "to_low_rank",

@@ -314,7 +314,8 @@ def _put_factors(
 ) -> None:
     for cut in cuts:
         if cut.rank is not None:
-            stored = (tensors[f"{cut.path}.{name}.weight"] for name in ("down", "up"))
+            names = {f"{cut.path}.{leaf}": leaf for leaf in ("a", "b")}
+            stored = (tensors[file_name(path, names)] for path in names)
             a, b = (jnp.asarray(x.T, jnp.float32) for x in stored)
             place = cut.path.removeprefix(f"{prefix}.")
             bias = tensors.get(f"{cut.path}.up.bias")

@@ -10,6 +10,7 @@ from jax import Array
 from lpaf_jax.importance import Moments
 from lpaf_jax.linalg import effective_rank, energy_rank, singular_values
 from lpaf_jax.models import compressible_layers
+from lpaf_jax.models.factored import dense_matrix
 from lpaf_jax.models.functional import Params
 
 
@@ -23,7 +24,7 @@ def weight_spectra(params: Params) -> list[dict[str, Any]]:
     """
     found = []
     for path in compressible_layers(params):
-        w = _matrix(params, path)
+        w = dense_matrix(params, path)
         s = singular_values(w)
         entry = {"name": path, "shape": list(w.shape), "full": min(w.shape)}
         found.append(entry | _figures(s))
@@ -64,12 +65,6 @@ def _roots(moment: Array) -> Array:
     # Roots of eigenvalues near 0 double the digits that are lost: float32 has none to spare.
     values = np.linalg.eigvalsh(np.asarray(moment, np.float64))[::-1]
     return jnp.asarray(np.sqrt(np.maximum(values, 0)), jnp.float32)
-
-
-def _matrix(params: Params, path: str) -> Array:
-    if f"{path}.a" in params:
-        return params[f"{path}.a"] @ params[f"{path}.b"]
-    return params[f"{path}.kernel"]
 
 
 def relative(s: Array) -> list[float]:

@@ -7,8 +7,9 @@ from jax import Array
 
 from lpaf_jax.compress.solvers import Solution
 from lpaf_jax.errors import LpafError
+from lpaf_jax.factors import LOW_RANK
 from lpaf_jax.linalg import LowRank
-from lpaf_jax.models import Linear, LowRankLinear, MixedLinear, layer_at, replace_layer
+from lpaf_jax.models import Linear, MixedLinear, layer_at, records_of, replace_layer
 from lpaf_jax.models.functional import Params
 
 
@@ -30,7 +31,7 @@ def to_low_rank(model: nnx.Module, solutions: Mapping[str, Solution]) -> None:
     for path, (factors, change) in solutions.items():
         place = path.removesuffix(".kernel")
         bias = moved_bias(place, _bias(_dense(model, place)), change)
-        replace_layer(model, place, LowRankLinear(factors, bias))
+        replace_layer(model, place, LOW_RANK.layer(factors._asdict(), bias))
 
 
 def moved_bias(place: str, bias: Array | None, change: Array | None) -> Array | None:
@@ -47,6 +48,16 @@ def moved_bias(place: str, bias: Array | None, change: Array | None) -> Array | 
             "--solver metric"
         )
     return bias + change
+
+
+def low_rank_factors(model: nnx.Module) -> dict[str, LowRank]:
+    """The factors of all low-rank layers, by the kernel path of the layer."""
+    layers = {
+        path: layer_at(model, path)
+        for path, record in records_of(model).items()
+        if record["kind"] == LOW_RANK.name
+    }
+    return {f"{path}.kernel": LowRank(layer.a[...], layer.b[...]) for path, layer in layers.items()}
 
 
 def _bias(layer: Linear) -> Array | None:

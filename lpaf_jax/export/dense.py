@@ -10,9 +10,11 @@ import numpy as np
 
 from lpaf_jax.errors import LpafError
 from lpaf_jax.export.rewrite import card_of, noted, rewrite
-from lpaf_jax.models.checkpoint import plain_tensors, saved_config
+from lpaf_jax.models.checkpoint import factored_layers, plain_tensors, saved_config
 from lpaf_jax.models.contents import Source, read_source
-from lpaf_jax.models.families import named_head
+from lpaf_jax.models.factored import Factored
+from lpaf_jax.models.families import Family, named_head
+from lpaf_jax.models.names import is_transposed
 from lpaf_jax.models.tensors import Header, read_tensor
 from lpaf_jax.models.weight_files import refuse_pickled
 
@@ -29,7 +31,7 @@ def export_dense(place: Path, out: Path, *, dtype: str | None = None) -> None:
         place: folder of a factorized model; of a dense one, where only its dtype is to change.
         out: what stands there is replaced.
         dtype: of `rewrite.DTYPES`, for all floating-point tensors; None leaves each as it is, the
-            product of two factors as they are.
+            product of factors as they are.
 
     Raises:
         LpafError: nothing would change, a file is damaged or what it holds is not a model, or
@@ -38,35 +40,52 @@ def export_dense(place: Path, out: Path, *, dtype: str | None = None) -> None:
     refuse_pickled(place)
     source = read_source(place)
     tensors = plain_tensors(source)
-    if not source.values.get("lpaf_ranks") and dtype is None:
+    layers = factored_layers(source)
+    if not layers and dtype is None:
         raise LpafError(f"{place} is dense already; --dtype would store it in another one")
     config = _config(source, dtype or _dtype_of(source))
-    rewrite(place, out, _multiplied(source, tensors), config, dtype=dtype, card=_card(place))
+    rewrite(
+        place, out, _multiplied(source, layers, tensors), config, dtype=dtype, card=_card(place)
+    )
 
 
-def _multiplied(source: Source, tensors: Mapping[str, Header]) -> Iterator[tuple[str, np.ndarray]]:
+def _multiplied(
+    source: Source, layers: Mapping[str, Factored], tensors: Mapping[str, Header]
+) -> Iterator[tuple[str, np.ndarray]]:
     def read(name: str) -> np.ndarray:
         return read_tensor(tensors[name].file, tensors[name].name)
 
-    family, ranks = source.family, source.values.get("lpaf_ranks", {})
+    prefix = f"{source.family.prefix}."
+    names = {path: layer.names(path) for path, layer in layers.items()}
+    owners = {name: (path, leaf) for path, of in names.items() for leaf, name in of.items()}
+    done = set()
     for name in tensors:
-        layer = name.removesuffix(".down.weight")
-        if layer in ranks and name.endswith(".down.weight"):
-            up = f"{layer}.up.weight"
-            product = _product(read(name), read(up))
-            yield f"{layer}.weight", product.T if family.as_stored(layer) else product
-        elif name.removesuffix(".up.weight") not in ranks:
-            yield _plain(name, ranks), read(name)
+        # A folder of a model without a head may lack the prefix.
+        lacking = prefix if f"{prefix}{name}" in owners else ""
+        path, leaf = owners.get(f"{lacking}{name}", ("", ""))
+        plain = path.removeprefix(lacking)
+        if not path:
+            yield name, read(name)
+        elif leaf == "bias":
+            yield f"{plain}.bias", read(name)
+        elif path not in done:
+            done.add(path)
+            of = ((leaf, name) for leaf, name in names[path].items() if leaf != "bias")
+            stored = {leaf: read(name.removeprefix(lacking)) for leaf, name in of}
+            yield f"{plain}.weight", _product(source.family, path, layers[path], stored)
 
 
-def _product(down: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """(out, k) times (k, in), in the dtype that both have."""
-    return (up.astype(np.float32) @ down.astype(np.float32)).astype(up.dtype)
-
-
-def _plain(name: str, ranks: Mapping[str, int]) -> str:
-    layer = name.removesuffix(".up.bias")
-    return f"{layer}.bias" if layer in ranks else name
+def _product(
+    family: Family, path: str, layer: Factored, stored: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """The dense weight as it is stored, in the dtype of the first of its factors."""
+    paths = [f"{path}.{leaf}" for leaf in stored]
+    turned = [is_transposed(full, family, paths) for full in paths]
+    wide = [x.astype(np.float32) for x in stored.values()]
+    factors = {leaf: x.T if back else x for leaf, x, back in zip(stored, wide, turned, strict=True)}
+    dense = np.asarray(layer.kind.dense(factors))
+    as_stored = dense.T if is_transposed(f"{path}.{layer.kind.replaces}", family, ()) else dense
+    return as_stored.astype(next(iter(stored.values())).dtype)
 
 
 def _dtype_of(source: Source) -> str:

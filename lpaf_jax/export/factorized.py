@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.export.rewrite import card_of, noted, rewrite
+from lpaf_jax.factors import read_records
 from lpaf_jax.models.checkpoint import plain_tensors, saved_config
 from lpaf_jax.models.contents import read_source
 from lpaf_jax.models.tensors import read_tensor
@@ -28,8 +29,8 @@ def export_factorized(place: Path, out: Path, *, dtype: str | None) -> None:
     refuse_pickled(place)
     source = read_source(place)
     tensors = plain_tensors(source)
-    ranks = source.values.get("lpaf_ranks", {})
-    if not ranks:
+    records = read_records(source.values, place)
+    if not records:
         raise LpafError(f"{place} has no factors: --format dense stores it in another dtype")
     if dtype is None:
         raise SettingError(("dtype",), "is missing: it is all that --format factorized changes")
@@ -37,7 +38,7 @@ def export_factorized(place: Path, out: Path, *, dtype: str | None) -> None:
         place,
         out,
         ((name, read_tensor(header.file, header.name)) for name, header in tensors.items()),
-        saved_config(source.values, source.family.architectures[source.head], ranks)
+        saved_config(source.values, source.family.architectures[source.head], records)
         | {"dtype": dtype},
         dtype=dtype,
         card=noted(

@@ -21,9 +21,9 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 def export_onnx(place: Path, out: Path) -> None:
     """Write the model in `place` into `out` as `model.onnx`, its factors as factors, in float32.
 
-    The graph is that of the PyTorch model of `transformers` whose factorized layers are two
-    `Linear`s each, written by `torch.onnx.export(dynamo=True)`; batch and length are free. Beside
-    it lie config and tokenizer. A graph of more than 2 GB keeps its weights in `model.onnx.data`.
+    The graph is that of the PyTorch model of `transformers` whose factorized layers are those of
+    their kind, written by `torch.onnx.export(dynamo=True)`; batch and length are free. Beside it
+    lie config and tokenizer. A graph of more than 2 GB keeps its weights in `model.onnx.data`.
 
     Raises:
         LpafError: PyTorch, onnx or onnxscript is not installed, the model cannot be loaded, or
@@ -102,8 +102,8 @@ def _silence() -> Any:
 
 _README = """# A model as an ONNX graph
 
-`model.onnx` was written by PyTorch's exporter from the model of `transformers`, its factorized
-layers as two products each, in float32. Batch size and length are free.
+`model.onnx` was written by PyTorch's exporter from the model of `transformers`, the factors
+of its layers as factors, in float32. Batch size and length are free.
 
 ```python
 import numpy as np

@@ -268,14 +268,14 @@ def _start(w: Array, weight: _Weight, rank: int, init: LowRank | None, ridge: Ar
     """
     rows, columns = root_weights(weight.rows[:, 0]), root_weights(weight.columns[0])
     if init is None:
-        scaled = rows[:, None] * w * columns
+        scaled = rows[:, None] * w * columns[None, :]
         far = _LARGER * (rank + OVERSAMPLE) <= min(w.shape)
         start = randomized_svd(scaled, rank, jax.random.key(0)) if far else svd(scaled, rank)
-        start = LowRank(start.a / rows[:, None], start.b / columns)
+        start = LowRank(start.a / rows[:, None], start.b / columns[None, :])
         return lax.cond(ridge > 0, balance, lambda f: f, start)
     rows, columns = jnp.where(ridge > 0, 1, rows), jnp.where(ridge > 0, 1, columns)
-    start = balance(LowRank(rows[:, None] * init.a, init.b * columns))
-    return LowRank(start.a / rows[:, None], start.b / columns)
+    start = balance(LowRank(rows[:, None] * init.a, init.b * columns[None, :]))
+    return LowRank(start.a / rows[:, None], start.b / columns[None, :])
 
 
 def _sweep(w: Array, weight: _Weight, ridge: Array, f: LowRank) -> tuple[LowRank, Array, Array]:
@@ -283,7 +283,7 @@ def _sweep(w: Array, weight: _Weight, ridge: Array, f: LowRank) -> tuple[LowRank
     rows, columns = weight.rows, weight.columns
 
     # Half the second derivatives, exact where the importance is separable (its mean is 1).
-    curvature = rows * jnp.sum(columns * jnp.square(f.b), axis=1) + ridge
+    curvature = rows * jnp.sum(columns * jnp.square(f.b), axis=1)[None, :] + ridge
     a, error, gain_a = _descend(
         f.a,
         weight.error(w, f),

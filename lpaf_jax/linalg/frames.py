@@ -149,11 +149,11 @@ def _solve_with(
     kept, u, s, vt = spectrum
     left, right = aims
     below, beside = matmul(u.T, left), matmul(right, vt.T).T
-    both = ratio(below + beside, kept - s[:, None])
-    apart = ratio(below - beside, kept + s[:, None])
+    both = ratio(below + beside, kept[None, :] - s[:, None])
+    apart = ratio(below - beside, kept[None, :] + s[:, None])
     # What lies outside of all singular vectors of the rest has no singular value there.
     return (
-        matmul(u, (both + apart) / 2) + ratio(left - matmul(u, below), kept),
+        matmul(u, (both + apart) / 2) + ratio(left - matmul(u, below), kept[None, :]),
         matmul(((both - apart) / 2).T, vt) + ratio(right - matmul(beside.T, vt), kept[:, None]),
     )
 
@@ -162,7 +162,7 @@ def _solve_with(
 def balanced(frame: Frame) -> tuple[Float[Array, "m k"], Float[Array, "k n"]]:
     """Factors A, B of a frame whose core is diagonal, with `AᵀA = BBᵀ = M`."""
     root = jnp.sqrt(jnp.diagonal(frame.core))
-    return frame.u * root, root[:, None] * frame.vt
+    return frame.u * root[None, :], root[:, None] * frame.vt
 
 
 @balanced.defjvp
@@ -182,7 +182,7 @@ def _balanced_jvp(
         return matmul(x, matmul(x.T, k)) + matmul(matmul(k, y.T), y)
 
     def solve(equation: object, aim: Array) -> Array:
-        return ratio(aim, kept[:, None] + kept)
+        return ratio(aim, kept[:, None] + kept[None, :])
 
     k = lax.custom_linear_solve(equation, change.core, solve, solve)
     return (a, b), (

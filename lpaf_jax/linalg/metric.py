@@ -153,7 +153,7 @@ def _whitener(
         root = (scales * root_weights(metric / jnp.square(scales), floor))[:, None]
         return lambda x: root * x, lambda x: x / root
     column = scales[:, None]
-    symmetric = (metric / 2 + metric.T / 2) / column / scales
+    symmetric = (metric / 2 + metric.T / 2) / column / scales[None, :]
     s, q = eigh(lax.stop_gradient(symmetric))
     whiten, colour = _whitening(_rotated(symmetric, s, q), q, floor)
     return lambda x: matmul(whiten, column * x), lambda x: matmul(colour, x) / column
@@ -186,7 +186,7 @@ def _whitening(rotated: Array, q: Array, floor: Array) -> tuple[Array, Array]:
     Rotated back by Q, the rounding of the directions with the smallest s would reach all others.
     """
     root = root_weights(jnp.diagonal(rotated), floor)
-    return root[:, None] * q.T, q / root
+    return root[:, None] * q.T, q / root[None, :]
 
 
 @_whitening.defjvp
@@ -217,7 +217,7 @@ def _whitening_jvp(
         return matmul(size, x) + matmul(x, size)
 
     def solve(equation: object, aim: Array) -> Array:
-        return ratio(aim, sizes[:, None] + sizes)
+        return ratio(aim, sizes[:, None] + sizes[None, :])
 
     aim = matmul(excess, changed) + matmul(changed, excess)
     moved = lax.custom_linear_solve(equation, aim, solve, solve)

@@ -116,7 +116,7 @@ def _weighted_svd(w: Array, importance: Array, rank: int, sharing: Sharing) -> L
             rows = root_weights(importance.sum(axis=1))
         if sharing != "row":
             columns = root_weights(importance.sum(axis=0))
-        f = truncate(rows[:, None] * w * columns, rank)
-        return balance_product(f.a / rows[:, None], f.b / columns)
+        f = truncate(rows[:, None] * w * columns[None, :], rank)
+        return balance_product(f.a / rows[:, None], f.b / columns[None, :])
 
     return at_unit_scale(solve, (w,), (importance,))

@@ -1,5 +1,6 @@
 """Transformer families in Flax NNX, the layers a factorization needs, checkpoints in and out."""
 
+from lpaf_jax.factors import LowRankLinear
 from lpaf_jax.models.bert import BertClassifier, BertConfig
 from lpaf_jax.models.checkpoint import check_saved, load_extra, load_model, save_model
 from lpaf_jax.models.compressible import (
@@ -8,6 +9,7 @@ from lpaf_jax.models.compressible import (
     count_parameters,
     is_compressible,
 )
+from lpaf_jax.models.factored import records_of
 from lpaf_jax.models.functional import (
     as_function,
     layer_at,
@@ -19,7 +21,7 @@ from lpaf_jax.models.functional import (
 )
 from lpaf_jax.models.gpt2 import Gpt2Classifier, Gpt2Config, Gpt2LanguageModel
 from lpaf_jax.models.hub import is_hub_id, packaged_minilm, resolve_model
-from lpaf_jax.models.layers import Linear, LowRankLinear, MixedLinear
+from lpaf_jax.models.layers import Linear, MixedLinear
 from lpaf_jax.models.llama import LlamaClassifier, LlamaConfig, LlamaLanguageModel
 from lpaf_jax.models.walk import DecoderOnDisk
 
@@ -50,6 +52,7 @@ __all__ = [
     "mixed_paths",
     "packaged_minilm",
     "parameters",
+    "records_of",
     "replace_layer",
     "resolve_model",
     "save_model",

@@ -1,14 +1,15 @@
 """Checkpoints in and out: Hugging Face folders, dense or factorized.
 
 A dense checkpoint is a plain folder of its family. A factorized one says `model_type: lpaf_bert`
-(or another family), lists the rank of every factorized layer in its config under `lpaf_ranks`, and
-stores `<path>.down.weight`, `<path>.up.weight` and `<path>.up.bias`. The `Auto` classes of
-`transformers` load such a folder by the code that lies in it, where that is trusted, and else
-refuse it: under the family's own name they would load it and quietly initialise the encoder anew.
+(or another family), has a record of every factorized layer in its config under `lpaf_factors`, and
+stores its factors by the names that their kind has, such as `<path>.down.weight`. The `Auto`
+classes of `transformers` load such a folder by the code that lies in it, where that is trusted, and
+else refuse it: under the family's own name they would load it and quietly draw the encoder anew.
 """
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from lpaf_jax.errors import LpafError
+from lpaf_jax.factors import FIELDS, Record, read_records, recorded
 from lpaf_jax.files import atomic_dir, read_json
-from lpaf_jax.linalg import LowRank
 from lpaf_jax.models.configs import label_map
 from lpaf_jax.models.contents import Source, read_source
+from lpaf_jax.models.factored import Factored, factored, put_empty, records_of
 from lpaf_jax.models.families import (
     FAMILIES,
     Family,
@@ -31,9 +33,8 @@ from lpaf_jax.models.families import (
     head_of,
     named_head,
 )
-from lpaf_jax.models.functional import Params, layer_at, parameters, replace_layer, set_parameters
+from lpaf_jax.models.functional import Params, parameters, set_parameters
 from lpaf_jax.models.initial import Initializer
-from lpaf_jax.models.layers import LowRankLinear
 from lpaf_jax.models.names import file_name, is_transposed
 from lpaf_jax.models.remote_code import MODELING_FILE, modeling_code, remote_fields
 from lpaf_jax.models.tensors import Header, opened, read_file, share_weights, stored_in
@@ -43,8 +44,8 @@ from lpaf_jax.models.weight_files import WEIGHTS, weight_files
 _EXTRA = "state.safetensors"
 # What travels from folder to folder beside the weights: the tokenizer, and how text is made.
 BESIDE = (*TOKENIZER_FILES, "generation_config.json")
-# What the source's config.json says of its own files: ours hold float32, and ranks of their own.
-_NOT_CARRIED = ("_name_or_path", "auto_map", "dtype", "lpaf_ranks", "torch_dtype")
+# What the source's config.json says of its own files: ours hold float32, and factors of their own.
+_NOT_CARRIED = ("_name_or_path", "auto_map", "dtype", "torch_dtype", *FIELDS)
 
 
 def load_model(
@@ -92,12 +93,22 @@ def empty_model(source: Source, seed: int = 0) -> Any:
     """A model of shapes alone: to draw arrays that files then replace would take the longest."""
     config = source.family.config(source.values)
     model = nnx.eval_shape(lambda: source.family.heads[source.head](config, jax.random.key(seed)))
-    dense = parameters(model)
-    for path, rank in source.values.get("lpaf_ranks", {}).items():
-        if f"{path}.kernel" not in dense:
-            raise LpafError(f"{source.folder}: lpaf_ranks in config.json names no layer: {path}")
-        replace_layer(model, path, _empty_low_rank(layer_at(model, path), rank))
+    records = read_records(source.values, source.folder)
+    put_empty(model, factored(model, records, source.folder))
     return model
+
+
+def factored_layers(source: Source) -> dict[str, Factored]:
+    """The factorized layers of a folder by path; empty where it is dense.
+
+    Raises:
+        LpafError: config.json has a record that is of no kind that is known or does not fit.
+    """
+    records = read_records(source.values, source.folder)
+    if not records:
+        return {}
+    dense = source._replace(values={k: v for k, v in source.values.items() if k not in FIELDS})
+    return factored(empty_model(dense), records, source.folder)
 
 
 def shapes_of(source: Source) -> dict[str, tuple[int, ...]]:
@@ -137,7 +148,7 @@ def save_model(
     """Write `model` as a folder that `load_model` reads; it appears whole or not at all.
 
     Args:
-        model: dense or factorized; its low-rank layers are stored as factors.
+        model: dense or factorized; its factors are stored as factors.
         folder: where to; what stands there is replaced.
         source: the folder whose `config.json` and files of `BESIDE` go along.
         label_names: name of each output of a classification head, in order; None for others.
@@ -157,18 +168,13 @@ def save_model(
     if label_names is not None and len(label_names) != model.num_labels:
         raise ValueError(f"{len(label_names)} label names for a head of {model.num_labels} classes")
     params = parameters(model)
-    low_rank = {
-        path.removesuffix(".a"): int(a.shape[1])
-        for path, a in params.items()
-        if path.endswith(".a")
-    }
     if head == "lm":
         values["tie_word_embeddings"] = model.lm_head is None
-    config = saved_config(values, family.architectures[head], low_rank, label_names)
+    config = saved_config(values, family.architectures[head], records_of(model), label_names)
     config |= {} if reads is None else {"lpaf_reads": reads}
     with atomic_dir(folder) as target:
         write_beside(target, source, config, card)
-        tensors = {file_name(path, params): _to_file(path, a, family) for path, a in params.items()}
+        tensors = {file_name(path, params): _to_file(path, params, family) for path in params}
         save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
         if extra is not None:
             arrays = {name: np.ascontiguousarray(array) for name, array in extra.items()}
@@ -200,7 +206,7 @@ def load_extra(folder: Path) -> dict[str, np.ndarray]:
 def saved_config(
     values: dict[str, Any],
     architecture: str,
-    low_rank: dict[str, int],
+    records: Mapping[str, Record],
     label_names: list[str] | None = None,
 ) -> dict[str, Any]:
     """The `config.json` of a folder that is written.
@@ -208,7 +214,7 @@ def saved_config(
     Args:
         values: that of its source.
         architecture: what PyTorch calls the dense model.
-        low_rank: ranks by path of the factorized layers; empty for a dense model.
+        records: of the factorized layers, by path; empty for a dense model.
         label_names: of the outputs of a classification head; None leaves them as they are.
 
     Raises:
@@ -227,8 +233,8 @@ def saved_config(
         label_map(values)
     values["architectures"] = [architecture]
     values["model_type"] = name
-    if low_rank:
-        values |= remote_fields(name, architecture) | {"lpaf_ranks": low_rank}
+    if records:
+        values |= remote_fields(name, architecture) | recorded(records)
     return values
 
 
@@ -243,26 +249,21 @@ def write_beside(target: Path, source: Path, config: dict[str, Any], card: str) 
     for name in BESIDE:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    if "lpaf_ranks" in config:
+    if records := read_records(config, source):
         name = family_name(config, "config.json")
         family = FAMILIES[name]
         head = named_head(config, family)
         assert head is not None  # `saved_config` names it
-        code = modeling_code(name, family.architectures[head])
+        kinds = {record["kind"] for record in records.values()}
+        code = modeling_code(name, family.architectures[head], kinds)
         (target / MODELING_FILE).write_text(code, encoding="utf-8")
         name_tokenizer(source, target)
 
 
-def _to_file(path: str, array: jax.Array, family: Family) -> np.ndarray:
-    value = np.asarray(array)
+def _to_file(path: str, params: Params, family: Family) -> np.ndarray:
+    value = np.asarray(params[path])
     # safetensors writes the memory of an array as it lies: a transposed view would be scrambled.
-    return np.ascontiguousarray(value.T if is_transposed(path, family) else value)
-
-
-def _empty_low_rank(dense: Any, rank: int) -> LowRankLinear:
-    m, n = dense.kernel.shape
-    bias = None if dense.bias is None else jnp.zeros(n)
-    return LowRankLinear(LowRank(jnp.zeros((m, rank)), jnp.zeros((rank, n))), bias)
+    return np.ascontiguousarray(value.T if is_transposed(path, family, params) else value)
 
 
 def _read(source: Source, wanted: Params) -> tuple[Params, dict[str, str]]:
@@ -276,6 +277,6 @@ def _read(source: Source, wanted: Params) -> tuple[Params, dict[str, str]]:
             # Popped: what was read of a pickled file is let go when it has its place.
             tensor, path = stored.pop(name), places.get((file, name))
             if path is not None:
-                value = tensor.read(is_transposed(path, source.family))
+                value = tensor.read(is_transposed(path, source.family, wanted))
                 found[path] = jnp.asarray(value, wanted[path].dtype)
     return found, contents.unfit

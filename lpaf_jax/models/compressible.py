@@ -15,7 +15,8 @@ _KERNELS = (
     # Llama
     r"layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
 )
-_COMPRESSIBLE = re.compile(rf"(^|\.)({'|'.join(_KERNELS)})\.(kernel|a|b)$")
+# Of whatever kind its factors are.
+_COMPRESSIBLE = re.compile(rf"(^|\.)({'|'.join(_KERNELS)})\.(?!(bias|mask|draw)$)\w+$")
 
 
 def is_compressible(path: str) -> bool:

@@ -105,7 +105,7 @@ class Source(NamedTuple):
                 left.append(header)
         unfit = {}
         for path, header in list(found.items()):
-            if problem := self._misfit(path, header, shapes[path]):
+            if problem := self._misfit(path, header, shapes):
                 if not is_of_head(path, self.family):
                     raise LpafError(problem)
                 unfit[path] = problem
@@ -124,8 +124,10 @@ class Source(NamedTuple):
             )
         return Contents(found, unfit, left)
 
-    def _misfit(self, path: str, header: Header, shape: tuple[int, ...]) -> str | None:
-        turned = is_transposed(path, self.family)
+    def _misfit(
+        self, path: str, header: Header, shapes: Mapping[str, tuple[int, ...]]
+    ) -> str | None:
+        shape, turned = shapes[path], is_transposed(path, self.family, shapes)
         if (header.shape[::-1] if turned else header.shape) == shape:
             return None
         return (

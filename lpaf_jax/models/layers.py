@@ -1,8 +1,8 @@
-"""Linear layers a factorization needs: dense, low-rank and mixed, with one call signature.
+"""Linear layers, dense and mixed, with the call signature that those of factors have.
 
-All three map `x: (..., m)` to `(..., n)`, so a model that holds one never asks which it is, and
-compressing a model is nothing but putting another layer in its place. Norms, embeddings and dropout
-of all families are here, too.
+All map `x: (..., m)` to `(..., n)`, so a model that holds one never asks which it is, and
+compressing a model is nothing but putting another layer in its place. Those of factors are in
+`lpaf_jax.factors`. Norms, embeddings and dropout of all families are here, too.
 """
 
 import math
@@ -15,6 +15,7 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.errors import LpafError
+from lpaf_jax.factors.layer import by_rows, optional, plus
 from lpaf_jax.linalg import LowRank
 
 
@@ -27,27 +28,14 @@ class Draw(nnx.Variable):
 
 
 class Linear(nnx.Module):
-    """`y = x W + c`; without `c` where `bias` is None, as in all three."""
+    """`y = x W + c`; without `c` where `bias` is None, as in all of them."""
 
     def __init__(self, kernel: Array, bias: Array | None):
         self.kernel = nnx.Param(kernel)
-        self.bias = _optional(bias)
+        self.bias = optional(bias)
 
     def __call__(self, x: Array) -> Array:
-        return _by_rows(x, lambda rows: _plus(rows @ self.kernel[...], self.bias))
-
-
-class LowRankLinear(nnx.Module):
-    """`y = (x A) B + c`: `2k(m + n)` FLOP a token in place of `2mn`."""
-
-    def __init__(self, factors: LowRank, bias: Array | None):
-        self.a = nnx.Param(factors.a)
-        self.b = nnx.Param(factors.b)
-        self.bias = _optional(bias)
-
-    def __call__(self, x: Array) -> Array:
-        factors = LowRank(self.a[...], self.b[...])
-        return _by_rows(x, lambda rows: _plus(factors.apply(rows), self.bias))
+        return by_rows(x, lambda rows: plus(rows @ self.kernel[...], self.bias))
 
 
 class MixedLinear(nnx.Module):
@@ -63,7 +51,7 @@ class MixedLinear(nnx.Module):
         self.mask = None if mask is None else Mask(mask)
         self.a = nnx.Param(factors.a)
         self.b = nnx.Param(factors.b)
-        self.bias = _optional(bias)
+        self.bias = optional(bias)
         self.draw = Draw(jnp.zeros(()))
 
     def __call__(self, x: Array) -> Array:
@@ -71,25 +59,7 @@ class MixedLinear(nnx.Module):
         if self.mask is not None:
             dense = jnp.where(self.mask[...], dense, 0.0)
         branches = dense, self.a[...], self.b[...]
-        return _by_rows(x, lambda rows: _plus(_drawn(self.draw[...], rows, *branches), self.bias))
-
-
-def _by_rows(x: Array, layer: Callable[[Array], Array]) -> Array:
-    """`layer` of all rows as one matrix.
-
-    XLA on CPU takes a third longer over the gradient of a matrix that multiplies a batch of
-    matrices: it then sums over two axes.
-    """
-    return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
-
-
-def _optional(bias: Array | None) -> nnx.Param | None:
-    return None if bias is None else nnx.Param(bias)
-
-
-def _plus(y: Array, bias: nnx.Param | None) -> Array:
-    """The sum in the dtype of `y`, whose gradient for `bias` is summed in the wider one."""
-    return y if bias is None else (y + bias[...]).astype(y.dtype)
+        return by_rows(x, lambda rows: plus(_drawn(self.draw[...], rows, *branches), self.bias))
 
 
 @jax.custom_vjp

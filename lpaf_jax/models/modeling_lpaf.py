@@ -1,4 +1,4 @@
-"""A transformer with some of its weight matrices stored as two thin factors.
+"""A transformer with some of its weight matrices stored as factors.
 
 This file comes with the weights, so that they load with torch and transformers alone:
 
@@ -8,20 +8,16 @@ This file comes with the weights, so that they load with torch and transformers 
     tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
 
 What it does, for whoever asks whether to trust it: it builds the ordinary model of transformers,
-then puts two linear layers in the place of each layer that `lpaf_ranks` in config.json names.
+then puts what `KINDS` has for it in the place of each layer that `lpaf_factors` in config.json
+names: a layer that computes the same from fewer numbers, with its weight stored as factors.
 Everything else, the loading of weights included, is what transformers does. Nothing here opens a
 file or a connection, or runs code from anywhere else.
-
-A layer `y = W x + c` with W of shape (n, m) becomes `y = up (down x) + c`, where `down.weight` is
-(k, m) and `up.weight` is (n, k): k (m + n) numbers in the place of m n.
 
 Tried with transformers 5.23.
 """
 
-from collections import OrderedDict
 from typing import Any
 
-from torch import nn
 from transformers import (
     AutoModel,
     BertConfig,
@@ -32,31 +28,35 @@ from transformers import (
 
 
 class LpafBertConfig(BertConfig):
-    """The configuration of the ordinary model, and the rank k of each factorized layer."""
+    """The configuration of the ordinary model, and a record of each factorized layer."""
 
     model_type = "lpaf_bert"
-    # From the path of a layer in the model with its head to its rank.
-    lpaf_ranks: dict[str, int] | None = None
-    # Tensor parallelism knows whole matrices and fails at two factors: each process keeps all.
+    # From the path of a layer in the model with its head to its kind of factors and their sizes.
+    lpaf_factors: dict[str, dict[str, Any]] | None = None
+    # Tensor parallelism knows whole matrices and fails at factors: each process keeps all.
     base_model_tp_plan = None
 
 
+# What takes the place of a layer, by the kind in its record: KINDS[kind](layer, record).
+KINDS = {}
+
+
 def factorize(model: PreTrainedModel) -> None:
-    """Put two linear layers in the place of each layer that the configuration names."""
+    """Put factors in the place of each layer that the configuration names."""
     prefix = f"{model.base_model_prefix}."
-    for path, rank in (model.config.lpaf_ranks or {}).items():
+    for path, record in (model.config.lpaf_factors or {}).items():
         if model.base_model is model:  # without a head: paths begin a step further in
             if not path.startswith(prefix):
                 continue
             path = path.removeprefix(prefix)
         layer = model.get_submodule(path)
-        if isinstance(layer, nn.Sequential):  # in a body that has factorized itself
+        if hasattr(layer, "lpaf_kind"):  # in a body that has factorized itself
             continue
-        # The Conv1D of GPT-2 keeps its weight as (in, out), and nn.Linear as (out, in).
-        n, m = layer.weight.shape if isinstance(layer, nn.Linear) else layer.weight.T.shape
-        down = nn.Linear(m, rank, bias=False)
-        up = nn.Linear(rank, n, bias=layer.bias is not None)
-        model.set_submodule(path, nn.Sequential(OrderedDict(down=down, up=up)))
+        if record["kind"] not in KINDS:
+            raise ValueError(f"{path} is of kind {record['kind']!r}; this file knows {list(KINDS)}")
+        factors = KINDS[record["kind"]](layer, record)
+        factors.lpaf_kind = record["kind"]
+        model.set_submodule(path, factors)
 
 
 class LpafBertModel(BertModel):

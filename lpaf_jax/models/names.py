@@ -2,10 +2,11 @@
 
 from collections.abc import Container
 
+from lpaf_jax.factors import StoredAs, kind_at
 from lpaf_jax.models.families import Family
 
 # Leaf in the model -> leaf in the file.
-_LEAVES = {"kernel": "weight", "a": "down.weight", "b": "up.weight"}
+_LEAVES = {"kernel": "weight"}
 # What wrappers of PyTorch put into the names of the tensors of what they wrap: DataParallel and
 # DDP, torch.compile, FSDP, activation checkpointing, DeepSpeed, and PEFT around single layers.
 _WRAPPERS = {
@@ -23,12 +24,11 @@ _OUTER = {"model", "base_model"}
 def file_name(path: str, paths: Container[str]) -> str:
     """Name in the file of the parameter at `path`, one of `paths`.
 
-    `x.query.kernel` is `x.query.weight`, and the bias beside factors belongs to the second one.
+    `x.query.kernel` is `x.query.weight`; of factors, and of the bias beside them, their kind says.
     """
     parent, _, leaf = path.rpartition(".")
-    if leaf == "bias" and f"{parent}.a" in paths:
-        return f"{parent}.up.bias"
-    return f"{parent}.{_LEAVES.get(leaf, leaf)}"
+    stored = _of_kind(path, paths)
+    return f"{parent}.{_LEAVES.get(leaf, leaf) if stored is None else stored.name}"
 
 
 def file_key(name: str, family: Family) -> str:
@@ -47,10 +47,13 @@ def file_key(name: str, family: Family) -> str:
     )
 
 
-def is_transposed(path: str, family: Family) -> bool:
-    """Whether the parameter at `path`, (in, out), lies in the file as (out, in)."""
+def is_transposed(path: str, family: Family, paths: Container[str]) -> bool:
+    """Whether the parameter at `path`, one of `paths`, (in, out), lies in the file as (out, in)."""
     layer, _, leaf = path.rpartition(".")
-    return leaf in ("a", "b") or (leaf == "kernel" and not family.as_stored(layer))
+    stored = _of_kind(path, paths)
+    if stored is not None:
+        return stored.turned
+    return leaf == "kernel" and not family.as_stored(layer)
 
 
 def is_of_head(path: str, family: Family) -> bool:
@@ -60,3 +63,9 @@ def is_of_head(path: str, family: Family) -> bool:
     model or of spans has none.
     """
     return not path.startswith(f"{family.prefix}.") or path.startswith(f"{family.prefix}.pooler.")
+
+
+def _of_kind(path: str, paths: Container[str]) -> StoredAs | None:
+    layer, _, leaf = path.rpartition(".")
+    kind = kind_at(layer, paths)
+    return None if kind is None else kind.stored(leaf)

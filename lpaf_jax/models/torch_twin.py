@@ -1,15 +1,18 @@
-"""The same model in PyTorch: that of `transformers`, its factorized layers two `Linear`s each.
+"""The same model in PyTorch: that of `transformers`, its factorized layers those of their kind.
 
 Needs PyTorch. It is what speed is compared with and what exporters of PyTorch's are given.
 """
 
 import inspect
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lpaf_jax.errors import LpafError
+from lpaf_jax.factors import KINDS, FactorKind, Record, read_records
 from lpaf_jax.models.checkpoint import plain_tensors
 from lpaf_jax.models.contents import read_source
 from lpaf_jax.models.families import Head, family_name
@@ -56,9 +59,10 @@ def torch_twin(
     model = getattr(transformers, family.architectures[chosen])(config)
     if drawn_dense:
         return model.eval()
-    for path, rank in values.get("lpaf_ranks", {}).items():
-        parent, _, leaf = path.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, _two_linears(model.get_submodule(path), rank))
+    records = read_records(values, folder)
+    builders = {kind: _in_torch(KINDS[kind]) for kind in {r["kind"] for r in records.values()}}
+    for path, record in records.items():
+        model.set_submodule(path, builders[record["kind"]](model.get_submodule(path), record))
     stored = {
         # A copy: PyTorch takes neither the bfloat16 of numpy nor memory that is read only.
         file_key(names[file, tensor], family): torch.from_numpy(np.array(value, np.float32))
@@ -82,21 +86,12 @@ def takes_types(model: Any) -> bool:
     return "token_type_ids" in inspect.signature(model.forward).parameters
 
 
-def _two_linears(dense: Any, rank: int) -> Any:
-    """What takes the place of a `Linear`, or a `Conv1D` of GPT-2, of the same two sides."""
-    from torch import nn
-
-    # Conv1D calls its sides nx and nf.
-    m = dense.in_features if isinstance(dense, nn.Linear) else dense.nx
-    n = dense.out_features if isinstance(dense, nn.Linear) else dense.nf
-
-    class TwoLinears(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.down = nn.Linear(m, rank, bias=False)
-            self.up = nn.Linear(rank, n, bias=dense.bias is not None)
-
-        def forward(self, x: Any) -> Any:
-            return self.up(self.down(x))
-
-    return TwoLinears()
+def _in_torch(kind: FactorKind) -> Callable[[Any, Record], Any]:
+    """The function of a kind that makes a module of PyTorch's of a dense one and a record."""
+    spec = spec_from_file_location(f"lpaf_{kind.name}_torch", kind.torch_file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: Callable[[Any, Record], Any] = getattr(module, kind.name)
+    return found

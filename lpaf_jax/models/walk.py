@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from lpaf_jax.errors import LpafError
+from lpaf_jax.factors import read_records
 from lpaf_jax.files import read_json
 from lpaf_jax.models.compressible import is_compressible
 from lpaf_jax.models.contents import read_source
@@ -49,7 +50,7 @@ class DecoderOnDisk:
                 f"{folder} is of the family {self.name}; without training only decoders are "
                 f"compressed: {', '.join(with_walk)}"
             )
-        if "lpaf_ranks" in values:
+        if read_records(values, folder):
             raise LpafError(f"{folder} is factorized already; start from a dense model")
         refuse_pickled(folder)
         source = read_source(folder, "lm")
@@ -128,7 +129,7 @@ class DecoderOnDisk:
 
     def _array(self, path: str) -> jax.Array:
         header = self._headers[path]
-        turned = is_transposed(path, self._family)
+        turned = is_transposed(path, self._family, self.shapes)
         value = read_wide(header.file, header.name, header.shape, turned)
         # On a CPU without a copy, which of the token embeddings would be the most that is held.
         return jax.device_put(jax.dlpack.from_dlpack(value), jax.devices()[0])

@@ -131,7 +131,7 @@ def _table(found: Mapping[str, Any]) -> Table:
             str(layer) if layer != before else "",
             what,
             " × ".join(map(str, matrix["shape"])),
-            "full" if matrix["rank"] is None else str(matrix["rank"]),
+            matrix["told"],
             f"{matrix['parameters']:,}",
             facts.percent(kept),
             facts.size(matrix["bytes"]),

@@ -12,7 +12,7 @@ from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.logs import Line, Log, Phase
 from lpaf_jax.report.matrix_plots import apart
-from lpaf_jax.report.measures import MEASURES, Measure, amount, primary
+from lpaf_jax.report.measures import MEASURES, Measure, primary
 from lpaf_jax.report.svg import BLUE, GREEN, GREY, INK, MUTED, ORANGE, svg
 
 # Of the stages there mostly are: colour and marker. Others take those in the middle in turn.
@@ -105,9 +105,25 @@ def _drawn(measure: Measure, value: float) -> float:
 
 
 def _amounts(axes: Any, measure: Measure) -> None:
-    """Write amounts where their logarithms stand."""
+    """Write amounts where their logarithms stand, whole multiples of something."""
+    from matplotlib.ticker import MaxNLocator
+
+    class Places(MaxNLocator):
+        def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+            decades = np.arange(np.floor(vmin), np.ceil(vmax) + 1)
+            if vmax - vmin > 3:
+                return list(decades)
+            if vmax - vmin > 0.5:
+                parts = [1, 2, 5] if vmax - vmin > 1.2 else [1, 1.5, 2, 3, 5, 7]
+                return list(np.add.outer(decades, np.log10(parts)).ravel())
+            amounts = np.asarray(super().tick_values(10**vmin, 10**vmax))
+            return list(np.log10(amounts[amounts > 0]))
+
     if measure.less:
-        axes.yaxis.set_major_formatter(lambda place, _: amount(10**place))
+        axes.yaxis.set_major_locator(Places(nbins=5, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(
+            lambda place, _: f"{10**place:,.0f}" if place > 2 else f"{10**place:.3g}"
+        )
 
 
 def _widest_gap(places: Sequence[float]) -> float:

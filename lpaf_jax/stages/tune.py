@@ -173,19 +173,12 @@ class MixedTune(Tune):
 
 def _mixed_model(dense: Path, final: "nnx.Module") -> "nnx.Module":
     """The dense model with mixed layers in place of those that `final` holds as factors."""
-    from lpaf_jax.compress import to_mixed
-    from lpaf_jax.linalg import LowRank
-    from lpaf_jax.models import load_model, parameters
+    from lpaf_jax.compress import low_rank_factors, to_mixed
+    from lpaf_jax.models import load_model
     from lpaf_jax.stages.prune import pruning_arrays
 
     model = load_model(dense)
-    params = parameters(final)
-    factors = {
-        f"{path.removesuffix('.a')}.kernel": LowRank(a, params[f"{path.removesuffix('.a')}.b"])
-        for path, a in params.items()
-        if path.endswith(".a")
-    }
-    to_mixed(model, factors, pruning_arrays(dense).masks)
+    to_mixed(model, low_rank_factors(final), pruning_arrays(dense).masks)
     return model
 
 

@@ -150,34 +150,6 @@ def _counted(batch: Batch) -> Array:
     return jnp.pad(counted, ((0, 0), (0, 1)))
 
 
-@jax.custom_vjp
-def _lean_kl(first: Array, second: Array) -> Array:
-    """`symmetric_kl` of each row; on the way back both gradients are made of the logits alone."""
-    return _lean_kl_and_parts(first, second)[0]
-
-
-def _lean_kl_and_parts(first: Array, second: Array) -> tuple[Array, tuple[Array, ...]]:
-    log_p, log_q = first - _log_sum(first), second - _log_sum(second)
-    forth = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1, keepdims=True)
-    back = jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1, keepdims=True)
-    return 0.5 * (forth + back)[..., 0], (first, second, forth, back)
-
-
-def _lean_kl_back(parts: tuple[Array, ...], slope: Array) -> tuple[Array, Array]:
-    """`½ (p (log p/q − KL(p‖q)) + p − q)`, and the same with p and q exchanged."""
-    first, second, forth, back = parts
-    log_p, log_q = first - _log_sum(first), second - _log_sum(second)
-    p, q, ratio, half = jnp.exp(log_p), jnp.exp(log_q), log_p - log_q, 0.5 * slope[..., None]
-    return half * (p * (ratio - forth) + p - q), half * (q * (-ratio - back) + q - p)
-
-
-_lean_kl.defvjp(_lean_kl_and_parts, _lean_kl_back)
-
-
-def _log_sum(logits: Array) -> Array:
-    return jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-
-
 def _over_places(term: Callable[..., Array]) -> Callable[..., Array]:
     """The mean of `term` over all places of a batch that have a next token."""
 
@@ -190,7 +162,7 @@ def _over_places(term: Callable[..., Array]) -> Callable[..., Array]:
 
 LANGUAGE = Objective(
     lambda logits, batch: -_mean(_log_p(logits, batch["input_ids"]), _counted(batch)),
-    _over_places(lambda first, second, weight: _mean(_lean_kl(first, second), weight)),
+    _over_places(symmetric_kl),
     _over_places(distillation_kl),
 )
 """Logits (batch, length, vocabulary) of what follows each of `input_ids`; means over tokens."""

@@ -78,7 +78,7 @@ def test_dense_is_a_plain_checkpoint(
     config = json.loads((out / "config.json").read_text())
     assert config["model_type"] == "bert"
     assert config["architectures"] == ["BertForSequenceClassification"]
-    assert "lpaf_ranks" not in config
+    assert "lpaf_factors" not in config
     assert (out / "tokenizer.json").read_bytes() == (
         finished / "model" / "tokenizer.json"
     ).read_bytes()

@@ -12,8 +12,8 @@ Matrix = Callable[..., np.ndarray]
 
 @pytest.fixture(autouse=True)
 def _strict_promotion() -> Iterator[None]:
-    """A float32 solve that picks up a float64 constant on its way is an error here."""
-    with jax.numpy_dtype_promotion("strict"):
+    """No float64 constant slips into a float32 solve here, and no vector is taken for a row."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
 
 

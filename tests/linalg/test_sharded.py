@@ -78,6 +78,7 @@ def solved(
     return dict(np.load(path))
 
 
+@pytest.mark.slow
 def test_sharded_rows_give_the_answer_of_one_device(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:

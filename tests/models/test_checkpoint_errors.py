@@ -112,7 +112,7 @@ def test_a_missing_shard(write_folder, tensors):
 def test_ranks_of_a_layer_that_is_not_there(write_folder, tensors):
     path = "bert.encoder.layer.2.attention.self.query"
     folder = write_folder(tensors, model_type="lpaf_bert", lpaf_ranks={path: 4})
-    assert_refused(folder, "lpaf_ranks", path)
+    assert_refused(folder, "has no such layer", path, "low_rank")
 
 
 def test_ranks_without_factors(write_folder, tensors):
@@ -126,6 +126,6 @@ def test_factors_of_another_rank(factorized, folder, tmp_path):
     save_model(factorized, out, source=folder, label_names=["a", "b", "c"], card="")
     values = json.loads((out / "config.json").read_text())
     path = QUERY.removesuffix(".weight")
-    values["lpaf_ranks"][path] += 1
+    values["lpaf_factors"][path]["rank"] += 1
     (out / "config.json").write_text(json.dumps(values))
     assert_refused(out, path, "does not fit config.json")

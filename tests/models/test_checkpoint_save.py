@@ -54,7 +54,7 @@ def test_a_dense_model_comes_back_bit_by_bit(model, save):
     out = save(model)
     assert_same_parameters(load_model(out), model)
     assert config_of(out)["model_type"] == "bert"
-    assert "lpaf_ranks" not in config_of(out)
+    assert "lpaf_factors" not in config_of(out)
 
 
 def test_the_file_holds_what_transformers_would_write(model, save, tensors):
@@ -98,7 +98,9 @@ def test_factors_are_stored_as_factors(factorized, save, model):
     out = save(factorized)
     stored = load_file(out / "model.safetensors")
     layers = compressible_layers(parameters(factorized))
-    assert config_of(out)["lpaf_ranks"] == {p: layer_at(factorized, p).a.shape[1] for p in layers}
+    ranks = {path: layer_at(factorized, path).a.shape[1] for path in layers}
+    records = {path: {"kind": "low_rank", "rank": rank} for path, rank in ranks.items()}
+    assert config_of(out)["lpaf_factors"] == records
     for path in layers:
         layer = layer_at(factorized, path)
         np.testing.assert_array_equal(stored[f"{path}.down.weight"], np.asarray(layer.a[...]).T)
@@ -126,7 +128,7 @@ def test_no_tool_takes_factors_for_a_bert(factorized, save):
 def test_a_model_factorized_in_part(model, factorized, save):
     replace_layer(model, QUERY, layer_at(factorized, QUERY))
     out = save(model)
-    assert list(config_of(out)["lpaf_ranks"]) == [QUERY]
+    assert list(config_of(out)["lpaf_factors"]) == [QUERY]
     assert_same_parameters(load_model(out), model)
 
 
@@ -139,7 +141,7 @@ def test_a_model_made_dense_again_is_a_bert_again(factorized, save, tmp_path):
         replace_layer(model, path, Linear(layer.a[...] @ layer.b[...], layer.bias[...]))
     out = save(model, source=source)
     assert config_of(out)["model_type"] == "bert"
-    assert not {"auto_map", "lpaf_ranks"} & set(config_of(out))
+    assert not {"auto_map", "lpaf_factors"} & set(config_of(out))
     assert not (out / "modeling_lpaf.py").exists()
     assert_same_parameters(load_model(out), model)
 

@@ -151,21 +151,22 @@ def written_by_hand(model: Model, folder: Path) -> np.ndarray:
     tensors = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
     if theirs.config.tie_word_embeddings and theirs.get_output_embeddings() is not None:
         del tensors["lm_head.weight"]
-    ranks = {}
+    records = {}
     for path, layer in theirs.named_modules():
         if isinstance(layer, torch.nn.Linear | Conv1D) and path != "lm_head":
             weight = tensors.pop(f"{path}.weight")
             kernel = weight if isinstance(layer, Conv1D) else weight.T
-            ranks[path] = min(kernel.shape)
-            down, up = factors(kernel, ranks[path])
+            records[path] = {"kind": "low_rank", "rank": min(kernel.shape)}
+            down, up = factors(kernel, records[path]["rank"])
             tensors |= {f"{path}.down.weight": down.T, f"{path}.up.weight": up.T}
             if layer.bias is not None:
                 tensors[f"{path}.up.bias"] = tensors.pop(f"{path}.bias")
     theirs.config.save_pretrained(folder)
     values = json.loads((folder / "config.json").read_text())
-    values |= remote_fields(model.family, model.architecture) | {"lpaf_ranks": ranks}
+    values |= remote_fields(model.family, model.architecture) | {"lpaf_factors": records}
     (folder / "config.json").write_text(json.dumps(values))
-    (folder / MODELING_FILE).write_text(modeling_code(model.family, model.architecture))
+    code = modeling_code(model.family, model.architecture, ["low_rank"])
+    (folder / MODELING_FILE).write_text(code)
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return torch_logits(theirs, inputs(model))
@@ -282,9 +283,9 @@ def test_every_tensor_finds_its_place(read: Read) -> None:
 
 
 def test_factors_stay_factors(read: Read) -> None:
-    ranks = json.loads((read.folder / "config.json").read_text())["lpaf_ranks"]
-    assert len(ranks) >= 8
-    assert read.facts["ranks"] == ranks
+    records = json.loads((read.folder / "config.json").read_text())["lpaf_factors"]
+    assert len(records) >= 8
+    assert read.facts["ranks"] == {path: record["rank"] for path, record in records.items()}
     assert read.facts["parameters"] == sum(array.size for array in read.stored.values())
 
 
@@ -382,14 +383,13 @@ def test_an_export_in_bfloat16(all_read: dict[str, Read]) -> None:
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.architecture)
 def test_the_code_is_small_and_needs_no_more_than_torch_and_transformers(model: Model) -> None:
-    text = modeling_code(model.family, model.architecture)
+    text = modeling_code(model.family, model.architecture, ["low_rank"])
     assert len(text.splitlines()) < 120
     assert max(map(len, text.splitlines())) <= 100
     assert ("bert" in text.lower()) == ("bert" in model.family)
     tree = ast.parse(text)
-    roots = {
-        node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
-    }
+    imported = (node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+    roots = {module.split(".")[0] for module in imported}
     assert roots == {"collections", "torch", "transformers", "typing"}
     assert not any(isinstance(node, ast.Import) for node in ast.walk(tree))
 

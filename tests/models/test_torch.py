@@ -57,8 +57,9 @@ def test_factors_apply_as_two_torch_linears(factorized, folder, tmp_path):
 
     save_model(factorized, tmp_path / "out", source=folder, label_names=["a", "b", "c"], card="")
     stored = load_file(tmp_path / "out" / "model.safetensors")
-    ranks = json.loads((tmp_path / "out" / "config.json").read_text())["lpaf_ranks"]
-    for path, rank in ranks.items():
+    records = json.loads((tmp_path / "out" / "config.json").read_text())["lpaf_factors"]
+    for path, record in records.items():
+        rank = record["rank"]
         n, m = stored[f"{path}.up.weight"].shape[0], stored[f"{path}.down.weight"].shape[1]
         layer = torch.nn.Sequential(torch.nn.Linear(m, rank, bias=False), torch.nn.Linear(rank, n))
         names = {"0.weight": "down.weight", "1.weight": "up.weight", "1.bias": "up.bias"}

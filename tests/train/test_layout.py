@@ -82,6 +82,7 @@ def test_placed_arrays_own_their_memory() -> None:
     assert given.sum() == 4095 * 2048
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "mesh"), ON_MESHES)
 def test_training_is_that_of_one_device(found: Any, case: str, mesh: str) -> None:
     one, many = found[case]["one"], found[case][mesh]
@@ -97,12 +98,14 @@ def test_training_is_that_of_one_device(found: Any, case: str, mesh: str) -> Non
             np.testing.assert_array_equal(y, x, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if "pruning" in case])
 def test_masks_had_something_to_disagree_on(found: Any, case: str) -> None:
     masks = [x for k, x in found[case]["one"]["state"].items() if ".masks" in k]
     assert sum(x.sum() for x in masks) == pytest.approx(0.3 * sum(x.size for x in masks), abs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "mesh"), ON_MESHES)
 def test_every_large_array_of_the_state_is_cut(found: Any, case: str, mesh: str) -> None:
     parts = FSDP[mesh]
@@ -119,6 +122,7 @@ def test_every_large_array_of_the_state_is_cut(found: Any, case: str, mesh: str)
     assert cut == kinds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "mesh"), ON_MESHES)
 def test_a_step_is_compiled_once_and_its_state_stays_where_it_was(
     found: Any, case: str, mesh: str
@@ -128,6 +132,7 @@ def test_a_step_is_compiled_once_and_its_state_stays_where_it_was(
     assert many["after"] == many["before"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [*FSDP, "one device"])
 def test_checkpoint_of_one_layout_is_restored_under_another(found: Any, place: str) -> None:
     saved, _ = found["restored"]["saved"]
@@ -140,6 +145,7 @@ def test_checkpoint_of_one_layout_is_restored_under_another(found: Any, place: s
         assert where[0] == where[1]
 
 
+@pytest.mark.slow
 def test_batch_that_devices_do_not_divide(found: Any) -> None:
     assert found["indivisible"] == (
         "a batch of 12 cannot be spread over 8 devices: make it a multiple of their number"

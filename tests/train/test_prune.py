@@ -258,7 +258,9 @@ def test_weight_decay_sees_the_dense_weights(start: Arrays) -> None:
         np.testing.assert_allclose(state.dense[name], start[name] * 0.95**12, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kept", [0.5, np.float32(0.5), lambda t: 0.5], ids=str)
+@pytest.mark.parametrize(
+    "kept", [0.5, np.float32(0.5), lambda t: 0.5], ids=["own", "numpy", "schedule"]
+)
 def test_one_share_for_all_steps_holds_from_the_first(
     start: Arrays, target: Arrays, kept: Any
 ) -> None:

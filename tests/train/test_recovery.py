@@ -111,6 +111,7 @@ def whole_steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
+@pytest.mark.slow
 def test_killed_twenty_times_at_any_moment_it_ends_as_if_it_had_not_been(
     nursery: Nursery, unbroken: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -140,6 +141,7 @@ def test_killed_twenty_times_at_any_moment_it_ends_as_if_it_had_not_been(
     assert len(list(folder.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_sigterm_saves_the_step_under_way_first(
     nursery: Nursery, unbroken: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -1,0 +1,40 @@
+"""What a weight can become: kinds of factors, each in a file of its own.
+
+A new kind is a file here, which registers it, and its layer in PyTorch beside it, `NAME_torch.py`:
+every module of this room is imported, and all else asks `KINDS`.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from lpaf_jax.factors.base import (
+    KINDS,
+    FactorKind,
+    Record,
+    StoredAs,
+    kind_at,
+    kind_by_mark,
+    register,
+)
+from lpaf_jax.factors.low_rank import LOW_RANK, LowRankLinear
+from lpaf_jax.factors.records import FIELDS, read_records, recorded
+
+# Those for PyTorch are read as text, or where torch is.
+for _module in iter_modules(__path__):
+    if not _module.name.endswith("_torch"):
+        import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "FIELDS",
+    "KINDS",
+    "LOW_RANK",
+    "FactorKind",
+    "LowRankLinear",
+    "Record",
+    "StoredAs",
+    "kind_at",
+    "kind_by_mark",
+    "read_records",
+    "recorded",
+    "register",
+]

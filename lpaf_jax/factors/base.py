@@ -1,0 +1,127 @@
+"""What a kind of factors has to say of itself, and the kinds there are."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Container, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from lpaf_jax.errors import LpafError
+from lpaf_jax.registry import Registry
+
+# What config.json says of a factorized layer: `{"kind": "low_rank", "rank": 64}`.
+Record = dict[str, Any]
+
+
+class StoredAs(NamedTuple):
+    """How a parameter of a layer lies in the file.
+
+    Attributes:
+        name: below the path of the layer, as PyTorch calls it: "down.weight".
+        turned: whether it is transposed there.
+    """
+
+    name: str
+    turned: bool
+
+
+class FactorKind(ABC):
+    """What takes the place of a dense weight `W`, (m, n), in `y = x W + c`.
+
+    Parameters are known by their leaf, the name of an attribute of the Flax layer: "a" of
+    `encoder.layer.0.output.dense.a`. A layer has them itself, and none below them.
+
+    Attributes:
+        name: in config.json, and of the function in `torch_file`.
+        mark: a leaf that layers of this kind have, and no other layer has.
+        replaces: leaf of the dense weight.
+        torch_file: source for PyTorch. It defines `NAME(layer, record) -> nn.Module`, from the
+            dense layer, a `Linear` or the `Conv1D` of GPT-2, whose parameters have the names that
+            `stored` gives. It is put into the modelling file that travels with the weights, and so
+            imports by `from torch import ...` or of the standard library, and nothing else; other
+            names that it defines begin with that of the kind.
+    """
+
+    name: str
+    mark: str
+    torch_file: Path
+    replaces: str = "kernel"
+
+    @abstractmethod
+    def layer(self, factors: Mapping[str, Array], bias: Array | None) -> nnx.Module:
+        """The layer `x: (..., m) -> (..., n)` of factors by leaf."""
+
+    @abstractmethod
+    def record(self, layer: Any) -> Record:
+        """What config.json says of a layer of this kind, `kind` included."""
+
+    @abstractmethod
+    def shapes(self, record: Record, shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+        """Shapes of the factors by leaf, in the place of a weight of `shape`, (m, n).
+
+        Raises:
+            ValueError: the record is none of this kind, or does not fit; the message ends a
+                sentence that begins with the layer: "has no rank".
+        """
+
+    @abstractmethod
+    def stored(self, leaf: str) -> StoredAs | None:
+        """How a factor, or "bias", lies in the file; None: as in a dense layer."""
+
+    @abstractmethod
+    def dense(self, factors: Mapping[str, Any]) -> Any:
+        """`W`, (m, n), of factors by leaf, arrays of numpy or of JAX as these are."""
+
+    @abstractmethod
+    def flop(self, record: Record, shape: tuple[int, int]) -> int:
+        """Floating-point operations a token, without the bias."""
+
+    @abstractmethod
+    def told(self, record: Record) -> str:
+        """What of a record is shown in a table, in a few letters."""
+
+    def empty(self, record: Record, shape: tuple[int, int], *, bias: bool) -> nnx.Module:
+        """A layer of zeros, for numbers that are still to come.
+
+        Raises:
+            ValueError: see `shapes`.
+        """
+        factors = {leaf: jnp.zeros(size) for leaf, size in self.shapes(record, shape).items()}
+        return self.layer(factors, jnp.zeros(shape[1]) if bias else None)
+
+    def size(self, record: Record, shape: tuple[int, int]) -> int:
+        """How many numbers are stored, without the bias.
+
+        Raises:
+            ValueError: see `shapes`.
+        """
+        return sum(math.prod(size) for size in self.shapes(record, shape).values())
+
+
+KINDS: Registry[FactorKind] = Registry("kind of factors")
+
+
+def register(kind: FactorKind) -> FactorKind:
+    """Let all that reads and writes models know of `kind`, and return it.
+
+    Raises:
+        LpafError: its name or its mark is taken.
+    """
+    other = kind_by_mark(kind.mark)
+    if other is not None and other is not kind:
+        raise LpafError(f"kind of factors {kind.name!r}: {kind.mark!r} marks {other.name} already")
+    return KINDS.add(kind.name, kind)
+
+
+def kind_by_mark(leaf: str) -> FactorKind | None:
+    """The kind whose mark `leaf` is."""
+    return next((kind for kind in KINDS.values() if kind.mark == leaf), None)
+
+
+def kind_at(layer: str, paths: Container[str]) -> FactorKind | None:
+    """The kind of the layer at a path, whose parameters are among `paths`; None: it is dense."""
+    return next((kind for kind in KINDS.values() if f"{layer}.{kind.mark}" in paths), None)
