@@ -75,9 +75,9 @@ def compare(
     _check_cells(cells)
     with _locked(folder):
         found = _run_all(folder, cells, told, held)
-        for cell in cells:
-            if keep == "final" and _finished(cell.folder):
-                shutil.rmtree(cell.folder / "stages", ignore_errors=True)
+        for place in _runs(folder / "runs"):
+            if keep == "final" and _finished(place):
+                shutil.rmtree(place / "stages", ignore_errors=True)
     return found
 
 
@@ -149,6 +149,7 @@ def _run_all(
 
     progress = Progress(folder, cells[0].settings.quiet)
     failed: dict[Cell, str] = {}
+    (folder / "runs").mkdir(exist_ok=True)
     found = _write(folder, cells, told, held, failed)
     todo = [cell for cell in cells if not _finished(cell.folder)]
     if not todo:
@@ -156,7 +157,7 @@ def _run_all(
     for number, cell in enumerate(todo, start=1):
         progress.say(f"--- cell {number} of {len(todo)}: {cell.called}")
         try:
-            _run_cell(cell, cells)
+            _run_cell(cell)
         except Exception as error:  # of a defect, the log of the run has the traceback
             defect = "" if isinstance(error, LpafError) else f"{type(error).__name__}: "
             failed[cell] = f"{defect}{error}"
@@ -168,11 +169,16 @@ def _run_all(
     return found
 
 
+def _runs(folder: Path) -> list[Path]:
+    """The folders of all runs, also of those that are not asked for now."""
+    return sorted(place for place in folder.iterdir() if not place.name.startswith("."))
+
+
 def _finished(folder: Path) -> bool:
     return (folder / "metrics.json").is_file()
 
 
-def _run_cell(cell: Cell, cells: list[Cell]) -> None:
+def _run_cell(cell: Cell) -> None:
     """Make a cell of what others of its seed have made already."""
     import dataclasses
 
@@ -182,12 +188,12 @@ def _run_cell(cell: Cell, cells: list[Cell]) -> None:
     from lpaf_jax.pipeline import run
 
     lenders = tuple(
-        other.folder
-        for other in cells
-        if other.seed == cell.seed
-        and other is not cell
-        and (other.folder / "settings.json").is_file()
-        and (other.folder / "stages").is_dir()
+        place
+        for place in _runs(cell.folder.parent)
+        if place != cell.folder
+        and place.name.endswith(f"-{cell.seed}")
+        and (place / "settings.json").is_file()
+        and (place / "stages").is_dir()
     )
     forget_peak_memory()
     try:

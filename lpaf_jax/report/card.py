@@ -209,7 +209,10 @@ def _limits(metrics: Metrics) -> str:
     lines = [f"It answers the one question it was tuned for, {task}; other text was not tested."]
     if facts.kind_of(metrics) == "language":
         lines = [f"It was tuned and tested on one text, {task}, which other text may be unlike."]
-    if "stage" not in metrics:
+    if "stage" not in metrics and metrics["task"] is None:
+        name = primary(metrics)[1].name
+        lines.append(f"{name[0].upper()}{name[1:]} is of {facts.judged_on(metrics)}.")
+    elif "stage" not in metrics:
         given = _given_task(metrics)
         split = (
             f"its split {GLUE[given].held_out}, as the labels of the test split are not public"

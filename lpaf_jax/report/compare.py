@@ -73,14 +73,14 @@ def _lead(found: Found) -> Html:
     ]
     for params, of in sizes.items():
         first = best(of, by)
+        comes = "comes out best, with" if len(of) > 1 else "reaches"
         text.append(
-            f"With {100 * params:g} % of the compressible weights {first.recipe} "
-            f"{'is best' if len(of) > 1 else 'reaches'} "
-            f"{'at ' if len(of) > 1 else ''}{shown(by, first.score)}."
+            f"With {100 * params:g} % of the compressible weights {first.recipe} {comes} "
+            f"{by.name} {shown(by, first.score)}."
         )
     dense = [row["dense"] for row in found["rows"] if row["dense"] is not None]
     if dense:
-        text.append(f"The model had {by.show(sum(dense) / len(dense))} before.")
+        text.append(f"Before compression it was {by.show(sum(dense) / len(dense))}.")
     return el("p", " ".join(text), class_="lead")
 
 
@@ -193,7 +193,10 @@ def _tests(found: Found) -> Html | None:
     by = measure(found)
     rows: list[list[Child]] = []
     order = list(found["recipes"])
-    place = lambda t: (-t["params"], order.index(t["recipe"]), t["seed"])  # noqa: E731
+
+    def place(test: Mapping[str, Any]) -> tuple[float, int, int]:
+        return -test["params"], order.index(test["recipe"]), test["seed"]
+
     for test in sorted(found["paired"], key=place):
         own, other = (by_key[n, test["params"], test["seed"]] for n in (test["recipe"], base))
         ahead = by.better(own["final"], other["final"])
@@ -280,16 +283,15 @@ def _methods(found: Found) -> Html:
 
 def _words(found: Found) -> Html:
     told = meanings({"metrics": [found["metric"]], "kind": found["kind"]})
-    told |= {
-        k: GLOSSARY[k]
-        for k in ("Compressible weights", "Factorized", "95 % interval")
-        if k in GLOSSARY
-    }
+    used = ["Compressible weights", "Factorized"]
+    if any(row["interval"] is not None for row in found["rows"]):
+        used.append("95 % interval")
+    told |= {name: GLOSSARY[name] for name in used if name in GLOSSARY}
     told["Seed"] = (
         "The number that all draws of a run come from: the new head, the order of the examples, "
         "dropout. Runs of one seed start from the same fine-tuned model."
     )
-    items = [[el("dt", name), el("dd", text)] for name, text in told.items()]
+    items = [el("div", el("dt", name), el("dd", text)) for name, text in told.items()]
     return el("dl", items, class_="columns")
 
 

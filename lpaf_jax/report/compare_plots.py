@@ -41,7 +41,11 @@ def figure_against_size(found: Found, narrow: bool = False) -> str:
         for index, (name, line) in enumerate(lines.items()):
             colour = _COLOURS[index % len(_COLOURS)]
             # Of one size, beside one another: bars that lie on each other cannot be told apart.
-            shift = (index - (len(lines) - 1) / 2) * (1.1 if narrow else 0.8)
+            shift = (
+                0
+                if line[0].interval is None
+                else (index - (len(lines) - 1) / 2) * (1.1 if narrow else 0.8)
+            )
             xs = [100 * (group.mean("encoder_params_ratio") or 0) + shift for group in line]
             ys = [_drawn(by, group.score) for group in line]
             for x, group in zip(xs, line, strict=True):
@@ -59,6 +63,12 @@ def figure_against_size(found: Found, narrow: bool = False) -> str:
         titled = f"Test {by.titled}" if found["task"] else f"{by.titled[0].upper()}{by.titled[1:]}"
         axes.set_title(titled)
         if by.less:
+            low, high = axes.get_ylim()
+            steps = (1, 2, 5) if high - low < 3 else (1,)
+            ticks = [k + math.log10(s) for k in range(int(low) - 1, int(high) + 1) for s in steps]
+            ticks = [place for place in ticks if low <= place <= high]
+            if len(ticks) > 1:
+                axes.set_yticks(ticks)
             axes.yaxis.set_major_formatter(lambda place, _: amount(10**place))
         figure.legend(
             loc="outside lower center",

@@ -224,6 +224,14 @@ def units(metrics: Metrics) -> str:
     return f"windows of {metrics['data']['window']} tokens"
 
 
+def judged_on(metrics: Metrics) -> str:
+    """How much the figures are from: `1,066 test examples`; tokens of a text without a task."""
+    data = metrics["data"]
+    if "judged_tokens" in data:
+        return f"{data['judged_tokens']:,} tokens of the {metrics['judged_by']}"
+    return f"{data['test']:,} test {units(metrics)}"
+
+
 def stages(metrics: Metrics) -> dict[str, Row]:
     """The stages of this run by name, in the order they happened."""
     rows, official = {}, measures(metrics)

@@ -44,8 +44,9 @@ def results(metrics: Metrics) -> Html:
     ]
     dense, final = (metrics["params"][key]["total"] for key in ("dense", "final"))
     under = (
-        f"{measure.name[0].upper()}{measure.name[1:]} is on {metrics['data']['test']:,} test "
-        f"{facts.units(metrics)} that were used for nothing else. A dash means not measured. "
+        f"{measure.name[0].upper()}{measure.name[1:]} is on {facts.judged_on(metrics)}"
+        f"{'' if metrics['task'] is None else ' that were used for nothing else'}. A dash means "
+        "not measured. "
         f"All weights: {dense:,} before, {final:,} after."
     )
     caption = (
