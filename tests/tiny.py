@@ -192,7 +192,7 @@ def cut_back(finished: Path, folder: Path, *without: str) -> Path:
     """A copy of a finished run as it was when its last stages, `without`, had not been run."""
     shutil.copytree(finished, folder)
     for name in ("metrics.json", "report.html", "analysis.json"):
-        (folder / name).unlink()
+        (folder / name).unlink(missing_ok=True)  # what pruning did, where nothing was pruned
     for stage in without:
         shutil.rmtree(folder / ("model" if stage == "final" else f"stages/{stage}"))
     return folder
