@@ -34,7 +34,7 @@ def find_pair(folder: Path, against: Path | None = None) -> Pair:
     Args:
         folder: of a run or of a compressed model.
         against: of a dense model, or of a run that kept its own; None takes that of the run, or
-            the one that a compression without training read, where it still lies there.
+            the one that a run without a task read, where it still lies there.
 
     Raises:
         LpafError: a folder is missing, the one is not compressed or the other one not dense, or
@@ -55,7 +55,7 @@ def find_pair(folder: Path, against: Path | None = None) -> Pair:
             )
         return Pair(dense, compressed)
     run = run_of(compressed)
-    places = [stage_folder(run[0], "dense")] if run else _sources(compressed.absolute().parent)
+    places = [stage_folder(run[0], "dense"), *_sources(run[0])] if run else []
     there = (place for place in places if (place / "config.json").is_file())
     alike = (p for p in there if not _factorized(p) and not _difference(p, compressed))
     return Pair(next(alike, None), compressed)
@@ -132,12 +132,12 @@ def run_benchmark(
 
 
 def _sources(run: Path) -> list[Path]:
-    """Where the model that a compression without training read may lie.
+    """Where the model that a run without a task read may lie; nowhere, of one with a task.
 
     Its path was relative to the folder that --out was relative to, which need not be ours.
     """
-    settings = run_record(run, "one_shot.json").get("settings")
-    if settings is None:
+    settings = run_record(run, "settings.json")
+    if settings.get("task") is not None or not {"model", "out"} <= settings.keys():
         return []
     model, out = Path(settings["model"]).expanduser(), Path(settings["out"])
     beside = Path(*run.parts[: -len(out.parts)])

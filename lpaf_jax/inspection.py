@@ -39,7 +39,7 @@ def inspect_model(place: Path) -> dict[str, Any]:
         (None where it has none), `told` (what a table shows of its factors), `parameters` stored,
         `dense_parameters`, `flop` a token, `bytes` and `dtype`; `parameters` has the sums of
         these, as in the metrics of a run. A finished `run` has the primary `metric` of its task
-        and its value, `scores`, by stage.
+        and its value, `scores`, by stage; without a task, `judged_by` names the text.
 
     Raises:
         LpafError: a file is missing or damaged, the family is not known, or the model is
@@ -171,20 +171,12 @@ def _origin(place: Path) -> dict[str, Any] | None:
     """The run that a model belongs to; None where it lies alone."""
     found = run_of(place)
     if found is None:
-        return _one_shot(place.absolute().parent)
+        return None
     run, stage = found
     settings, metrics = run_record(run, "settings.json"), run_record(run, "metrics.json")
     metric = metrics.get("metrics", ["accuracy"])[0]
     scores = {name: figures[metric] for name, figures in metrics.get("stages", {}).items()}
-    told: dict[str, Any] = {k: metrics[k] for k in ("recipe", "finished") if k in metrics}
+    kept = ("recipe", "finished", "judged_by")
+    told: dict[str, Any] = {k: metrics[k] for k in kept if k in metrics}
     told |= {"metric": metric, "scores": scores} if scores else {}
     return {"folder": str(run), "stage": stage, "settings": settings} | told
-
-
-def _one_shot(folder: Path) -> dict[str, Any] | None:
-    """The compression without training whose folder this is; None where it is of none."""
-    record = run_record(folder, "one_shot.json")
-    if not record:
-        return None
-    told = {key: record[key] for key in ("perplexity", "finished") if record.get(key)}
-    return {"folder": str(folder), "one_shot": True, "settings": record["settings"]} | told

@@ -25,14 +25,17 @@ _DATASETS = {
 def model_card(metrics: Metrics) -> str:
     """README.md for a model hub: YAML front matter, then what it is, figures, use and limits.
 
-    A model kept from the middle of a run has no figures yet and names its stage:
-    `{"model", "task", "stage", "settings"}` is all that is known of it.
+    A model kept from the middle of a run has no figures yet and names its `stage`: besides there
+    is what it is (`model`, `task`, `kind`, `family`, `metrics`) and what was asked for (`settings`,
+    `recipe`, `described`).
     """
     stage = metrics.get("stage", "final")
     model, task = _text(facts.model_name(metrics)), _text(facts.task_name(metrics))
+    trained = facts.is_trained(metrics)
+    on = f"{model} on {task}" if trained else model
     parts = [
         f"---\n{_yaml(_front_matter(metrics))}---",
-        f"# {model} on {task}, {_title(metrics, stage)}",
+        f"# {on}, {_title(metrics, stage) if trained else 'factorized without training'}",
         *([] if "stage" in metrics else [_text(statement(metrics))]),
         _what(metrics, stage),
         *([] if "stage" in metrics else ["## Figures", _figures(metrics), _notes(metrics)]),
@@ -205,6 +208,8 @@ def _notes(metrics: Metrics) -> str:
 
 
 def _limits(metrics: Metrics) -> str:
+    if not facts.is_trained(metrics):
+        return _limits_of_a_text(metrics)
     task = _text(facts.task_name(metrics))
     lines = [f"It answers the one question it was tuned for, {task}; other text was not tested."]
     if facts.kind_of(metrics) == "language":
@@ -229,6 +234,20 @@ def _limits(metrics: Metrics) -> str:
             "Timings hold for the machine they were taken on.",
         ]
     lines.append("It inherits whatever bias the base model and the training texts carry.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _limits_of_a_text(metrics: Metrics) -> str:
+    """The same where there was no task: what the one text means for others."""
+    text, judged = (_text(f(metrics)) for f in (facts.task_name, facts.judged_by))
+    lines = [
+        f"It was fitted to {metrics['data']['calibration_tokens']:,} tokens of one text, {text}, "
+        "and not trained afterwards: on text unlike it, it may be worse.",
+        f"Perplexity is that of {metrics['data']['judged_tokens']:,} tokens of {judged}, in pieces "
+        f"of {metrics['length']} (seed {metrics['seed']}): it is not a figure of a public "
+        "leaderboard.",
+        "It inherits whatever bias the base model carries.",
+    ]
     return "\n".join(f"- {line}" for line in lines)
 
 

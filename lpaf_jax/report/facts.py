@@ -26,7 +26,7 @@ DATA = {
     "window": "tokens of a window: an example is one window of the text",
     "left_out": "tokens left out, after the last whole window of each split",
     "calibration_tokens": "tokens of the calibration text",
-    "held_out_tokens": "tokens of the held-out text",
+    "judged_tokens": "tokens that perplexity was taken of",
 }
 
 _MODELS = {"minilm": "MiniLM"}
@@ -148,9 +148,30 @@ def model_name(metrics: Metrics) -> str:
 
 
 def task_name(metrics: Metrics) -> str:
-    """The task as a heading shows it; a text where there is none."""
-    name = _one_line(metrics.get("task") or PurePath(metrics["settings"]["calibration"]).name)
+    """The task as a heading shows it; the calibration text where there is none."""
+    name = _one_line(metrics["task"] if is_trained(metrics) else _file_name(metrics, "calibration"))
     return _TASKS.get(name, name)
+
+
+def run_name(metrics: Metrics) -> str:
+    """The model and what was done it by, as a heading."""
+    by = "on" if is_trained(metrics) else "by the text"
+    return f"{model_name(metrics)} {by} {task_name(metrics)}"
+
+
+def is_flattered(metrics: Metrics) -> bool:
+    """Whether the model was judged by the text that it was made by."""
+    return metrics.get("judged_by") == "calibration text"
+
+
+def judged_by(metrics: Metrics) -> str:
+    """The text that the models of a run without a task were judged by."""
+    name = "calibration" if is_flattered(metrics) else "held_out"
+    return f"the {metrics['judged_by']} {_one_line(_file_name(metrics, name))}"
+
+
+def _file_name(metrics: Metrics, setting: str) -> str:
+    return PurePath(metrics["settings"][setting]).name
 
 
 def family_name(metrics: Metrics) -> str:

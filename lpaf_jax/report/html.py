@@ -41,7 +41,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 def render(metrics: Metrics, analysis: Analysis | None, log: Log) -> str:
     """The page as text. Parts a run has no figures for are left out."""
-    title = f"{facts.model_name(metrics)} on {facts.task_name(metrics)}"
+    title = facts.run_name(metrics)
     outcome = sections.outcome(metrics)
     parts: dict[str, tuple[str, Html | None]] = {
         "results": ("Results", sections.results(metrics)),
@@ -49,7 +49,10 @@ def render(metrics: Metrics, analysis: Analysis | None, log: Log) -> str:
         "speed": ("Speed", sections.speed(metrics)),
         "training": ("Training", sections.training(metrics, log)),
         "matrices": ("Inside the matrices", sections.matrices(metrics, analysis)),
-        "time": ("Where the time went", sections.seconds(metrics)),
+        "time": (
+            "Where the time went" if facts.is_trained(metrics) else "Time",
+            sections.seconds(metrics),
+        ),
     }
     told = join(outcome, [content for _, content in parts.values()])
     parts["glossary"] = ("Words used here", sections.glossary(told, metrics))

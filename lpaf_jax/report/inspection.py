@@ -76,11 +76,12 @@ def _reads(reads: Mapping[str, Any], head: str | None) -> str:
 def _made(run: Mapping[str, Any] | None) -> dict[str, str]:
     if run is None:
         return {}
-    if "one_shot" in run:
-        return _made_without_training(run)
     settings, stage = run["settings"], run["stage"]
+    by = f"task {settings.get('task', '?')}"
+    if "task" in settings and settings["task"] is None:
+        by = f"by the text {settings.get('calibration', '?')}, without training"
     rows = {
-        "Made from": f"{settings.get('model', '?')}, task {settings.get('task', '?')}",
+        "Made from": f"{settings.get('model', '?')}, {by}",
         "Stage": f"{stage}, of the run in {run['folder']}",
     }
     if stage not in ("dense", "pruned"):
@@ -90,25 +91,9 @@ def _made(run: Mapping[str, Any] | None) -> dict[str, str]:
         rows["Recipe"] = ", ".join(x for x in (run.get("recipe"), *weighed, seed) if x)
     if "scores" in run:
         measure = MEASURES[run["metric"]]
-        scores = (f"{stage} {measure.show(score)}" for stage, score in run["scores"].items())
-        rows[measure.name[0].upper() + measure.name[1:]] = ", ".join(scores)
-    if "finished" in run:
-        rows["Finished"] = facts.moment(run["finished"])
-    return rows
-
-
-def _made_without_training(run: Mapping[str, Any]) -> dict[str, str]:
-    settings = run["settings"]
-    plain = settings["weighting"] == "none"
-    weighed = "plain SVD" if plain else f"weighted by {settings['weighting']}"
-    rows = {
-        "Made from": str(settings["model"]),
-        "Recipe": f"without training, {weighed}, {settings['ranks']} ranks, "
-        f"seed {settings['seed']}",
-    }
-    if perplexity := run.get("perplexity"):
-        told = (f"{name} {facts.figure(value)}" for name, value in perplexity.items())
-        rows["Perplexity"] = ", ".join(told)
+        scores = (f"{s} {measure.show(facts.number(x))}" for s, x in run["scores"].items())
+        of = f" ({run['judged_by']})" if "judged_by" in run else ""
+        rows[measure.name[0].upper() + measure.name[1:]] = ", ".join(scores) + of
     if "finished" in run:
         rows["Finished"] = facts.moment(run["finished"])
     return rows

@@ -12,7 +12,7 @@ from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.logs import Line, Log, Phase
 from lpaf_jax.report.matrix_plots import apart
-from lpaf_jax.report.measures import MEASURES, Measure, primary
+from lpaf_jax.report.measures import Measure, primary
 from lpaf_jax.report.svg import BLUE, GREEN, GREY, INK, MUTED, ORANGE, svg
 
 # Of the stages there mostly are: colour and marker. Others take those in the middle in turn.
@@ -89,7 +89,9 @@ def score_against_size(metrics: Metrics, narrow: bool = False) -> str:
         axes.set_xlabel(
             f"numbers stored for the compressible matrices,{line}share of the dense model"
         )
-        axes.set_title(f"Test {measure.titled}")
+        titled = measure.titled
+        on_text = f"{titled[0].upper()}{titled[1:]} of the {metrics.get('judged_by')}"
+        axes.set_title(f"Test {titled}" if facts.is_trained(metrics) else on_text)
         _amounts(axes, measure)
 
     spoken = ", ".join(f"{row.label} {measure.show(row.score)}" for row in rows.values())
@@ -132,9 +134,7 @@ def _widest_gap(places: Sequence[float]) -> float:
     return max((right - left, (left + right) / 2) for left, right in pairwise(edges))[1]
 
 
-def training_curves(
-    metrics: Metrics, log: Log, measure: Measure = MEASURES["accuracy"], narrow: bool = False
-) -> str:
+def training_curves(metrics: Metrics, log: Log, narrow: bool = False) -> str:
     """Loss, validation metric and the two schedules: a column per stage, a row per quantity."""
     measure = primary(metrics)[1]
     stages = list(log)

@@ -55,6 +55,10 @@ GLOSSARY = {
         "Training in which every factorized layer is replaced at random, with chance p, by the "
         "matrix it came from. As p falls to zero, the model gets used to its factors step by step."
     ),
+    "Output lost": (
+        "The energy of the difference that the factors make to what a matrix gives out, as a share "
+        "of the energy of what it gives out: 0 % where nothing changes."
+    ),
     "Singular values": (
         "How strongly a matrix acts along each of its independent directions, from the strongest "
         "down. If they fall quickly, few directions carry most of the matrix and a small rank is "
@@ -65,5 +69,8 @@ GLOSSARY = {
         "scaled to sum to one (Roy and Vetterli, 2007). It equals the rank when all non-zero "
         "singular values are equal, and is smaller the more uneven they are."
     ),
-    "Energy": "The sum of the squares of all singular values, or of all entries of the matrix.",
+    "Energy": (
+        "The sum of the squares of all entries; of a matrix, that is the sum of the squares of its "
+        "singular values, too."
+    ),
 }

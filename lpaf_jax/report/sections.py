@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lpaf_jax.report import facts, matrix_names, matrix_plots, plots, prose, words
+from lpaf_jax.report import cuts, facts, matrix_names, matrix_plots, plots, prose, words
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.logs import Log
 from lpaf_jax.report.markup import Child, Html, details, el, figure, join, responsive, table
@@ -44,9 +44,7 @@ def results(metrics: Metrics) -> Html:
     ]
     dense, final = (metrics["params"][key]["total"] for key in ("dense", "final"))
     under = (
-        f"{measure.name[0].upper()}{measure.name[1:]} is on {facts.judged_on(metrics)}"
-        f"{'' if metrics['task'] is None else ' that were used for nothing else'}. A dash means "
-        "not measured. "
+        f"{measure.name[0].upper()}{measure.name[1:]} is {_judged_by(metrics)} "
         f"All weights: {dense:,} before, {final:,} after."
     )
     caption = (
@@ -75,6 +73,19 @@ def results(metrics: Metrics) -> Html:
             ),
         ),
     )
+
+
+def _judged_by(metrics: Metrics) -> str:
+    data = metrics["data"]
+    if facts.is_trained(metrics):
+        return (
+            f"on {data['test']:,} test {facts.units(metrics)} that were used for nothing else. A "
+            "dash means not measured."
+        )
+    text = f"on {data['judged_tokens']:,} tokens of {facts.judged_by(metrics)}"
+    if facts.is_flattered(metrics):
+        return f"{text}, to which the factors were fitted."
+    return f"{text}, which was used for nothing else."
 
 
 def _texts(batch: str) -> str:
@@ -123,8 +134,8 @@ def training(metrics: Metrics, log: Log) -> Html | None:
         return None
     measure = primary(metrics)[1]
     pictures = responsive(
-        plots.training_curves(metrics, log, measure),
-        plots.training_curves(metrics, log, measure, narrow=True),
+        plots.training_curves(metrics, log),
+        plots.training_curves(metrics, log, narrow=True),
     )
     caption = (
         "Pale lines are the losses of single steps, each on one batch and so mostly noise, strong "
@@ -137,9 +148,9 @@ def training(metrics: Metrics, log: Log) -> Html | None:
 
 
 def matrices(metrics: Metrics, analysis: Analysis | None) -> Html | None:
-    """What pruning did to the matrices, first-order beside magnitude."""
+    """What pruning did to the matrices, first-order beside magnitude; or what factorizing did."""
     if analysis is None:
-        return None
+        return cuts.matrices(metrics)
     rows = sorted(analysis["matrices"], key=matrix_names.order)
     intro = (
         f"Two ways to choose which {facts.percent(analysis['sparsity'], 0)} of the weights to "
@@ -272,7 +283,9 @@ def seconds(metrics: Metrics) -> Html:
         bar = el("span", class_="bar", style=f"width: {100 * value / longest:.1f}%")
         rows.append([facts.phase(metrics, key), facts.duration(value), bar])
     text = f"{facts.duration(total)} in all."
-    if taken := [facts.label(metrics, key) for key in metrics["stages"] if key not in spent]:
+    trained = facts.is_trained(metrics)
+    taken = [facts.label(metrics, key) for key in metrics["stages"] if key not in spent]
+    if taken and trained:
         names = ", ".join(taken).lower()
         text += f" Not counted, as taken over from another run or of unknown time: {names}."
     if peak := metrics.get("peak_memory_bytes"):
@@ -280,6 +293,8 @@ def seconds(metrics: Metrics) -> Html:
             f" The process that finished the run used at most {facts.size(peak)} of memory (where "
             "the run was interrupted, those before it are not counted)."
         )
+    if not trained:  # of one stage there is nothing to compare
+        return el("p", text)
     return join(table(["Stage", "time", ""], rows, class_="bars"), el("p", text, class_="small"))
 
 

@@ -18,27 +18,28 @@ _MANY = 10
 def statement(metrics: Metrics) -> str:
     """What was done and what came of it, in two sentences."""
     final = facts.stages(metrics)["final"]
+    task, speed = facts.task_name(metrics), _speed(metrics)
+    done = f"fine-tuned on {task}"
+    if not facts.is_trained(metrics):
+        done = f"factorized by the text {task}, without training"
     return (
-        f"{facts.model_name(metrics)} fine-tuned on {facts.task_name(metrics)}, now with "
+        f"{facts.model_name(metrics)} {done}, now with "
         f"{facts.percent(final.encoder)} of its compressible weights "
         f"({facts.percent(final.total)} of the whole model): {_kept(metrics)}. "
-        f"The file is {_file(metrics)}, and inference is {_speed(metrics)}."
+        f"The file is {_file(metrics)}{f', and inference is {speed}' if speed else ''}."
     )
 
 
 def summary_line(metrics: Metrics) -> str:
     """The outcome on one line of plain text (not terminal markup: names are kept as given)."""
-    parts = [_kept(metrics), f"file {_file(metrics)}", _speed(metrics)]
+    parts = [_kept(metrics), f"file {_file(metrics)}", *filter(None, [_speed(metrics)])]
     if paired := metrics.get("paired"):
         lost, won = paired["dense_only"], paired["final_only"]
         judged = "" if lost == won else f", which {_judged(paired['p'])}"
         examples = "example" if lost == 1 else "examples"
         parts.insert(1, f"{lost} test {examples} lost and {won} won{judged}")
     weights = facts.percent(metrics["encoder_params_ratio"])
-    return (
-        f"{facts.model_name(metrics)} on {facts.task_name(metrics)}, {weights} of the "
-        f"compressible weights: {'; '.join(parts)}"
-    )
+    return f"{facts.run_name(metrics)}, {weights} of the compressible weights: {'; '.join(parts)}"
 
 
 def _kept(metrics: Metrics) -> str:
@@ -46,7 +47,8 @@ def _kept(metrics: Metrics) -> str:
     before, reached = (measure.show(rows[key].score) for key in ("dense", "final"))
     if measure.less:
         ends = rows["dense"].score, rows["final"].score
-        return f"{measure.name} {before} → {reached}{_bracketed(_change(*ends))}"
+        of = "" if facts.is_trained(metrics) else f" of {facts.judged_by(metrics)}"
+        return f"{measure.name}{of} {before} → {reached}{_bracketed(_change(*ends))}"
     kept = metrics["retained"]
     # None: the dense model is worth nothing; a correlation may have turned negative.
     if kept is None or not 0 <= kept <= 1:
@@ -104,6 +106,7 @@ def speeds(metrics: Metrics) -> list[Speed]:
 
 
 def _speed(metrics: Metrics) -> str:
+    """At every batch size; nothing where nothing was timed."""
     largest_first = reversed(speeds(metrics))
     return " and ".join(f"{row.words} at batch {row.batch}" for row in largest_first)
 
@@ -169,6 +172,11 @@ def cautions(metrics: Metrics) -> list[str]:
     rough = rows[untuned]
     notes = []
     key, measure = primary(metrics)
+    if facts.is_flattered(metrics):
+        notes.append(
+            f"The {measure.name} is that of the calibration text itself, to which the factors were "
+            "fitted: it flatters them. --held-out FILE judges by another text."
+        )
     common = facts.majority(metrics)
     if common is not None and metrics["stages"]["final"]["accuracy"] <= common:
         better = "better" if key == "accuracy" else "more accurate"
@@ -179,14 +187,16 @@ def cautions(metrics: Metrics) -> list[str]:
     if facts.kind_of(metrics) == "regression" and final.score <= 0:
         notes.append("The final model's values do not rise with the labels.")
     if measure.less and not math.isfinite(final.score):
-        notes.append(f"The {measure.name} of the final model is above all numbers: it is no use.")
+        notes.append(
+            f"The {measure.name} of the {_last(metrics)} model is above all numbers: it is no use."
+        )
     if untuned != "final" and not measure.better(final.score, rough.score):
         notes.append(
             "Tuning after the factorization did not help: the factorized model scored "
             f"{measure.show(rough.score)} before it and {measure.show(final.score)} after."
         )
     if metrics["bytes_on_disk"]["final"] >= metrics["bytes_on_disk"]["dense"]:
-        notes.append("The final file is not smaller than the dense model's.")
+        notes.append(f"The {_last(metrics)} file is not smaller than the dense model's.")
     for row in speeds(metrics):
         if row.slower:
             notes.append(f"At batch {row.batch} the final model is {row.words} than the dense one.")
@@ -202,7 +212,7 @@ def _difference(metrics: Metrics, dense: Row, final: Row) -> str:
     """The change in the primary metric, and whether chance alone would bring as much."""
     key, measure = primary(metrics)
     if measure.less:
-        return _more_or_less(measure, dense, final)
+        return _more_or_less(metrics, measure, dense, final)
     by = "" if key == "accuracy" else f" in {measure.name}"
     text = f"The final model is {measure.apart(final.score - dense.score)} "
     text += "above the dense one" if final.score > dense.score else "below the dense one"
@@ -226,16 +236,22 @@ def _difference(metrics: Metrics, dense: Row, final: Row) -> str:
     )
 
 
-def _more_or_less(measure: Measure, dense: Row, final: Row) -> str:
+def _more_or_less(metrics: Metrics, measure: Measure, dense: Row, final: Row) -> str:
     """The change in an amount of which less is better."""
+    last = _last(metrics)
     if final.score == dense.score:
-        return f"The {measure.name} of the final model is that of the dense one."
+        return f"The {measure.name} of the {last} model is that of the dense one."
     worse = "higher" if final.score > dense.score else "lower"
     change = _bracketed(_change(dense.score, final.score))
     return (
-        f"The {measure.name} of the final model is {worse} than the dense one's{change}; less is "
+        f"The {measure.name} of the {last} model is {worse} than the dense one's{change}; less is "
         "better."
     )
+
+
+def _last(metrics: Metrics) -> str:
+    """What the last model is called within a sentence."""
+    return facts.label(metrics, "final").lower()
 
 
 def _probability(p: float) -> str:
@@ -245,21 +261,3 @@ def _probability(p: float) -> str:
 def _judged(p: float) -> str:
     """The usual bound of one in twenty."""
     return "is hardly chance" if p < 0.05 else "may be chance"
-
-
-def one_shot_lines(found: Metrics) -> list[str]:
-    """What a compression without training came to."""
-    lines = [
-        f"{facts.percent(found['encoder_params_ratio'])} of the compressible weights are kept, "
-        f"{facts.percent(found['total_params_ratio'])} of all; the files have "
-        f"{facts.size(found['bytes_on_disk']['compressed'])} where they had "
-        f"{facts.size(found['bytes_on_disk']['dense'])}.",
-        f"{found['calibration_tokens']:,} tokens of the calibration text were read.",
-    ]
-    if found["perplexity"]:
-        dense, small = (found["perplexity"][name] for name in ("dense", "compressed"))
-        lines.append(
-            f"Perplexity of the held-out text, its first {found['held_out_tokens']:,} tokens: "
-            f"{facts.figure(dense)} before, {facts.figure(small)} after."
-        )
-    return lines

@@ -1,0 +1,91 @@
+"""What a factorization without training cost each matrix, as the page shows it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lpaf_jax.report import facts, matrix_names
+from lpaf_jax.report.facts import Metrics
+from lpaf_jax.report.markup import Child, Html, details, el, join, table
+
+Cut = Mapping[str, Any]
+
+
+def matrices(metrics: Metrics) -> Html | None:
+    """Rank and loss by kind of matrix, and of each; None where a run has noted neither."""
+    found = [cut | {"name": cut["path"]} for cut in metrics.get("matrices", ())]
+    if not found:
+        return None
+    rows = sorted(found, key=matrix_names.order)
+    worst = max(rows, key=lambda cut: cut["error"])
+    intro = (
+        "Output lost is how much of what a matrix gives out, on the calibration text, changes with "
+        f"its factors in its place: {facts.percent(metrics['output_energy_lost'])} on average, "
+        f"{facts.percent(worst['error'])} in the worst, {matrix_names.short_name(worst['name'])} "
+        "(layers are counted from 0)."
+    )
+    if whole := sum(cut["rank"] is None for cut in rows):
+        are = "matrix is" if whole == 1 else "matrices are"
+        intro += f" {whole} {are} kept whole, as its factors would have had more numbers."
+    heads = ["Matrix", "in × out", "Rank", "Numbers kept", "Output lost, mean", "most"]
+    return join(el("p", intro), table([*heads, ""], _by_kind(rows), class_="stack"), _each(rows))
+
+
+def _by_kind(rows: list[Cut]) -> list[list[Child]]:
+    kinds: dict[str, list[Cut]] = {}
+    for cut in rows:
+        kinds.setdefault(matrix_names.kind(cut["name"]), []).append(cut)
+    means = {kind: sum(cut["error"] for cut in of) / len(of) for kind, of in kinds.items()}
+    longest = max(*means.values(), 1e-9)
+    lines: list[list[Child]] = []
+    for kind, of in kinds.items():
+        dense = sum(_dense(cut) for cut in of)
+        bar = el("span", class_="bar", style=f"width: {100 * means[kind] / longest:.1f}%")
+        lines.append(
+            [
+                kind,
+                ", ".join(dict.fromkeys(_shape(cut) for cut in of)),
+                _ranks(of),
+                facts.percent(sum(_kept(cut) for cut in of) / dense),
+                facts.percent(means[kind]),
+                facts.percent(max(cut["error"] for cut in of)),
+                bar,
+            ]
+        )
+    return lines
+
+
+def _each(rows: list[Cut]) -> Html:
+    body: list[list[Child]] = [
+        [
+            el("code", cut["name"]),
+            _shape(cut),
+            _ranks([cut]),
+            facts.percent(_kept(cut) / _dense(cut)),
+            facts.percent(cut["error"]),
+        ]
+        for cut in rows
+    ]
+    heads = ["Matrix", "in × out", "rank", "numbers kept", "output lost"]
+    return details(f"All {len(rows)} matrices", table(heads, body, class_="compact"))
+
+
+def _ranks(of: list[Cut]) -> str:
+    """`96`, `64 to 128`, or that some are whole."""
+    ranks = sorted(cut["rank"] for cut in of if cut["rank"] is not None)
+    told = ["full"] if len(ranks) < len(of) else []
+    if ranks:
+        told.insert(0, f"{ranks[0]}" if ranks[0] == ranks[-1] else f"{ranks[0]} to {ranks[-1]}")
+    return ", ".join(told)
+
+
+def _shape(cut: Cut) -> str:
+    return " × ".join(map(str, cut["shape"]))
+
+
+def _dense(cut: Cut) -> int:
+    m, n = cut["shape"]
+    return int(m * n)
+
+
+def _kept(cut: Cut) -> int:
+    return _dense(cut) if cut["rank"] is None else int(cut["rank"] * sum(cut["shape"]))
