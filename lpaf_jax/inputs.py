@@ -75,13 +75,11 @@ class Inputs(NamedTuple):
         return KINDS[self.terms.kind]
 
 
-def load_inputs(options: Options, *, trains_head: bool = True) -> Inputs:
+def load_inputs(options: Options) -> Inputs:
     """Find and read the model, read and split the data, tokenize it.
 
-    Args:
-        options: of the run.
-        trains_head: whether the head is to be trained: it is drawn where the model has none that
-            fits. Else the model must bring its own.
+    A head that is to be trained is drawn where the model has none that fits; else the model must
+    bring its own.
 
     Raises:
         LpafError: the model or the task is unknown, the weights are damaged or not dense, the
@@ -112,9 +110,7 @@ def load_inputs(options: Options, *, trains_head: bool = True) -> Inputs:
         no_answer=options.task == "squad_v2",
     )
     kind, tokenizer = KINDS[task.kind], load_tokenizer(source)
-    positions, shapes, weight_bytes = _measure(
-        source, options, task.name, terms, tokenizer, trains_head
-    )
+    positions, shapes, weight_bytes = _measure(source, options, task.name, terms, tokenizer)
     classes = classes_of(source)
     held = task.validation
     if kind.validated is not None:
@@ -133,7 +129,7 @@ def load_inputs(options: Options, *, trains_head: bool = True) -> Inputs:
         terms,
         classes,
         order_by_name(classes, task.label_names),
-        trains_head,
+        options.trains_head,
         train,
         validation,
         test,
@@ -159,17 +155,12 @@ def hub_names(options: Options) -> list[str]:
 
 
 def _measure(
-    source: Path,
-    options: Options,
-    task: str,
-    terms: Terms,
-    tokenizer: Tokenizer,
-    trains_head: bool,
+    source: Path, options: Options, task: str, terms: Terms, tokenizer: Tokenizer
 ) -> tuple[int, list[tuple[int, int]], int]:
     kind = KINDS[terms.kind]
-    if not trains_head:
+    if not options.trains_head:
         require_head(source, task, kind.head, kind.outputs(terms))
-    model = _with_head(source, terms, trains_head, options.seed)
+    model = _with_head(source, terms, options.trains_head, options.seed)
     params = parameters(model)
     found = {} if records_of(model) else compressible(params)
     shapes = [(w.shape[0], w.shape[1]) for w in found.values()]

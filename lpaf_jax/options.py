@@ -154,6 +154,11 @@ class Options:
         return self.language_model or (self.task is not None and is_text(self.task))
 
     @property
+    def trains_head(self) -> bool:
+        """Whether the head of the task is trained, or the model brings its own."""
+        return True
+
+    @property
     def training(self) -> Training:
         """What every training stage is told."""
         return Training(**{name: getattr(self, name) for name in Training._fields})

@@ -51,7 +51,7 @@ from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import model_card, result_text, write_report
 from lpaf_jax.run import Run
 from lpaf_jax.settings import Settings, as_json, check, make_settings
-from lpaf_jax.stages import Context, FineTune, Prune
+from lpaf_jax.stages import Context, Prune
 from lpaf_jax.stages.base import Place
 from lpaf_jax.stages.prune import pruning_arrays
 from lpaf_jax.stages.trainer import layout_of
@@ -106,7 +106,7 @@ def run(settings: Settings) -> dict[str, Any]:
     progress = Progress(job.folder, settings.quiet)
     for name in hub_names(settings):  # the hub's client tries for a minute before it gives up
         progress.say(f"looking for {name} at the hub")
-    inputs = load_inputs(settings, trains_head=trains_head(settings))
+    inputs = load_inputs(settings)
     _check_ranks(settings, inputs)
     needs = _FOLDER_SIZE * inputs.weight_bytes
     with job.opened(fingerprint(inputs), needs), told_of_a_full_disk(job), closing(progress):
@@ -134,13 +134,6 @@ def run(settings: Settings) -> dict[str, Any]:
         finish(job, metrics)
         _LOG.info("finished\n%s", result_text(metrics))
     return metrics
-
-
-def trains_head(settings: Settings) -> bool:
-    """Whether the run trains the head of the task: a recipe may take the model as it is."""
-    return any(
-        isinstance(stage, FineTune) and stage.finetune_epochs > 0 for _, stage in settings.steps
-    )
 
 
 def plan(settings: Settings, inputs: Inputs) -> str:

@@ -12,7 +12,7 @@ from lpaf_jax.options import Options, check_options
 from lpaf_jax.ranges import demand_choice
 from lpaf_jax.recipes import Recipe, make_recipe
 from lpaf_jax.recipes.base import FINAL
-from lpaf_jax.stages import Factorize, Prune
+from lpaf_jax.stages import Factorize, FineTune, Prune
 from lpaf_jax.stages.prune import check_schedule
 
 # What a run takes where no recipe is named: with a task, and without one.
@@ -45,6 +45,11 @@ class Settings(Options):
     def value(self, name: str, default: Any = None) -> Any:
         """The setting `name` of the recipe, or the default where it has none of that name."""
         return self.method.settings().get(name, default)
+
+    @property
+    def trains_head(self) -> bool:
+        """See `Options`: a recipe may take the model as it is."""
+        return any(isinstance(s, FineTune) and s.finetune_epochs > 0 for _, s in self.steps)
 
     @property
     def trained(self) -> bool:

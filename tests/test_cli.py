@@ -18,9 +18,12 @@ from safetensors.numpy import load_file, save_file
 
 from lpaf_jax import __version__, stages
 from lpaf_jax.cli import main
+from lpaf_jax.options import Options
 from lpaf_jax.progress import Progress
+from lpaf_jax.recipes import RECIPES, make_recipe
 from lpaf_jax.report import cautions, model_card
-from lpaf_jax.settings import PRESETS, Settings
+from lpaf_jax.settings import PRESETS
+from lpaf_jax.stages import FineTune
 from tests.tiny import Tiny, cut_back, sentences, write_model, write_table
 
 ROOT = Path(__file__).parents[1]
@@ -224,10 +227,11 @@ def test_help_fits_a_terminal_and_names_every_option(
     assert "None" not in out
     assert "STR" not in out
     assert not re.search(r"--no-\w", out)
+    usual = make_recipe("lpaf").settings()
     if command == "compress":
-        for field in dataclasses.fields(Settings):
-            if field.name != "model":
-                assert f"--{field.name.replace('_', '-')}" in out
+        for name in [f.name for f in dataclasses.fields(Options)] + list(usual):
+            if name != "model":
+                assert f"--{name.replace('_', '-')}" in out
     else:
         assert "DIR" in out or command is None
 
@@ -245,15 +249,47 @@ def test_help_shows_the_defaults_of_the_preset(words: list[str], capsys: Capture
 def test_flags_left_out_have_the_values_of_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     from lpaf_jax import cli
 
-    found: list[Settings] = []
+    found: list[Any] = []
     monkeypatch.setattr(cli, "_compress", found.append)
     words = ["compress", "minilm", "--task", "sst2", "--out", "x", "--kept", "0.2"]
     for name, values in PRESETS.items():
-        assert main([*words, "--preset", name, "--without", "mixing", "prune"]) == 0
-        expected = Settings(model="minilm", task="sst2", out=Path("x"), preset=name)  # type: ignore[arg-type]
-        assert found.pop() == dataclasses.replace(
-            expected, **(values | {"kept": 0.2, "without": ("mixing", "prune")})
-        )
+        assert main([*words, "--preset", name]) == 0
+        given = dataclasses.asdict(found.pop())
+        expected = make_recipe("lpaf").settings() | values | {"kept": 0.2, "preset": name}
+        assert {key: given[key] for key in expected} == expected
+
+
+def test_the_options_are_those_of_the_recipe(capsys: Capture) -> None:
+    def told(*words: str) -> set[str]:
+        with pytest.raises(SystemExit):
+            main(["compress", *words, "--help"])
+        return set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))
+
+    paper, plain = told("--recipe", "lpaf"), told("--recipe", "svd-ft")
+    assert {"--kept", "--p-init", "--tune-lr", "--importance"} <= paper
+    assert paper - plain >= {"--kept", "--p-init", "--consistency", "--cooldown"}
+    assert plain - paper == set()
+
+
+def test_an_option_that_a_recipe_has_not_is_one_line(capsys: Capture) -> None:
+    words = ["compress", "m", "--task", "t", "--out", "o", "--recipe", "svd-ft"]
+    assert main([*words, "--kept", "0.3"]) == 2
+    told = is_one_clear_line(capsys.readouterr())
+    assert "recipe svd-ft has no option --kept" in told
+    assert main(["compress", "m", "--one-shot", "--calibration", "t.txt", "--out", "o"]) == 2
+    assert "--one-shot is gone" in is_one_clear_line(capsys.readouterr())
+    assert main(["compress", "m", "--task", "t", "--out", "o", "--recipe", "lpfa"]) == 2
+    assert "unknown recipe 'lpfa': choose one of lpaf" in is_one_clear_line(capsys.readouterr())
+
+
+def test_recipes_are_listed(capsys: Capture) -> None:
+    assert main(["recipes"]) == 0
+    table = capsys.readouterr().out
+    assert main(["recipes", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["recipes"].keys() == set(RECIPES)
+    for part in found.values():
+        assert all(name in table and text for name, text in part.items())
 
 
 def test_version(capsys: Capture) -> None:
@@ -355,7 +391,7 @@ def test_a_signal_ends_a_run_with_a_line(
         time.sleep(5)  # the handler ends it
         raise AssertionError("not stopped")
 
-    monkeypatch.setattr(stages, "finetune", stop)
+    monkeypatch.setattr(FineTune, "run", stop)
     before = signal.getsignal(signal.SIGTERM)
     # A shell starts its background jobs, and so perhaps these tests, with SIGINT ignored.
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -387,6 +423,6 @@ def test_a_defect_keeps_its_traceback(
     def broken(*_: Any) -> None:
         raise ValueError("a defect")
 
-    monkeypatch.setattr(stages, "finetune", broken)
+    monkeypatch.setattr(FineTune, "run", broken)
     with pytest.raises(ValueError, match="a defect"):
         main(tiny.arguments(tmp_path / "run"))

@@ -58,7 +58,7 @@ def taken(settings: Settings) -> Path:
     """The folder of the model after the first stage."""
     inputs, job = load_inputs(settings), Run(settings)
     with job.opened(fingerprint(inputs)):
-        pipeline.fine_tune(job, inputs, Progress(job.folder, quiet=True))
+        pipeline.do_step(job, inputs, Progress(job.folder, quiet=True), "dense")
     return job.stage("dense")
 
 

@@ -109,7 +109,7 @@ def first_words(
             pipeline.compress(**tiny.chosen(tmp_path / "run", quiet=False, **changes))
         return capsys.readouterr().err
 
-    monkeypatch.setattr(pipeline, "fine_tune", stop)
+    monkeypatch.setattr(pipeline, "do_step", stop)
     return run
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lpaf_jax import stages
 from lpaf_jax.data import load_task
 from lpaf_jax.errors import LpafError
 from lpaf_jax.inputs import about_length, counts, fingerprint, load_inputs
@@ -19,13 +18,10 @@ from lpaf_jax.kinds import KINDS
 from lpaf_jax.models import load_model, parameters, save_model
 from lpaf_jax.models.families import FAMILIES
 from lpaf_jax.pipeline import compress
-from lpaf_jax.progress import Progress
 from lpaf_jax.report import write_report
-from lpaf_jax.run import Run
 from lpaf_jax.serve import evaluate_file
 from lpaf_jax.settings import make_settings
-from lpaf_jax.train import Checkpoints
-from tests.tiny import HIDDEN, WORDS, Tiny, write_table, write_tokenizer
+from tests.tiny import HIDDEN, WORDS, Tiny, fine_tuned, write_table, write_tokenizer
 from tests.tiny_decoder import SHAPES, write_decoder
 from tests.tiny_tasks import WINDOW, graded, write_squad
 
@@ -109,7 +105,8 @@ def test_a_finished_run_of_any_kind_is_taken_as_it_is_and_its_page_is_the_same(
     copy = Path(shutil.copytree(folder, tmp_path / "run"))
     assert write_report(copy).read_bytes() == before
     chosen = read(folder, "settings.json")
-    chosen.pop("fingerprint")
+    for name in ("fingerprint", "steps"):
+        chosen.pop(name)
     assert compress(**chosen) == read(folder)
 
 
@@ -120,14 +117,12 @@ def test_a_tuned_model_of_spans_needs_no_training(
     data = {"task": "squad_v2", "data": chosen["data"], "length": WINDOW, "finetune_epochs": 0}
     source = asked_run / "stages" / "dense"
     settings = settings_of(tiny, tmp_path, model=source, **data)
-    quiet = Progress(tmp_path / "run", quiet=True)
-    checkpoints = Checkpoints(Run(settings).checkpoint("finetune"))
-    model = stages.finetune(settings, load_inputs(settings), quiet, checkpoints)
+    model = fine_tuned(settings)
     given = parameters(load_model(source))
     assert all((np.asarray(x) == given[path]).all() for path, x in parameters(model).items())
     bare = dataclasses.replace(settings, model=str(tiny.model))
     with pytest.raises(LpafError, match="has no head, and task squad_v2 needs a span head: fine-t"):
-        stages.finetune(bare, load_inputs(bare), quiet, checkpoints)
+        fine_tuned(bare)
 
 
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "gpt2", "llama"])
@@ -142,13 +137,11 @@ def test_the_classes_of_a_tuned_model_of_any_family_are_known_by_name(
     kind = FAMILIES[family]
     made: Any = kind.heads["classification"](kind.config(values), jax.random.key(0))
     settings = settings_of(tiny, tmp_path, model=source, finetune_epochs=0)
-    quiet = Progress(tmp_path / "run", quiet=True)
-    checkpoints = Checkpoints(Run(settings).checkpoint("finetune"))
     ids = np.arange(4, 12, dtype=np.int32)[None]
     logits = []
     for names in (["negative", "positive"], ["POSITIVE", "NEGATIVE"]):
         save_model(made, source, source=source, label_names=names, card="#\n")
-        found: Any = stages.finetune(settings, load_inputs(settings), quiet, checkpoints)
+        found = fine_tuned(settings)
         logits.append(np.asarray(found(ids)))
     assert np.abs(logits[0]).max() > 1e-4
     np.testing.assert_array_equal(logits[1], logits[0][:, ::-1])

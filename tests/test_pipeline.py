@@ -1,6 +1,5 @@
 """The whole job on a tiny model: what it leaves, what it does when run again, its ablations."""
 
-import dataclasses
 import importlib.metadata
 import json
 import os
@@ -17,13 +16,10 @@ from lpaf_jax import pipeline, stages
 from lpaf_jax.errors import LpafError
 from lpaf_jax.inputs import load_inputs
 from lpaf_jax.models import load_model, parameters
-from lpaf_jax.pipeline import choose_rank, compress
-from lpaf_jax.progress import Progress
-from lpaf_jax.run import Run
+from lpaf_jax.pipeline import compress, one_rank
 from lpaf_jax.serve import load_predictor
 from lpaf_jax.settings import make_settings
-from lpaf_jax.train import Checkpoints
-from tests.tiny import ENCODER, LAYERS, SIDES, Tiny, cut_back, weights
+from tests.tiny import ENCODER, LAYERS, SIDES, Tiny, cut_back, fine_tuned, weights
 
 STAGES = ["dense", "pruned", "factorized", "final"]
 # floor(p Σmn / Σ(m + n)) at p = 0.5, and what that rank keeps.
@@ -238,18 +234,20 @@ def test_a_run_killed_before_its_metrics_needs_no_training(
 @pytest.mark.parametrize(
     ("recipe", "chosen"),
     [
-        ("lpaf-without-step-1", {"without": ["prune"], "solver": "elementwise"}),
-        ("lpaf-without-step-2", {"without": ["weighting"]}),
-        ("lpaf-without-step-3", {"without": ["mixing"], "importance": "mask"}),
-        ("svd-ft", {"without": ["prune", "weighting", "mixing"], "importance": "magnitude"}),
+        ("lpaf-without-step-1", {"solver": "elementwise", "ridge": 0.01}),
+        ("lpaf-without-step-2", {}),
+        ("lpaf-without-step-3", {"importance": "adam"}),
+        ("svd-ft", {}),
     ],
 )
 def test_each_ablation_runs_on_the_stages_of_another_run(
     tiny: Tiny, finished: Path, tmp_path: Path, recipe: str, chosen: dict[str, Any]
 ) -> None:
-    metrics = compress(**tiny.chosen(tmp_path / "run", reuse=finished, **chosen))
+    given = tiny.chosen(tmp_path / "run", reuse=finished, recipe=recipe)
+    metrics = compress(**(given | chosen))
     assert metrics["recipe"] == recipe
-    present = [s for s in STAGES if s != "pruned" or "prune" not in chosen["without"]]
+    pruned = recipe not in ("lpaf-without-step-1", "svd-ft")
+    present = [s for s in STAGES if s != "pruned" or pruned]
     assert list(metrics["stages"]) == present
     whole = read(finished)["stages"]
     taken = {"dense", "pruned"} & set(present)
@@ -259,9 +257,9 @@ def test_each_ablation_runs_on_the_stages_of_another_run(
     assert metrics["encoder_params_ratio"] == pytest.approx(RATIO)
     assert metrics["stages"]["final"]["accuracy"] > 0.6
     logged = [row for row in log(tmp_path / "run") if row["stage"] == "tune" and "loss" in row]
-    assert ("p" in logged[0]) == ("mixing" not in chosen["without"])
+    assert ("p" in logged[0]) == (recipe not in ("lpaf-without-step-3", "svd-ft"))
     assert weights(tmp_path / "run") != weights(finished)
-    if "weighting" in chosen["without"]:
+    if recipe in ("lpaf-without-step-2", "svd-ft"):
         factors_are_a_plain_svd(tmp_path / "run")
 
 
@@ -283,7 +281,7 @@ def test_a_model_that_is_tuned_already_is_taken_as_it_is(
     tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:
     source = finished / "stages" / "dense"
-    changes = {"finetune_epochs": 0, "without": ["prune", "weighting", "mixing"]}
+    changes = {"finetune_epochs": 0, "recipe": "svd-ft"}
     metrics = compress(**tiny.chosen(tmp_path / "run", model=source, **changes))
     assert metrics["stages"]["dense"] == read(finished)["stages"]["dense"]
     kept = parameters(load_model(tmp_path / "run" / "stages" / "dense"))
@@ -298,15 +296,12 @@ def test_the_classes_of_a_tuned_model_are_known_by_name(
 ) -> None:
     source = Path(shutil.copytree(finished / "stages" / "dense", tmp_path / "model"))
     settings = make_settings(**tiny.chosen(tmp_path / "run", model=source, finetune_epochs=0))
-    job, quiet = Run(settings), Progress(tmp_path / "run", quiet=True)
 
     def head(names: list[str]) -> np.ndarray:
         config = json.loads((source / "config.json").read_text())
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         (source / "config.json").write_text(json.dumps(config))
-        checkpoints = Checkpoints(job.checkpoint("finetune"))
-        model: Any = stages.finetune(settings, load_inputs(settings), quiet, checkpoints)
-        return np.asarray(model.classifier.kernel[...])
+        return np.asarray(fine_tuned(settings).classifier.kernel[...])
 
     given = np.asarray(load_model(source).classifier.kernel[...])
     np.testing.assert_array_equal(head(["NEGATIVE", "POSITIVE"]), given)
@@ -323,10 +318,12 @@ def test_the_rank_is_the_largest_that_keeps_no_more_than_asked_for(tiny: Tiny) -
     settings = make_settings(**tiny.chosen(Path("unused")))
     inputs = load_inputs(settings)
     for params in (1.0, 0.5, 0.25, 0.16):
-        rank = choose_rank(dataclasses.replace(settings, params=params), inputs)
+        rank = one_rank(make_settings(**tiny.chosen(Path("unused"), params=params)), inputs)
         assert rank * SIDES <= params * ENCODER < (rank + 1) * SIDES
-    assert choose_rank(dataclasses.replace(settings, params=1e-6), inputs) == 1
-    assert choose_rank(dataclasses.replace(settings, rank=7, params=None), inputs) == 7
+    least = make_settings(**tiny.chosen(Path("unused"), params=1e-6))
+    assert one_rank(least, inputs) == 1
+    given = make_settings(**tiny.chosen(Path("unused"), rank=7, params=None))
+    assert one_rank(given, inputs) == 7
 
 
 @pytest.mark.parametrize(
@@ -350,7 +347,7 @@ def test_the_first_line_tells_the_share_that_is_reached(
     def stop(*_: Any) -> None:
         raise LpafError("enough")
 
-    monkeypatch.setattr(pipeline, "fine_tune", stop)
+    monkeypatch.setattr(pipeline, "do_step", stop)
     with pytest.raises(LpafError, match="enough"):
         compress(**tiny.chosen(tmp_path / "run", quiet=False, **chosen))
     first, *more = capsys.readouterr().err.splitlines()

@@ -100,10 +100,10 @@ def test_another_run_is_refused_with_what_differs(out: Path) -> None:
     whole_run(settings(out, seed=0))
     before = contents(out)
     with pytest.raises(LpafError) as caught:
-        Run(settings(out, seed=1, without=["prune"]))
+        Run(settings(out, seed=1, recipe="svd-ft"))
     message = str(caught.value)
     assert "seed 0 there, 1 now" in message
-    assert "without [] there, ['prune'] now" in message
+    assert "recipe 'lpaf' there, 'svd-ft' now" in message
     assert "--force" in message
     assert "params" not in message
     assert "\n" not in message
@@ -285,7 +285,8 @@ def test_a_stage_is_done_once_it_is_whole(out: Path) -> None:
 
 def test_finished_stages_of_the_same_settings_are_taken_over(out: Path) -> None:
     other = whole_run(settings(out / "a"))
-    run = begin(settings(out / "b", params=0.2, tune_epochs=1, without=["mixing"], reuse=out / "a"))
+    again = {"params": 0.2, "tune_epochs": 1, "recipe": "lpaf-without-step-3"}
+    run = begin(settings(out / "b", reuse=out / "a", **again))
     for name in ("dense", "pruned"):
         assert not run.is_done(name)
         assert run.take_over(name) is None
@@ -309,7 +310,7 @@ def test_finished_stages_of_the_same_settings_are_taken_over(out: Path) -> None:
         ({"kept": 0.4, "prune_lr": 1e-3}, None, "kept, prune_lr"),
         ({"criterion": "magnitude"}, None, "criterion"),
         ({"cooldown": 0.2}, None, "cooldown"),
-        ({"rank": 3, "solver": "none", "p_init": 0.1, "tune_lr": 1e-3}, None, None),
+        ({"rank": 3, "solver": "column", "p_init": 0.1, "tune_lr": 1e-3}, None, None),
     ],
 )
 def test_stages_of_other_settings_are_not_taken_over(

@@ -18,6 +18,7 @@ from tokenizers.processors import TemplateProcessing
 
 from lpaf_jax.options import Options
 from lpaf_jax.recipes import Recipe, make_recipe
+from lpaf_jax.settings import Settings
 
 GOOD = ["bright", "clever", "funny", "lovely", "moving", "superb", "tender", "warm"]
 BAD = ["awful", "boring", "clumsy", "dull", "empty", "flat", "stale", "weak"]
@@ -196,6 +197,24 @@ def cut_back(finished: Path, folder: Path, *without: str) -> Path:
     for stage in without:
         shutil.rmtree(folder / ("model" if stage == "final" else f"stages/{stage}"))
     return folder
+
+
+def fine_tuned(settings: Settings) -> Any:
+    """The model that the first stage of a run leaves, without the run around it."""
+    from lpaf_jax.inputs import load_inputs
+    from lpaf_jax.progress import Progress
+    from lpaf_jax.run import Run
+    from lpaf_jax.stages import Context
+    from lpaf_jax.train import Checkpoints
+
+    job, inputs = Run(settings), load_inputs(settings)
+    progress = Progress(job.folder, quiet=True)
+
+    def checkpoints(part: str) -> Checkpoints:
+        return Checkpoints(job.checkpoint(part))
+
+    context = Context(inputs, settings.training, progress, (), checkpoints)
+    return settings.steps[0][1].run(context)[0]
 
 
 def weights(folder: Path) -> bytes:
