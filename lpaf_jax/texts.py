@@ -75,6 +75,8 @@ def run_text(settings: Settings) -> dict[str, Any]:
     judged = calibration[:_JUDGED] if held_out is None else held_out
     needs = 2 * sum(file.stat().st_size for file in weight_files(source.folder))
     mark = _fingerprint(source, calibration, held_out)
+    if not (job.folder / "metrics.json").is_file():
+        source.check_finite()  # before the folder is made
     with job.opened(mark, needs), told_of_a_full_disk(job), closing(progress):
         metrics = job.finished()
         if metrics is not None:
@@ -83,7 +85,6 @@ def run_text(settings: Settings) -> dict[str, Any]:
                 write_report(job.folder)
             progress.say(f"{job.folder} is finished; there is nothing left to do")
             return metrics
-        source.check_finite()
         _announce(settings, source, calibration, progress)
         store = Store(job.checkpoint("blocks"))
         outcome = compress_decoder(

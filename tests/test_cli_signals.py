@@ -53,14 +53,14 @@ sys.argv = ["lpaf", *sys.argv[3:]]
 sys.exit(cli.main())
 """
 _TRAINED = "compress minilm --task sst2 --out x"
-_ONE_SHOT = "compress m --one-shot --calibration c.txt --out x"
+_UNTRAINED = "compress m --calibration c.txt --out x"
 _AGAIN = "; run the same command again to go on"
 
 
 @pytest.mark.parametrize(
     ("command", "number", "second", "code", "told"),
     [
-        (_ONE_SHOT, signal.SIGINT, "none", 130, f"interrupted{_AGAIN}"),
+        (_UNTRAINED, signal.SIGINT, "none", 130, f"interrupted{_AGAIN}"),
         (_TRAINED, signal.SIGINT, "cleaning", 130, f"interrupted{_AGAIN}"),
         (_TRAINED, signal.SIGTERM, "none", 143, f"terminated{_AGAIN}"),
         (_TRAINED, signal.SIGINT, "lost", 130, f"interrupted{_AGAIN}"),

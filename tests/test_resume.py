@@ -14,10 +14,11 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-from lpaf_jax import pipeline, stages
+from lpaf_jax import pipeline, train
 from lpaf_jax.errors import LpafError
 from lpaf_jax.models import checkpoint
 from lpaf_jax.pipeline import compress
+from lpaf_jax.stages import FineTune, Prune
 from lpaf_jax.train import Checkpoints, Stopwatch
 from tests.tiny import Tiny, cut_back, weights
 
@@ -163,7 +164,7 @@ def test_a_stage_that_diverges_stops_and_what_stood_before_it_serves(
     tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = cut_back(finished, tmp_path / "run", "pruned", "factorized", "final")
-    plain = stages.task_loss
+    plain = train.task_loss
 
     def breaks_down(forward: Any, objective: Any) -> Any:
         def loss(params: Any, fixed: Any, batch: Any, keys: Any, step: Any) -> Any:
@@ -176,7 +177,7 @@ def test_a_stage_that_diverges_stops_and_what_stood_before_it_serves(
     long.go_on_after(5000.0)
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "Stopwatch", lambda: long)
-        patch.setattr(stages, "task_loss", breaks_down)
+        patch.setattr(train, "task_loss", breaks_down)
         with pytest.raises(LpafError, match=r"^stage prune: .* at step 15 of 28"):
             compress(**tiny.chosen(run))
     assert {p.name for p in (run / "stages").iterdir()} == {"dense"}
@@ -204,7 +205,7 @@ def test_a_full_disk_costs_the_stage_at_work_and_no_other(
             compress(**tiny.chosen(run))
     assert "\n" not in str(caught.value)
     assert sorted(p.name for p in (run / "stages").iterdir()) == ["dense", "pruned"]
-    for done in ("finetune", "prune_weights"):
-        monkeypatch.delattr(stages, done)
+    for done in (FineTune, Prune):
+        monkeypatch.setattr(done, "run", None)
     compress(**tiny.chosen(run))
     is_as_unbroken(run, finished)

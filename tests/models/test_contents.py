@@ -206,9 +206,9 @@ def test_lost_layers_are_not_counted_as_compression(tmp_path):
         values = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(values | {"num_hidden_layers": 2}))
         out = tmp_path / f"run{layers}"
-        words = ["--one-shot", "--calibration", str(text), "--samples", "4", "--quiet"]
+        words = ["--calibration", str(text), "--samples", "4", "--quiet"]
         assert main(["compress", str(folder), *words, "--out", str(out)]) == 0
-        found.append(json.loads((out / "one_shot.json").read_text())["bytes_on_disk"])
+        found.append(json.loads((out / "metrics.json").read_text())["bytes_on_disk"])
     source = DecoderOnDisk(tmp_path / "m2")
     tensors = load_file(tmp_path / "m2" / "model.safetensors")
     copies = {f"module.{name}": x for name, x in tensors.items()}
@@ -305,7 +305,7 @@ class TestBeforeTheFirstBlock:
         ],
     )
     @pytest.mark.parametrize("kind", ["NaN", "infinity", "codes", "shape"])
-    def test_one_shot_refuses(self, tmp_path, capsys, name, kind):
+    def test_a_run_without_a_task_refuses(self, tmp_path, capsys, name, kind):
         folder = write_decoder(tmp_path / "m", "llama", tie_word_embeddings=False)
         tensors = load_file(folder / "model.safetensors")
         if kind == "codes":
@@ -316,7 +316,7 @@ class TestBeforeTheFirstBlock:
             tensors[name].flat[-1] = np.nan if kind == "NaN" else np.inf
         save_file(tensors, folder / "model.safetensors")
         text = write_text(tmp_path / "text.txt", 200, seed=0)
-        words = ["--one-shot", "--calibration", str(text), "--out", str(tmp_path / "run")]
+        words = ["--calibration", str(text), "--out", str(tmp_path / "run")]
         assert main(["compress", str(folder), *words]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert f"tensor {name} " in line
