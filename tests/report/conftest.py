@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lpaf_jax.outcome import about, describe
 from lpaf_jax.report import write_report
+from lpaf_jax.settings import make_settings
 
 KINDS = (
     ("attention.self.query", (384, 384)),
@@ -42,12 +44,81 @@ def synthetic_timing(median: float) -> dict[str, float]:
     return {"median": median, "min": 0.96 * median, "max": 1.09 * median}
 
 
+def told(metric: str = "accuracy", ranks: Any = None, **chosen: Any) -> dict[str, Any]:
+    """What the stages of a run with these settings say, and its recipe."""
+    settings = make_settings("minilm", out="run", **({"task": "rotten_tomatoes"} | chosen))
+    return {
+        "described": describe(settings, metric, {"all": 128} if ranks is None else ranks),
+        "recipe": settings.method.name,
+        "about": about(settings.method),
+    }
+
+
+def without_pruning(metrics: dict[str, Any], recipe: str = "lpaf-without-step-1") -> dict[str, Any]:
+    """The same run by a recipe that does not prune."""
+    stages = {name: of for name, of in metrics["stages"].items() if name != "pruned"}
+    return metrics | told(recipe=recipe) | {"stages": stages}
+
+
+def synthetic_text_metrics(held_out: bool = True) -> dict[str, Any]:
+    """A whole synthetic run of a decoder by a text, without a task."""
+    shapes = {"attn.c_attn": (768, 2304), "attn.c_proj": (768, 768), "mlp.c_fc": (768, 3072)}
+    cuts = [
+        {
+            "path": f"transformer.h.{layer}.{kind}",
+            "shape": list(shape),
+            "rank": None if (kind, layer) == ("attn.c_proj", 0) else 384 + 32 * layer,
+            "error": 0.01 * (1 + layer),
+        }
+        for layer in range(6)
+        for kind, shape in shapes.items()
+    ]
+    settings = {
+        "model": "/models/distilgpt2",
+        "task": None,
+        "calibration": "texts/wiki.txt",
+        "held_out": "texts/news.txt" if held_out else None,
+        "params": 0.8,
+    }
+    ranks = {cut["path"]: cut["rank"] for cut in cuts if cut["rank"] is not None}
+    return {
+        "model": "/models/distilgpt2",
+        "task": None,
+        "kind": "language",
+        "family": "gpt2",
+        "metrics": ["perplexity"],
+        **told("perplexity", ranks, task=None, calibration="texts/wiki.txt"),
+        "stages": {"dense": {"perplexity": 48.8}, "final": {"perplexity": 61.0}},
+        "retained": None,
+        "rank": None,
+        "ranks": ranks,
+        "encoder_params_ratio": 0.8,
+        "total_params_ratio": 0.896,
+        "params": {
+            "dense": {"encoder": 42467328, "total": 81912576},
+            "final": {"encoder": 33973862, "total": 73419110},
+        },
+        "bytes_on_disk": {"dense": 327674773, "final": 293690000},
+        "length": 512,
+        "output_energy_lost": 0.035,
+        "matrices": cuts,
+        "seconds": {"final": 93.4, "total": 93.4},
+        "peak_memory_bytes": 1310000000,
+        "data": {"calibration_tokens": 65536, "judged_tokens": 32768 if held_out else 4096},
+        "judged_by": "held-out text" if held_out else "calibration text",
+        "settings": settings,
+        "versions": {"python": "3.11.7", "jax": "0.10.2", "flax": "0.12.8"},
+        "seed": 0,
+        "finished": "2026-01-02T03:04:05Z",
+    }
+
+
 def synthetic_metrics() -> dict[str, Any]:
     """A whole synthetic run of the main recipe at half the compressible weights."""
     return {
         "model": "minilm",
         "task": "rotten_tomatoes",
-        "recipe": "lpaf",
+        **told(preset="quick"),
         "stages": {
             "dense": synthetic_stage(1387),
             "pruned": synthetic_stage(1379),
@@ -57,6 +128,7 @@ def synthetic_metrics() -> dict[str, Any]:
         "retained": 1367 / 1387,
         "paired": {"dense_only": 74, "final_only": 54, "p": 0.0926},
         "rank": 128,
+        "ranks": {"all": 128},
         "encoder_params_ratio": 0.5,
         "total_params_ratio": 0.7656,
         "params": {
@@ -89,7 +161,6 @@ def synthetic_metrics() -> dict[str, Any]:
             "solver": "row",
             "importance": "score",
             "criterion": "first-order",
-            "without": [],
             "kept": 0.25,
             "mask_every": 10,
             "finetune_epochs": 2.0,
@@ -204,6 +275,11 @@ def lay_out(folder: Path, metrics: Any, analysis: Any = None, log: Any = None) -
 @pytest.fixture
 def metrics() -> dict[str, Any]:
     return synthetic_metrics()
+
+
+@pytest.fixture(params=[True, False], ids=["held-out", "calibration"])
+def text_metrics(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return synthetic_text_metrics(request.param)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from lpaf_jax.report import cautions, model_card, summary_line
 from lpaf_jax.report.logs import Phase
 from lpaf_jax.report.measures import MEASURES
 from lpaf_jax.report.words import validation_and_test, verdicts
-from tests.report.conftest import lay_out
+from tests.report.conftest import lay_out, told
 from tests.report.test_html import page_of
 from tests.report.test_kinds import printed
 
@@ -69,7 +69,7 @@ def test_the_page_and_the_card_speak_of_windows(metrics, tmp_path):
     page = page_of(lay_out(tmp_path, run)).text
     assert "Perplexity is on 100 test windows of 128 tokens that were used for nothing" in page
     assert "The further down and to the left, the better." in page
-    assert "perplexity usually rises here, to be brought down again in the last stage" in page
+    assert "the model is usually worse here, to be mended in the next stage" in page
     assert "negative log-probability" in page
     card = model_card(run)
     assert json.dumps("text-generation") in card
@@ -81,6 +81,7 @@ def test_the_page_and_the_card_speak_of_windows(metrics, tmp_path):
     early = model_card(
         {"model": "m", "task": "story", "stage": "dense", "kind": "language"}
         | {"metrics": ["perplexity"], "settings": run["settings"]}
+        | told("perplexity", task="story.txt")
     )
     assert 'Path("TEXT.txt"), stage="dense")' in early
 

@@ -27,7 +27,7 @@ def test_accuracy_against_size_puts_each_stage_where_it_belongs(metrics, labels,
     svg = plots.score_against_size(metrics, narrow)
     at = {
         stage: next(p for style, p in points(svg).items() if f"fill: {colour}" in style)
-        for stage, colour in plots._STAGE_COLOURS.items()
+        for stage, (colour, _) in plots._LOOKS.items()
     }
     ticks = labels(svg)
     for stage, size in (("dense", 100), ("pruned", 100), ("factorized", 50), ("final", 50)):
@@ -50,11 +50,11 @@ def test_labels_of_equally_accurate_stages_do_not_cover_each_other(metrics, stag
     assert abs(at["Factorized 76.2 %"][1] - at["Final 76.2 %"][1]) > 12
 
 
-def test_no_end_of_a_loss_curve_is_a_single_batch(log):
+def test_no_end_of_a_loss_curve_is_a_single_batch(metrics, log):
     rows = [row for row in log if row["stage"] == "prune" and "loss" in row]
     rows.append(rows[-1] | {"step": rows[-1]["step"] + 2, "loss": 9.0})
     phase = Phase([(row["step"], row["loss"]) for row in rows], [(9, 0.5)], [], [])
-    svg = plots.training_curves({"prune": phase})
+    svg = plots.training_curves(metrics, {"prune": phase})
     pale, strong = (
         [float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", path)]
         for path in re.findall(rf'<path d="([^"]*)"[^>]*stroke: {BLUE};', svg)[:2]
