@@ -1,15 +1,17 @@
 """Second moments of the gradients at the outputs of layers, and the metric of two sides."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
 from lpaf_jax.importance.activations import Moment
 from lpaf_jax.importance.base import Importance, Subject, Weighting, register_importance
+from lpaf_jax.linalg.scaling import exponent, shift, to_unit
 from lpaf_jax.models.compressible import compressible_layers
 from lpaf_jax.models.functional import (
     Batch,
@@ -23,6 +25,9 @@ from lpaf_jax.models.functional import (
 # Shares of the mean diagonal that are mixed into the moments: they come from few tokens, and the
 # gradients of most tokens of a classifier are near 0.
 SHRINK_INPUTS, SHRINK_GRADIENTS = 0.02, 0.1
+
+# Exponents: of no gradient at all, and of those whose squares float32 holds with room to spare.
+_LEAST, _ROOM = -200, 30
 
 
 class _Probed(nnx.Module):
@@ -43,19 +48,24 @@ def gradient_moments(
     loss: Callable[[Array, Batch], Array],
     paths: Sequence[str] | None = None,
 ) -> Params:
-    """`G = 1/N Σ_t gₜᵀ gₜ` of the output y of every compressible layer, g = ∂(Σ losses)/∂y.
+    """`G = 1/N Σ_n Σ_t gₙₜᵀ gₙₜ`, gₙₜ = ∂Lₙ/∂yₙₜ, y the output of a compressible layer.
 
-    g is the gradient of the summed loss of all rows, so that it does not depend on the size of a
-    batch; the sum runs over all tokens t, and N is the number of rows of weight above 0.
+    Lₙ is the loss of row n alone, t runs over all of its tokens, and N is the number of rows that
+    count. So neither the size of a batch nor what else is in it changes anything. A loss that is a
+    mean over tokens, as that of the next token, is here the mean over those of its own row: a text
+    counts as much as any other, however long it is.
 
     Args:
         model: left as it is; dropout is off.
-        batches: of inputs and labels; padding has no gradient, rows of weight 0 have none.
-        loss: of outputs and batch, a mean over its rows by weight.
+        batches: of inputs and labels; padding has no gradient. Rows whose `weight` is 0, at every
+            token where each has its own, are not counted.
+        loss: of outputs and batch, a mean by weight, over rows or over tokens.
         paths: of layers; all compressible ones unless given.
 
     Returns:
-        by path of the layer, (n, n) in float32.
+        by path of the layer, (n, n) in float32. Where the largest gradient g lies so far from 1 that
+        its square would leave float32, all are divided by the square of one power of two near g:
+        what they are to each other stays.
 
     Raises:
         ValueError: no row of weight above 0.
@@ -68,37 +78,70 @@ def gradient_moments(
     """
     graphdef, state = nnx.split(model)
     chosen = list(compressible_layers(parameters(model)) if paths is None else paths)
-    exact = jax.lax.Precision.HIGHEST
+
+    def alone(output: Array, row: Batch) -> Array:
+        return loss(output[None], {name: x[None] for name, x in row.items()})
 
     @jax.jit
-    def add(sums: Params, state: Any, batch: Batch) -> Params:
-        rows = jnp.sum(batch["weight"] > 0) if batch["weight"].ndim == 1 else len(batch["weight"])
-
+    def add(sums: _Sums, state: Any, batch: Batch, counted: Array) -> _Sums:
         def value(probes: Params) -> Array:
             fresh: Any = nnx.merge(graphdef, state)
             for path in chosen:
                 replace_layer(fresh, path, _Probed(layer_at(fresh, path), probes[path]))
             outputs = fresh(**inputs_of(batch)).astype(jnp.float32)
-            return loss(outputs, batch) * rows
+            # A row that only fills up needs a loss, too: its gradient is dropped below.
+            weight = batch["weight"]
+            rows = counted.reshape(-1, *[1] * (weight.ndim - 1))
+            return jnp.sum(jax.vmap(alone)(outputs, {**batch, "weight": jnp.where(rows, weight, 1)}))
 
         shape = batch["input_ids"].shape
-        probes = {path: jnp.zeros((*shape, n), jnp.float32) for path, n in widths.items()}
-        found = jax.grad(value)(probes)
-        flat = {path: g.reshape(-1, g.shape[-1]) for path, g in found.items()}
-        return {path: sums[path] + jnp.matmul(g.T, g, precision=exact) for path, g in flat.items()}
+        found = jax.grad(value)({p: jnp.zeros((*shape, n), jnp.float32) for p, n in widths.items()})
+        return sums.with_gradients(
+            {path: jnp.where(counted[:, None, None], g, 0) for path, g in found.items()}
+        )
 
     params = parameters(model)
     widths = {path: _width(params, path) for path in chosen}
-    sums = {path: jnp.zeros((n, n), jnp.float32) for path, n in widths.items()}
+    sums = _Sums.none(widths)
     count = 0
     for batch in batches:
-        sums = add(sums, state, dict(batch))
-        count += (
-            int((batch["weight"] > 0).sum()) if batch["weight"].ndim == 1 else len(batch["weight"])
-        )
+        counted = (np.asarray(batch["weight"]) > 0).reshape(len(batch["weight"]), -1).any(1)
+        sums = add(sums, state, dict(batch), counted)
+        count += int(counted.sum())
     if count == 0:
         raise ValueError("no example to take a gradient of")
-    return {path: total / count for path, total in sums.items()}
+    return sums.means(count)
+
+
+class _Sums(NamedTuple):
+    """`Σ gᵀg / 4^unit` by path: `unit` is that of the largest gradient yet.
+
+    Gradients of a model that has learnt its task may be 1e-25, whose squares float32 does not hold.
+    """
+
+    squares: Params
+    unit: Array
+
+    @staticmethod
+    def none(widths: Mapping[str, int]) -> "_Sums":
+        squares = {path: jnp.zeros((n, n), jnp.float32) for path, n in widths.items()}
+        return _Sums(squares, jnp.int32(_LEAST))
+
+    def with_gradients(self, found: Params) -> "_Sums":
+        largest = jnp.stack([jnp.abs(g).max() for g in found.values()])
+        unit = jnp.maximum(self.unit, jnp.where(largest.max() > 0, exponent(largest), _LEAST))
+        exact = jax.lax.Precision.HIGHEST
+
+        def added(square: Array, g: Array) -> Array:
+            flat = to_unit(g, unit).reshape(-1, g.shape[-1])
+            return shift(square, 2 * (self.unit - unit)) + jnp.matmul(flat.T, flat, precision=exact)
+
+        return _Sums({p: added(self.squares[p], g) for p, g in found.items()}, unit)
+
+    def means(self, count: int) -> Params:
+        near = -_ROOM <= int(self.unit) <= _ROOM
+        back = 2 * self.unit if near else jnp.int32(0)
+        return {path: shift(square / count, back) for path, square in self.squares.items()}
 
 
 def _width(params: Params, path: str) -> int:

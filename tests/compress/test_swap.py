@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lpaf_jax.compress import to_low_rank, to_mixed
+from lpaf_jax.compress import Solution, low_rank_factors, to_low_rank, to_mixed
+from lpaf_jax.errors import LpafError
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import (
     BertClassifier,
     BertConfig,
+    Linear,
     MixedLinear,
     as_function,
     compressible_layers,
@@ -76,6 +78,10 @@ def truncated(w: np.ndarray, rank: int) -> LowRank:
     return LowRank(jnp.asarray(u[:, :rank] * s[:rank]), jnp.asarray(vt[:rank]))
 
 
+def solutions(factors: dict[str, LowRank]) -> dict[str, Solution]:
+    return {path: Solution(pair) for path, pair in factors.items()}
+
+
 @pytest.fixture(scope="module")
 def small(kernels: dict[str, np.ndarray]) -> dict[str, LowRank]:
     return {path: truncated(w, 3) for path, w in kernels.items()}
@@ -98,7 +104,7 @@ def mixed(
 @pytest.fixture(scope="module")
 def low_rank(dense: BertClassifier, small: dict[str, LowRank]) -> BertClassifier:
     model = nnx.clone(dense)
-    to_low_rank(model, small)
+    to_low_rank(model, solutions(small))
     return model
 
 
@@ -112,7 +118,8 @@ def test_full_rank_factors_give_the_dense_model(
 ) -> None:
     model = nnx.clone(dense)
     expected = np.asarray(dense_forward(parameters(model), {}, BATCH))
-    to_low_rank(model, {path: truncated(w, min(w.shape)) for path, w in kernels.items()})
+    whole = {path: truncated(w, min(w.shape)) for path, w in kernels.items()}
+    to_low_rank(model, solutions(whole))
     np.testing.assert_allclose(logits(model), expected, atol=1e-4)
 
 
@@ -172,10 +179,35 @@ def test_without_masks_the_dense_kernel_is_whole(
 
 def test_only_dense_layers_are_swapped(low_rank: BertClassifier, small: dict[str, LowRank]) -> None:
     with pytest.raises(TypeError, match="LowRankLinear, not a dense"):
-        to_low_rank(low_rank, small)
+        to_low_rank(low_rank, solutions(small))
     with pytest.raises(TypeError, match="LowRankLinear, not a dense"):
         to_mixed(low_rank, small, {})
     assert not any(isinstance(m, MixedLinear) for _, m in nnx.iter_modules(low_rank))
+
+
+def test_a_solution_may_move_the_bias(dense: BertClassifier, small: dict[str, LowRank]) -> None:
+    model, path = nnx.clone(dense), next(iter(small))
+    change = jnp.arange(small[path].b.shape[1], dtype=jnp.float32)
+    to_low_rank(model, {path: Solution(small[path], change)})
+    name = path.replace(".kernel", ".bias")
+    before, after = parameters(dense), parameters(model)
+    np.testing.assert_allclose(after.pop(name), before.pop(name) + change, rtol=1e-6)
+    for other in before.keys() & after.keys():
+        np.testing.assert_array_equal(after[other], before[other])
+    assert list(low_rank_factors(model)) == [path]
+
+
+def test_a_layer_without_a_bias_has_none_to_move() -> None:
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            self.dense = Linear(jnp.ones((4, 3)), None)
+
+    model = Model()
+    pair = LowRank(jnp.ones((4, 1)), jnp.ones((1, 3)))
+    with pytest.raises(LpafError, match="dense has no bias, and this method moves it: take"):
+        to_low_rank(model, {"dense.kernel": Solution(pair, jnp.zeros(3))})
+    to_low_rank(model, {"dense.kernel": Solution(pair)})
+    assert parameters(model).keys() == {"dense.a", "dense.b"}
 
 
 def test_training_the_factors_alone_computes_no_dense_matrix(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lpaf_jax.compress.swap import to_low_rank
+from lpaf_jax.compress import Solution, to_low_rank
 from lpaf_jax.importance import activation_moments
 from lpaf_jax.linalg import svd
 from lpaf_jax.models import compressible, load_model, parameters
@@ -60,9 +60,10 @@ def test_is_the_mean_over_real_tokens_of_outer_products(model: Any) -> None:
     for i in range(LAYERS):
         expected, count = mean_of_outer_products(iter(rows[i]))
         for name in ("query", "key", "value"):
-            moment, counted = found[f"{LAYER}.{i}.attention.self.{name}"]
+            second, mean, counted = found[f"{LAYER}.{i}.attention.self.{name}"]
             assert counted == count == 11 + 9
-            np.testing.assert_allclose(moment, expected, rtol=2e-5, atol=1e-6)
+            np.testing.assert_allclose(second, expected, rtol=2e-5, atol=1e-6)
+            np.testing.assert_allclose(mean, np.mean(rows[i], axis=0), rtol=2e-5, atol=1e-6)
 
 
 def test_every_layer_has_the_moment_of_what_pytorch_gives_it(model: Any, tiny: Tiny) -> None:
@@ -95,8 +96,9 @@ def test_every_layer_has_the_moment_of_what_pytorch_gives_it(model: Any, tiny: T
             *("attention.self.value", "intermediate.dense", "output.dense"),
         )
     ]
-    for path, (moment, count) in found.items():
+    for path, (moment, mean, count) in found.items():
         expected, number = mean_of_outer_products(iter(rows[path]))
+        np.testing.assert_allclose(mean, np.mean(rows[path], axis=0), rtol=3e-5, atol=2e-6)
         assert count == number
         side = INNER if path.endswith("output.dense") and "attention" not in path else HIDDEN
         assert moment.shape == (side, side)
@@ -107,10 +109,10 @@ def test_every_layer_has_the_moment_of_what_pytorch_gives_it(model: Any, tiny: T
 def test_layers_with_one_input_share_one_sum(model: Any) -> None:
     found = activation_moments(model, batches())
     query, key, value = (
-        found[f"{LAYER}.1.attention.self.{name}"][0] for name in ("query", "key", "value")
+        found[f"{LAYER}.1.attention.self.{name}"].second for name in ("query", "key", "value")
     )
     assert query is key is value
-    distinct = {id(moment) for moment, _ in found.values()}
+    distinct = {id(moment.second) for moment in found.values()}
     assert len(distinct) == 4 * LAYERS  # of q, k and v; attention output; two of feed-forward
 
 
@@ -126,10 +128,11 @@ def test_the_model_stays_as_it_was(model: Any) -> None:
 def test_a_factorized_model_is_seen_too(model: Any, tiny: Tiny) -> None:
     factorized = load_model(tiny.model, num_labels=2)
     kernels = compressible(parameters(factorized))
-    to_low_rank(factorized, {path: svd(w, min(w.shape)) for path, w in kernels.items()})
+    to_low_rank(factorized, {p: Solution(svd(w, min(w.shape))) for p, w in kernels.items()})
     expected = activation_moments(model, batches())
-    for path, (moment, _) in activation_moments(factorized, batches()).items():
-        np.testing.assert_allclose(moment, expected[path][0], rtol=1e-3, atol=1e-4)
+    for path, moment in activation_moments(factorized, batches()).items():
+        for found, whole in zip(moment, expected[path], strict=True):
+            np.testing.assert_allclose(found, whole, rtol=1e-3, atol=1e-4)
 
 
 def test_each_shape_of_batch_is_compiled_once(model: Any) -> None:
