@@ -63,9 +63,9 @@ def gradient_moments(
         paths: of layers; all compressible ones unless given.
 
     Returns:
-        by path of the layer, (n, n) in float32. Where the largest gradient g lies so far from 1 that
-        its square would leave float32, all are divided by the square of one power of two near g:
-        what they are to each other stays.
+        by path of the layer, (n, n) in float32. Where the largest gradient g lies so far from 1
+        that its square would leave float32, all are divided by the square of one power of two near
+        g: what they are to each other stays.
 
     Raises:
         ValueError: no row of weight above 0.
@@ -92,7 +92,9 @@ def gradient_moments(
             # A row that only fills up needs a loss, too: its gradient is dropped below.
             weight = batch["weight"]
             rows = counted.reshape(-1, *[1] * (weight.ndim - 1))
-            return jnp.sum(jax.vmap(alone)(outputs, {**batch, "weight": jnp.where(rows, weight, 1)}))
+            return jnp.sum(
+                jax.vmap(alone)(outputs, {**batch, "weight": jnp.where(rows, weight, 1)})
+            )
 
         shape = batch["input_ids"].shape
         found = jax.grad(value)({p: jnp.zeros((*shape, n), jnp.float32) for p, n in widths.items()})

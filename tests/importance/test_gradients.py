@@ -1,6 +1,6 @@
 """Moments of output gradients against one gradient after the other, on a tiny encoder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,9 @@ def test_the_model_stays_as_it_was_and_is_traced_once(case: Case) -> None:
         patch.setattr(type(case.model), "__call__", counted)
         case.found(part(case.batch, 0, 1), part(case.batch, 2, 3), part(case.batch, 4, 1))
     assert traced == [(2, LENGTH)]
-    assert all(layer is layer_at(case.model, p) for layer, p in zip(layers, case.paths, strict=True))
+    assert all(
+        layer is layer_at(case.model, p) for layer, p in zip(layers, case.paths, strict=True)
+    )
     after = parameters(case.model)
     assert list(after) == list(before)
     for path, x in after.items():

@@ -14,7 +14,7 @@ from lpaf_jax.report.markup import el
 from lpaf_jax.report.prose import explanations
 from lpaf_jax.report.sections import matrices
 from lpaf_jax.report.svg import BLUE, ORANGE, svg
-from tests.report.conftest import told, without_pruning
+from tests.report.conftest import without_pruning
 
 VOID = {"meta", "br", "path", "use", "image"}
 NASTY = "\"><script>alert('x')</script> & $x_1$"
