@@ -115,7 +115,7 @@ RECIPES: Registry[Maker] = Registry("recipe")
 def register(name: str) -> Callable[[Maker], Maker]:
     """Decorator of a function that makes a recipe: it is then known as `--recipe NAME`.
 
-    The first line of its docstring is what `lpaf recipes` says of it.
+    Its docstring is what `lpaf recipes` and the pages say of it: the problem, and the source.
     """
 
     def known(make: Maker) -> Maker:
@@ -125,9 +125,9 @@ def register(name: str) -> Callable[[Maker], Maker]:
 
 
 def summary(name: str) -> str:
-    """What a registered recipe says of itself, on one line."""
+    """What a registered recipe says of itself, as one paragraph."""
     text = inspect.getdoc(RECIPES[name]) or ""
-    return " ".join(text.partition("\n\n")[0].split())
+    return " ".join(text.split())
 
 
 def make_recipe(name: str) -> Recipe:

@@ -1,26 +1,32 @@
 """Factorizing many matrices is factorizing each."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lpaf_jax.compress import SOLVERS, factorize
 from lpaf_jax.errors import LpafError
-from lpaf_jax.importance import importance
+from lpaf_jax.importance import IMPORTANCES, Subject, measure
 from lpaf_jax.linalg import LowRank, svd, weighted_als, weighted_svd
 
 RANK, FLOOR = 2, 0.1
 ALONE: dict[str, Callable[..., LowRank]] = {
     "row": lambda w, i: weighted_svd(w, i, RANK, sharing="row"),
+    "column": lambda w, i: weighted_svd(w, i, RANK, sharing="column"),
+    "separable": lambda w, i: weighted_svd(w, i, RANK, sharing="separable"),
     "elementwise": lambda w, i: weighted_als(w, i, RANK)[0],
-    "none": lambda w, i: svd(w, RANK),
+    "plain": lambda w, i: svd(w, RANK),
 }
 Arrays = dict[str, jnp.ndarray]
+
+
+def subject_of(weights: Arrays, scores: Arrays, masks: Arrays) -> Subject:
+    """What pruning left, without a model: importances of scores look at nothing else."""
+    nothing: Any = None
+    return Subject(nothing, weights, scores, masks, {}, lambda count=None: iter(()), lambda *_: 0)
 
 
 @pytest.fixture(scope="module")
@@ -40,19 +46,27 @@ def matrices() -> tuple[Arrays, Arrays, Arrays]:
 
 @pytest.fixture(scope="module")
 def weighting(matrices: tuple[Arrays, Arrays, Arrays]) -> Arrays:
-    compute = jax.jit(partial(importance, "score", floor=FLOOR))
-    return {name: compute(*(tree[name] for tree in matrices)) for name in matrices[0]}
+    found = measure(IMPORTANCES["score"], subject_of(*matrices), FLOOR)
+    return {name: each.entries for name, each in found.items() if each.entries is not None}
 
 
 @pytest.fixture(scope="module")
 def solved(matrices: tuple[Arrays, Arrays, Arrays]) -> dict[str, dict[str, LowRank]]:
-    return {
-        solver: factorize(*matrices, RANK, solver=solver, kind="score", floor=FLOOR)
-        for solver in SOLVERS
-    }
+    found = {}
+    for solver in ALONE:
+        kind = "none" if solver == "plain" else "score"
+        solutions = factorize(
+            subject_of(*matrices), importance=kind, solver=solver, rank=RANK, floor=FLOOR
+        )
+        found[solver] = {path: solution.factors for path, solution in solutions.items()}
+    return found
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_of_entries_is_tried() -> None:
+    assert {name for name, each in SOLVERS.items() if each.uses <= {"entries"}} == set(ALONE)
+
+
+@pytest.mark.parametrize("solver", ALONE)
 def test_is_each_matrix_solved_alone(
     solver: str, solved: Any, matrices: tuple[Arrays, Arrays, Arrays], weighting: Arrays
 ) -> None:
@@ -75,17 +89,19 @@ def test_solvers_differ_as_they_should(
 
     for name in matrices[0]:
         assert error("elementwise", name) < 0.99 * error("row", name)
-        assert error("elementwise", name) < 0.99 * error("none", name)
-    assert sum(error("row", n) for n in weighting) < sum(error("none", n) for n in weighting)
+        assert error("elementwise", name) < 0.99 * error("plain", name)
+    assert sum(error("row", n) for n in weighting) < sum(error("plain", n) for n in weighting)
 
 
 def test_kind_of_importance_is_the_one_asked_for(matrices: tuple[Arrays, Arrays, Arrays]) -> None:
     # With every entry as important, the weighted solution is the plain one.
-    found = factorize(*matrices, RANK, solver="row", kind="none", floor=0.0)
+    ones = {name: jnp.ones_like(w) for name, w in matrices[0].items()}
+    even = subject_of(matrices[0], ones, {name: x > 0 for name, x in ones.items()})
+    found = factorize(even, importance="mask", solver="row", rank=RANK)
     for name, w in matrices[0].items():
         u, s, vt = np.linalg.svd(np.asarray(w, float))
         plain = (u[:, :RANK] * s[:RANK]) @ vt[:RANK]
-        np.testing.assert_allclose(np.asarray(found[name].a) @ found[name].b, plain, atol=1e-5)
+        np.testing.assert_allclose(found[name].factors.dense(), plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("bad", ["weight", "score"])
@@ -94,4 +110,4 @@ def test_what_is_not_finite_is_named(bad: str, matrices: tuple[Arrays, Arrays, A
     tree = weights if bad == "weight" else scores
     tree["m3"] = tree["m3"].at[1, 1].set(jnp.nan)
     with pytest.raises(LpafError, match="m3.*hold NaN or infinity"):
-        factorize(weights, scores, masks, RANK, solver="row", kind="score", floor=FLOOR)
+        factorize(subject_of(weights, scores, masks), importance="score", solver="row", rank=RANK)

@@ -198,16 +198,20 @@ def test_a_solution_may_move_the_bias(dense: BertClassifier, small: dict[str, Lo
 
 
 def test_a_layer_without_a_bias_has_none_to_move() -> None:
-    class Model(nnx.Module):
+    class Body(nnx.Module):
         def __init__(self) -> None:
             self.dense = Linear(jnp.ones((4, 3)), None)
+
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            self.body = Body()
 
     model = Model()
     pair = LowRank(jnp.ones((4, 1)), jnp.ones((1, 3)))
     with pytest.raises(LpafError, match="dense has no bias, and this method moves it: take"):
-        to_low_rank(model, {"dense.kernel": Solution(pair, jnp.zeros(3))})
-    to_low_rank(model, {"dense.kernel": Solution(pair)})
-    assert parameters(model).keys() == {"dense.a", "dense.b"}
+        to_low_rank(model, {"body.dense.kernel": Solution(pair, jnp.zeros(3))})
+    to_low_rank(model, {"body.dense.kernel": Solution(pair)})
+    assert parameters(model).keys() == {"body.dense.a", "body.dense.b"}
 
 
 def test_training_the_factors_alone_computes_no_dense_matrix(

@@ -32,7 +32,8 @@ def test_body_holds_figures_use_and_limits(metrics):
     row = "| final | 80.1 % | 78.2 to 82.0 % | 50.0 % | 76.6 % | 64.9 MB | 10.7 ms | 157 ms |"
     assert row in body
     assert "98.6 % of the accuracy kept (80.1 % of 81.3 %)" in body
-    assert "k × n matrix, k = 128. The factors were then tuned." in body
+    assert "k × n matrix, k = 128, cut keeping best the weights" in body
+    assert "The factors were then tuned. Recipe: lpaf." in body
     assert "lpaf predict RUN" in body
     assert 'load_predictor(Path("RUN"))' in body
     assert 'pipeline("text-classification", model="FOLDER", trust_remote_code=True)' in body
