@@ -57,7 +57,8 @@ def told(metric: str = "accuracy", ranks: Any = None, **chosen: Any) -> dict[str
 def without_pruning(metrics: dict[str, Any], recipe: str = "lpaf-without-step-1") -> dict[str, Any]:
     """The same run by a recipe that does not prune."""
     stages = {name: of for name, of in metrics["stages"].items() if name != "pruned"}
-    return metrics | told(recipe=recipe) | {"stages": stages}
+    seconds = {name: of for name, of in metrics["seconds"].items() if name != "pruned"}
+    return metrics | told(recipe=recipe) | {"stages": stages, "seconds": seconds}
 
 
 def synthetic_text_metrics(held_out: bool = True) -> dict[str, Any]:
