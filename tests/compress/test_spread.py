@@ -13,24 +13,30 @@ import pytest
 
 from lpaf_jax.compress import SOLVERS, factorize
 from lpaf_jax.compress.spread import solve_each
+from lpaf_jax.importance import Subject
 
 RANK, FLOOR = 2, 0.1
 # Two shares of nine for eight devices, of which seven are filled up; and fewer than devices.
 COUNTS = {(7, 5): 9, (5, 7): 3}
 
+SOLVED = [name for name, each in SOLVERS.items() if each.uses <= {"entries"}]
 SCRIPT = """
 import pickle, sys
 import jax, jax.numpy as jnp, numpy as np
 from lpaf_jax.compress import SOLVERS, factorize
 from lpaf_jax.compress.spread import solve_each
+from lpaf_jax.importance import Subject
 
 path, rank, floor = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 with open(path, "rb") as file:
     matrices = pickle.load(file)
 matrices = [jax.tree.map(jnp.asarray, tree) for tree in matrices]
+subject = Subject(None, *matrices, {}, lambda count=None: (), lambda *_: 0)
 found = {"devices": jax.device_count()}
-for solver in SOLVERS:
-    factors = factorize(*matrices, rank, solver=solver, kind="score", floor=floor)
+for solver in sys.argv[4:]:
+    kind = "none" if solver == "plain" else "score"
+    solutions = factorize(subject, importance=kind, solver=solver, rank=rank, floor=floor)
+    factors = {path: each.factors for path, each in solutions.items()}
     found[solver] = jax.tree.map(np.asarray, factors)
     for x in jax.tree.leaves(factors):  # they go on to be layers of a model, with other arrays
         assert x.sharding.device_set == {jax.devices()[0]} and not x.committed
@@ -70,7 +76,7 @@ def spread(matrices: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     path.write_bytes(pickle.dumps(matrices))
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, path, str(RANK), str(FLOOR)],
+        [sys.executable, "-c", SCRIPT, path, str(RANK), str(FLOOR), *SOLVED],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
         capture_output=True,
         text=True,
@@ -82,14 +88,17 @@ def spread(matrices: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return found
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", SOLVED)
 def test_factors_are_those_of_one_device(solver: str, matrices: Any, spread: Any) -> None:
+    nothing: Any = None
     given = jax.tree.map(jnp.asarray, matrices)
-    one = factorize(*given, RANK, solver=solver, kind="score", floor=FLOOR)
+    subject = Subject(nothing, *given, {}, lambda count=None: (), lambda *_: jnp.float32(0))
+    kind = "none" if solver == "plain" else "score"
+    one = factorize(subject, importance=kind, solver=solver, rank=RANK, floor=FLOOR)
     assert spread[solver].keys() == one.keys()
     # Rounding moves the sweep at which the exact solver stops, on some processors by more than one.
     atol = 1e-2 if solver == "elementwise" else 1e-4
-    for path, (a, b) in one.items():
+    for path, ((a, b), _) in one.items():
         found_a, found_b = spread[solver][path]
         np.testing.assert_allclose(found_a @ found_b, a @ b, atol=atol, err_msg=path)
 

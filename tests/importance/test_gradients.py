@@ -84,19 +84,21 @@ def by_hand(case: Case) -> dict[str, np.ndarray]:
     """The loss of each row alone, without padding, differentiated by the biases of each token."""
     total: dict[str, Any] = dict.fromkeys(case.paths, 0.0)
     split = nnx.split(case.model)
+
+    @jax.jit
+    @jax.grad
+    def per_token(biases: Any, alone: Batch) -> Any:
+        model = nnx.merge(*split)
+        for path, value in biases.items():
+            layer_at(model, path).bias = nnx.Param(value)  # each token has one of its own
+        return case.loss(model(**inputs_of(alone)).astype(jnp.float32), alone)
+
     for i in range(ROWS):
         length = int(case.batch["attention_mask"][i].sum())
-        alone = part(case.batch, i, length=length)
-        for path in case.paths:
-            bias = np.asarray(layer_at(case.model, path).bias[...])
-
-            def value(biases: Any, path: str = path, alone: Batch = alone) -> Any:
-                model = nnx.merge(*split)
-                layer_at(model, path).bias = nnx.Param(biases)  # each token has one of its own
-                return case.loss(model(**inputs_of(alone)).astype(jnp.float32), alone)
-
-            per_token = jax.jit(jax.grad(value))(jnp.tile(bias, (length, 1)))
-            g = np.asarray(per_token, np.float64)
+        biases = {path: layer_at(case.model, path).bias[...] for path in case.paths}
+        tiled = {path: jnp.tile(bias, (length, 1)) for path, bias in biases.items()}
+        for path, found in per_token(tiled, part(case.batch, i, length=length)).items():
+            g = np.asarray(found, np.float64)
             total[path] = total[path] + g.T @ g
     return {path: np.asarray(x / ROWS) for path, x in total.items()}
 
