@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lpaf_jax.pipeline import compress
 from safetensors.numpy import load_file, save_file
 
 from lpaf_jax.benchmark import Pair, _torch_twins, find_pair
 from lpaf_jax.cli import main
 from lpaf_jax.errors import LpafError
 from lpaf_jax.models.latency import time_in_turns
+from lpaf_jax.pipeline import compress
 from lpaf_jax.report.bench import verdict
 from tests.tiny import POSITIONS, Tiny
 from tests.tiny_decoder import write_decoder, write_text

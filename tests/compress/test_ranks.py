@@ -90,7 +90,7 @@ def test_ranks_by_loss_against_all_there_are(seed: int, share: float) -> None:
 
 def test_equal_matrices_are_cut_as_well_as_can_be() -> None:
     """Where all steps cost the same, the greedy choice is the best there is."""
-    shapes = {p: (8, 8) for p in "abc"}
+    shapes = dict.fromkeys("abc", (8, 8))
     given = spectra(9, shapes)
     found = choose_ranks("loss", shapes, params=0.5, spectra=given)
     steps = sorted((s, p) for p, x in given.items() for s in x)[::-1]
@@ -101,14 +101,14 @@ def test_equal_matrices_are_cut_as_well_as_can_be() -> None:
 
 
 def test_what_a_loss_hangs_on_most_is_cut_least() -> None:
-    shapes = {p: (8, 8) for p in "ab"}
+    shapes = dict.fromkeys("ab", (8, 8))
     given = {"a": np.linspace(2, 1, 8), "b": np.linspace(2, 1, 8) * 1e-12}
     found = choose_ranks("loss", shapes, params=0.5, spectra=given)
     assert found == {"a": 3, "b": 1}
 
 
 def test_what_stays_dense_pays_for_no_more_and_the_rest_goes_to_the_others() -> None:
-    shapes = {p: (8, 8) for p in "abc"}
+    shapes = dict.fromkeys("abc", (8, 8))
     given = {"a": np.ones(8), "b": 1e-3 * np.ones(8), "c": 1e-3 * np.ones(8)}
     found = choose_ranks("loss", shapes, params=0.75, spectra=given)
     assert found == {"a": None, "b": 3, "c": 2}  # 144 numbers, 64 of them for the first
