@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lpaf_jax.trainer import layout_of
 from safetensors.numpy import load_file
 
 from lpaf_jax.errors import SettingError
 from lpaf_jax.pipeline import compress
 from lpaf_jax.settings import make_settings
+from lpaf_jax.stages.trainer import layout_of
 from tests.tiny import Tiny
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +118,8 @@ def test_devices_that_cannot_be_cut_are_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def settings(**chosen: int) -> None:
-        layout_of(make_settings("minilm", task="rotten_tomatoes", out=tmp_path, **chosen))
+        made = make_settings("minilm", task="rotten_tomatoes", out=tmp_path, **chosen)
+        layout_of(made.training)
 
     settings()
     monkeypatch.setattr("jax.device_count", lambda: 1)
