@@ -12,7 +12,7 @@ from jax import Array
 from lpaf_jax.errors import LpafError, SettingError
 from lpaf_jax.importance import Weighting
 from lpaf_jax.linalg import allocate_ranks, rank_for_ratio
-from lpaf_jax.linalg.scaling import exponent, from_unit, to_unit
+from lpaf_jax.linalg.scaling import exponent, from_unit, shift, to_unit
 from lpaf_jax.registry import Registry
 
 Shapes = Mapping[str, tuple[int, int]]
@@ -94,7 +94,8 @@ def _share(
     found: Ranks = {}
     for path, (m, n) in shapes.items():
         rank = max(1, int(share * m * n / (m + n)))
-        rank = max(min(multiple_of, m, n), rank // multiple_of * multiple_of)
+        if rank >= multiple_of:  # a step that the share does not pay for is no step
+            rank = rank // multiple_of * multiple_of
         found[path] = None if rank * (m + n) >= m * n else rank
     return found
 
@@ -116,10 +117,11 @@ def _by_loss(
         given = dict(zip(rest, found, strict=True))
         dense = [p for p in rest if given[p] * sum(shapes[p]) >= math.prod(shapes[p])]
         if not dense:
-            return ranks | given
+            ranks |= given
+            break
         ranks |= dict.fromkeys(dense)
         budget -= sum(math.prod(shapes[path]) for path in dense)
-    return ranks
+    return {path: ranks[path] for path in shapes}
 
 
 register_rank_rule(RankRule("uniform", "one rank for all matrices", _uniform))
@@ -167,11 +169,16 @@ def _spectrum(w: Array, left: Array | None, right: Array | None) -> Array:
 
 
 def _root(metric: Array) -> Array:
-    """T with TᵀT = M: a vector of roots, or `√S Qᵀ`."""
+    """T with TᵀT = M: a vector of roots, or `√S Qᵀ` of M with its diagonal near 1, scaled back.
+
+    Scaled, a massive channel does not hide in its rounding what the others hold.
+    """
     if metric.ndim == 1:
         return jnp.sqrt(jnp.maximum(metric, 0))
-    values, vectors = jnp.linalg.eigh((metric + metric.T) / 2)
-    return jnp.sqrt(jnp.maximum(values, 0))[:, None] * vectors.T
+    e = exponent(jnp.diagonal(metric)[:, None], axis=1)[:, 0] >> 1
+    scaled = shift(shift(metric, -e[:, None]), -e[None, :])
+    values, vectors = jnp.linalg.eigh((scaled + scaled.T) / 2)
+    return shift(jnp.sqrt(jnp.maximum(values, 0))[:, None] * vectors.T, e[None, :])
 
 
 def _applied(root: Array, x: Array) -> Array:
