@@ -174,8 +174,14 @@ def bpe(text: Path) -> Backend:
     return backend
 
 
+# What results from before recipes call them.
+_OLD = {"none": "svd", "fisher": "fwsvd", "activations": "drone"}
+
+
 def print_table(table: dict[str, Any]) -> None:
     """The results as Markdown."""
+    for row in table["rows"]:
+        row.setdefault("recipe", _OLD.get(row.get("weighting", "")))
     print(f"commit {table['commit']}, {table['versions']['threads']} threads\n")
     for name, told in table["models"].items():
         print(f"{name}: {json.dumps(told)}")
@@ -192,9 +198,15 @@ def print_table(table: dict[str, Any]) -> None:
             if (r["model"], r["share"], r["ranks"]) == (model, share, ranks)
         }
         dense = next(iter(found.values()))["dense"]
-        after = [f"{found[r]['final']:.2f}" for r in RECIPES]
+        after = [_figure(found.get(recipe)) for recipe in RECIPES]
         line = [model, f"{share:.0%}", ranks, f"{dense:.2f}", *after]
         print(f"| {' | '.join(line)} |")
+
+
+def _figure(perplexity: dict[str, float] | None) -> str:
+    if perplexity is None:
+        return "not run"
+    return f"{perplexity.get('final', perplexity.get('compressed', float('nan'))):.2f}"
 
 
 if __name__ == "__main__":
