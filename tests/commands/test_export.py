@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lpaf_jax.cli import main
+from lpaf_jax.compress.solvers import Solution
 from lpaf_jax.compress.swap import to_low_rank
 from lpaf_jax.linalg import svd
 from lpaf_jax.models import as_function, compressible, load_model, parameters, save_model
@@ -240,7 +241,8 @@ def test_a_decoder_is_exported_whatever_way_round_its_weights_lie(
     source = write_decoder(tmp_path / "dense", family)
     model = load_model(source)
     kernels = compressible(parameters(model))
-    to_low_rank(model, {path: svd(w, 5 + i % 3) for i, (path, w) in enumerate(kernels.items())})
+    factors = {p: Solution(svd(w, 5 + i % 3)) for i, (p, w) in enumerate(kernels.items())}
+    to_low_rank(model, factors)
     cut = tmp_path / "cut"
     save_model(model, cut, source=source, label_names=None, card="# cut\n")
     ids = np.random.default_rng(0).integers(1, 50, (2, 7)).astype(np.int32)

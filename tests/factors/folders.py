@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lpaf_jax.compress import to_low_rank
+from lpaf_jax.compress import Solution, to_low_rank
 from lpaf_jax.factors import FIELDS
 from lpaf_jax.linalg import svd
 from lpaf_jax.models import compressible, load_model, parameters, save_model
@@ -56,7 +56,7 @@ def factorize(model: Any) -> None:
     """Two thirds of the matrices at rank 3, 4, ..., the rest dense."""
     matrices = list(compressible(parameters(model)).items())
     chosen = [pair for i, pair in enumerate(matrices) if i % 3]
-    to_low_rank(model, {path: svd(w, 3 + i) for i, (path, w) in enumerate(chosen)})
+    to_low_rank(model, {path: Solution(svd(w, 3 + i)) for i, (path, w) in enumerate(chosen)})
 
 
 def write_low_rank(place: Path, family: str) -> Path:

@@ -68,7 +68,7 @@ def case(request: Any, tiny: Tiny, decoder: Path) -> Case:
         model = load_model(tiny.model, num_labels=1)
         return Case(model, REGRESSION, rows(len(WORDS), labels.astype(np.float32)), ENCODER)
     if request.param == "spans":
-        model = load_model(tiny.model, head="qa")
+        model = load_model(tiny.model, head="span")
         return Case(model, SPANS, rows(len(WORDS), np.stack([labels % 2, labels % 2], 1)), ENCODER)
     model = load_model(decoder, head="lm")
     return Case(model, LANGUAGE, rows(VOCABULARY, labels), DECODER)

@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lpaf_jax.compress import to_low_rank
+from lpaf_jax.compress.solvers import Solution
 from lpaf_jax.data import load_tokenizer
 from lpaf_jax.export import export_factorized
 from lpaf_jax.linalg import LowRank
@@ -185,7 +186,7 @@ def written_by_us(
         (source / "tokenizer_config.json").write_text(json.dumps(UNNAMED))
     ours = load_model(source)
     low = {
-        path: LowRank(*map(jnp.asarray, factors(np.asarray(kernel), 3 + number % 4)))
+        path: Solution(LowRank(*map(jnp.asarray, factors(np.asarray(kernel), 3 + number % 4))))
         for number, (path, kernel) in enumerate(compressible(parameters(ours)).items())
     }
     to_low_rank(ours, low)
