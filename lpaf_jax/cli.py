@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
@@ -45,6 +46,8 @@ _DESCRIPTION = (
 # What tyro says of a word that is no number: the flag, the kind of number, the word.
 _NO_NUMBER = re.compile(r"Error parsing (--[\w-]+): .*(int|float)\b[^:]*: (['\"].*['\"])")
 _UNRECOGNIZED = re.compile(r"[Uu]nrecognized options?:? *(--[\w-]+)")
+# Columns of what stands above the options of a command.
+_WIDTH = 80
 # Seconds, more than a callback takes.
 _AGAIN_AFTER = 0.05
 
@@ -200,14 +203,7 @@ def _parse(argv: list[str]) -> Any:
         subcommand(
             "compress",
             default=default,
-            description=(
-                f"Compress a model by a recipe, here {recipe.name}; continue if it was killed.\n\n"
-                f"{_summary(recipe)}\n\n"
-                "With `--recipe NAME --help` the options are those of that recipe, with "
-                "`--preset quick` the defaults of quick. `lpaf recipes` lists what there is.\n\n"
-                "With --calibration in place of --task a decoder is compressed without training, "
-                "block by block from disk: the model may be larger than memory."
-            ),
+            description=_about(recipe),
         ),
     ]
     commands = (
@@ -278,8 +274,18 @@ def _compress_with(recipe: Recipe, preset: str | None) -> tuple[type[Options], O
     return command, command(model=missing, out=missing, **values)
 
 
-def _summary(recipe: Recipe) -> str:
-    return summary(recipe.name) if recipe.name in RECIPES else "A recipe of your own."
+def _about(recipe: Recipe) -> str:
+    """What `lpaf compress --help` begins with, in lines that fit a terminal."""
+    own = summary(recipe.name) if recipe.name in RECIPES else "A recipe of your own."
+    paragraphs = (
+        f"Compress a model by a recipe, here {recipe.name}; continue if it was killed.",
+        own,
+        "With `--recipe NAME --help` the options are those of that recipe, with `--preset quick` "
+        "the defaults of quick. `lpaf recipes` lists what there is.",
+        "With --calibration in place of --task a decoder is compressed without training, block by "
+        "block from disk: the model may be larger than memory.",
+    )
+    return "\n\n".join(textwrap.fill(text, _WIDTH) for text in paragraphs)
 
 
 def _one_line(box: str) -> str:

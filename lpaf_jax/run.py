@@ -3,11 +3,9 @@
 import fcntl
 import json
 import logging
-import re
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,6 +19,7 @@ from lpaf_jax.processes import is_first, together, well_everywhere
 from lpaf_jax.progress import borrow_rows
 from lpaf_jax.recipes import own_settings
 from lpaf_jax.recipes.base import FINAL
+from lpaf_jax.run_log import closed, end_logged, logging_to
 from lpaf_jax.settings import Settings, as_json
 
 # What the first stage of every run depends on, beside its own settings and what is read.
@@ -38,8 +37,6 @@ _FILES = ("metrics.json", "report.html", "analysis.json", "seconds.json", "logs/
 _FOLDERS = ("model", "stages", "checkpoints")
 _LOG = logging.getLogger("lpaf_jax")
 _AGAIN = "give the same command again, which makes what is missing"
-# Colours and the like, and every character that moves the cursor but a new line and a tab.
-_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 # Of what a run reads: of the whole, or of its parts, too.
@@ -143,9 +140,9 @@ class Run:
             log = (self.folder / "logs" / "run.log").open("a", encoding="utf-8")
         except OSError as error:
             raise LpafError(f"--out {self.folder} cannot be written: {error.strerror}") from None
-        with _closed(log), _logging_to(log):
+        with closed(log), logging_to(log):
             self._lock(log)
-            with _end_logged():
+            with end_logged():
                 held = _settings_in(self.folder)
                 if held is not None and (self._replace or self._changed(held, fingerprint)):
                     self._clear()
@@ -338,68 +335,3 @@ def _settings_in(folder: Path) -> dict[str, Any] | None:
     if not (isinstance(values, dict) and {"fingerprint", "params", "task"} <= values.keys()):
         return None
     return _DEFAULTS | values
-
-
-@contextmanager
-def _logging_to(log: TextIO) -> Iterator[None]:
-    """Send the package's messages, and what libraries complain of, to the log, not the screen."""
-    handler = _Handler(log)
-    handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    level, unraisable = _LOG.level, sys.unraisablehook
-
-    def log_unraisable(told: Any) -> None:
-        """What is raised where nobody can catch it: orbax leaves such where a write fails."""
-        if not issubclass(told.exc_type, Exception):  # a signal came, which is no complaint
-            unraisable(told)
-            return
-        logging.getLogger("py.unraisable").warning(
-            "ignored in %r: %s: %s", told.object, told.exc_type.__name__, told.exc_value
-        )
-
-    root.addHandler(handler)
-    sys.unraisablehook = log_unraisable
-    _LOG.setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        sys.unraisablehook = unraisable
-        _LOG.setLevel(level)
-        root.removeHandler(handler)
-
-
-class _Handler(logging.StreamHandler[TextIO]):
-    def handleError(self, record: logging.LogRecord) -> None:
-        """A disk too full for the log is told of by whatever work it stops."""
-
-
-class _Plain(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return _CONTROL.sub("", super().format(record))
-
-
-@contextmanager
-def _closed(log: TextIO) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # on a full disk the last lines cannot be written
-            log.close()
-
-
-@contextmanager
-def _end_logged() -> Iterator[None]:
-    """Log what ends a run before its time."""
-    try:
-        yield
-    except LpafError as error:
-        _LOG.error("%s", error)
-        raise
-    except Exception:
-        _LOG.exception("a defect of the program ended the run")
-        raise
-    except BaseException as stop:
-        _LOG.warning("stopped: %s", type(stop).__name__.lstrip("_"))
-        raise

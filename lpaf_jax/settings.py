@@ -172,6 +172,8 @@ def check(settings: Settings) -> None:
     demand_choice(settings, "preset", PRESETS)
     check_options(settings)
     settings.method.check()
+    if settings.trained:
+        settings.method.check_order()
     for _, stage in settings.steps:
         if isinstance(stage, Prune):
             check_schedule(settings.warmup, stage.cooldown)

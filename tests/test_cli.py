@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lpaf_jax import __version__, stages
+from lpaf_jax import __version__
 from lpaf_jax.cli import main
 from lpaf_jax.options import Options
 from lpaf_jax.progress import Progress
-from lpaf_jax.recipes import RECIPES, make_recipe
+from lpaf_jax.recipes import make_recipe
 from lpaf_jax.report import cautions, model_card
 from lpaf_jax.settings import PRESETS
 from lpaf_jax.stages import FineTune
@@ -51,7 +51,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("training was begun")
 
-    monkeypatch.setattr(stages, "finetune", refuse)
+    monkeypatch.setattr(FineTune, "run", refuse)
 
 
 # Each makes an argument wrong, in its own folder, and says what the message must name.
@@ -189,11 +189,11 @@ def test_a_mistake_in_what_to_evaluate_is_one_line(
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        ("", "{compress, evaluate, predict, inspect, bench, analyze, export}"),
+        ("", "{compress, compare, recipes, evaluate, predict, inspect, bench, analyze, export}"),
         ("frobnicate", "Unrecognized options: frobnicate"),
-        ("compress", "Missing from lpaf compress: MODEL --task TASK --out DIR"),
-        (f"{COMPRESS} --epochs 3", "Unrecognized options: --epochs, 3"),
-        (f"{COMPRESS} --solver exact", "'exact' for argument '--solver'"),
+        ("compress", "Missing from lpaf compress: MODEL --out DIR"),
+        (f"{COMPRESS} --epochs 3", "recipe lpaf has no option --epochs;"),
+        (f"{COMPRESS} --solver exact", "--solver 'exact' is unknown: choose one of plain,"),
         (f"{COMPRESS} --batch many", "error: --batch is 'many', but must be a whole number;"),
         (f"{COMPRESS} --rank 5.5", "error: --rank is '5.5', but must be a whole number;"),
         (f"{COMPRESS} --score-decay x", "error: --score-decay is 'x', but must be a number;"),
@@ -257,39 +257,6 @@ def test_flags_left_out_have_the_values_of_the_preset(monkeypatch: pytest.Monkey
         given = dataclasses.asdict(found.pop())
         expected = make_recipe("lpaf").settings() | values | {"kept": 0.2, "preset": name}
         assert {key: given[key] for key in expected} == expected
-
-
-def test_the_options_are_those_of_the_recipe(capsys: Capture) -> None:
-    def told(*words: str) -> set[str]:
-        with pytest.raises(SystemExit):
-            main(["compress", *words, "--help"])
-        return set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))
-
-    paper, plain = told("--recipe", "lpaf"), told("--recipe", "svd-ft")
-    assert {"--kept", "--p-init", "--tune-lr", "--importance"} <= paper
-    assert paper - plain >= {"--kept", "--p-init", "--consistency", "--cooldown"}
-    assert plain - paper == set()
-
-
-def test_an_option_that_a_recipe_has_not_is_one_line(capsys: Capture) -> None:
-    words = ["compress", "m", "--task", "t", "--out", "o", "--recipe", "svd-ft"]
-    assert main([*words, "--kept", "0.3"]) == 2
-    told = is_one_clear_line(capsys.readouterr())
-    assert "recipe svd-ft has no option --kept" in told
-    assert main(["compress", "m", "--one-shot", "--calibration", "t.txt", "--out", "o"]) == 2
-    assert "--one-shot is gone" in is_one_clear_line(capsys.readouterr())
-    assert main(["compress", "m", "--task", "t", "--out", "o", "--recipe", "lpfa"]) == 2
-    assert "unknown recipe 'lpfa': choose one of lpaf" in is_one_clear_line(capsys.readouterr())
-
-
-def test_recipes_are_listed(capsys: Capture) -> None:
-    assert main(["recipes"]) == 0
-    table = capsys.readouterr().out
-    assert main(["recipes", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["recipes"].keys() == set(RECIPES)
-    for part in found.values():
-        assert all(name in table and text for name, text in part.items())
 
 
 def test_version(capsys: Capture) -> None:

@@ -46,6 +46,7 @@ LEVELS = [
         "progress",
         "recipes",
         "run",
+        "run_log",
         "serve",
         "settings",
         "stages",

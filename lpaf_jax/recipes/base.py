@@ -85,6 +85,30 @@ class Recipe:
         for stage in self.stages:
             stage.check()
 
+    def check_order(self) -> None:
+        """Refuse an order of stages in which one would not find what it works on.
+
+        Raises:
+            LpafError: names the stage and where it belongs.
+        """
+        kinds = [type(stage).__name__ for stage in self.stages]
+        cuts = [i for i, stage in enumerate(self.stages) if isinstance(stage, Factorize)]
+        if len(cuts) != 1:
+            raise LpafError(f"recipe {self.name} has {len(cuts)} stages Factorize: give it one")
+        if not isinstance(self.stages[0], FineTune):
+            raise LpafError(
+                f"recipe {self.name} begins with {kinds[0]}: put FineTune before it, which takes a "
+                "model as it is where finetune_epochs is 0"
+            )
+        for i, stage in enumerate(self.stages[1:], 1):
+            if isinstance(stage, FineTune):
+                raise LpafError(f"recipe {self.name} has FineTune twice: leave it first alone")
+            if stage.shrinks != (i >= cuts[0]):
+                where, there = ("after", "before") if i > cuts[0] else ("before", "after")
+                raise LpafError(
+                    f"recipe {self.name} has {kinds[i]} {where} {kinds[cuts[0]]}: put it {there} it"
+                )
+
     def steps(self) -> list[tuple[str, Stage]]:
         """The stages that have something to do, by the names of the models they leave.
 
@@ -165,19 +189,29 @@ def _from_module(path: Path, name: str) -> Recipe:
         sys.modules[known] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[known]
-            raise LpafError(
-                f"--recipe {path}: the file cannot be run: {type(error).__name__}: {error}"
-            ) from error
+            raise LpafError(f"--recipe {path}: the file cannot be run: {_told(error)}") from error
     make = getattr(sys.modules[known], name, None)
     make = RECIPES[name] if make is None and name in RECIPES else make
     if not callable(make):
         raise LpafError(f"--recipe {path}:{name}: the file has no function or recipe {name}")
-    made = make()
+    try:
+        made = make()
+        if isinstance(made, Recipe):
+            made.check()
+    except LpafError as error:
+        raise LpafError(f"--recipe {path}:{name}: {error}") from None
+    except Exception as error:
+        raise LpafError(f"--recipe {path}:{name} cannot be made: {_told(error)}") from error
     if not isinstance(made, Recipe):
         raise LpafError(f"--recipe {path}:{name} gives a {type(made).__name__}, not a Recipe")
     return Recipe(*made.stages, name=name)
+
+
+def _told(error: BaseException) -> str:
+    """An error of somebody's file, on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 STAGES: Registry[type[Stage]] = Registry("stage")
@@ -199,7 +233,7 @@ def _from_yaml(path: Path) -> Recipe:
     if not (isinstance(value, dict) and isinstance(value.get("stages"), list)):
         raise LpafError(f"--recipe {path} has no list of stages: write `stages: [FineTune, ...]`")
     if foreign := set(value) - {"name", "stages"}:
-        raise LpafError(f"--recipe {path}: {sorted(foreign)[0]} is neither name nor stages")
+        raise LpafError(f"--recipe {path}: {min(map(str, foreign))} is neither name nor stages")
     stages = [_stage_of(path, entry) for entry in value["stages"]]
     return Recipe(*stages, name=str(value.get("name", path.stem)))
 
@@ -217,7 +251,9 @@ def _stage_of(path: Path, entry: Any) -> Stage:
         for field in chosen or {}:
             if field not in known:
                 raise LpafError(f"{name} has no setting {field!r}, but {', '.join(sorted(known))}")
-        return kind(**(chosen or {}))
+        stage = kind(**(chosen or {}))
+        stage.check()  # the command reads it as a default, and would not say whose it is
+        return stage
     except LpafError as error:
         raise LpafError(f"--recipe {path}: {error}") from None
 
