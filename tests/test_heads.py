@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lpaf_jax import pipeline, stages
+from lpaf_jax import pipeline
 from lpaf_jax.cli import main
 from lpaf_jax.data import load_task
 from lpaf_jax.errors import LpafError
@@ -20,6 +20,7 @@ from lpaf_jax.progress import Progress
 from lpaf_jax.run import Run
 from lpaf_jax.serve import load_predictor
 from lpaf_jax.settings import Settings, make_settings
+from lpaf_jax.stages import FineTune
 from tests.tiny import Tiny, write_table
 
 Capture = pytest.CaptureFixture[str]
@@ -130,7 +131,7 @@ def test_classes_taken_in_order_are_told_before_any_work(
     def stop(*_: Any) -> None:
         raise LpafError("work begins")
 
-    monkeypatch.setattr(stages, "finetune", stop)
+    monkeypatch.setattr(FineTune, "run", stop)
     model = turned(**fields)
     words = tiny.arguments(tmp_path / "run", model=model, finetune_epochs=0, quiet=False)
     assert main(words) == 2

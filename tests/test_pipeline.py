@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lpaf_jax import pipeline, stages
+from lpaf_jax import pipeline
 from lpaf_jax.errors import LpafError
 from lpaf_jax.inputs import load_inputs
 from lpaf_jax.models import load_model, parameters
 from lpaf_jax.pipeline import compress, one_rank
 from lpaf_jax.serve import load_predictor
 from lpaf_jax.settings import make_settings
+from lpaf_jax.stages import Factorize, FineTune, MixedTune, Prune, Tune
 from tests.tiny import ENCODER, LAYERS, SIDES, Tiny, cut_back, fine_tuned, weights
 
 STAGES = ["dense", "pruned", "factorized", "final"]
@@ -59,8 +60,8 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a stage was run")
 
-    for name in ("finetune", "prune_weights", "factorize_weights", "tune_factors"):
-        monkeypatch.setattr(stages, name, refuse)
+    for stage in (FineTune, Prune, Factorize, Tune, MixedTune):
+        monkeypatch.setattr(stage, "run", refuse)
 
 
 def test_a_run_leaves_what_it_promises(finished: Path) -> None:

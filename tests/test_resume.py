@@ -154,6 +154,31 @@ def test_killed_again_and_again_it_ends_as_if_it_had_not_been(
     is_as_unbroken(run, finished)
 
 
+def test_a_recipe_without_pruning_goes_on_too(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+    """`kfac-svd`: ranks by the loss from gradients, then plain tuning."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    chosen: dict[str, Any] = {"recipe": "kfac-svd", "reuse": finished}
+    metrics = compress(**tiny.chosen(whole, **chosen))
+    assert list(metrics["stages"]) == ["dense", "factorized", "final"]
+    assert metrics["rank"] is None
+    assert len(set(metrics["ranks"].values())) > 1
+    for kind, stage, step in (("save", "factorized", 0), ("row", "tune", 15), ("none", "-", 0)):
+        command = [sys.executable, "-c", DRIVER, kind, stage, str(step)]
+        done = subprocess.run(
+            [*command, *tiny.arguments(run, quiet=False, **chosen)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == (0 if kind == "none" else -signal.SIGKILL), done.stderr
+        assert (run / "stages" / "factorized").is_dir() == (kind != "save")
+    assert "tune factors  goes on after step 14" in done.stderr
+    assert weights(run) == weights(whole)
+    again = json.loads((run / "metrics.json").read_text())
+    assert (again["stages"], again["ranks"]) == (metrics["stages"], metrics["ranks"])
+
+
 @pytest.fixture
 def saves_always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "Checkpoints", functools.partial(Checkpoints, every=0.0))
