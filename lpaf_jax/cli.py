@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
@@ -36,7 +35,7 @@ from lpaf_jax.commands import (
 )
 from lpaf_jax.errors import LpafError, SettingError, Terminated
 from lpaf_jax.options import Options
-from lpaf_jax.recipes import RECIPES, Recipe, summary
+from lpaf_jax.recipes import Recipe
 from lpaf_jax.settings import PRESETS, make_settings, recipe_of
 
 _DESCRIPTION = (
@@ -46,8 +45,6 @@ _DESCRIPTION = (
 # What tyro says of a word that is no number: the flag, the kind of number, the word.
 _NO_NUMBER = re.compile(r"Error parsing (--[\w-]+): .*(int|float)\b[^:]*: (['\"].*['\"])")
 _UNRECOGNIZED = re.compile(r"[Uu]nrecognized options?:? *(--[\w-]+)")
-# Columns of what stands above the options of a command.
-_WIDTH = 80
 # Seconds, more than a callback takes.
 _AGAIN_AFTER = 0.05
 
@@ -275,17 +272,15 @@ def _compress_with(recipe: Recipe, preset: str | None) -> tuple[type[Options], O
 
 
 def _about(recipe: Recipe) -> str:
-    """What `lpaf compress --help` begins with, in lines that fit a terminal."""
-    own = summary(recipe.name) if recipe.name in RECIPES else "A recipe of your own."
-    paragraphs = (
-        f"Compress a model by a recipe, here {recipe.name}; continue if it was killed.",
-        own,
-        "With `--recipe NAME --help` the options are those of that recipe, with `--preset quick` "
-        "the defaults of quick. `lpaf recipes` lists what there is.",
-        "With --calibration in place of --task a decoder is compressed without training, block by "
-        "block from disk: the model may be larger than memory.",
+    """What `lpaf compress --help` begins with: paragraphs of a line each, which fit a terminal."""
+    return "\n\n".join(
+        (
+            f"Compress a model by a recipe, here {recipe.name}; continue if it was killed.",
+            "`--recipe NAME --help` shows the options of that one; `lpaf recipes` lists all.",
+            "With `--preset quick --help`, the defaults shown are those of quick.",
+            "With --calibration in place of --task a decoder is cut without training.",
+        )
     )
-    return "\n\n".join(textwrap.fill(text, _WIDTH) for text in paragraphs)
 
 
 def _one_line(box: str) -> str:
