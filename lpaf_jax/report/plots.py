@@ -35,7 +35,7 @@ def score_against_size(metrics: Metrics, narrow: bool = False) -> str:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         # Room for the labels of the full size, which stand to the right of it.
-        axes.set_xlim(0, 30 + max(100, *(x for x, _ in places.values())))
+        axes.set_xlim(0, 30 + max([100, *(x for x, _ in places.values())]))
         for start, end in pairwise(places.values()):
             arrow = {"arrowstyle": "->", "color": "#969b9f", "shrinkA": 6, "shrinkB": 6}
             axes.annotate("", end, start, arrowprops=arrow, zorder=2.5)
