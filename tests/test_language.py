@@ -137,7 +137,12 @@ def test_distillation_and_a_table_of_texts(place: Place, tmp_path: Path) -> None
     rows = place.text.read_text().split("\n\n")
     (tmp_path / "rows.csv").write_text("\n".join(["body,label", *(f"{row},x" for row in rows)]))
     table = {"task": tmp_path / "rows.csv", "language_model": True, "text_column": "body"}
-    more = {"finetune_epochs": 0, "without": ("prune",), "distil": 0.5, "tune_epochs": 1.0}
+    more = {
+        "finetune_epochs": 0,
+        "recipe": "lpaf-without-step-1",
+        "distil": 0.5,
+        "tune_epochs": 1.0,
+    }
     metrics = compress(**place.chosen(tmp_path / "run", **table, **more))
     found = {name: figures["perplexity"] for name, figures in metrics["stages"].items()}
     assert found["final"] < found["factorized"]
