@@ -21,7 +21,11 @@ from tests.tiny import Tiny, cut_back, weights
 from tests.tiny_decoder import LENGTH, VOCABULARY, write_decoder
 
 STAGES = ["dense", "pruned", "factorized", "final"]
-LANGUAGE: dict[str, Any] = fast("lpaf") | {"length": LENGTH, "finetune_epochs": 3.0, "finetune_lr": 1e-2}
+LANGUAGE: dict[str, Any] = fast("lpaf") | {
+    "length": LENGTH,
+    "finetune_epochs": 3.0,
+    "finetune_lr": 1e-2,
+}
 
 
 def write_story(path: Path, count: int = 150, seed: int = 0) -> Path:
@@ -138,11 +142,6 @@ def test_distillation_and_a_table_of_texts(place: Place, tmp_path: Path) -> None
     (tmp_path / "rows.csv").write_text("\n".join(["body,label", *(f"{row},x" for row in rows)]))
     table = {"task": tmp_path / "rows.csv", "language_model": True, "text_column": "body"}
     more = {"finetune_epochs": 0, "distil": 0.5, "tune_epochs": 1.0}
-        "finetune_epochs": 0,
-        "recipe": "lpaf-without-step-1",
-        "distil": 0.5,
-        "tune_epochs": 1.0,
-    }
     metrics = compress(**place.chosen(tmp_path / "run", **table, **more))
     found = {name: figures["perplexity"] for name, figures in metrics["stages"].items()}
     assert found["final"] < found["factorized"]
