@@ -17,7 +17,7 @@ from lpaf_jax.models import load_model
 from lpaf_jax.pipeline import compress
 from lpaf_jax.serve import evaluate_file, load_predictor
 from lpaf_jax.settings import make_settings
-from tests.tiny import Tiny, cut_back, weights
+from tests.tiny import Tiny, cut_back, fast, weights
 from tests.tiny_decoder import LENGTH, VOCABULARY, write_decoder
 
 STAGES = ["dense", "pruned", "factorized", "final"]
