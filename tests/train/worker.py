@@ -13,10 +13,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from lpaf_jax.compress import factorize
 from lpaf_jax.data import Encoded
 from lpaf_jax.errors import Terminated
+from lpaf_jax.importance import Subject
 from lpaf_jax.train import (
     Checkpoints,
     Layout,
@@ -82,8 +84,9 @@ def job(states: Path, layout: Layout | None, slow: bool = False) -> dict[str, An
     checkpoints.close()
     kernels = ("first", "second")
     pruned = on_host([{k: tree[k] for k in kernels} for tree in state.opt_state[1:4]])
-    factors = factorize(*pruned, RANK, solver="row", kind="score", floor=0.1)
-    found["products"] = {path: np.asarray(pair.dense()) for path, pair in factors.items()}
+    subject = Subject(nnx.Module(), *pruned, {}, lambda count=None: iter(()), lambda *_: 0)
+    solutions = factorize(subject, rank=RANK, importance="score", solver="row", floor=0.1)
+    found["products"] = {p: np.asarray(each.factors.dense()) for p, each in solutions.items()}
     return found | {"state": by_name(on_host(state)), "cut": _cut(state)}
 
 
