@@ -16,16 +16,17 @@ from typing import Any
 import jax
 from provenance import provenance
 
-from lpaf_jax import pipeline
-from lpaf_jax.compress.analysis import analyse_pruning
-from lpaf_jax.files import read_json, write_json
-from lpaf_jax.inputs import Inputs, fingerprint, load_inputs
-from lpaf_jax.models import compressible, load_model, parameters
-from lpaf_jax.progress import Progress
-from lpaf_jax.run import Run
-from lpaf_jax.settings import as_json, make_settings
+from lpaf_jax.checkpoints import load_model
+from lpaf_jax.core.files import read_json, write_json
+from lpaf_jax.core.progress import Progress
+from lpaf_jax.factorization.analysis import analyse_pruning
+from lpaf_jax.models import compressible, parameters
+from lpaf_jax.runs import pipeline
+from lpaf_jax.runs.run import Run
+from lpaf_jax.runs.settings import as_json, make_settings
 from lpaf_jax.stages.prune import pruning_arrays
 from lpaf_jax.stages.trainer import score_of
+from lpaf_jax.tasks.inputs import Inputs, fingerprint, load_inputs
 
 # Criterion, share of the weights kept, decay of the score.
 CASES: list[tuple[str, float, float | None]] = [

@@ -22,15 +22,16 @@ from provenance import provenance
 from scipy.stats import spearmanr
 from scores import by_score
 
+from lpaf_jax.checkpoints import load_model
+from lpaf_jax.core.files import read_json, write_json
+from lpaf_jax.core.machine import usable_cpus
 from lpaf_jax.data import train_batches
-from lpaf_jax.files import read_json, write_json
 from lpaf_jax.importance import fisher_scores
-from lpaf_jax.inputs import load_inputs
 from lpaf_jax.linalg import LowRank, rank_for_ratio, svd, weighted_error, weighted_svd
-from lpaf_jax.machine import usable_cpus
-from lpaf_jax.models import as_function, compressible, load_model, parameters
+from lpaf_jax.models import as_function, compressible, parameters
 from lpaf_jax.models.functional import Batch, Params
-from lpaf_jax.settings import make_settings
+from lpaf_jax.runs.settings import make_settings
+from lpaf_jax.tasks.inputs import load_inputs
 from lpaf_jax.train import CLASSIFICATION
 
 RESULTS = Path(__file__).parent / "results" / "fisher.json"

@@ -31,15 +31,16 @@ from linalg_scaling import scaling
 from provenance import commit
 from scores import by_score
 
+from lpaf_jax.checkpoints import load_model
+from lpaf_jax.core.files import read_json, write_json
+from lpaf_jax.core.machine import usable_cpus
 from lpaf_jax.data import train_batches
-from lpaf_jax.files import read_json, write_json
 from lpaf_jax.importance import fisher_scores
-from lpaf_jax.inputs import load_inputs
 from lpaf_jax.linalg import LowRank, rank_for_ratio, svd, weighted_als, weighted_svd
-from lpaf_jax.machine import usable_cpus
-from lpaf_jax.models import as_function, compressible, load_model, parameters
-from lpaf_jax.settings import make_settings
+from lpaf_jax.models import as_function, compressible, parameters
+from lpaf_jax.runs.settings import make_settings
 from lpaf_jax.stages.prune import pruning_arrays
+from lpaf_jax.tasks.inputs import load_inputs
 from lpaf_jax.train import cross_entropy
 
 RESULTS = Path(__file__).parent / "results" / "linalg.json"

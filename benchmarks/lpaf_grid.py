@@ -14,9 +14,9 @@ from pathlib import Path
 from provenance import provenance
 from rich.console import Console
 
-from lpaf_jax.comparison import compare
-from lpaf_jax.files import read_json, write_json
+from lpaf_jax.core.files import read_json, write_json
 from lpaf_jax.report.compare import print_comparison
+from lpaf_jax.runs.comparison import compare
 
 RECIPES = (
     "svd-ft",

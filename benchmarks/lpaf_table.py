@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from lpaf_jax.files import read_json
+from lpaf_jax.core.files import read_json
 
 RESULTS = Path(__file__).parent / "results"
 RATIOS = (0.5, 0.25, 0.16)

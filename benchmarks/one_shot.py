@@ -25,14 +25,15 @@ from provenance import provenance
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from lpaf_jax.checkpoints import save_model
+from lpaf_jax.core.files import read_json, write_json
+from lpaf_jax.core.machine import usable_cpus, versions
 from lpaf_jax.data import encode_text, load_tokenizer, train_batches
 from lpaf_jax.data.movie_reviews import movie_reviews
 from lpaf_jax.data.split import hash_split
-from lpaf_jax.files import read_json, write_json
-from lpaf_jax.machine import usable_cpus, versions
-from lpaf_jax.models import as_function, parameters, save_model, set_parameters
+from lpaf_jax.models import as_function, parameters, set_parameters
 from lpaf_jax.models.families import FAMILIES
-from lpaf_jax.pipeline import compress
+from lpaf_jax.runs.pipeline import compress
 from lpaf_jax.train import LANGUAGE, initial_state, make_step, task_loss, warmup_linear
 
 HERE = Path(__file__).parent

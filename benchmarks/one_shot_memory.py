@@ -22,10 +22,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from lpaf_jax.files import read_json, write_json
-from lpaf_jax.machine import usable_cpus
-from lpaf_jax.models.tensors import ShardWriter
-from lpaf_jax.models.weight_files import weight_files
+from lpaf_jax.checkpoints.tensors import ShardWriter
+from lpaf_jax.checkpoints.weight_files import weight_files
+from lpaf_jax.core.files import read_json, write_json
+from lpaf_jax.core.machine import usable_cpus
 
 HERE = Path(__file__).parent
 GIB = 2**30
@@ -34,8 +34,9 @@ LOAD = """
 import sys
 from pathlib import Path
 import jax.numpy as jnp
-from lpaf_jax.machine import peak_memory
-from lpaf_jax.models import load_model, parameters
+from lpaf_jax.core.machine import peak_memory
+from lpaf_jax.checkpoints import load_model
+from lpaf_jax.models import parameters
 jnp.zeros(3).block_until_ready()
 before = peak_memory()
 size = sum(x.nbytes for x in parameters(load_model(Path(sys.argv[1]))).values())

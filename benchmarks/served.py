@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from provenance import provenance
 
+from lpaf_jax.core.files import read_json, write_json
 from lpaf_jax.data import encode, eval_batches, load_task
-from lpaf_jax.files import read_json, write_json
-from lpaf_jax.serve import load_predictor
+from lpaf_jax.evaluation.serve import load_predictor
 
 HERE = Path(__file__).parent
 THEIRS = """

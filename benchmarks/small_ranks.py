@@ -21,7 +21,7 @@ from jax import Array
 from provenance import provenance
 
 from linalg import REAL, SHARES, median_seconds, real_importance, sweeps_to
-from lpaf_jax.files import write_json
+from lpaf_jax.core.files import write_json
 from lpaf_jax.linalg import LowRank, als
 from lpaf_jax.linalg.factors import matmul, ratio
 

@@ -13,14 +13,15 @@ from pathlib import Path
 import jax.numpy as jnp
 from provenance import provenance
 
-from lpaf_jax.compress import factorize, to_low_rank
-from lpaf_jax.files import read_json, write_json
+from lpaf_jax.checkpoints import load_model
+from lpaf_jax.core.files import read_json, write_json
+from lpaf_jax.factorization import factorize, to_low_rank
 from lpaf_jax.importance import Subject
-from lpaf_jax.inputs import load_inputs
-from lpaf_jax.models import compressible, load_model, parameters
-from lpaf_jax.settings import make_settings
+from lpaf_jax.models import compressible, parameters
+from lpaf_jax.runs.settings import make_settings
 from lpaf_jax.stages.prune import pruning_arrays
 from lpaf_jax.stages.trainer import score_of
+from lpaf_jax.tasks.inputs import load_inputs
 
 CHOICES = [
     ("plain", "none", 0.0),

@@ -29,11 +29,11 @@ from typing import Any
 from provenance import provenance
 from train_common import DRAW, Job
 
-from lpaf_jax.files import read_json, write_json
+from lpaf_jax.checkpoints import packaged_minilm
+from lpaf_jax.core.files import read_json, write_json
+from lpaf_jax.core.machine import usable_cpus
 from lpaf_jax.linalg import rank_for_ratio
-from lpaf_jax.machine import usable_cpus
-from lpaf_jax.models import packaged_minilm
-from lpaf_jax.settings import PRESETS, make_settings
+from lpaf_jax.runs.settings import PRESETS, make_settings
 
 HERE = Path(__file__).parent
 GROUPS = ("host", "dense", "25", "50", "16")

@@ -15,23 +15,23 @@ import jax.numpy as jnp
 import numpy as np
 from train_common import DRAW, KEPT, TOTAL_STEPS, Job, random_batch, read_job, take_turns
 
-from lpaf_jax.compress import Solution, to_low_rank, to_mixed
+from lpaf_jax.checkpoints import load_model
+from lpaf_jax.core.files import read_json
+from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import Encoded
-from lpaf_jax.files import read_json
+from lpaf_jax.factorization import Solution, to_low_rank, to_mixed
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import (
     BertConfig,
     as_function,
     compressible,
     is_compressible,
-    load_model,
     masks,
     mixed_paths,
     parameters,
 )
 from lpaf_jax.models.functional import Params
-from lpaf_jax.progress import Progress
-from lpaf_jax.settings import make_settings
+from lpaf_jax.runs.settings import make_settings
 from lpaf_jax.stages.trainer import optimizer_of
 from lpaf_jax.train import (
     Checkpoints,

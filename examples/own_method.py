@@ -8,9 +8,14 @@ r"""A method of one's own, in a file of one's own: weights matter by their size 
 
 import jax.numpy as jnp
 
-from lpaf_jax.importance import IMPORTANCES, Importance, Subject, Weighting, fisher_weightings
-from lpaf_jax.recipes import Recipe, register
-from lpaf_jax.stages import Factorize, FineTune, Tune
+from lpaf_jax import Factorize, FineTune, Recipe, Tune, register
+from lpaf_jax.importance import (
+    Importance,
+    Subject,
+    Weighting,
+    fisher_weightings,
+    register_importance,
+)
 
 
 def _salience(subject: Subject) -> dict[str, Weighting]:
@@ -21,17 +26,14 @@ def _salience(subject: Subject) -> dict[str, Weighting]:
     }
 
 
-IMPORTANCES.add(
-    "salience",
+register_importance(
     Importance(
-        name="salience",
-        summary="keeping best the weights that are large and that the loss depends on",
-        source="",
+        "salience",
+        "keeping best the weights that are large and that the loss depends on",
         gives=frozenset({"entries"}),
         needs=frozenset({"loss"}),
         of_model=_salience,
-        of_inputs=None,
-    ),
+    )
 )
 
 

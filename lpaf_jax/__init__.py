@@ -1,7 +1,13 @@
 """LPAF and its neighbours: low-rank compression of transformer models in JAX.
 
-`lpaf_jax.pipeline.compress` is the main job; the linear algebra, `lpaf_jax.linalg`, works alone.
-What is offered here is imported when it is first used: the linear algebra needs no Flax.
+    import lpaf_jax
+
+    lpaf_jax.compress("minilm", task="rotten_tomatoes", recipe="kfac-svd", params=0.25, out="run")
+    model = lpaf_jax.load("run/model")
+
+`compress` is the main job, `compare` runs several methods on one model and data. A method is a
+`Recipe` of stages; `register` gives one a name. The linear algebra, `lpaf_jax.linalg`, works alone:
+what is offered here is imported when it is first used.
 """
 
 from importlib import import_module
@@ -11,11 +17,29 @@ __version__ = "0.1.0"
 
 # Name here -> module and the name there.
 _PUBLIC = {
-    "load": "lpaf_jax.models:load_model",
+    "FineTune": "lpaf_jax.stages:FineTune",
+    "Prune": "lpaf_jax.stages:Prune",
+    "Factorize": "lpaf_jax.stages:Factorize",
+    "Tune": "lpaf_jax.stages:Tune",
+    "MixedTune": "lpaf_jax.stages:MixedTune",
+    "Recipe": "lpaf_jax.recipes:Recipe",
+    "compare": "lpaf_jax.runs.comparison:compare",
+    "compress": "lpaf_jax.runs.pipeline:compress",
+    "load": "lpaf_jax.checkpoints:load_model",
+    "register": "lpaf_jax.recipes:register",
 }
 
 if TYPE_CHECKING:  # _PUBLIC once more, for those that read types; a test compares the two
-    from lpaf_jax.models import load_model as load
+    from lpaf_jax.checkpoints import load_model as load
+    from lpaf_jax.recipes import Recipe as Recipe
+    from lpaf_jax.recipes import register as register
+    from lpaf_jax.runs.comparison import compare as compare
+    from lpaf_jax.runs.pipeline import compress as compress
+    from lpaf_jax.stages import Factorize as Factorize
+    from lpaf_jax.stages import FineTune as FineTune
+    from lpaf_jax.stages import MixedTune as MixedTune
+    from lpaf_jax.stages import Prune as Prune
+    from lpaf_jax.stages import Tune as Tune
 else:
 
     def __getattr__(name):
@@ -26,7 +50,19 @@ else:
         return value
 
 
-__all__ = ["__version__", "load"]
+__all__ = [
+    "Factorize",
+    "FineTune",
+    "MixedTune",
+    "Prune",
+    "Recipe",
+    "Tune",
+    "__version__",
+    "compare",
+    "compress",
+    "load",
+    "register",
+]
 
 
 def __dir__() -> list[str]:

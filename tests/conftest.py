@@ -17,7 +17,7 @@ import pytest
 pytest_plugins = ["tests.tiny", "tests.tiny_tasks"]
 
 # Files that take the same whole runs: one worker has them all, and begins with them.
-_SAME_RUNS = ("tests/test_kinds.py", "tests/test_serve_kinds.py")
+_SAME_RUNS = ("tests/tasks/test_kinds.py", "tests/evaluation/test_serve_kinds.py")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lpaf_jax.models import load_model
+from lpaf_jax.checkpoints import load_model
 
 VOCABULARY, LENGTH = 61, 9
 # Texts of 9, 5 and 1 tokens; where they are padded, other tokens stand, and would show if attended.

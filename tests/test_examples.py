@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from lpaf_jax.errors import LpafError
-from lpaf_jax.pipeline import compress
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.recipes import make_recipe
+from lpaf_jax.runs.pipeline import compress
 from tests.tiny import Tiny, cut_back, weights
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_method.py"

@@ -16,9 +16,9 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from lpaf_jax.options import Options
 from lpaf_jax.recipes import Recipe, make_recipe
-from lpaf_jax.settings import Settings
+from lpaf_jax.runs.settings import Settings
+from lpaf_jax.tasks.options import Options
 
 GOOD = ["bright", "clever", "funny", "lovely", "moving", "superb", "tender", "warm"]
 BAD = ["awful", "boring", "clumsy", "dull", "empty", "flat", "stale", "weak"]
@@ -201,10 +201,10 @@ def cut_back(finished: Path, folder: Path, *without: str) -> Path:
 
 def fine_tuned(settings: Settings) -> Any:
     """The model that the first stage of a run leaves, without the run around it."""
-    from lpaf_jax.inputs import load_inputs
-    from lpaf_jax.progress import Progress
-    from lpaf_jax.run import Run
+    from lpaf_jax.core.progress import Progress
+    from lpaf_jax.runs.run import Run
     from lpaf_jax.stages import Context
+    from lpaf_jax.tasks.inputs import load_inputs
     from lpaf_jax.train import Checkpoints
 
     job, inputs = Run(settings), load_inputs(settings)
@@ -232,7 +232,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 @pytest.fixture(scope="session")
 def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole run. Shared by all tests: read it, copy it, never change it."""
-    from lpaf_jax.pipeline import compress
+    from lpaf_jax.runs.pipeline import compress
 
     folder = tmp_path_factory.mktemp("finished") / "run"
     compress(**tiny.chosen(folder))

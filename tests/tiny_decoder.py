@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from lpaf_jax.models import parameters, save_model, set_parameters
+from lpaf_jax.checkpoints import save_model
+from lpaf_jax.models import parameters, set_parameters
 from lpaf_jax.models.families import FAMILIES
 
 VOCABULARY, LENGTH = 50, 16

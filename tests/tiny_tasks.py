@@ -49,7 +49,7 @@ def write_squad(path: Path, count: int, unanswered: int = 0) -> Path:
 @pytest.fixture(scope="session")
 def graded_run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole run on a regression. Read it, never change it."""
-    from lpaf_jax.pipeline import compress
+    from lpaf_jax.runs.pipeline import compress
 
     folder = tmp_path_factory.mktemp("graded")
     task = write_table(folder / "praise.csv", graded(160))
@@ -60,7 +60,7 @@ def graded_run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def asked_run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole run on questions, a third without an answer. Read it, no more."""
-    from lpaf_jax.pipeline import compress
+    from lpaf_jax.runs.pipeline import compress
 
     folder = tmp_path_factory.mktemp("asked")
     data = write_squad(folder / "questions.json", 120, unanswered=3)

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from lpaf_jax.errors import LpafError
-from lpaf_jax.files import LFS_POINTER
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.files import LFS_POINTER
 
 # Endings of packed files, for names; what is in a file is told by its first bytes.
 PACKED = (".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar", ".lz4", ".tar")

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data.examples import METRICS, Examples, Kind
 from lpaf_jax.data.labels import label_ids, label_values
 from lpaf_jax.data.published import from_folder, from_hub, read_columns
 from lpaf_jax.data.tables import read_table
 from lpaf_jax.data.values import Columns, refuse_nested
-from lpaf_jax.errors import LpafError
 
 HUB_ID = "nyu-mll/glue"
 

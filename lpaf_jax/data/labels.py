@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data.split import normalise
-from lpaf_jax.errors import LpafError
 
 # Names the file, and the rows of it at some positions.
 Where = Callable[[Sequence[int]], str]

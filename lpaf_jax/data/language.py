@@ -8,13 +8,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data.contents import read_text
 from lpaf_jax.data.examples import Examples
 from lpaf_jax.data.split import hash_split, position
 from lpaf_jax.data.tables import table_texts
 from lpaf_jax.data.text import text_tokens, text_windows
 from lpaf_jax.data.tokenize import Encoded, Tokenizer
-from lpaf_jax.errors import LpafError
 
 TEXT_SUFFIX = ".txt"
 COLUMN = "text"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data.examples import Examples
 from lpaf_jax.data.split import drop_repeats
 from lpaf_jax.data.tables import read_table
-from lpaf_jax.errors import LpafError
 
 SOURCES = ("rotten_tomatoes", "imdb")
 LABEL_NAMES = ["negative", "positive"]

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data.contents import PACKED, check_unpacked
 from lpaf_jax.data.tables import read_table
 from lpaf_jax.data.values import Columns, decoded_column
-from lpaf_jax.errors import LpafError
 
 # A split by its name.
 Splits = Callable[[str], Columns]

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data.contents import check_unpacked
 from lpaf_jax.data.values import json_object
-from lpaf_jax.errors import LpafError
 
 _SPACE = re.compile(r"\s*")
 

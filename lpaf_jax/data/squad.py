@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data.contents import check_unpacked
 from lpaf_jax.data.examples import Examples
 from lpaf_jax.data.published import Splits, from_folder, from_hub, read_columns
 from lpaf_jax.data.values import TWICE, Columns, json_object
-from lpaf_jax.errors import LpafError
 
 # Task name to its place on the hub and the version in the names of the official files.
 SQUAD = {

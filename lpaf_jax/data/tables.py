@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data.contents import read_text, refuse_packed
 from lpaf_jax.data.examples import Examples
 from lpaf_jax.data.labels import label_ids, label_values, missing, sorted_names
 from lpaf_jax.data.records import json_records, parquet_columns, parquet_values
 from lpaf_jax.data.values import decoded_column, refuse_nested
-from lpaf_jax.errors import LpafError
 
 TEXT_COLUMN = "sentence"
 LABEL_COLUMN = "label"

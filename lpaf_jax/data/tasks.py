@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.data.contents import refuse_packed
 from lpaf_jax.data.examples import METRICS, Examples, Task
 from lpaf_jax.data.glue import GLUE, glue
@@ -15,7 +16,6 @@ from lpaf_jax.data.movie_reviews import LABEL_NAMES, SOURCES, movie_reviews
 from lpaf_jax.data.split import drop_repeats, hash_sample, hash_split, position
 from lpaf_jax.data.squad import SQUAD, Questions, check_answered, read_squad, squad
 from lpaf_jax.data.tables import FILES, LABEL_COLUMN, SUFFIXES, TEXT_COLUMN, examples_of, read_table
-from lpaf_jax.errors import LpafError, SettingError
 
 TASK_NAMES = (*SOURCES, *GLUE, *SQUAD)
 

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data.batches import Batch
 from lpaf_jax.data.contents import check_text
 from lpaf_jax.data.tables import SUFFIXES, TEXT_COLUMN, table_texts
 from lpaf_jax.data.tokenize import Encoded, Tokenizer
-from lpaf_jax.errors import LpafError
 
 # Characters that are tokenized at a time.
 PIECE = 1 << 20

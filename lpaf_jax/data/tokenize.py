@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.files import read_json
 from lpaf_jax.data.examples import Examples
-from lpaf_jax.errors import LpafError
-from lpaf_jax.files import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -214,7 +214,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         LpafError: the folder holds no tokenizer, one that cannot be read, or one that gives ids
             for which the model has no embedding.
     """
-    from lpaf_jax.models.tokenizer_files import auto_tokenizer, table_rows  # and jax with it
+    from lpaf_jax.checkpoints.tokenizer_files import auto_tokenizer, table_rows  # and jax with it
 
     folder = Path(folder)
     if not folder.is_dir():

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
 
 # What stands for the value of a key that an object names twice.
 TWICE = object()

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.checkpoints.checkpoint import factored_layers, plain_tensors, saved_config
+from lpaf_jax.checkpoints.contents import Source, read_source
+from lpaf_jax.checkpoints.factored import Factored
+from lpaf_jax.checkpoints.names import is_transposed
+from lpaf_jax.checkpoints.tensors import Header, read_tensor
+from lpaf_jax.checkpoints.weight_files import refuse_pickled
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.export.rewrite import card_of, noted, rewrite
-from lpaf_jax.models.checkpoint import factored_layers, plain_tensors, saved_config
-from lpaf_jax.models.contents import Source, read_source
-from lpaf_jax.models.factored import Factored
 from lpaf_jax.models.families import Family, named_head
-from lpaf_jax.models.names import is_transposed
-from lpaf_jax.models.tensors import Header, read_tensor
-from lpaf_jax.models.weight_files import refuse_pickled
 
 _NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 

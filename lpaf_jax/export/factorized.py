@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from lpaf_jax.errors import LpafError, SettingError
+from lpaf_jax.checkpoints.checkpoint import plain_tensors, saved_config
+from lpaf_jax.checkpoints.contents import read_source
+from lpaf_jax.checkpoints.tensors import read_tensor
+from lpaf_jax.checkpoints.weight_files import refuse_pickled
+from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.export.rewrite import card_of, noted, rewrite
 from lpaf_jax.factors import read_records
-from lpaf_jax.models.checkpoint import plain_tensors, saved_config
-from lpaf_jax.models.contents import read_source
-from lpaf_jax.models.tensors import read_tensor
-from lpaf_jax.models.weight_files import refuse_pickled
 
 
 def export_factorized(place: Path, out: Path, *, dtype: str | None) -> None:

@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lpaf_jax.errors import LpafError
-from lpaf_jax.files import atomic_dir, read_json
-from lpaf_jax.models.checkpoint import saved_config, write_beside
+from lpaf_jax.checkpoints.checkpoint import saved_config, write_beside
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.files import atomic_dir, read_json
 from lpaf_jax.models.families import FAMILIES, family_name, named_head
 
 GRAPH = "model.onnx"
@@ -50,7 +50,7 @@ def export_onnx(place: Path, out: Path) -> None:
 def _write(place: Path, file: Path) -> None:
     import torch
 
-    from lpaf_jax.models.torch_twin import takes_types, torch_twin
+    from lpaf_jax.checkpoints.torch_twin import takes_types, torch_twin
 
     model = torch_twin(place)
     names = _INPUTS if takes_types(model) else _INPUTS[:2]

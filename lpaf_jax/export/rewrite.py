@@ -8,10 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from lpaf_jax.errors import LpafError
-from lpaf_jax.files import atomic_dir
-from lpaf_jax.models.checkpoint import write_beside
-from lpaf_jax.models.tensors import ShardWriter, share_weights
+from lpaf_jax.checkpoints.checkpoint import write_beside
+from lpaf_jax.checkpoints.tensors import ShardWriter, share_weights
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.files import atomic_dir
 
 DTYPES: Mapping[str, Any] = {"float32": np.float32, "bfloat16": jnp.bfloat16}
 

@@ -11,11 +11,12 @@ import numpy as np
 from jax import export
 from safetensors.numpy import save_file
 
-from lpaf_jax.files import atomic_dir, read_json
-from lpaf_jax.models import as_function, load_model, parameters
-from lpaf_jax.models.checkpoint import saved_config, write_beside
+from lpaf_jax.checkpoints import load_model
+from lpaf_jax.checkpoints.checkpoint import saved_config, write_beside
+from lpaf_jax.checkpoints.tensors import share_weights
+from lpaf_jax.core.files import atomic_dir, read_json
+from lpaf_jax.models import as_function, parameters
 from lpaf_jax.models.families import FAMILIES, family_name, head_of
-from lpaf_jax.models.tensors import share_weights
 
 PROGRAM, WEIGHTS, RUNNER = "model.stablehlo", "weights.safetensors", "run.py"
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from lpaf_jax.errors import LpafError
-from lpaf_jax.registry import Registry
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.registry import Registry
 
 # What config.json says of a factorized layer: `{"kind": "low_rank", "rank": 64}`.
 Record = dict[str, Any]
@@ -81,7 +81,7 @@ class FactorKind(ABC):
         """Floating-point operations a token, without the bias."""
 
     @abstractmethod
-    def told(self, record: Record) -> str:
+    def summary(self, record: Record) -> str:
         """What of a record is shown in a table, in a few letters."""
 
     def empty(self, record: Record, shape: tuple[int, int], *, bias: bool) -> nnx.Module:

@@ -66,7 +66,7 @@ class LowRankKind(FactorKind):
     def flop(self, record: Record, shape: tuple[int, int]) -> int:
         return 2 * self.size(record, shape)
 
-    def told(self, record: Record) -> str:
+    def summary(self, record: Record) -> str:
         return str(record["rank"])
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.factors.base import KINDS, Record
 
 # From the path of a layer to its record; and, until there was more than one kind, to its rank.

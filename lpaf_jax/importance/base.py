@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.registry import Registry
 from lpaf_jax.importance.activations import Moment, activation_moments
 from lpaf_jax.linalg.scaling import exponent, to_unit
 from lpaf_jax.models.functional import Batch, Params
-from lpaf_jax.registry import Registry
 
 Part = Literal["entries", "left", "right", "mean"]
 Need = Literal["loss", "pruning", "inputs"]

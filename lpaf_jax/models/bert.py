@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.models.configs import plain_values
 from lpaf_jax.models.encoder import EncoderModel, attend, read_config
 from lpaf_jax.models.initial import Initializer, split_key

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
 
 
 def plain_values(

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from flax import nnx
 from jax import Array
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.models.bert import BertClassifier, BertConfig, BertSpans
 from lpaf_jax.models.distilbert import DistilBertClassifier, DistilBertConfig, DistilBertSpans
 from lpaf_jax.models.gpt2 import Gpt2Block, Gpt2Classifier, Gpt2Config, Gpt2LanguageModel

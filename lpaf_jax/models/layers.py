@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.factors.layer import by_rows, optional, plus
 from lpaf_jax.linalg import LowRank
 

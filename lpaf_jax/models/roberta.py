@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.models.bert import BertConfig, Embeddings, Encoder
 from lpaf_jax.models.encoder import EncoderModel
 from lpaf_jax.models.initial import Initializer, split_key

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Rotary:
         Raises:
             LpafError: the kind is not known, or lacks a field that it needs.
         """
-        told = values.get("rope_scaling") or values.get("rope_parameters") or {}
+        listed = values.get("rope_scaling") or values.get("rope_parameters") or {}
         beside = ("rope_theta", "partial_rotary_factor")
         given: dict[str, Any] = {name: values.get(name) for name in beside}
-        given |= {name: value for name, value in told.items() if value is not None}
+        given |= {name: value for name, value in listed.items() if value is not None}
         if any(isinstance(value, dict) for value in given.values()):
             raise LpafError(
                 "config.json: rope_parameters that differ among layers are not supported"

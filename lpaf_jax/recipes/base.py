@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lpaf_jax.errors import LpafError, SettingError
-from lpaf_jax.registry import Registry
+from lpaf_jax.core.errors import LpafError, SettingError
+from lpaf_jax.core.registry import Registry
 from lpaf_jax.stages import Factorize, FineTune, MixedTune, Prune, Stage, Tune
 
 FINAL = "final"
@@ -191,7 +191,9 @@ def _from_module(path: Path, name: str) -> Recipe:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             del sys.modules[known]
-            raise LpafError(f"--recipe {path}: the file cannot be run: {_told(error)}") from error
+            raise LpafError(
+                f"--recipe {path}: the file cannot be run: {_one_line(error)}"
+            ) from error
     make = getattr(sys.modules[known], name, None)
     make = RECIPES[name] if make is None and name in RECIPES else make
     if not callable(make):
@@ -203,13 +205,13 @@ def _from_module(path: Path, name: str) -> Recipe:
     except LpafError as error:
         raise LpafError(f"--recipe {path}:{name}: {error}") from None
     except Exception as error:
-        raise LpafError(f"--recipe {path}:{name} cannot be made: {_told(error)}") from error
+        raise LpafError(f"--recipe {path}:{name} cannot be made: {_one_line(error)}") from error
     if not isinstance(made, Recipe):
         raise LpafError(f"--recipe {path}:{name} gives a {type(made).__name__}, not a Recipe")
     return Recipe(*made.stages, name=name)
 
 
-def _told(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     """An error of somebody's file, on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
@@ -228,8 +230,8 @@ def _from_yaml(path: Path) -> Recipe:
     except FileNotFoundError:
         raise LpafError(f"--recipe {path}: there is no such file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        told = " ".join(str(error).split())
-        raise LpafError(f"--recipe {path} cannot be read: {told}") from None
+        message = " ".join(str(error).split())
+        raise LpafError(f"--recipe {path} cannot be read: {message}") from None
     if not (isinstance(value, dict) and isinstance(value.get("stages"), list)):
         raise LpafError(f"--recipe {path} has no list of stages: write `stages: [FineTune, ...]`")
     if foreign := set(value) - {"name", "stages"}:

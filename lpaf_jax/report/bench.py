@@ -24,11 +24,11 @@ def print_benchmark(found: Mapping[str, Any], console: Console) -> None:
 
 def verdict(found: Mapping[str, Any]) -> str:
     """Whether there is a gain, by framework and batch size, in one sentence."""
-    told = []
+    parts = []
     for name, of in found["frameworks"].items():
         words = [f"at batch {size} {_judged(s)}" for size, s in of["speedup"].items()]
-        told.append(f"in {_NAMES[name]} the compressed model is {', '.join(words)}")
-    text = "; ".join(told)
+        parts.append(f"in {_NAMES[name]} the compressed model is {', '.join(words)}")
+    text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
 

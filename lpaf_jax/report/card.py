@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lpaf_jax.core.files import json_text
 from lpaf_jax.data.glue import GLUE, HUB_ID
 from lpaf_jax.data.squad import SQUAD
-from lpaf_jax.files import json_text
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.measures import measures, primary
@@ -65,9 +65,9 @@ def _what(metrics: Metrics, stage: str) -> str:
     described = metrics["described"]
     steps = list(described)[: list(described).index(stage) + 1]
     smaller = [described[s]["card"] for s in steps if described[s]["shrinks"]]
-    told = " ".join(smaller) or described[stage]["card"]
+    clause = " ".join(smaller) or described[stage]["card"]
     kind = f"{facts.family_name(metrics)}-style {facts.kind_name(metrics)}"
-    return f"A {kind} {_text(told)} Recipe: {_text(metrics['recipe'])}."
+    return f"A {kind} {_text(clause)} Recipe: {_text(metrics['recipe'])}."
 
 
 def _use(metrics: Metrics, stage: str) -> str:
@@ -116,7 +116,7 @@ _BEGINNING = '"The film was"'
 _PREDICTOR = """\
 from pathlib import Path
 
-from lpaf_jax.serve import load_predictor
+from lpaf_jax.evaluation.serve import load_predictor
 
 predictor = load_predictor(Path("RUN"){chosen})
 """
@@ -124,7 +124,7 @@ _PYTHON = {
     "language": """\
 from pathlib import Path
 
-from lpaf_jax.serve import evaluate_file
+from lpaf_jax.evaluation.serve import evaluate_file
 
 print(evaluate_file(Path("RUN"), Path("TEXT.txt"){chosen})["perplexity"])"""
 }

@@ -8,8 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lpaf_jax.errors import LpafError
-from lpaf_jax.files import atomic_write, read_json
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.files import atomic_write, read_json
 from lpaf_jax.report import facts
 from lpaf_jax.report.compare_facts import Found, Group, best, groups, measure, seeds, shown
 from lpaf_jax.report.compare_plots import figure_against_size
@@ -274,24 +274,24 @@ def _ms(value: float | None) -> str:
 
 def _methods(found: Found) -> Html:
     items = []
-    for name, told in found["recipes"].items():
-        stages = " → ".join(told["stages"])
+    for name, entry in found["recipes"].items():
+        stages = " → ".join(entry["stages"])
         items.append(el("dt", name))
-        items.append(el("dd", told["summary"] or "A recipe of one's own.", f" Stages: {stages}."))
+        items.append(el("dd", entry["summary"] or "A recipe of one's own.", f" Stages: {stages}."))
     return el("dl", items)
 
 
 def _words(found: Found) -> Html:
-    told = meanings({"metrics": [found["metric"]], "kind": found["kind"]})
+    meaning = meanings({"metrics": [found["metric"]], "kind": found["kind"]})
     used = ["Compressible weights", "Factorized"]
     if any(row["interval"] is not None for row in found["rows"]):
         used.append("95 % interval")
-    told |= {name: GLOSSARY[name] for name in used if name in GLOSSARY}
-    told["Seed"] = (
+    meaning |= {name: GLOSSARY[name] for name in used if name in GLOSSARY}
+    meaning["Seed"] = (
         "The number that all draws of a run come from: the new head, the order of the examples, "
         "dropout. Runs of one seed start from the same fine-tuned model."
     )
-    items = [el("div", el("dt", name), el("dd", text)) for name, text in told.items()]
+    items = [el("div", el("dt", name), el("dd", text)) for name, text in meaning.items()]
     return el("dl", items, class_="columns")
 
 

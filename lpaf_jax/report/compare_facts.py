@@ -80,8 +80,8 @@ def _before_tuning(metrics: Metrics, key: str) -> float | None:
 
     None where the metrics do not tell.
     """
-    told = metrics["described"]
-    untrained = [n for n, each in told.items() if each["shrinks"] and not each["logs"]]
+    entry = metrics["described"]
+    untrained = [n for n, each in entry.items() if each["shrinks"] and not each["logs"]]
     if not untrained:
         return None
     value: float | None = metrics["stages"][untrained[-1]][key]
@@ -136,15 +136,15 @@ def _paired(runs: Mapping[Key, Metrics], baseline: str) -> list[dict[str, Any]]:
         bits = [_right(each) for each in (other, metrics)]
         if bits[0] is None or bits[1] is None or bits[0].size != bits[1].size:
             continue
-        told = compare_paired(bits[0], bits[1])
+        entry = compare_paired(bits[0], bits[1])
         found.append(
             {
                 "recipe": recipe,
                 "params": params,
                 "seed": seed,
-                "baseline_only": told["dense_only"],
-                "recipe_only": told["final_only"],
-                "p": told["p"],
+                "baseline_only": entry["dense_only"],
+                "recipe_only": entry["final_only"],
+                "p": entry["p"],
             }
         )
     for test, p in zip(found, holm([test["p"] for test in found]), strict=True):

@@ -72,10 +72,10 @@ def _each(rows: list[Cut]) -> Html:
 def _ranks(of: list[Cut]) -> str:
     """`96`, `64 to 128`, or that some are whole."""
     ranks = sorted(cut["rank"] for cut in of if cut["rank"] is not None)
-    told = ["full"] if len(ranks) < len(of) else []
+    shown = ["full"] if len(ranks) < len(of) else []
     if ranks:
-        told.insert(0, f"{ranks[0]}" if ranks[0] == ranks[-1] else f"{ranks[0]} to {ranks[-1]}")
-    return ", ".join(told)
+        shown.insert(0, f"{ranks[0]}" if ranks[0] == ranks[-1] else f"{ranks[0]} to {ranks[-1]}")
+    return ", ".join(shown)
 
 
 def _shape(cut: Cut) -> str:

@@ -68,26 +68,26 @@ def label(metrics: Metrics, stage: str) -> str:
     """What the model after a stage is called; the dense one stands before all stages."""
     if stage == "final" and len(metrics["described"]) > 1:
         return "Final"
-    told = metrics["described"].get(stage)
-    return str(told["label"]) if told else stage.capitalize()
+    entry = metrics["described"].get(stage)
+    return str(entry["label"]) if entry else stage.capitalize()
 
 
 def phase(metrics: Metrics, name: str) -> str:
     """What was done in a stage, or in the training that logs under a name."""
-    for stage, told in metrics["described"].items():
-        if name in (stage, told["logs"]):
-            return str(told["phase"])
+    for stage, entry in metrics["described"].items():
+        if name in (stage, entry["logs"]):
+            return str(entry["phase"])
     return "Evaluating" if name == "evaluate" else name.capitalize()
 
 
 def logged(metrics: Metrics) -> dict[str, str]:
     """The stages that trained, by the name that they log under."""
-    return {told["logs"]: stage for stage, told in metrics["described"].items() if told["logs"]}
+    return {entry["logs"]: stage for stage, entry in metrics["described"].items() if entry["logs"]}
 
 
 def untuned(metrics: Metrics) -> str:
     """The first stage whose model is smaller: what tuning sets out from."""
-    return next(stage for stage, told in metrics["described"].items() if told["shrinks"])
+    return next(stage for stage, entry in metrics["described"].items() if entry["shrinks"])
 
 
 def is_trained(metrics: Metrics) -> bool:
@@ -257,8 +257,8 @@ def stages(metrics: Metrics) -> dict[str, Row]:
     """The stages of this run by name, in the order they happened."""
     rows, official = {}, measures(metrics)
     for key, entry in metrics["stages"].items():
-        told = metrics["described"].get(key)
-        smaller = bool(told and told["shrinks"])
+        described = metrics["described"].get(key)
+        smaller = bool(described and described["shrinks"])
         low, high = entry.get("interval95", (None, None))
         timings = metrics.get("latency_ms", {}).get(key, {})
         rows[key] = Row(

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from lpaf_jax.errors import LpafError
-from lpaf_jax.files import atomic_write, read_json
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.files import atomic_write, read_json
 from lpaf_jax.report import facts, sections
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.logs import Log, read_log
@@ -54,8 +54,8 @@ def render(metrics: Metrics, analysis: Analysis | None, log: Log) -> str:
             sections.seconds(metrics),
         ),
     }
-    told = join(outcome, [content for _, content in parts.values()])
-    parts["glossary"] = ("Words used here", sections.glossary(told, metrics))
+    text = join(outcome, [content for _, content in parts.values()])
+    parts["glossary"] = ("Words used here", sections.glossary(text, metrics))
     parts["particulars"] = ("Particulars", sections.particulars(metrics))
     shown = {key: part for key, part in parts.items() if part[1]}
     nav = el("nav", [el("a", name, href=f"#{key}") for key, (name, _) in shown.items()])
@@ -84,5 +84,5 @@ def document(title: str, main: Html) -> str:
 
 
 def _foot(metrics: Metrics) -> str:
-    told = [f"{key} {metrics[key]}" for key in ("recipe", "seed")]
-    return " · ".join(["lpaf-jax", *told, f"finished {facts.moment(metrics['finished'])}"])
+    about = [f"{key} {metrics[key]}" for key in ("recipe", "seed")]
+    return " · ".join(["lpaf-jax", *about, f"finished {facts.moment(metrics['finished'])}"])

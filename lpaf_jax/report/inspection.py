@@ -116,7 +116,7 @@ def _table(found: Mapping[str, Any]) -> Table:
             str(layer) if layer != before else "",
             what,
             " × ".join(map(str, matrix["shape"])),
-            matrix["told"],
+            matrix["summary"],
             f"{matrix['parameters']:,}",
             facts.percent(kept),
             facts.size(matrix["bytes"]),

@@ -53,8 +53,8 @@ class Measure(NamedTuple):
         """The size of a difference: `1.2 percentage points`, or `0.012` of a correlation."""
         size = abs(difference) if self.correlation else abs(100 * difference)
         least, digits = (0.001, 3) if self.correlation else (0.1, 1)
-        told = f"{size:.{digits}f}" if size >= least / 2 else f"less than {least}"
-        return told if self.correlation else f"{told} percentage points"
+        shown = f"{size:.{digits}f}" if size >= least / 2 else f"less than {least}"
+        return shown if self.correlation else f"{shown} percentage points"
 
 
 def amount(value: float) -> str:

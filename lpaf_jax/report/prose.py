@@ -11,7 +11,7 @@ def origin(metrics: Metrics) -> str:
 
 def explanations(metrics: Metrics) -> dict[str, str]:
     """What each stage of this run says that it did."""
-    return {key: told["text"] for key, told in metrics["described"].items()}
+    return {key: entry["text"] for key, entry in metrics["described"].items()}
 
 
 # Each by a word as the page uses it; `sections.glossary` leaves out those that a page does not.

@@ -57,7 +57,7 @@ def results(metrics: Metrics) -> Html:
     )
     if measure.less:
         caption += f" Equal distances up are equal ratios of the {measure.name}."
-    if any(not told["shrinks"] and key != "dense" for key, told in metrics["described"].items()):
+    if any(not entry["shrinks"] and key != "dense" for key, entry in metrics["described"].items()):
         caption += (
             " The pruned model is drawn at full size because its zeros are stored like any other "
             "number."

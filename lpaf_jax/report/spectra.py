@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lpaf_jax.files import atomic_write, write_json
+from lpaf_jax.core.files import atomic_write, write_json
 from lpaf_jax.report import spectra_plots as plots
 from lpaf_jax.report.facts import percent
 from lpaf_jax.report.html import document
@@ -56,28 +56,28 @@ def _counts(entry: Mapping[str, Any]) -> list[str]:
 def sentences(found: Mapping[str, Any]) -> list[str]:
     """The means over all matrices and inputs, and what follows from them."""
     weights = _mean_share(found["weights"])
-    told = [
+    lines = [
         f"90 % of the energy (sum of squared singular values) of a weight matrix of "
         f"{found['model']} lies in {percent(weights)} of its dimensions, on average."
     ]
     if not found["features"]:
-        return [*told, "Features were not looked at: that takes texts, from --task or --text."]
+        return [*lines, "Features were not looked at: that takes texts, from --task or --text."]
     features = _mean_share(found["features"])
-    told.append(
+    lines.append(
         f"Of its features, the inputs of these matrices on {found['tokens']:,} tokens of "
         f"{found['source']}, it lies in {percent(features)}."
     )
     if features < weights / 2:
-        told.append(
+        lines.append(
             "The features are of far lower rank than the weights: a factorization that keeps the "
             "outputs (weighted by the features) can cut deeper than one that keeps the weights."
         )
     if found["tokens"] < 4 * max(f["shape"][1] for f in found["features"]):
-        told.append(
+        lines.append(
             "There were few tokens for so wide features, which makes their rank look lower than it "
             "is: give more texts."
         )
-    return told
+    return lines
 
 
 def _mean_share(entries: list[Mapping[str, Any]]) -> float:

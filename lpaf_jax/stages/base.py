@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 if TYPE_CHECKING:  # models and their libraries take a second to import, and --help needs none
     from flax import nnx
 
-    from lpaf_jax.inputs import Inputs
-    from lpaf_jax.options import Training
-    from lpaf_jax.progress import Progress
+    from lpaf_jax.core.progress import Progress
+    from lpaf_jax.tasks.inputs import Inputs
+    from lpaf_jax.tasks.options import Training
     from lpaf_jax.train import Checkpoints
 
 # A model, and arrays to keep beside its weights.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from lpaf_jax.errors import SettingError
-from lpaf_jax.ranges import demand, whole
+from lpaf_jax.core.errors import SettingError
+from lpaf_jax.core.ranges import demand, whole
 from lpaf_jax.stages.base import Context, Description, Saved, Stage
 from lpaf_jax.stages.prune import Prune, Pruned, pruning_arrays
 
@@ -67,10 +67,10 @@ class Factorize(Stage):
 
     def check(self) -> None:
         """See `Stage.check`."""
-        from lpaf_jax.compress.ranks import RANK_RULES
-        from lpaf_jax.compress.solvers import SOLVERS, check_pair
+        from lpaf_jax.core.ranges import demand_choice
+        from lpaf_jax.factorization.ranks import RANK_RULES
+        from lpaf_jax.factorization.solvers import SOLVERS, check_pair
         from lpaf_jax.importance import IMPORTANCES
-        from lpaf_jax.ranges import demand_choice
 
         demand_choice(self, "importance", IMPORTANCES)
         demand_choice(self, "solver", SOLVERS)
@@ -88,8 +88,8 @@ class Factorize(Stage):
 
     def run(self, context: Context) -> Saved:
         """Factorize the model before it, weighted by what its data say of it."""
-        from lpaf_jax.compress import factorize, to_low_rank
-        from lpaf_jax.models import load_model
+        from lpaf_jax.checkpoints import load_model
+        from lpaf_jax.factorization import factorize, to_low_rank
 
         model = load_model(context.before)
         solutions = factorize(
@@ -108,7 +108,7 @@ class Factorize(Stage):
 
     def describe(self, found: Mapping[str, Any]) -> Description:
         """See `Stage.describe`."""
-        from lpaf_jax.compress.solvers import SOLVERS
+        from lpaf_jax.factorization.solvers import SOLVERS
         from lpaf_jax.importance import IMPORTANCES
 
         weighed, solver = IMPORTANCES[self.importance], SOLVERS[self.solver]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lpaf_jax.ranges import demand
+from lpaf_jax.core.ranges import demand
 from lpaf_jax.stages.base import Context, Description, Saved, Stage
 
 
@@ -28,11 +28,11 @@ class FineTune(Stage):
 
     def run(self, context: Context) -> Saved:
         """Fine-tune the pretrained model, or take it as it is after no epoch of that."""
-        from lpaf_jax.heads import put_in_order
-        from lpaf_jax.inputs import first_model
+        from lpaf_jax.core.processes import on_host
         from lpaf_jax.models import parameters, set_parameters
-        from lpaf_jax.processes import on_host
         from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
+        from lpaf_jax.tasks.heads import put_in_order
+        from lpaf_jax.tasks.inputs import first_model
         from lpaf_jax.train import task_loss
 
         inputs, training = context.inputs, context.training

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from tyro.conf import arg
 
-from lpaf_jax.errors import SettingError
-from lpaf_jax.ranges import demand, demand_choice, whole
+from lpaf_jax.core.errors import SettingError
+from lpaf_jax.core.ranges import demand, demand_choice, whole
 from lpaf_jax.stages.base import Context, Description, Saved, Stage
 
 # Where scores, masks and second moments of a pruned model lie among the arrays beside its weights.
@@ -61,14 +61,9 @@ class Prune(Stage):
         """Prune; scores, masks and Adam's second moments are kept beside the weights."""
         import optax
 
-        from lpaf_jax.models import (
-            compressible,
-            is_compressible,
-            load_model,
-            parameters,
-            set_parameters,
-        )
-        from lpaf_jax.processes import on_host
+        from lpaf_jax.checkpoints import load_model
+        from lpaf_jax.core.processes import on_host
+        from lpaf_jax.models import compressible, is_compressible, parameters, set_parameters
         from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
         from lpaf_jax.train import cubic_sparsity, prune, task_loss
 
@@ -140,7 +135,7 @@ def pruning_arrays(folder: Path) -> Pruned:
     """What pruning left in the folder of its model."""
     import jax.numpy as jnp
 
-    from lpaf_jax.models import load_extra
+    from lpaf_jax.checkpoints import load_extra
 
     extra = load_extra(folder)
 

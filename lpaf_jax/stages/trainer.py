@@ -9,14 +9,14 @@ import numpy as np
 import optax
 from flax import nnx
 
+from lpaf_jax.core.errors import SettingError
+from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import steps_per_epoch
-from lpaf_jax.errors import SettingError
-from lpaf_jax.inputs import Inputs
-from lpaf_jax.kinds import Judged
 from lpaf_jax.models import as_function, parameters
 from lpaf_jax.models.functional import Forward, Params
-from lpaf_jax.options import Training
-from lpaf_jax.progress import Progress
+from lpaf_jax.tasks.inputs import Inputs
+from lpaf_jax.tasks.kinds import EvalSet
+from lpaf_jax.tasks.options import Training
 from lpaf_jax.train import (
     Checkpoints,
     Layout,
@@ -145,7 +145,7 @@ def optimizer_of(
 
 
 def score_of(
-    model: nnx.Module, data: Judged, batch_size: int, layout: Layout | None = None
+    model: nnx.Module, data: EvalSet, batch_size: int, layout: Layout | None = None
 ) -> Callable[[Params], float]:
     """`score(params)` for the structure of `model`: the primary metric of the task on `data`."""
     forward = jax.jit(data.judging(as_function(model)))
@@ -166,7 +166,7 @@ def loop_of(
     per_epoch = steps_per_epoch(len(inputs.train), training.batch)
     validate = score_of(model, inputs.validation, training.batch, layout_of(training))
     steps, seed = max(1, round(epochs * per_epoch)), _seed_of(name, training.seed)
-    metric = inputs.terms.metrics[0]
+    metric = inputs.spec.metrics[0]
     return Loop(name, inputs.train, training.batch, steps, seed, validate, metric)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpaf_jax.ranges import demand
+from lpaf_jax.core.ranges import demand
 from lpaf_jax.stages.base import Context, Description, Saved, Stage
 from lpaf_jax.stages.finetune import FineTune
 
@@ -51,8 +51,9 @@ class Tune(Stage):
 
     def run(self, context: Context) -> Saved:
         """Train the factors, and with them all that is not factorized."""
-        from lpaf_jax.models import load_model, parameters, set_parameters
-        from lpaf_jax.processes import on_host
+        from lpaf_jax.checkpoints import load_model
+        from lpaf_jax.core.processes import on_host
+        from lpaf_jax.models import parameters, set_parameters
         from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
         from lpaf_jax.train import task_loss
 
@@ -85,7 +86,8 @@ class Tune(Stage):
 
         With no weight on it they change nothing.
         """
-        from lpaf_jax.models import load_model, parameters
+        from lpaf_jax.checkpoints import load_model
+        from lpaf_jax.models import parameters
         from lpaf_jax.train import distilled, teacher_parameters, with_teacher
 
         objective = context.inputs.kind.objective
@@ -122,8 +124,9 @@ class MixedTune(Tune):
 
     def run(self, context: Context) -> Saved:
         """Mix the factorized layers with those that they came from, less and less."""
-        from lpaf_jax.models import load_model, masks, mixed_paths, parameters, set_parameters
-        from lpaf_jax.processes import on_host
+        from lpaf_jax.checkpoints import load_model
+        from lpaf_jax.core.processes import on_host
+        from lpaf_jax.models import masks, mixed_paths, parameters, set_parameters
         from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
         from lpaf_jax.train import dual_loss, linear_replacement
 
@@ -173,8 +176,8 @@ class MixedTune(Tune):
 
 def _mixed_model(dense: Path, final: "nnx.Module") -> "nnx.Module":
     """The dense model with mixed layers in place of those that `final` holds as factors."""
-    from lpaf_jax.compress import low_rank_factors, to_mixed
-    from lpaf_jax.models import load_model
+    from lpaf_jax.checkpoints import load_model
+    from lpaf_jax.factorization import low_rank_factors, to_mixed
     from lpaf_jax.stages.prune import pruning_arrays
 
     model = load_model(dense)

@@ -1,6 +1,6 @@
 """Training: jitted steps and the loop around them."""
 
-from lpaf_jax.processes import on_host
+from lpaf_jax.core.processes import on_host
 from lpaf_jax.train.checkpoints import Checkpoints, Stopwatch
 from lpaf_jax.train.layout import Layout, make_layout
 from lpaf_jax.train.loop import Loop, Monitor, predict, run_steps

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
-from lpaf_jax.errors import LpafError
-from lpaf_jax.processes import is_first, well_everywhere
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.processes import is_first, well_everywhere
 from lpaf_jax.train.steps import TrainState
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
 
 DATA, FSDP = "data", "fsdp"
 # Arrays smaller than this are held whole on every device: to gather them costs more than it saves.

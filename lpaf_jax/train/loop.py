@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lpaf_jax.core.errors import LpafError, Terminated
+from lpaf_jax.core.processes import on_host
 from lpaf_jax.data import (
     LESS_IS_BETTER,
     Batch,
@@ -17,9 +19,7 @@ from lpaf_jax.data import (
     steps_per_epoch,
     train_batches,
 )
-from lpaf_jax.errors import LpafError, Terminated
 from lpaf_jax.models.functional import Forward, Params
-from lpaf_jax.processes import on_host
 from lpaf_jax.train.checkpoints import Checkpoints
 from lpaf_jax.train.interrupt import until_terminated
 from lpaf_jax.train.layout import Layout

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from jax import Array
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from lpaf_jax.processes import is_first
+from lpaf_jax.core.processes import is_first
 
 _DIGESTS = "sha256.json"
 

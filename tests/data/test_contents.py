@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data import load_task, load_tokenizer, read_examples, read_squad, text_tokens
 from lpaf_jax.data.contents import read_text
-from lpaf_jax.errors import LpafError
 from tests.data.tokenizers_of_decoders import gpt2
 
 TEXT = b"sentence,label\na,1\nb,0\n"

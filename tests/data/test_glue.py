@@ -4,8 +4,8 @@ import logging
 import numpy as np
 import pytest
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data import GLUE, load_task, read_examples
-from lpaf_jax.errors import LpafError
 
 PAIRED = {
     **dict.fromkeys(("mrpc", "rte", "wnli"), ("sentence1", "sentence2")),

@@ -4,8 +4,8 @@ import csv
 
 import pytest
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data import load_task
-from lpaf_jax.errors import LpafError
 
 # Lines as the archive of QQP has them: a question that was broken in two at its end of line, a row
 # that ends early, one without a label.

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data import load_task, read_examples
 from lpaf_jax.data.labels import label_ids
-from lpaf_jax.errors import LpafError
 
 
 def write(path: Path, labels: Sequence[object], rows: int = 90) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data import Tokenizer, load_task, load_tokenizer, pack, text_tokens, train_batches
 from lpaf_jax.data.language import pieces, sample, split_text
-from lpaf_jax.errors import LpafError
 from tests.data.tokenizers_of_decoders import gpt2
 
 SHARES = (0.7, 0.1, 0.2)

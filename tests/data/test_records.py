@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data import load_task, load_tokenizer, read_examples, read_squad, text_tokens
 from lpaf_jax.data.tables import read_table
-from lpaf_jax.errors import LpafError
 from tests.data.tokenizers_of_decoders import gpt2
 
 ROWS: list[dict[str, Any]] = [

@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data import Questions, load_task, read_squad
 from lpaf_jax.data.squad import misplaced
-from lpaf_jax.errors import LpafError
 
 
 def article(tag, n, *, version_2=False):

@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data import read_examples
 from lpaf_jax.data.tables import read_table
-from lpaf_jax.errors import LpafError
 
 AWKWARD = [
     'the new " conan " movie',

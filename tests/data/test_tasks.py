@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data import TASK_NAMES, load_task
-from lpaf_jax.errors import LpafError
 
 
 def table(path, rows, header=("sentence", "label")):

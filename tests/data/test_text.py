@@ -5,6 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data import (
     encode_text,
     load_tokenizer,
@@ -16,7 +17,6 @@ from lpaf_jax.data import (
     text_windows,
     train_batches,
 )
-from lpaf_jax.errors import LpafError
 from tests.data.tokenizers_of_decoders import WORDS, gpt2, llama2, llama3
 
 NOTE = "The movie...\r\n\r\n  wasn't_\n good.\n\n\n(1234567)  films — Café 東京🎬\t\n" + WORDS

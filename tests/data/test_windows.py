@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data import (
     Questions,
     encode_questions,
@@ -13,7 +14,6 @@ from lpaf_jax.data import (
     train_batches,
 )
 from lpaf_jax.data.windows import Found
-from lpaf_jax.errors import LpafError
 
 CONTEXT = (
     "Super Bowl 50 was a game. The Denver Broncos defeated the Carolina Panthers 24–10, in "

@@ -7,15 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lpaf_jax.checkpoints import load_model, save_model
 from lpaf_jax.factors import KINDS, register
-from lpaf_jax.models import (
-    compressible,
-    layer_at,
-    load_model,
-    parameters,
-    replace_layer,
-    save_model,
-)
+from lpaf_jax.models import compressible, layer_at, parameters, replace_layer
 from tests.factors.folders import FAMILIES, logits, write_low_rank
 from tests.factors.scaled import Scaled
 

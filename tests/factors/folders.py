@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lpaf_jax.compress import Solution, to_low_rank
+from lpaf_jax.checkpoints import load_model, save_model
+from lpaf_jax.factorization import Solution, to_low_rank
 from lpaf_jax.factors import FIELDS
 from lpaf_jax.linalg import svd
-from lpaf_jax.models import compressible, load_model, parameters, save_model
+from lpaf_jax.models import compressible, parameters
 from tests.tiny_decoder import VOCABULARY, write_decoder
 
 IDS = np.random.default_rng(0).integers(1, VOCABULARY, (2, 7))
@@ -26,7 +27,7 @@ def logits(model: Any, ids: np.ndarray = IDS) -> np.ndarray:
 
 def twin_logits(folder: Path) -> np.ndarray:
     torch = pytest.importorskip("torch")
-    from lpaf_jax.models.torch_twin import torch_twin
+    from lpaf_jax.checkpoints.torch_twin import torch_twin
 
     with torch.no_grad():
         found: np.ndarray = torch_twin(folder)(torch.tensor(IDS)).logits.numpy()

@@ -50,5 +50,5 @@ class Scaled(FactorKind):
     def flop(self, record: Record, shape: tuple[int, int]) -> int:
         return shape[0] + 2 * shape[0] * shape[1]
 
-    def told(self, record: Record) -> str:
+    def summary(self, record: Record) -> str:
         return "by rows"

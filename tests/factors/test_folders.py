@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lpaf_jax.benchmark import find_pair
+from lpaf_jax.checkpoints import DecoderOnDisk, load_model
 from lpaf_jax.cli import main
-from lpaf_jax.compress.spectra import weight_spectra
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.evaluation.bench import find_pair
+from lpaf_jax.evaluation.inspection import inspect_model
 from lpaf_jax.export import export_dense, export_factorized
+from lpaf_jax.factorization.spectra import weight_spectra
 from lpaf_jax.factors import KINDS
-from lpaf_jax.inspection import inspect_model
-from lpaf_jax.models import DecoderOnDisk, compressible_layers, load_model, parameters
+from lpaf_jax.models import compressible_layers, parameters
 from tests.factors.folders import (
     IDS,
     as_before,
@@ -179,7 +180,7 @@ def inspected(folder: Path) -> None:
     for matrix in matrices:
         if matrix["kind"] == "scaled":
             m, n = matrix["shape"]
-            assert (matrix["told"], matrix["rank"]) == ("by rows", None)
+            assert (matrix["summary"], matrix["rank"]) == ("by rows", None)
             assert (matrix["parameters"], matrix["flop"]) == (m + m * n, m + 2 * m * n)
     assert main(["inspect", str(folder)]) == 0
 

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.checkpoints.remote_code import modeling_code
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.factors import KINDS, LOW_RANK, LowRankLinear, kind_at, register
 from lpaf_jax.models import parameters
-from lpaf_jax.models.remote_code import modeling_code
 from tests.factors.scaled import Scaled
 
 
@@ -15,7 +15,7 @@ def test_low_rank_counts_what_it_stores_and_computes() -> None:
     record = LOW_RANK.of_rank(3)
     assert LOW_RANK.size(record, (5, 7)) == 3 * (5 + 7)
     assert LOW_RANK.flop(record, (5, 7)) == 2 * 3 * (5 + 7)
-    assert LOW_RANK.told(record) == "3"
+    assert LOW_RANK.summary(record) == "3"
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lpaf_jax.compress import Solution, to_low_rank
+from lpaf_jax.checkpoints import load_model
+from lpaf_jax.factorization import Solution, to_low_rank
 from lpaf_jax.importance import activation_moments
 from lpaf_jax.linalg import svd
-from lpaf_jax.models import compressible, load_model, parameters
+from lpaf_jax.models import compressible, parameters
 from tests.tiny import HIDDEN, INNER, LAYERS, WORDS, Tiny
 
 LAYER = "bert.encoder.layer"

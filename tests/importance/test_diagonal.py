@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from lpaf_jax.compress import SOLVERS
+from lpaf_jax.factorization import SOLVERS
 from lpaf_jax.importance import IMPORTANCES, Moment, Weighting
 
 

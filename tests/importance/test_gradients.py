@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lpaf_jax.checkpoints import load_model
 from lpaf_jax.importance import TWO_SIDED, Subject, gradient_moments, measure
 from lpaf_jax.importance.gradients import shrunk
-from lpaf_jax.models import load_model, parameters
+from lpaf_jax.models import parameters
 from lpaf_jax.models.functional import inputs_of, layer_at
 from lpaf_jax.train import CLASSIFICATION, LANGUAGE, REGRESSION, SPANS, Objective
 from tests.tiny import WORDS, Tiny

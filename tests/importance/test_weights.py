@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.importance import (
     IMPORTANCES,
     TWO_SIDED,

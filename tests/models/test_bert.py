@@ -12,8 +12,9 @@ import pytest
 from safetensors.numpy import load_file
 from scipy.special import erf
 
-from lpaf_jax.errors import LpafError
-from lpaf_jax.models import BertClassifier, BertConfig, bert, encoder, load_model, parameters
+from lpaf_jax.checkpoints import load_model
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.models import BertClassifier, BertConfig, bert, encoder, parameters
 
 ACTIVATIONS = {
     "gelu": lambda x: x * 0.5 * (1 + erf(x / math.sqrt(2))),

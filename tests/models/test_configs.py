@@ -2,7 +2,7 @@
 
 import pytest
 
-from lpaf_jax.models import load_model
+from lpaf_jax.checkpoints import load_model
 from lpaf_jax.models.configs import plain_values
 from lpaf_jax.models.distilbert import DistilBertConfig
 from lpaf_jax.models.families import FAMILIES

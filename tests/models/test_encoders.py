@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.checkpoints import load_model, save_model
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import (
     LowRankLinear,
@@ -22,11 +23,9 @@ from lpaf_jax.models import (
     distilbert,
     encoder,
     layer_at,
-    load_model,
     parameters,
     replace_layer,
     roberta,
-    save_model,
 )
 from lpaf_jax.models.families import FAMILIES
 from lpaf_jax.models.layers import ACTIVATIONS

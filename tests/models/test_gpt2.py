@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from lpaf_jax.errors import LpafError
-from lpaf_jax.models import Gpt2Config, Gpt2LanguageModel, load_model, parameters, save_model
+from lpaf_jax.checkpoints import load_model, save_model
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.models import Gpt2Config, Gpt2LanguageModel, parameters
 from tests.decoders import GPT2, IDS, LEFT, LEFT_PLACES, RIGHT, assert_same, both, torch_outputs
 from tests.programs import equations
 

@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import pytest
 
-from lpaf_jax.models import load_model, parameters
+from lpaf_jax.checkpoints import load_model
+from lpaf_jax.models import parameters
 from lpaf_jax.models.families import FAMILIES
-from tests.models.conftest import TINY, Tensors, WriteFolder
+from tests.encoders import TINY, Tensors, WriteFolder
 
 WIDE = 0.25
 SHAPE: dict[str, Any] = {

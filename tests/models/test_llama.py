@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.models import LlamaConfig, LlamaLanguageModel
 from tests.decoders import (
     IDS,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lpaf_jax.models import load_model, save_model
+from lpaf_jax.checkpoints import load_model, save_model
 
 torch = pytest.importorskip("torch")
 

@@ -11,17 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lpaf_jax.checkpoints import load_model, save_model
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import (
     LowRankLinear,
     MixedLinear,
     as_function,
     layer_at,
-    load_model,
     masks,
     parameters,
     replace_layer,
-    save_model,
     set_parameters,
 )
 

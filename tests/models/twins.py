@@ -8,7 +8,8 @@ import torch
 import transformers
 from safetensors.numpy import load_file
 
-from lpaf_jax.models import load_model, parameters
+from lpaf_jax.checkpoints import load_model
+from lpaf_jax.models import parameters
 
 PAD, LENGTH, POSITIONS = 1, 9, 20
 _BERT = {

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lpaf_jax.outcome import about, describe
 from lpaf_jax.report import write_report
-from lpaf_jax.settings import make_settings
+from lpaf_jax.runs.outcome import about, describe
+from lpaf_jax.runs.settings import make_settings
 
 KINDS = (
     ("attention.self.query", (384, 384)),

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data.metrics import wilson_interval
-from lpaf_jax.errors import LpafError
 from lpaf_jax.report.compare import print_comparison, render, write_comparison
 from lpaf_jax.report.compare_facts import gather, holm
 from tests.report.conftest import synthetic_metrics

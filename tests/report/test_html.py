@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.report import prose, write_report
 from lpaf_jax.report.markup import el
 from lpaf_jax.report.prose import explanations

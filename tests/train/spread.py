@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lpaf_jax.compress import to_mixed
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.processes import on_host
+from lpaf_jax.factorization import to_mixed
 from lpaf_jax.linalg import svd
 from lpaf_jax.models import (
     BertClassifier,
@@ -38,7 +39,6 @@ from lpaf_jax.train import (
     linear_replacement,
     make_layout,
     make_step,
-    on_host,
     prune,
     task_loss,
 )

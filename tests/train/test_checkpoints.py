@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.train import Checkpoints, Stopwatch, TrainState
 from lpaf_jax.train import checkpoints as module
 
@@ -330,7 +330,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.train import Checkpoints, TrainState
 from tests.disk import room_for
 

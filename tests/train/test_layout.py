@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from lpaf_jax.errors import LpafError
-from lpaf_jax.processes import on_host
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.processes import on_host
 from lpaf_jax.train import Layout, make_layout
 from tests.train.spread import CASES, FSDP
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lpaf_jax.core.errors import LpafError, Terminated
 from lpaf_jax.data import Encoded
-from lpaf_jax.errors import LpafError, Terminated
 from lpaf_jax.train import (
     Checkpoints,
     Loop,

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data import Encoded, eval_batches
-from lpaf_jax.errors import LpafError
 from lpaf_jax.train import predict
 
 LENGTHS = [3, 9, 5, 30, 31, 8, 26]

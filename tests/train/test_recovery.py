@@ -18,7 +18,7 @@ import numpy as np
 import optax
 import pytest
 
-from lpaf_jax.errors import LpafError
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.train import Checkpoints, TrainState, make_step, run_steps, task_loss
 from lpaf_jax.train.steps import Step
 from tests.train.toy import OPTIMIZER, Nowhere, forward, stage_of, start

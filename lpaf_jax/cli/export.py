@@ -1,0 +1,70 @@
+"""`lpaf export`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from lpaf_jax.checkpoints.folders import StageName
+from lpaf_jax.core.errors import LpafError, SettingError
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a finished model in the format of other tools; prints the sizes of both.
+
+    Factors stay factors, except in a dense checkpoint.
+    """
+
+    dir: Positional[Path]
+    """Folder of a run, or of a model."""
+    format: Literal["dense", "factorized", "stablehlo", "onnx"]
+    """dense: factors multiplied back, a plain Hugging Face checkpoint that any tool loads;
+    factorized: the same folder with its numbers in another `--dtype`;
+    stablehlo: a program of `jax.export` that runs with jax alone, on CPU, GPU and TPU;
+    onnx: a graph, through PyTorch's exporter, which needs torch, onnx and onnxscript."""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """Folder to write; it must be new or empty."""
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        arg(help_behavior_hint="(default: as it is stored, stablehlo float32)"),
+    ] = None
+    """What numbers are stored as; bfloat16 halves the file. onnx is float32 always."""
+    stage: StageName = "final"
+    """Which model of a run: as it stood after this stage."""
+
+    def run(self) -> None:
+        """Export and say what it takes on disk."""
+        from lpaf_jax.checkpoints.folders import model_folder
+        from lpaf_jax.export import (
+            export_dense,
+            export_factorized,
+            export_onnx,
+            export_stablehlo,
+        )
+        from lpaf_jax.report.facts import size
+
+        place = model_folder(self.dir, self.stage)
+        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            raise LpafError(f"{self.out} is not empty: name a new folder for --out")
+        if self.format == "onnx":
+            if self.dtype == "bfloat16":
+                raise SettingError(
+                    ("dtype",),
+                    "cannot be bfloat16 for --format onnx: leave it out",
+                )
+            export_onnx(place, self.out)
+        elif self.format == "dense":
+            export_dense(place, self.out, dtype=self.dtype)
+        elif self.format == "factorized":
+            export_factorized(place, self.out, dtype=self.dtype)
+        else:
+            export_stablehlo(place, self.out, dtype=self.dtype)
+        before, after = (_bytes(folder) for folder in (place, self.out))
+        print(f"{place}: {size(before)}")
+        print(f"{self.out}: {size(after)} ({after / before:.2f} times as large)")
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,39 @@
+"""`lpaf inspect`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from lpaf_jax.checkpoints.folders import StageName
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Show what was done to a model: rank, numbers kept and size of every matrix.
+
+    Only the headers of the weights are read: a large model takes no longer.
+    """
+
+    dir: Positional[Path]
+    """Folder of a run, or of a model, factorized or dense."""
+    stage: StageName = "final"
+    """Which model of a run: as it stood after this stage."""
+    json: bool = False
+    """Print one JSON object instead of the table."""
+
+    def run(self) -> None:
+        """Read and print."""
+        from lpaf_jax.checkpoints.folders import model_folder
+        from lpaf_jax.core.files import json_text
+        from lpaf_jax.evaluation.inspection import inspect_model
+
+        found = inspect_model(model_folder(self.dir, self.stage))
+        if self.json:
+            print(json_text(found, indent=2))
+            return
+        from rich.console import Console
+
+        from lpaf_jax.report.inspection import print_inspection
+
+        print_inspection(found, Console(highlight=False, markup=False, emoji=False))

@@ -1,0 +1,1 @@
+"""What knows of no model and no method."""

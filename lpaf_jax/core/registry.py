@@ -1,0 +1,50 @@
+"""Choices by name: each registered once, where it is written, and looked up everywhere."""
+
+from collections.abc import Iterator, Mapping
+from typing import Generic, TypeVar
+
+from lpaf_jax.core.errors import LpafError
+
+Choice = TypeVar("Choice")
+
+
+class Registry(Mapping[str, Choice], Generic[Choice]):
+    """A mapping from names to choices, in the order in which they were registered.
+
+    Args:
+        kind: what a choice is called in an error, such as "importance".
+    """
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._choices: dict[str, Choice] = {}
+
+    def add(self, name: str, choice: Choice) -> Choice:
+        """Register `choice` and return it.
+
+        Raises:
+            LpafError: the name is taken by another choice.
+        """
+        if self._choices.get(name, choice) is not choice:
+            raise LpafError(f"{self.kind} {name!r} is registered already: give it another name")
+        self._choices[name] = choice
+        return choice
+
+    def __getitem__(self, name: str) -> Choice:
+        """The choice of that name.
+
+        Raises:
+            LpafError: there is none; the message names those there are.
+        """
+        if name not in self._choices:
+            raise LpafError(f"unknown {self.kind} {name!r}: choose one of {', '.join(self)}")
+        return self._choices[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._choices)
+
+    def __len__(self) -> int:
+        return len(self._choices)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._choices

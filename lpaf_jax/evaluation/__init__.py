@@ -1,0 +1,1 @@
+"""What finished models are worth: predictions, perplexity, time, size."""

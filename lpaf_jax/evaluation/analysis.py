@@ -1,0 +1,128 @@
+"""Spectra of a model's matrices and of what goes into them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lpaf_jax.checkpoints import resolve_model
+from lpaf_jax.checkpoints.folders import model_folder
+from lpaf_jax.checkpoints.headless import load_headless
+from lpaf_jax.core.errors import LpafError, SettingError
+from lpaf_jax.core.files import read_json
+from lpaf_jax.data import Encoded, Examples, encode, eval_batches, load_task, load_tokenizer
+from lpaf_jax.data.contents import read_text
+from lpaf_jax.data.tables import FILES, SUFFIXES, TEXT_COLUMN, table_texts
+from lpaf_jax.factorization.spectra import feature_spectra, weight_spectra
+from lpaf_jax.importance import activation_moments
+from lpaf_jax.models import parameters
+from lpaf_jax.models.families import family_name
+
+_BATCH = 16
+
+
+def analyse_model(
+    name: str,
+    *,
+    task: str | None = None,
+    text: Path | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    pair_column: str | None = None,
+    data: Path | None = None,
+    texts: int = 256,
+    length: int = 128,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Spectra of the weights of a model and, given texts, of its features.
+
+    Args:
+        name: of a model, the folder of one, or of a run, whose final model it then is.
+        task: whose training texts are read.
+        text: a file whose lines are; of a .json, .csv, .tsv, .jsonl or .parquet file, whose rows.
+        text_column: of a file, be it a task or a text; `sentence` unless given.
+        label_column: of the task; see `lpaf_jax.data.load_task`.
+        pair_column: of the task, too.
+        data: a local copy of the task.
+        texts: how many at most, drawn by hash from a task, evenly spread over a file.
+        length: longest text in tokens; what is longer is cut.
+        say: is told what is being done.
+
+    Returns:
+        JSON values: `weights` and, None without texts, `features`; see
+        `lpaf_jax.factorization.spectra`.
+
+    Raises:
+        LpafError: the model, the task or the file cannot be read, or a setting is out of range.
+    """
+    if texts < 1:
+        raise SettingError(("texts",), f"is {texts}, but must be at least 1")
+    if task is not None and text is not None:
+        raise SettingError(("task", "text"), "exclude each other: give one of them")
+    place = _place(name)
+    of_task = {"label_column": label_column, "pair_column": pair_column, "data": data}
+    if task is not None:
+        chosen: Any = of_task | {"text_column": text_column}
+        loaded = load_task(task, limit=texts, **chosen)
+        examples: Examples | None = loaded.train
+        if loaded.left_out:
+            say(loaded.left_out)
+    else:
+        _refuse("without --task", **of_task)
+        examples = _rows(text, text_column, texts)
+    tokenizer = None if examples is None else load_tokenizer(place)
+    say(f"loading {place}")
+    model = load_headless(place)
+    found: dict[str, Any] = {
+        "model": name,
+        "family": family_name(read_json(place / "config.json"), str(place)),
+        "source": task if text is None else str(text),
+        "texts": None if examples is None else len(examples),
+    }
+    say("spectra of the weights")
+    found["weights"] = weight_spectra(parameters(model))
+    found["features"] = found["tokens"] = None
+    if examples is not None and tokenizer is not None:
+        encoded = encode(tokenizer, examples, min(length, model.positions))
+        say(f"spectra of the features, over {len(examples)} texts")
+        found["features"] = feature_spectra(activation_moments(model, _batches(encoded)))
+        found["tokens"] = found["features"][0]["shape"][0]
+    return found
+
+
+def _place(name: str) -> Path:
+    folder = Path(name).expanduser()
+    is_run = folder.is_dir() and not (folder / "config.json").is_file()
+    if is_run and (folder / "model" / "config.json").is_file():
+        return model_folder(folder)
+    return resolve_model(name)
+
+
+def _refuse(why: str, **options: object) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise SettingError((option,), f"has no use {why}; leave it out")
+
+
+def _rows(text: Path | None, column: str | None, count: int) -> Examples | None:
+    if text is None or text.suffix.lower() not in SUFFIXES:
+        _refuse(f"without a {FILES}", text_column=column)
+    if text is None:
+        return None
+    lines = _lines(text, column or TEXT_COLUMN)
+    if not lines:
+        raise LpafError(f"{text} holds no text")
+    # A file is often sorted: its first lines alone would be of one kind.
+    chosen = np.unique(np.linspace(0, len(lines) - 1, min(count, len(lines))).round().astype(int))
+    return Examples([lines[i] for i in chosen], None, np.zeros(len(chosen), np.int32))
+
+
+def _lines(text: Path, column: str) -> list[str]:
+    if text.suffix.lower() in SUFFIXES:
+        return table_texts(text, column)
+    return [line for line in read_text(text).splitlines() if line.strip()]
+
+
+def _batches(encoded: Encoded) -> Any:
+    return eval_batches(encoded, min(_BATCH, len(encoded)))

@@ -1,0 +1,78 @@
+"""Perplexity of a text: by what `lpaf evaluate` judges a language model."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lpaf_jax.checkpoints import load_model
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.files import read_json
+from lpaf_jax.data import load_tokenizer, perplexity, text_batches, text_tokens, text_windows
+from lpaf_jax.models import as_function, parameters
+from lpaf_jax.models.functional import Batch, Params
+from lpaf_jax.tasks.kinds import length_for
+from lpaf_jax.tasks.options import TEXT_LENGTH
+from lpaf_jax.train import log_likelihood
+
+
+def text_perplexity(
+    folder: Path,
+    data: Path,
+    *,
+    text_column: str = "text",
+    length: int | None = None,
+    stride: int | None = None,
+) -> dict[str, Any]:
+    """`exp(−Σ_t log p(x_t | those before it in its window) / T)` of the whole of a text.
+
+    The text is read in windows, each `stride` tokens after the last; every token counts once, in
+    the first window that holds it, but for the first of all. See `lpaf_jax.data.perplexity`.
+
+    Args:
+        folder: of a language model.
+        data: a text, or a table with a text a row.
+        text_column: the column of the text in a table.
+        length: tokens of a window; None takes that of the run that the model is of, else 512 or
+            what the model reads.
+        stride: None takes the length: the fastest, and the highest figure, as the first tokens of
+            a window have little before them.
+
+    Returns:
+        "perplexity"; "tokens", T of them; "length" and "stride".
+
+    Raises:
+        LpafError: the model or the text cannot be read, has too few tokens, the length is more
+            than the model reads, or the model overflows.
+
+    Cost: a forward pass of length / stride times the tokens, a window at a time: the logits of a
+    window, length × vocabulary × 4 bytes, are held beside the model.
+    """
+    # What is wrong with these is said before the weights are read.
+    tokenizer = load_tokenizer(folder)
+    tokens_of = text_tokens(tokenizer, data, text_column)
+    model: Any = load_model(folder, head="lm")
+    own = read_json(folder / "config.json").get("lpaf_reads", {}).get("length", TEXT_LENGTH)
+    length = length_for(length, own, model.positions)
+    stride = length if stride is None else stride
+    windows = text_windows(tokens_of, length, stride)
+    forward = as_function(model)
+
+    @jax.jit
+    def found_in(params: Params, batch: Batch) -> Array:
+        return jnp.sum(log_likelihood(forward(params, {}, batch), batch))
+
+    params = parameters(model)
+    total, tokens = 0.0, 0
+    for batch in text_batches(windows, 1, length, tokenizer.pad_id):
+        total += float(found_in(params, batch))
+        tokens += int(batch["weight"].sum())
+    if not tokens:
+        raise LpafError(f"{data} has less than two tokens, of which there is no perplexity")
+    if not math.isfinite(total):
+        raise LpafError(f"{folder}: what the model makes of {data} is not finite: it overflows")
+    found = {"perplexity": perplexity(total, tokens), "tokens": tokens}
+    return found | {"length": length, "stride": stride}

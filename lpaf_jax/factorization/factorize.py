@@ -1,0 +1,113 @@
+"""Factorize the compressible matrices of a model that is in memory."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.factorization.ranks import RANK_RULES, choose_ranks, loss_spectrum
+from lpaf_jax.factorization.solvers import SOLVERS, Solution, check_pair
+from lpaf_jax.factorization.spread import solve_each
+from lpaf_jax.importance import IMPORTANCES, TWO_SIDED, Subject, Weighting, measure
+
+
+def factorize(
+    subject: Subject,
+    *,
+    importance: str,
+    solver: str,
+    ranks: str = "uniform",
+    params: float | None = None,
+    rank: int | None = None,
+    floor: float = 0.0,
+    ridge: float = 0.0,
+    multiple_of: int = 1,
+) -> dict[str, Solution]:
+    """Factors of the matrices in `subject.weights`, by kernel path, but for those that stay dense.
+
+    Matrices of one shape and rank are solved by one compiled call, spread over the devices of all
+    processes; each process gives all matrices and gets all factors.
+
+    Args:
+        subject: the model and its data.
+        importance: one of `IMPORTANCES`. solver: one of `SOLVERS`. ranks: one of `RANK_RULES`.
+        params: share of the numbers to be kept; or `rank`, the same for all.
+        floor: see `lpaf_jax.importance.measure`.
+        ridge: λ of the exact element-wise objective.
+        multiple_of: step of ranks that differ.
+
+    Raises:
+        LpafError: a choice is unknown or does not go with another, or the weights, the importance
+            or the factors of a matrix are not finite.
+    """
+    chosen, rule = IMPORTANCES[importance], RANK_RULES[ranks]
+    check_pair(chosen, SOLVERS[solver], ridge)
+    weightings = measure(chosen, subject, floor)
+    shapes = {path: (w.shape[0], w.shape[1]) for path, w in subject.weights.items()}
+    spectra = {}
+    if rule.needs_spectra:
+        two_sided = weightings if chosen is TWO_SIDED else measure(TWO_SIDED, subject)
+        _check_finite(subject.weights, two_sided)
+        spectra = {path: loss_spectrum(w, two_sided[path]) for path, w in subject.weights.items()}
+    given = choose_ranks(
+        ranks, shapes, params=params, rank=rank, spectra=spectra, multiple_of=multiple_of
+    )
+    _check_finite(subject.weights, weightings)
+    found = solve_all(
+        subject.weights,
+        weightings,
+        {path: k for path, k in given.items() if k is not None},
+        solver=solver,
+        ridge=ridge,
+    )
+    for path, solution in found.items():
+        if not _finite(solution):
+            raise LpafError(
+                f"{path}: its factors hold NaN or infinity; choose another solver or a larger floor"
+            )
+    return found
+
+
+def solve_all(
+    weights: Mapping[str, Array],
+    weightings: Mapping[str, Weighting],
+    ranks: Mapping[str, int],
+    *,
+    solver: str,
+    ridge: float = 0.0,
+) -> dict[str, Solution]:
+    """The solutions of all matrices that have a rank, by path."""
+    groups: dict[Any, list[str]] = defaultdict(list)
+    for path, rank in ranks.items():
+        parts = tuple(None if x is None else x.shape for x in weightings[path])
+        groups[weights[path].shape, rank, parts].append(path)
+    solve = SOLVERS[solver].solve
+    found: dict[str, Solution] = {}
+    for (_, rank, _), paths in groups.items():
+        problems = [(weights[path], weightings[path]) for path in paths]
+
+        def solve_one(problem: Any, rank: int = rank) -> Solution:
+            w, weighting = problem
+            return solve(w, weighting, rank, ridge)
+
+        found |= dict(zip(paths, solve_each(solve_one, problems), strict=True))
+    return {path: found[path] for path in ranks}
+
+
+def _check_finite(weights: Mapping[str, Array], weightings: Mapping[str, Weighting]) -> None:
+    for path, w in weights.items():
+        if not _finite(w):
+            raise LpafError(f"{path}: its weights hold NaN or infinity")
+        if not _finite(weightings[path]):
+            raise LpafError(
+                f"{path}: its scores, gradients or inputs hold NaN or infinity: the model itself "
+                "overflows, or training has diverged"
+            )
+
+
+def _finite(tree: Any) -> bool:
+    return all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(tree))

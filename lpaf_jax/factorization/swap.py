@@ -1,0 +1,72 @@
+"""Put factorized or mixed layers in the place of dense ones."""
+
+from collections.abc import Mapping
+
+from flax import nnx
+from jax import Array
+
+from lpaf_jax.checkpoints import records_of
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.factorization.solvers import Solution
+from lpaf_jax.factors import LOW_RANK
+from lpaf_jax.linalg import LowRank
+from lpaf_jax.models import Linear, MixedLinear, layer_at, replace_layer
+from lpaf_jax.models.functional import Params
+
+
+def to_mixed(model: nnx.Module, factors: dict[str, LowRank], masks: Params) -> None:
+    """Let every layer in `factors` (by kernel path) hold its dense kernel, its mask and factors."""
+    for path, pair in factors.items():
+        place = path.removesuffix(".kernel")
+        dense = _dense(model, place)
+        mask = masks.get(path)
+        replace_layer(model, place, MixedLinear(dense.kernel[...], mask, pair, _bias(dense)))
+
+
+def to_low_rank(model: nnx.Module, solutions: Mapping[str, Solution]) -> None:
+    """Let every layer in `solutions` (by kernel path) hold its factors alone.
+
+    Raises:
+        LpafError: a solution moves the bias of a layer that has none.
+    """
+    for path, (factors, change) in solutions.items():
+        place = path.removesuffix(".kernel")
+        bias = moved_bias(place, _bias(_dense(model, place)), change)
+        replace_layer(model, place, LOW_RANK.layer(factors._asdict(), bias))
+
+
+def moved_bias(place: str, bias: Array | None, change: Array | None) -> Array | None:
+    """The bias of a layer after `change`.
+
+    Raises:
+        LpafError: there is a change and no bias: checkpoints of the family have no place for one.
+    """
+    if change is None:
+        return bias
+    if bias is None:
+        raise LpafError(
+            f"{place} has no bias, and this method moves it: take --importance activations and "
+            "--solver metric"
+        )
+    return bias + change
+
+
+def low_rank_factors(model: nnx.Module) -> dict[str, LowRank]:
+    """The factors of all low-rank layers, by the kernel path of the layer."""
+    layers = {
+        path: layer_at(model, path)
+        for path, record in records_of(model).items()
+        if record["kind"] == LOW_RANK.name
+    }
+    return {f"{path}.kernel": LowRank(layer.a[...], layer.b[...]) for path, layer in layers.items()}
+
+
+def _bias(layer: Linear) -> Array | None:
+    return None if layer.bias is None else layer.bias[...]
+
+
+def _dense(model: nnx.Module, place: str) -> Linear:
+    layer = layer_at(model, place)
+    if not isinstance(layer, Linear):
+        raise TypeError(f"{place} is {type(layer).__name__}, not a dense linear layer")
+    return layer

@@ -1,0 +1,1 @@
+"""The job from a checkpoint to a smaller one, and its folder."""

@@ -1,0 +1,54 @@
+"""What runs with and without a task do alike: their words, and their end."""
+
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.files import atomic_write, write_json
+from lpaf_jax.core.processes import is_first
+from lpaf_jax.recipes import RECIPES, Recipe, summary
+from lpaf_jax.recipes.base import FINAL
+from lpaf_jax.report import model_card, write_report
+from lpaf_jax.runs.run import Run
+from lpaf_jax.runs.settings import Settings
+
+
+def describe(settings: Settings, metric: str, ranks: Mapping[str, int]) -> dict[str, Any]:
+    """What every stage says of itself, by the name of the model it leaves."""
+    steps = settings.steps if settings.trained else settings.steps_of_texts
+    figures = {"metric": metric, "ranks": ranks}
+    found = {}
+    for i, (name, stage) in enumerate(steps):
+        retrained = any(later.logs for _, later in steps[i + 1 :])
+        words = stage.describe(figures | {"retrained": retrained}).as_json()
+        found[name] = words | {"shrinks": stage.shrinks, "logs": stage.logs}
+    return found
+
+
+def about(recipe: Recipe) -> str:
+    """What a registered recipe says of itself; nothing of one of a person's own file."""
+    return summary(recipe.name) if recipe.name in RECIPES else ""
+
+
+def finish(job: Run, metrics: dict[str, Any]) -> None:
+    """Write the card, the figures and the page, and clear what only an unfinished run needs."""
+    if is_first():
+        with atomic_write(job.stage(FINAL) / "README.md") as temporary:
+            temporary.write_text(model_card(metrics), encoding="utf-8")
+        write_json(job.folder / "metrics.json", metrics)
+        write_report(job.folder)
+    # Last: a run killed before its metrics are written still needs its stages.
+    job.tidy()
+
+
+@contextmanager
+def full_disk_explained(job: Run) -> Iterator[None]:
+    """What the whole-file writers do not see: logs and in-stage checkpoints."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise LpafError(f"cannot write {job.folder}: {error.strerror}") from error

@@ -1,0 +1,373 @@
+"""A run, top to bottom: the stages of its recipe one after the other, then what is reported."""
+
+import base64
+import datetime
+import gc
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from lpaf_jax.checkpoints import load_model, records_of, save_model
+from lpaf_jax.core.errors import SettingError
+from lpaf_jax.core.files import write_json
+from lpaf_jax.core.machine import peak_memory, usable_cpus, versions
+from lpaf_jax.core.processes import barrier, is_first, join
+from lpaf_jax.core.progress import Progress
+from lpaf_jax.data import LESS_IS_BETTER, compare_paired
+from lpaf_jax.evaluation.latency import compare_latency
+from lpaf_jax.factorization.analysis import analyse_pruning
+from lpaf_jax.linalg import rank_for_ratio
+from lpaf_jax.models import as_function, compressible, count_parameters, parameters
+from lpaf_jax.recipes import Recipe
+from lpaf_jax.recipes.base import FINAL
+from lpaf_jax.report import model_card, result_text, write_report
+from lpaf_jax.runs.outcome import about, describe, finish, full_disk_explained
+from lpaf_jax.runs.run import Run
+from lpaf_jax.runs.settings import Settings, as_json, check, make_settings
+from lpaf_jax.runs.texts import run_text
+from lpaf_jax.stages import Context, Prune
+from lpaf_jax.stages.base import Place
+from lpaf_jax.stages.prune import pruning_arrays
+from lpaf_jax.stages.trainer import layout_of
+from lpaf_jax.tasks.inputs import (
+    Inputs,
+    classes_note,
+    counts,
+    fingerprint,
+    hub_names,
+    length_note,
+    load_inputs,
+    misplaced_note,
+    repeats_note,
+)
+from lpaf_jax.tasks.kinds import EvalSet
+from lpaf_jax.train import Checkpoints, Stopwatch, predict
+
+_LOG = logging.getLogger("lpaf_jax")
+LATENCY_LENGTH = 64
+_EVALUATION_BATCH = 32
+# Bytes that a run has on disk at most, in sizes of its model: the models of four stages with
+# scores, masks and moments, and the checkpoints of both parts of tuning, four of each at a time.
+_FOLDER_SIZE = 26
+
+
+def compress(
+    model: Path | str,
+    *,
+    out: Path | str,
+    task: Path | str | None = None,
+    recipe: str | Recipe | None = None,
+    **chosen: Any,
+) -> dict[str, Any]:
+    """Compress a pretrained model by a recipe, for a task or by a text alone.
+
+    Args:
+        model: `minilm`, a folder, or a hub id.
+        out: folder of the run; an unfinished one is continued.
+        task: a task's name, or the path of a json, csv, tsv, jsonl or parquet file; None where
+            nothing is to be trained, and `calibration` names a text.
+        recipe: a `Recipe`, or what `lpaf compress --recipe` takes; lpaf unless given, drone
+            without a task.
+        chosen: fields of `lpaf_jax.tasks.options.Options`, and settings of the stages of the
+        recipe.
+
+    Returns:
+        what `metrics.json` holds.
+
+    Raises:
+        LpafError: something asked for cannot be done; said before any long work starts.
+    """
+    return run(make_settings(model, task=task, out=out, recipe=recipe, **chosen))
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Do, or finish, the run that `settings` describe; see `compress`."""
+    check(settings)
+    if not settings.trained:
+        return run_text(settings)
+    if settings.distributed:
+        join()
+    layout_of(settings.training)  # refuses what these devices cannot do
+    job = Run(settings)
+    progress = Progress(job.folder, settings.quiet)
+    for name in hub_names(settings):  # the hub's client tries for a minute before it gives up
+        progress.say(f"looking for {name} at the hub")
+    inputs = load_inputs(settings)
+    _check_ranks(settings, inputs)
+    needs = _FOLDER_SIZE * inputs.weight_bytes
+    with job.opened(fingerprint(inputs), needs), full_disk_explained(job), closing(progress):
+        metrics = job.finished()
+        if metrics is not None:
+            job.tidy()
+            if not (job.folder / "report.html").is_file():
+                write_report(job.folder)
+            progress.say(f"{job.folder} is finished; there is nothing left to do")
+            return metrics
+        progress.say(
+            f"recipe {settings.method.name}: {settings.model} on {inputs.task.name} "
+            f"({counts(inputs)['train']} training examples), {plan(settings, inputs)}"
+        )
+        missed = _share_missed(settings, inputs)
+        for note in (missed, repeats_note(inputs), length_note(inputs)):
+            if note:
+                progress.say(note)
+        for amiss in (misplaced_note(inputs), classes_note(settings.model, inputs)):
+            if amiss:
+                progress.warn(amiss)
+        for name, _ in settings.steps:
+            do_step(job, inputs, progress, name)
+        metrics = evaluate(job, inputs, progress)
+        finish(job, metrics)
+        _LOG.info("finished\n%s", result_text(metrics))
+    return metrics
+
+
+def plan(settings: Settings, inputs: Inputs) -> str:
+    """How much of the compressible weights is to be kept, and with what ranks, in words."""
+    chosen, share = settings.factorize, settings.share
+    if chosen.ranks != "uniform":
+        assert share is not None
+        return f"{_percent(share)} of the compressible weights to keep, ranks by {chosen.ranks}"
+    rank = one_rank(settings, inputs)
+    kept = _percent(share_of_rank(rank, inputs))
+    return f"rank {rank} everywhere, {kept} of the compressible weights"
+
+
+def one_rank(settings: Settings, inputs: Inputs) -> int:
+    """The rank of all factorizations where it is one, from `rank` or from the ratio `params`."""
+    share = settings.share
+    if share is None:
+        assert settings.factorize.rank is not None
+        return settings.factorize.rank
+    return rank_for_ratio(inputs.shapes, share)
+
+
+def _check_ranks(settings: Settings, inputs: Inputs) -> None:
+    rank = settings.factorize.rank
+    largest = min(min(shape) for shape in inputs.shapes)
+    if rank is not None and rank > largest:
+        raise SettingError(("rank",), f"{rank} is more than {largest}, the smallest side there is")
+
+
+def share_of_rank(rank: int, inputs: Inputs) -> float:
+    """`k Σ(m + n) / Σ m n`: what factors of rank k hold, as a share of the matrices' numbers."""
+    return rank * sum(map(sum, inputs.shapes)) / sum(m * n for m, n in inputs.shapes)
+
+
+def _share_missed(settings: Settings, inputs: Inputs) -> str | None:
+    """What to say where a whole rank is off the share asked for by more than a tenth of it."""
+    asked = settings.share
+    if asked is None or settings.factorize.ranks != "uniform":
+        return None
+    rank = one_rank(settings, inputs)
+    reached = share_of_rank(rank, inputs)
+    if abs(reached - asked) <= 0.1 * asked:
+        return None
+    return (
+        f"{_percent(asked)} was asked for: ranks are whole numbers, and each takes "
+        f"{_percent(share_of_rank(1, inputs))} of the compressible weights, so rank {rank} is the "
+        + ("least there is" if reached > asked else "largest within it")
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.2g} %"
+
+
+def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
+    """Everything that is reported: test figures of every stage, sizes, latency, times."""
+    _announce(job, progress, "evaluate")
+    started = time.monotonic()
+    names = [name for name, _ in job.settings.steps]
+    first = names[0]
+    models = {name: load_model(job.stage(name)) for name in names}
+    logits = _logits_of(models, inputs.test, progress)
+    results = {name: inputs.test.score(found) for name, found in logits.items()}
+    ends = {"dense": models[first], FINAL: models[FINAL]}
+    stored = {name: count_parameters(parameters(model)) for name, model in ends.items()}
+    progress.say("evaluate      speed of the dense and the final model")
+    length = min(LATENCY_LENGTH, inputs.positions)
+    latency = compare_latency(ends, length=length)
+    _analyse(job, models, progress)
+    primary = inputs.spec.metrics[0]
+    seconds = job.seconds() | {"evaluate": round(time.monotonic() - started, 2)}
+    ranks = ranks_of(models[FINAL])
+    return {
+        "model": job.settings.model,
+        "task": inputs.task.name,
+        **_nature(inputs),
+        "recipe": job.settings.method.name,
+        "about": about(job.settings.method),
+        "stages": results,
+        "described": describe(job.settings, primary, ranks),
+        **_paired(inputs, logits, first),
+        "retained": None
+        if primary in LESS_IS_BETTER
+        else _ratio(results[FINAL][primary], results[first][primary]),
+        "rank": next(iter(ranks.values())) if len(set(ranks.values())) == 1 else None,
+        "ranks": ranks,
+        "encoder_params_ratio": stored[FINAL]["encoder"] / stored["dense"]["encoder"],
+        "total_params_ratio": stored[FINAL]["total"] / stored["dense"]["total"],
+        "params": stored,
+        "bytes_on_disk": {
+            name: (job.stage(place) / "model.safetensors").stat().st_size
+            for name, place in (("dense", first), (FINAL, FINAL))
+        },
+        "latency_ms": {"length": length, "threads": usable_cpus(), **latency},
+        "seconds": seconds | {"total": round(sum(seconds.values()), 2)},
+        "peak_memory_bytes": peak_memory(),
+        "data": counts(inputs),
+        "settings": as_json(job.settings),
+        "versions": versions(),
+        "seed": job.settings.seed,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def ranks_of(model: nnx.Module) -> dict[str, int]:
+    """The rank of every factorized layer, by path."""
+    return {path: record["rank"] for path, record in records_of(model).items() if "rank" in record}
+
+
+def _logits_of(
+    models: dict[str, nnx.Module], data: EvalSet, progress: Progress
+) -> dict[str, np.ndarray]:
+    """Logits of every model, reduced; models of one structure share what is compiled."""
+    compiled: dict[frozenset[tuple[str, tuple[int, ...]]], Any] = {}
+    found = {}
+    for name, model in models.items():
+        params = parameters(model)
+        structure = frozenset((path, x.shape) for path, x in params.items())
+        forward = compiled.setdefault(structure, jax.jit(data.judging(as_function(model))))
+        on_batch = partial(progress.batch, f"{name} model on the test split")
+        found[name] = predict(forward, params, data, _EVALUATION_BATCH, on_batch)
+    return found
+
+
+def do_step(job: Run, inputs: Inputs, progress: Progress, name: str) -> None:
+    """Run one step unless it is finished, save its model and clear its checkpoints."""
+    done = job.is_done(name)
+    barrier(f"begin {name}")  # all have looked before the first one writes
+    if done:
+        return
+    _announce(job, progress, name)
+    if job.settings.reuse and name != FINAL:
+        reason = job.take_over(name)
+        barrier(f"take over {name}")
+        if reason is None:
+            progress.say(f"{name:<13} taken over from another run")
+            return
+        progress.say(f"{name:<13} not taken over: {reason}")
+    opened: list[Checkpoints] = []
+    stopwatch = Stopwatch()
+    stands_for = {
+        "seed": job.settings.seed,
+        "batch": job.settings.batch,
+        "examples": len(inputs.train),
+    }
+
+    def checkpoints(part: str) -> Checkpoints:
+        opened.append(
+            Checkpoints(
+                job.checkpoint(part),
+                stands_for=stands_for,
+                stopwatch=stopwatch,
+                warn=progress.warn,
+            )
+        )
+        return opened[-1]
+
+    steps = job.settings.steps
+    index = [step for step, _ in steps].index(name)
+    before = tuple(Place(job.stage(step), stage) for step, stage in steps[:index])
+    context = Context(inputs, job.settings.training, progress, before, checkpoints)
+    model, extra = steps[index][1].run(context)
+    seconds = stopwatch.seconds()
+    if is_first():
+        job.note_seconds(name, seconds)
+        save_model(
+            model,
+            job.stage(name),
+            source=before[-1].folder if before else inputs.source,
+            label_names=inputs.kind.outputs(inputs.spec),
+            card=_card(job.settings, inputs, name, model),
+            reads=inputs.spec.saved(),
+            extra=extra,
+        )
+    barrier(f"saved {name}")
+    for each in opened:
+        each.remove()
+    # The steps of this stage are compiled code and memory that no later stage uses.
+    jax.clear_caches()
+    gc.collect()
+    progress.say(f"{name:<13} done in {seconds:.0f} s")
+
+
+def _card(settings: Settings, inputs: Inputs, name: str, model: nnx.Module) -> str:
+    """The card of a model whose figures are not known yet."""
+    described = describe(settings, inputs.spec.metrics[0], ranks_of(model))
+    return model_card(
+        {"model": settings.model, "task": inputs.task.name, "stage": name}
+        | _nature(inputs)
+        | {"settings": as_json(settings), "recipe": settings.method.name, "described": described}
+    )
+
+
+def _announce(job: Run, progress: Progress, name: str) -> None:
+    """Say how far the run is: `stage 2 of 5: pruning`."""
+    steps = dict(job.settings.steps)
+    names = [*steps, "evaluate"]
+    found = {"metric": "", "ranks": {}, "retrained": False}
+    phase = "evaluating" if name == "evaluate" else steps[name].describe(found).phase.lower()
+    progress.say(f"stage {names.index(name) + 1} of {len(names)}: {phase}")
+
+
+def _nature(inputs: Inputs) -> dict[str, Any]:
+    """What the words of a report hang on."""
+    return {
+        "kind": inputs.spec.kind,
+        "family": inputs.family,
+        "metrics": list(inputs.spec.metrics),
+    }
+
+
+def _paired(inputs: Inputs, logits: dict[str, np.ndarray], first: str) -> dict[str, Any]:
+    """The comparison of two models example by example, where answers are right or wrong.
+
+    `right` holds for both ends of the run which test examples each has right, as packed bits.
+    """
+    right = inputs.test.right
+    if right is None:
+        return {}
+    ends = {"dense": right(logits[first]), FINAL: right(logits[FINAL])}
+    packed = {
+        name: base64.b64encode(np.packbits(found).tobytes()).decode()
+        for name, found in ends.items()
+    }
+    return {"paired": compare_paired(*ends.values()), "right": packed}
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    """None where there is nothing that could be kept; a correlation may be negative."""
+    return part / whole if whole > 0 else None
+
+
+def _analyse(job: Run, models: Mapping[str, nnx.Module], progress: Progress) -> None:
+    """Write what pruning did to the ranks of the matrices, where the recipe prunes."""
+    steps = job.settings.steps
+    pruned = [name for name, stage in steps if isinstance(stage, Prune)]
+    if not pruned:
+        return
+    progress.say("evaluate      ranks of the pruned matrices")
+    if is_first():
+        masks = pruning_arrays(job.stage(pruned[0])).masks
+        before, after = (compressible(parameters(models[n])) for n in (steps[0][0], pruned[0]))
+        write_json(job.folder / "analysis.json", analyse_pruning(before, after, masks))

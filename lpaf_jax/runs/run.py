@@ -1,0 +1,337 @@
+"""The folder of a run: whose it is, what is finished in it, what another run lends it."""
+
+import fcntl
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, TextIO
+
+from lpaf_jax.checkpoints import check_saved
+from lpaf_jax.checkpoints.folders import stage_folder
+from lpaf_jax.core.errors import LpafError, mended_by
+from lpaf_jax.core.files import atomic_dir, free_bytes, json_text, link, read_json, write_json
+from lpaf_jax.core.processes import barrier, is_first, well_everywhere
+from lpaf_jax.core.progress import borrow_rows
+from lpaf_jax.recipes import own_settings
+from lpaf_jax.recipes.base import FINAL
+from lpaf_jax.runs.run_log import closed, end_logged, logging_to
+from lpaf_jax.runs.settings import Settings, as_json
+from lpaf_jax.tasks.options import NOT_COMPARED, Options
+
+# What the first stage of every run depends on, beside its own settings and what is read.
+_READ = (
+    *("model", "task", "text_column", "label_column", "pair_column", "regression"),
+    *("language_model", "data", "limit", "length", "doc_stride"),
+)
+# What all training stages depend on.
+_TRAINED = ("batch", "accumulate", "dtype", "seed", "warmup", "weight_decay")
+_DEFAULTS = {f.name: f.default for f in fields(Options) if f.default is not MISSING}
+
+# All that a run makes beside its settings and logs; what else lies in its folder is not ours to
+# delete. The metrics go first: without them a run is not finished.
+_FILES = ("metrics.json", "report.html", "analysis.json", "seconds.json", "logs/train.jsonl")
+_FOLDERS = ("model", "stages", "checkpoints")
+_LOG = logging.getLogger("lpaf_jax")
+_AGAIN = "give the same command again, which makes what is missing"
+
+
+# Of what a run reads: of the whole, or of its parts, too.
+Fingerprint = str | Mapping[str, Any]
+_UNKNOWN = "fingerprint"
+
+
+class Run:
+    """One run folder. Making one only looks: the folder is written from `opened` on.
+
+    Args:
+        settings: what is asked for now.
+
+    Raises:
+        LpafError: the folder, or the one to reuse, holds something else than is asked for.
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.folder = settings.out
+        self._replace = _holds_another(settings)
+        for other in settings.reuse:
+            if _settings_in(other) is None:
+                raise LpafError(f"--reuse {other} holds no run of lpaf: name a run's --out")
+
+    def stage(self, name: str) -> Path:
+        """Folder of the model after stage `name`."""
+        return stage_folder(self.folder, name)
+
+    def checkpoint(self, name: str) -> Path:
+        """Folder of the in-stage checkpoints of stage `name`."""
+        return self.folder / "checkpoints" / name
+
+    def is_done(self, name: str) -> bool:
+        """Whether stage `name` is finished.
+
+        Raises:
+            LpafError: it is, but what it left is damaged.
+        """
+        place = self.stage(name)
+        if not (place / "config.json").is_file():
+            return False
+        with mended_by(f"delete {place} and {_AGAIN}"):
+            check_saved(place)
+        return True
+
+    def finished(self) -> dict[str, Any] | None:
+        """The metrics of an opened run that is finished, else None.
+
+        Raises:
+            LpafError: it is finished, but its metrics or its model are damaged.
+        """
+        path, model = self.folder / "metrics.json", self.stage("final")
+        if not path.is_file():
+            return None
+        with mended_by(f"delete it and {_AGAIN}"):
+            metrics = read_json(path)
+            if not (isinstance(metrics, dict) and "stages" in metrics):
+                raise LpafError(f"{path} does not hold the figures of a run")
+        with mended_by(f"delete {path} and {model} and {_AGAIN}"):
+            check_saved(model)
+        return metrics
+
+    @contextmanager
+    def opened(self, fingerprint: Fingerprint, needs: int = 0) -> Iterator[None]:
+        """Work in the folder: make it this run's, alone, with a log of messages and warnings.
+
+        Args:
+            fingerprint: of what the run reads; see `lpaf_jax.tasks.inputs.fingerprint`.
+            needs: bytes that a run will write, from its start.
+
+        Raises:
+            LpafError: the folder cannot be written, its disk is too full, another process works
+                in it, or it holds a run that read something else.
+        """
+        if not is_first():  # the folder is the first one's to look at and to make
+            if not well_everywhere(True):
+                raise LpafError("the first process could not begin the run, and says why")
+            yield
+            return
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._opened(fingerprint, needs))
+            except BaseException:
+                well_everywhere(False)
+                raise
+            well_everywhere(True)
+            yield
+
+    @contextmanager
+    def _opened(self, fingerprint: Fingerprint, needs: int) -> Iterator[None]:
+        free = free_bytes(self.folder)
+        begun = any((self.folder / name).is_dir() for name in ("stages", "checkpoints"))
+        if free < needs and not begun:
+            raise LpafError(
+                f"--out {self.folder} lies on a disk with {free / 1e9:.1f} GB free, and the run "
+                f"may need {needs / 1e9:.1f} GB: make room or name a folder elsewhere"
+            )
+        try:
+            (self.folder / "logs").mkdir(parents=True, exist_ok=True)
+            log = (self.folder / "logs" / "run.log").open("a", encoding="utf-8")
+        except OSError as error:
+            raise LpafError(f"--out {self.folder} cannot be written: {error.strerror}") from None
+        with closed(log), logging_to(log):
+            self._lock(log)
+            with end_logged():
+                held = _settings_in(self.folder)
+                if held is not None and (self._replace or self._changed(held, fingerprint)):
+                    self._clear()
+                    held = None
+                if held is None:
+                    path = self.folder / "settings.json"
+                    steps = {name: self.key(name)["steps"] for name, _ in self.settings.steps}
+                    known = {"fingerprint": fingerprint, "steps": steps}
+                    write_json(path, as_json(self.settings) | known)
+                self.seconds()  # a damaged file is told of before the work, not after
+                yield
+
+    def key(self, name: str) -> dict[str, Any]:
+        """All that the model after step `name` depends on, but for what the run reads."""
+        ours = as_json(self.settings)
+        depends = {field: ours[field] for field in (*_READ, *_TRAINED)}
+        steps = json_text(own_settings(self.settings.steps, name))
+        return depends | {"steps": json.loads(steps)}
+
+    def take_over(self, name: str) -> str | None:
+        """Copy the finished step `name` from the first run to reuse that holds the same.
+
+        Returns:
+            None where that was done; else why not, in words.
+        """
+        if name == FINAL:
+            return "it is no stage that is taken over"
+        reason: str | None = "there is no run to reuse"
+        for other in self.settings.reuse:
+            reason = self._differs(other, name)
+            if reason is None:
+                self._copy(other, name)
+                return None
+        return reason
+
+    def _differs(self, other: Path, name: str) -> str | None:
+        """Why the step `name` of another run is not ours; None where it is."""
+        source = other / f"stages/{name}"
+        if not (source / "config.json").is_file():
+            return f"{other} does not hold it"
+        theirs, ours = _settings_in(other) or {}, _settings_in(self.folder) or {}
+        key = self.key(name)
+        differing = [field for field in (*_READ, *_TRAINED) if theirs.get(field) != key[field]]
+        differing += _changed_steps(theirs.get("steps", {}).get(name), key["steps"])
+        differing += _changed_parts(theirs.get("fingerprint"), ours.get("fingerprint"))
+        if differing:
+            return f"other {', '.join(differing)}"
+        try:
+            check_saved(source)
+        except LpafError as error:
+            return str(error)
+        return None
+
+    def _copy(self, other: Path, name: str) -> None:
+        if is_first():
+            with atomic_dir(self.stage(name)) as temporary:
+                shutil.copytree(
+                    other / f"stages/{name}", temporary, dirs_exist_ok=True, copy_function=link
+                )
+            logged = dict(self.settings.steps)[name].logs
+            if logged is not None:
+                borrow_rows(other, self.folder, logged)
+
+    def note_seconds(self, name: str, seconds: float) -> None:
+        """Keep the time that stage `name` has taken."""
+        write_json(self.folder / "seconds.json", self.seconds() | {name: round(seconds, 2)})
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each stage that was done here: one that was taken over has none."""
+        path = self.folder / "seconds.json"
+        with mended_by("delete it: nothing but times is lost"):
+            found = read_json(path) if path.is_file() else {}
+            if not isinstance(found, dict):
+                raise LpafError(f"{path} does not hold the times of stages")
+        return found
+
+    def tidy(self) -> None:
+        """Clear what only an unfinished run needs, and the stages that are not to be kept."""
+        barrier("end of the run")  # the others may read until here
+        if not is_first():
+            return
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        if self.settings.keep == "final":
+            shutil.rmtree(self.folder / "stages", ignore_errors=True)
+
+    def _lock(self, log: TextIO) -> None:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LpafError(
+                f"another process is at work in --out {self.folder}; wait for it, or name "
+                "another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            _LOG.warning("%s cannot be locked", self.folder)
+
+    def _clear(self) -> None:
+        try:
+            for name in _FILES:
+                (self.folder / name).unlink(missing_ok=True)
+            for name in _FOLDERS:
+                if (self.folder / name).exists():
+                    shutil.rmtree(self.folder / name)
+            # Last: a folder without it would be taken for somebody else's.
+            (self.folder / "settings.json").unlink()
+        except OSError as error:
+            raise LpafError(f"--out {self.folder} cannot be cleared: {error}") from None
+
+    def _changed(self, held: dict[str, Any], fingerprint: Fingerprint) -> bool:
+        """Whether the run in the folder read something else, and is to be replaced for that."""
+        parts = _changed_parts(held["fingerprint"], fingerprint)
+        if not parts:
+            return False
+        if self.settings.force:
+            return True
+        which = "" if parts == [_UNKNOWN] else f" ({', '.join(parts)})"
+        raise LpafError(
+            f"--out {self.folder} was begun with other data or weights{which}: what lies at "
+            f"{held['task'] or held['calibration']} or {held['model']} has changed since; name "
+            "another folder, or start anew there with --force"
+        )
+
+
+def _holds_another(settings: Settings) -> bool:
+    """Whether the folder holds another run, which is to be replaced."""
+    folder = settings.out
+    if not folder.is_dir():
+        if folder.exists():
+            raise LpafError(f"--out {folder} is a file; name a folder")
+        return False
+    theirs = _settings_in(folder)
+    if theirs is None:
+        # The logs alone are what a run killed at its very start may leave.
+        names = sorted(p.name for p in folder.iterdir())
+        foreign = [n for n in names if n != "logs" and not n.startswith(".")]
+        if foreign:
+            raise LpafError(
+                f"--out {folder} is not empty and holds no run of lpaf "
+                f"({foreign[0]} lies there): name another folder"
+            )
+        return False
+    ours = as_json(settings)
+    other = [n for n in ours if n not in NOT_COMPARED and theirs.get(n) != ours[n]]
+    if not other and FINAL in theirs.get("steps", {}):
+        steps = json.loads(json_text(own_settings(settings.steps, FINAL)))
+        other = _changed_steps(theirs["steps"][FINAL], steps)
+    if other and not settings.force:
+        changes = ", ".join(
+            f"{n} {theirs.get(n)!r} there, {ours[n]!r} now" if n in ours else f"other {n}"
+            for n in other
+        )
+        raise LpafError(
+            f"--out {folder} holds another run ({changes}): name another folder, where "
+            f"--reuse {folder} takes over what is the same, or start anew there with --force"
+        )
+    return bool(other)
+
+
+def _changed_parts(theirs: Any, ours: Any) -> list[str]:
+    """What the inputs differ in that two fingerprints are of; empty where they are the same."""
+    was, now = (dict(f) if isinstance(f, Mapping) else {"whole": f} for f in (theirs, ours))
+    if was.get("whole") == now.get("whole"):
+        return []
+    differing = [name for name in was | now if was.get(name) != now.get(name)]
+    known = len(was) > 1 and len(now) > 1  # an earlier version noted the whole alone
+    return [name for name in differing if name != "whole"] if known else [_UNKNOWN]
+
+
+def _changed_steps(theirs: Any, ours: list[Any]) -> list[str]:
+    """The settings that two lists of steps differ in, as `own_settings` gives them."""
+    if theirs == ours:
+        return []
+    if not isinstance(theirs, list) or [s[0] for s in theirs] != [s[0] for s in ours]:
+        return ["stages before it"]
+    differing = []
+    for was, now in zip(theirs, ours, strict=True):
+        before = dict(was[1:])
+        differing += [name for name, value in now[1:] if before.get(name) != value]
+    return differing
+
+
+def _settings_in(folder: Path) -> dict[str, Any] | None:
+    """The settings of the run in `folder`; None where there is none of ours.
+
+    A setting that came later than the run stands at its default, which changes nothing.
+    """
+    path = folder / "settings.json"
+    with mended_by(f"no run goes on without it: name another folder, or delete {folder}"):
+        values = read_json(path) if path.is_file() else None
+    if not (isinstance(values, dict) and {"fingerprint", "params", "task"} <= values.keys()):
+        return None
+    return _DEFAULTS | values

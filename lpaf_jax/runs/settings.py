@@ -1,0 +1,224 @@
+"""Every choice of a run: its options and its recipe, from a preset and what a person chooses."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lpaf_jax.core.errors import LpafError, SettingError
+from lpaf_jax.core.ranges import demand_choice
+from lpaf_jax.recipes import Recipe, make_recipe
+from lpaf_jax.recipes.base import FINAL
+from lpaf_jax.stages import Factorize, FineTune, Prune
+from lpaf_jax.stages.prune import check_schedule
+from lpaf_jax.tasks.options import NOT_COMPARED as NOT_COMPARED
+from lpaf_jax.tasks.options import Options, check_options
+
+# What a run takes where no recipe is named: with a task, and without one.
+RECIPE, RECIPE_OF_TEXTS = "lpaf", "drone"
+_QUICK = {
+    "kept": 0.5,
+    "finetune_epochs": 1.25,
+    "prune_epochs": 0.5,
+    "tune_epochs": 0.6,
+}
+_PAPER = {
+    "criterion": "first-order",
+    "kept": 0.1,
+    "finetune_epochs": 3.0,
+    "prune_epochs": 10.0,
+    "tune_epochs": 10.0,
+    "finetune_lr": 3e-5,
+    "prune_lr": 3e-5,
+    "tune_lr": 3e-5,
+}
+PRESETS: dict[str, dict[str, Any]] = {"quick": _QUICK, "standard": {}, "paper": _PAPER}
+
+
+@dataclass(frozen=True)
+class Settings(Options):
+    """Options and recipe of a run, checked by `make_settings`."""
+
+    method: Recipe = dataclasses.field(kw_only=True)
+
+    def value(self, name: str, default: Any = None) -> Any:
+        """The setting `name` of the recipe, or the default where it has none of that name."""
+        return self.method.settings().get(name, default)
+
+    @property
+    def trains_head(self) -> bool:
+        """See `Options`: a recipe may take the model as it is."""
+        return any(isinstance(s, FineTune) and s.finetune_epochs > 0 for _, s in self.steps)
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is a task, and not a text alone."""
+        return self.task is not None
+
+    @property
+    def steps(self) -> list[tuple[str, Any]]:
+        """The stages of the run by the names of the models they leave."""
+        return self.method.steps()
+
+    @property
+    def steps_of_texts(self) -> list[tuple[str, Any]]:
+        """The same without a task: the factorization alone."""
+        return [(FINAL, self.factorize)]
+
+    @property
+    def share(self) -> float | None:
+        """The share of the compressible numbers to be kept; None where a rank is chosen."""
+        return self.factorize.share(self.trained)
+
+    @property
+    def factorize(self) -> Factorize:
+        """The stage that factorizes."""
+        found = [stage for _, stage in self.steps if isinstance(stage, Factorize)]
+        if not found:
+            raise LpafError(f"recipe {self.method.name} has no stage Factorize")
+        return found[0]
+
+
+def recipe_of(name: str | None, task: Any, preset: str) -> Recipe:
+    """The recipe of that name, with the values of a preset where it has no default of its own.
+
+    Raises:
+        LpafError: an unknown preset or recipe.
+    """
+    if preset not in PRESETS:
+        raise LpafError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    if name is None:
+        name = RECIPE_OF_TEXTS if task is None else RECIPE
+    return with_preset(make_recipe(name), preset)
+
+
+def with_preset(recipe: Recipe, preset: str) -> Recipe:
+    """The recipe with the values of a preset, but for what it sets to another than the default."""
+    usual: dict[str, Any] = {}
+    for stage in recipe.stages:
+        usual = type(stage)().settings() | usual
+    own = recipe.settings()
+    values = {
+        name: value
+        for name, value in PRESETS[preset].items()
+        if name in own and own[name] == usual[name]
+    }
+    return recipe.with_settings(**values)
+
+
+def make_settings(
+    model: Path | str,
+    *,
+    out: Path | str,
+    task: Path | str | None = None,
+    recipe: str | Recipe | None = None,
+    preset: str = "standard",
+    **chosen: Any,
+) -> Settings:
+    """Settings from a preset, a recipe and what is chosen beside them.
+
+    Args:
+        model: `minilm`, a folder, or a hub id.
+        out: folder of the run.
+        task: a task's name or a file; None for a text alone (`calibration`).
+        recipe: a `Recipe`, or what `--recipe` takes.
+        preset: quick, standard or paper.
+        chosen: fields of `Options`, and settings of the stages of the recipe.
+
+    Raises:
+        LpafError: an unknown preset, recipe or setting, or a value outside its range.
+    """
+    if isinstance(recipe, Recipe):
+        method, name = with_preset(recipe, preset) if preset in PRESETS else recipe, recipe.name
+    else:
+        method = recipe_of(recipe, task, preset)
+        name = method.name if recipe is None else recipe
+    options = {f.name for f in dataclasses.fields(Options)}
+    own = {n: v for n, v in chosen.items() if n not in options}
+    given = {n: v for n, v in chosen.items() if n in options}
+    known = method.settings()
+    if unknown := sorted(set(own) - set(known)):
+        offered = ", ".join(sorted(options | set(known)))
+        raise LpafError(
+            f"unknown setting {unknown[0]!r} of recipe {method.name}: choose from {offered}"
+        )
+    for path in ("data", "calibration", "held_out"):
+        if given.get(path) is not None:
+            given[path] = Path(given[path])
+    if "reuse" in given:
+        reuse = given["reuse"]
+        alone = isinstance(reuse, Path | str)
+        given["reuse"] = tuple(Path(r) for r in ([reuse] if alone else reuse or ()))
+    settings = Settings(
+        model=str(model),
+        task=None if task is None else str(task),
+        out=Path(out),
+        recipe=name,
+        preset=preset,  # type: ignore[arg-type]
+        method=method.with_settings(**own),
+        **given,
+    )
+    check(settings)
+    return settings
+
+
+def check(settings: Settings) -> None:
+    """Refuse what cannot work.
+
+    Raises:
+        LpafError: names the setting and its range.
+    """
+    demand_choice(settings, "preset", PRESETS)
+    check_options(settings)
+    settings.method.check()
+    if settings.trained:
+        settings.method.check_order()
+    for _, stage in settings.steps:
+        if isinstance(stage, Prune):
+            check_schedule(settings.warmup, stage.cooldown)
+    if not settings.trained:
+        _check_untrained(settings)
+
+
+def _check_untrained(settings: Settings) -> None:
+    """Without a task a recipe is its factorization, and that needs no labels."""
+    chosen = settings.factorize
+    name = settings.method.name
+    if any(isinstance(stage, Prune) for _, stage in settings.steps):
+        raise LpafError(
+            f"recipe {name} prunes while it trains, which needs a task with labels: give --task, "
+            f"or a recipe that needs none, such as {RECIPE_OF_TEXTS}"
+        )
+    from lpaf_jax.importance import IMPORTANCES
+
+    if "pruning" in IMPORTANCES[chosen.importance].needs:
+        raise SettingError(
+            ("importance",), f"{chosen.importance!r} is known from pruning, which needs --task"
+        )
+    share = chosen.share(trained=False)
+    if share is not None and not 0 < share < 1:
+        raise SettingError(("params",), f"is {share}, but must lie between 0 and 1")
+
+
+def as_json(settings: Settings) -> dict[str, Any]:
+    """The options and the settings of the recipe as JSON values, by name.
+
+    `params` or `length` left out is the value it then has, which is the same run.
+    """
+    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Options)}
+    values |= settings.method.settings() | {"params": settings.share}
+    values["recipe"] = settings.method.name
+    if settings.trained:
+        values["length"] = settings.tokens
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,217 @@
+"""The choices of a run that are no part of its recipe: what is read, where it goes, on what."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
+from tyro.conf import Positional, arg
+
+from lpaf_jax.core.errors import LpafError, SettingError
+from lpaf_jax.core.ranges import demand, demand_choice, whole
+from lpaf_jax.data import SQUAD, is_text
+from lpaf_jax.data.language import WINDOW
+from lpaf_jax.data.windows import LENGTH
+
+_LENGTH_DEFAULT = 64
+TEXT_LENGTH = 512
+"""Tokens of a piece of a text, where neither the model nor a person says otherwise."""
+
+# What `lpaf compress --help` shows in place of the types, and of "(default: None)".
+_OPTIONAL = "(optional)"
+_INT = arg(metavar="INT", help_behavior_hint=_OPTIONAL)
+_FILE = arg(metavar="FILE", help_behavior_hint=_OPTIONAL)
+_LENGTH = arg(
+    metavar="INT",
+    help_behavior_hint=(
+        f"(default: {_LENGTH_DEFAULT}; {LENGTH} for SQuAD, {WINDOW} for a language model, "
+        f"{TEXT_LENGTH} without a task)"
+    ),
+)
+
+
+def _name(help_: str) -> Any:
+    return arg(metavar="NAME", help_behavior_hint=_OPTIONAL, help=help_)
+
+
+# How a task is named beside its name, for every command that reads one.
+TextColumn = Annotated[
+    str | None,
+    _name(
+        "Column of the text in a file, where it is not `sentence`, or `text` for a language model."
+    ),
+]
+LabelColumn = Annotated[
+    str | None, _name("Column of the label in a file, where it is not `label`.")
+]
+PairColumn = Annotated[str | None, _name("Column of the second text in a file about pairs.")]
+Copy = Annotated[
+    Path | None,
+    arg(
+        metavar="DIR",
+        help_behavior_hint=_OPTIONAL,
+        help=(
+            "Folder of a GLUE task, in place of the hub: train and validation (or dev) as "
+            ".parquet, .csv or .tsv files, as `datasets` or GLUE's own archives have them, or what "
+            "`datasets` saved. Of SQuAD, its official .json files, or one file in their format."
+        ),
+    ),
+]
+
+
+class Training(NamedTuple):
+    """What all training stages of a run have in common."""
+
+    batch: int
+    accumulate: int
+    dtype: str
+    seed: int
+    warmup: float
+    weight_decay: float
+    fsdp: int
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `lpaf compress` is given beside the settings of the stages of its recipe."""
+
+    model: Positional[str]
+    """`minilm`, a folder with a Hugging Face checkpoint, or a hub id."""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """Folder of the run; an unfinished run of the same settings found there is continued."""
+    task: Annotated[str | None, arg(metavar="TASK", help_behavior_hint=_OPTIONAL)] = None
+    """`rotten_tomatoes`, `imdb`, a GLUE task, `squad`, `squad_v2`, or a json, csv, tsv, jsonl or
+    parquet file; or a .txt file, whose next tokens a decoder learns. Without one nothing is
+    trained: give --calibration."""
+    recipe: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=_OPTIONAL)] = None
+    """The method: one that `lpaf recipes` lists, FILE.py:NAME or FILE.yaml; lpaf, or drone without
+    a task, where none is named."""
+    preset: Literal["quick", "standard", "paper"] = "standard"
+    """Defaults of all stages: a short real run, the best found, or the paper's shape."""
+    calibration: Annotated[Path | None, _FILE] = None
+    """Text that a decoder is compressed by where there is no task: .txt, or a file with a text a
+    row."""
+    held_out: Annotated[Path | None, _FILE] = None
+    """Text whose perplexity is taken before and after, where there is no task."""
+    samples: int = 128
+    """Pieces of the calibration text that are read, at most."""
+
+    batch: int = 32
+    """Examples a step."""
+    accumulate: int = 1
+    """Parts of a batch that pass one after another: the memory of one, the step of all."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What training computes in; weights, softmax and norms stay float32."""
+    warmup: float = 0.1
+    """Share of each stage's steps in which the learning rate rises; pruning starts after it."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay, on matrices only."""
+    length: Annotated[int | None, _LENGTH] = None
+    """Longest text in tokens; what is longer is cut, or read in windows of this length (SQuAD,
+    language models)."""
+    doc_stride: int = 128
+    """Tokens that two windows of a context share; a third of --length at most."""
+    seed: int = 0
+    """Decides the new head, the batches, the draws and dropout."""
+    limit: Annotated[int | None, _INT] = None
+    """Use at most this many training examples, or windows of a text."""
+
+    text_column: TextColumn = None
+    label_column: LabelColumn = None
+    pair_column: PairColumn = None
+    regression: bool = False
+    """The labels of a file are numbers to be predicted, not classes."""
+    language_model: bool = False
+    """A text a row, without labels: learn the next token, as of a .txt file. Never guessed: a file
+    of labelled texts has a column of text, too."""
+    data: Copy = None
+
+    reuse: Annotated[
+        tuple[Path, ...], arg(metavar="DIR [DIR ...]", help_behavior_hint=_OPTIONAL)
+    ] = ()
+    """Runs to take finished stages over from, as far as all that they depend on is the same."""
+    fsdp: int = 1
+    """Devices that share one copy of the training state; batches are cut over all devices."""
+    distributed: bool = False
+    """Be one of several processes that make the run together, on hosts that share --out."""
+    keep: Literal["all", "final"] = "all"
+    """Keep the model after every stage, or the final one only."""
+    force: bool = False
+    """Start anew where --out holds another run, which is deleted."""
+    quiet: bool = False
+    """Print nothing but errors."""
+
+    @property
+    def tokens(self) -> int:
+        """`length`, or the usual one where it is not chosen: windows are longer than texts."""
+        usual = LENGTH if self.task in SQUAD else _LENGTH_DEFAULT
+        usual = WINDOW if self.reads_text else usual
+        return usual if self.length is None else self.length
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a language model is made: texts without labels."""
+        return self.language_model or (self.task is not None and is_text(self.task))
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the head of the task is trained, or the model brings its own."""
+        return True
+
+    @property
+    def training(self) -> Training:
+        """What every training stage is told."""
+        return Training(**{name: getattr(self, name) for name in Training._fields})
+
+
+# Options that do not change what is computed, so a run may be continued under others. A preset
+# and a recipe are nothing but the values they stand for.
+NOT_COMPARED = ("out", "preset", "reuse", "fsdp", "distributed", "keep", "force", "quiet")
+# By what an option is known where there is no task, and where there is one.
+_OF_TASKS = ("label_column", "pair_column", "regression", "language_model", "data", "limit")
+_OF_TEXTS = ("held_out",)
+
+
+def check_options(options: Options) -> None:
+    """Refuse what cannot work.
+
+    Raises:
+        LpafError: names the option and its range.
+    """
+    for field in dataclasses.fields(Options):
+        if get_origin(field.type) is Literal:
+            demand_choice(options, field.name, get_args(field.type))
+    for name in ("warmup",):
+        demand(options, name, lambda x: 0 <= x < 1, "in [0, 1)")
+    demand(options, "weight_decay", lambda x: 0 <= x < float("inf"), "finite and at least 0")
+    for name in ("batch", "accumulate", "fsdp", "doc_stride", "samples"):
+        demand(options, name, whole(1), "a whole number, at least 1")
+    if options.limit is not None:
+        demand(options, "limit", whole(1), "a whole number, at least 1")
+    if options.length is not None:
+        demand(options, "length", whole(4), "a whole number, at least 4")
+    # JAX keeps 32 bits of a seed.
+    demand(options, "seed", whole(0, 2**31 - 1), "a whole number from 0 to 2147483647")
+    if options.batch % options.accumulate:
+        raise SettingError(("accumulate",), f"must divide --batch, which is {options.batch}")
+    _check_source(options)
+
+
+def _check_source(options: Options) -> None:
+    """One of a task and a calibration text, and nothing that belongs to the other."""
+    if options.task is None and options.calibration is None:
+        raise LpafError(
+            "nothing says what the model is for: give --task, or --calibration with a text to "
+            "compress a decoder without training"
+        )
+    both = options.task is not None and options.calibration is not None
+    if both:
+        raise SettingError(
+            ("task", "calibration"), "exclude each other: a task brings its own texts"
+        )
+    foreign = _OF_TEXTS if options.task is not None else _OF_TASKS
+    defaults = {f.name: f.default for f in dataclasses.fields(Options)}
+    for name in foreign:
+        if getattr(options, name) != defaults[name]:
+            needs = "--calibration" if options.task is not None else "--task"
+            raise SettingError((name,), f"goes with {needs} alone: leave it out")

@@ -1,0 +1,13 @@
+from tests.encoders import batch as batch
+from tests.encoders import evaluate as evaluate
+from tests.encoders import factorized as factorized
+from tests.encoders import folder as folder
+from tests.encoders import jit as jit
+from tests.encoders import minilm as minilm
+from tests.encoders import minilm_batch as minilm_batch
+from tests.encoders import minilm_folder as minilm_folder
+from tests.encoders import minilm_logits as minilm_logits
+from tests.encoders import mixed as mixed
+from tests.encoders import model as model
+from tests.encoders import tensors as tensors
+from tests.encoders import write_folder as write_folder

@@ -1,0 +1,205 @@
+import gzip
+import json
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lpaf_jax.checkpoints import load_model
+from lpaf_jax.cli import main
+from lpaf_jax.data import Examples, Task, encode, eval_batches, load_task, load_tokenizer
+from lpaf_jax.evaluation import analysis
+from lpaf_jax.report.spectra import sentences
+from tests.tiny import GOOD, HIDDEN, INNER, LAYERS, Tiny, write_table
+from tests.tiny import sentences as tiny_sentences
+
+Capture = pytest.CaptureFixture[str]
+LAYER = "bert.encoder.layer"
+
+
+def energy_rank(s: np.ndarray) -> int:
+    energy = np.cumsum(np.square(s, dtype=np.float64))
+    return int(np.argmax(energy >= 0.9 * energy[-1])) + 1
+
+
+def effective_rank(s: np.ndarray) -> float:
+    p = s[s > 0] / s.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def analyze(out: Path, *words: Path | str) -> dict[str, Any]:
+    assert main(["analyze", *map(str, words), "--out", str(out)]) == 0
+    found: dict[str, Any] = json.loads((out / "analysis.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    out = tmp_path_factory.mktemp("analysis") / "out"
+    words = (tiny.model, "--task", tiny.data, "--texts", "20", "--length", "16")
+    return analyze(out, *words), out
+
+
+def test_weights_have_the_spectra_that_numpy_finds(found: Any, tiny: Tiny) -> None:
+    stored = load_file(tiny.model / "model.safetensors")
+    assert len(found[0]["weights"]) == 6 * LAYERS
+    for entry in found[0]["weights"]:
+        w = stored[f"{entry['name'].removeprefix('bert.')}.weight"].T
+        s = np.linalg.svd(w.astype(np.float64), compute_uv=False)
+        assert entry["shape"] == list(w.shape)
+        assert entry["full"] == min(w.shape) == len(entry["spectrum"])
+        assert entry["energy_rank"] == energy_rank(s)
+        assert entry["effective_rank"] == pytest.approx(effective_rank(s), abs=0.02)
+        np.testing.assert_allclose(entry["spectrum"], s / s[0], rtol=2e-3, atol=1e-5)
+
+
+def test_features_have_the_spectra_of_the_inputs_stacked(found: Any, tiny: Tiny) -> None:
+    model = load_model(tiny.model, num_labels=2)
+    train = load_task(str(tiny.data), limit=20).train
+    encoded = encode(load_tokenizer(tiny.model), train, 16)
+    rows: list[list[np.ndarray]] = [[], []]
+    for batch in eval_batches(encoded, 1):
+        _, hidden = model.with_hidden(
+            batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+        )
+        for i in range(LAYERS):
+            rows[i] += [np.asarray(hidden[i])[0][batch["attention_mask"][0] > 0]]
+    assert len(found[0]["features"]) == 4 * LAYERS
+    for i in range(LAYERS):
+        inputs = np.concatenate(rows[i])
+        assert found[0]["tokens"] == len(inputs) == sum(map(len, encoded.ids))
+        s = np.linalg.svd(inputs.astype(np.float64), compute_uv=False)
+        name = f"{LAYER}.{i}.attention.self."
+        entry = next(e for e in found[0]["features"] if name + "query" in e["names"])
+        assert set(entry["names"]) == {name + kind for kind in ("query", "key", "value")}
+        assert entry["shape"] == [len(inputs), HIDDEN]
+        assert entry["energy_rank"] == energy_rank(s)
+        assert entry["effective_rank"] == pytest.approx(effective_rank(s), rel=1e-3)
+        np.testing.assert_allclose(entry["spectrum"], s / s[0], atol=1e-3)
+
+
+def test_the_page_is_whole_and_loads_nothing(found: Any) -> None:
+    page = (found[1] / "analysis.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert page.count("<svg") == 2 * 4  # each for a wide screen and a narrow one
+    assert not re.search(r'(src|href)="(?!#|data:)', page.replace("xlink:", ""))
+    for entry in found[0]["weights"]:
+        assert f">{entry['energy_rank']} of {entry['full']}<" in page
+    for line in sentences(found[0]):
+        assert line.split(" (")[0].split(",")[0][:40] in page.replace("\u00a0", " ")
+    picture = (found[1] / "spectra.png").read_bytes()
+    width, height = struct.unpack(">II", picture[16:24])
+    assert (width, height) == (2000, 1240)
+
+
+def test_lines_of_a_file_are_read_too(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
+    texts = tmp_path / "texts.txt"
+    lines = [text for text, _ in tiny_sentences(30)]
+    texts.write_text("\n\n".join(lines) + "\n")
+    out = analyze(tmp_path / "out", tiny.model, "--text", texts, "--texts", "10")
+    assert out["texts"] == 10
+    assert out["source"] == str(texts)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "90 % of the energy" in told
+    assert "Of its features" in told
+    assert "There were few tokens" in told
+
+
+def test_columns_and_copies_are_named_as_for_compress(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def read(task: str, **options: Any) -> Task:
+        asked.append((task, options))
+        return load_task(str(tiny.data))
+
+    monkeypatch.setattr(analysis, "load_task", read)
+    words = "--task rte --text-column a --label-column b --pair-column c --data d --texts 7"
+    analyze(tmp_path / "out", tiny.model, *words.split())
+    columns = {"text_column": "a", "label_column": "b", "pair_column": "c"}
+    assert asked == [("rte", columns | {"data": Path("d"), "limit": 7})]
+
+
+def test_lines_that_are_left_out_of_a_task_are_told(
+    tiny: Tiny, tmp_path: Path, capsys: Capture
+) -> None:
+    rows = [f"{text}\t{label == 'positive':d}" for text, label in tiny_sentences(90)]
+    for stem in ("train", "dev"):
+        (tmp_path / f"{stem}.tsv").write_text("\n".join(["sentence\tlabel", "broken", *rows]))
+    analyze(tmp_path / "out", tiny.model, "--task", "sst2", "--data", tmp_path, "--texts", "9")
+    assert "lines of the archive left out, as broken or without a label: 2" in (
+        capsys.readouterr().err
+    )
+
+
+def test_rows_of_a_table_are_read_by_their_column(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tiny_sentences(30)
+    read: list[Examples] = []
+
+    def seen(tokenizer: Any, examples: Examples, length: int) -> Any:
+        read.append(examples)
+        return encode(tokenizer, examples, length)
+
+    monkeypatch.setattr(analysis, "encode", seen)
+    table = write_table(tmp_path / "texts.csv", [("", "negative"), *rows])
+    analyze(tmp_path / "a", tiny.model, "--text", table)
+    analyze(tmp_path / "b", tiny.model, "--text", table, "--text-column", "label", "--texts", "2")
+    texts, labels = read
+    assert texts.texts == [text for text, _ in rows]
+    assert labels.texts == ["negative", "positive"]
+
+
+def test_a_compressed_model_shows_its_rank(finished: Path, capsys: Capture, tmp_path: Path) -> None:
+    found = analyze(tmp_path / "out", finished)
+    rank = json.loads((finished / "metrics.json").read_text())["rank"]
+    assert found["features"] is None
+    for entry in found["weights"]:
+        spectrum = np.array(entry["spectrum"])
+        assert (spectrum[:rank] > 1e-3).all()
+        assert (spectrum[rank:] < 1e-5).all()
+        assert entry["effective_rank"] <= rank + 0.1
+    assert "Features were not looked at" in capsys.readouterr().out
+    page = (tmp_path / "out" / "analysis.html").read_text()
+    assert page.count("<svg") == 2 * 2
+
+
+def test_the_table_has_a_row_for_each_matrix(tiny: Tiny, capsys: Capture) -> None:
+    assert main(["analyze", str(tiny.model)]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    wide = [row for row in rows if f"{HIDDEN} × {INNER}" in " ".join(row)]
+    assert len(wide) == LAYERS
+    assert all(row[-2:] == ["of", str(HIDDEN)] for row in wide)
+
+
+def test_what_is_refused(finished: Path, tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n\n")
+    packed = tmp_path / "packed.txt"
+    packed.write_bytes(gzip.compress(b"a film", mtime=0))
+    before = (finished / "analysis.json").read_bytes()
+    for words, told in (
+        ([tiny.model, "--out", finished], "is the folder of a run"),
+        ([tiny.model, "--text", empty], "holds no text"),
+        ([tiny.model, "--text", tmp_path / "none"], "none does not exist"),
+        ([tiny.model, "--text", packed], "packed.txt is packed (gzip): unpack it first"),
+        ([tiny.model, "--texts", "0"], "--texts is 0, but must be at least 1"),
+        ([tiny.model, "--task", GOOD[0], "--text", empty], "--task and --text exclude each other"),
+        ([tiny.model, "--text", tiny.data, "--text-column", "x"], "has no column 'x'"),
+        ([tiny.model, "--text", empty, "--text-column", "x"], "--text-column has no use without a"),
+        ([tiny.model, "--text", tiny.data, "--data", "x"], "--data has no use without --task"),
+        ([tiny.model, "--label-column", "x"], "--label-column has no use without --task"),
+        ([tiny.model, "--task", tiny.data, "--data", "x"], "--data has no use for task"),
+        (["maxilm"], "unknown model 'maxilm'"),
+    ):
+        assert main(["analyze", *map(str, words)]) == 2
+        said = capsys.readouterr()
+        assert told in said.err
+        assert "Traceback" not in said.err
+    assert (finished / "analysis.json").read_bytes() == before
