@@ -19,7 +19,7 @@ from lpaf_jax.checkpoints import load_model
 from lpaf_jax.core.files import read_json
 from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import Encoded
-from lpaf_jax.factorization import Solution, to_low_rank, to_mixed
+from lpaf_jax.factorization import to_low_rank, to_mixed
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import (
     BertConfig,
@@ -32,6 +32,7 @@ from lpaf_jax.models import (
 )
 from lpaf_jax.models.functional import Params
 from lpaf_jax.runs.settings import make_settings
+from lpaf_jax.solvers import Solution
 from lpaf_jax.stages.trainer import optimizer_of
 from lpaf_jax.train import (
     Checkpoints,

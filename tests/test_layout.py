@@ -28,7 +28,7 @@ LEVELS = [
     {"factors"},
     {"models"},
     {"checkpoints", "importance"},
-    {"data"},
+    {"data", "ranks", "solvers"},
     {"export", "report", "train"},
     {"factorization"},
     {"tasks"},

@@ -12,10 +12,10 @@ class Recipes:
 
     def run(self) -> None:
         """Print."""
-        from lpaf_jax.factorization.ranks import RANK_RULES
-        from lpaf_jax.factorization.solvers import SOLVERS
         from lpaf_jax.importance import IMPORTANCES
+        from lpaf_jax.ranks import RANK_RULES
         from lpaf_jax.recipes import RECIPES, make_recipe, summary
+        from lpaf_jax.solvers import SOLVERS
 
         parts = {
             "recipes": {name: summary(name) for name in RECIPES},

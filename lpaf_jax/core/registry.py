@@ -1,6 +1,8 @@
 """Choices by name: each registered once, where it is written, and looked up everywhere."""
 
+import pkgutil
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Generic, TypeVar
 
 from lpaf_jax.core.errors import LpafError
@@ -48,3 +50,17 @@ class Registry(Mapping[str, Choice], Generic[Choice]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._choices
+
+
+def import_modules(package: str, first: str = "", skip: str | None = None) -> None:
+    """Import every module of a package, so that each registers what it has.
+
+    Args:
+        package: its dotted name; to be called at the end of its `__init__`.
+        first: the module whose choices are listed first; the others follow by name.
+        skip: the ending of the names of those that are left out.
+    """
+    names = (module.name for module in pkgutil.iter_modules(import_module(package).__path__))
+    for name in sorted(names, key=lambda name: (name != first, name)):
+        if skip is None or not name.endswith(skip):
+            import_module(f"{package}.{name}")

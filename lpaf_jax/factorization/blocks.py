@@ -22,8 +22,6 @@ from lpaf_jax.checkpoints.names import file_name
 from lpaf_jax.checkpoints.tensors import read_file
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.files import atomic_write, read_json, write_json
-from lpaf_jax.factorization.ranks import RANK_RULES, choose_ranks, loss_spectrum
-from lpaf_jax.factorization.solvers import SOLVERS, check_pair
 from lpaf_jax.factorization.states import States
 from lpaf_jax.factorization.swap import moved_bias
 from lpaf_jax.importance import (
@@ -39,6 +37,8 @@ from lpaf_jax.linalg.arithmetic import ratio
 from lpaf_jax.linalg.scaling import exponent, shift, to_unit
 from lpaf_jax.models import LowRankLinear, layer_at, replace_layer
 from lpaf_jax.models.functional import parameters
+from lpaf_jax.ranks import RANK_RULES, choose_ranks, loss_spectrum
+from lpaf_jax.solvers import SOLVERS, check_pair
 
 
 class Plan(NamedTuple):

@@ -7,11 +7,11 @@ from jax import Array
 
 from lpaf_jax.checkpoints import records_of
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.factorization.solvers import Solution
 from lpaf_jax.factors import LOW_RANK
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import Linear, MixedLinear, layer_at, replace_layer
 from lpaf_jax.models.functional import Params
+from lpaf_jax.solvers import Solution
 
 
 def to_mixed(model: nnx.Module, factors: dict[str, LowRank], masks: Params) -> None:
@@ -44,10 +44,7 @@ def moved_bias(place: str, bias: Array | None, change: Array | None) -> Array | 
     if change is None:
         return bias
     if bias is None:
-        raise LpafError(
-            f"{place} has no bias, and this method moves it: take --importance activations and "
-            "--solver metric"
-        )
+        raise LpafError(f"{place} has no bias, and the solution moves it")
     return bias + change
 
 

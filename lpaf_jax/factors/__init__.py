@@ -4,9 +4,7 @@ A new kind is a file here, which registers it, and its layer in PyTorch beside i
 every module of this room is imported, and all else asks `KINDS`.
 """
 
-from importlib import import_module
-from pkgutil import iter_modules
-
+from lpaf_jax.core.registry import import_modules
 from lpaf_jax.factors.base import (
     KINDS,
     FactorKind,
@@ -20,9 +18,7 @@ from lpaf_jax.factors.low_rank import LOW_RANK, LowRankLinear
 from lpaf_jax.factors.records import FIELDS, read_records, recorded
 
 # Those for PyTorch are read as text, or where torch is.
-for _module in iter_modules(__path__):
-    if not _module.name.endswith("_torch"):
-        import_module(f"{__name__}.{_module.name}")
+import_modules(__name__, skip="_torch")
 
 __all__ = [
     "FIELDS",

@@ -1,8 +1,6 @@
 """What makes a weight matter: every module of this package registers its own importances."""
 
-import importlib
-import pkgutil
-
+from lpaf_jax.core.registry import import_modules
 from lpaf_jax.importance.activations import Moment as Moment
 from lpaf_jax.importance.activations import Moments as Moments
 from lpaf_jax.importance.activations import activation_moments as activation_moments
@@ -22,5 +20,4 @@ from lpaf_jax.importance.information import fisher_weightings as fisher_weightin
 from lpaf_jax.importance.score import FIRST_ORDER as FIRST_ORDER
 from lpaf_jax.importance.score import first_order_scores as first_order_scores
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_modules(__name__)

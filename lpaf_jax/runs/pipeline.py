@@ -33,6 +33,7 @@ from lpaf_jax.runs.outcome import about, describe, finish, full_disk_explained
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings, as_json, check, make_settings
 from lpaf_jax.runs.texts import run_text
+from lpaf_jax.solvers import check_biases
 from lpaf_jax.stages import Context, Prune
 from lpaf_jax.stages.base import Place
 from lpaf_jax.stages.prune import pruning_arrays
@@ -102,6 +103,7 @@ def run(settings: Settings) -> dict[str, Any]:
         progress.say(f"looking for {name} at the hub")
     inputs = load_inputs(settings)
     _check_ranks(settings, inputs)
+    check_biases(settings.factorize.solver, inputs.biases)
     needs = _FOLDER_SIZE * inputs.weight_bytes
     with job.opened(fingerprint(inputs), needs), full_disk_explained(job), closing(progress):
         metrics = job.finished()

@@ -32,6 +32,7 @@ from lpaf_jax.report import result_text, write_report
 from lpaf_jax.runs.outcome import about, describe, finish, full_disk_explained
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings, as_json
+from lpaf_jax.solvers import check_biases
 from lpaf_jax.tasks.kinds import length_for
 from lpaf_jax.tasks.options import TEXT_LENGTH
 from lpaf_jax.train import LANGUAGE
@@ -56,6 +57,8 @@ def run_text(settings: Settings) -> dict[str, Any]:
         progress.say(f"looking for {settings.model} at the hub")
     source_folder = resolve_model(settings.model)
     source = DecoderOnDisk(source_folder)
+    biases = {path: f"{path}.bias" in source.shapes for path in source.matrices()}
+    check_biases(settings.factorize.solver, biases)
     tokenizer = load_tokenizer(source_folder)
     assert settings.calibration is not None
     length = length_for(settings.length, TEXT_LENGTH, source.positions)

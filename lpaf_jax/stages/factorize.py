@@ -68,9 +68,9 @@ class Factorize(Stage):
     def check(self) -> None:
         """See `Stage.check`."""
         from lpaf_jax.core.ranges import demand_choice
-        from lpaf_jax.factorization.ranks import RANK_RULES
-        from lpaf_jax.factorization.solvers import SOLVERS, check_pair
         from lpaf_jax.importance import IMPORTANCES
+        from lpaf_jax.ranks import RANK_RULES
+        from lpaf_jax.solvers import SOLVERS, check_pair
 
         demand_choice(self, "importance", IMPORTANCES)
         demand_choice(self, "solver", SOLVERS)
@@ -108,8 +108,8 @@ class Factorize(Stage):
 
     def describe(self, found: Mapping[str, Any]) -> Description:
         """See `Stage.describe`."""
-        from lpaf_jax.factorization.solvers import SOLVERS
         from lpaf_jax.importance import IMPORTANCES
+        from lpaf_jax.solvers import SOLVERS
 
         weighed, solver = IMPORTANCES[self.importance], SOLVERS[self.solver]
         ranks = sorted(found["ranks"].values())

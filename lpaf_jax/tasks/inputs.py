@@ -38,6 +38,7 @@ class Inputs(NamedTuple):
         family: of the model.
         positions: longest text it can read, in tokens.
         shapes: (m, n) of its compressible matrices.
+        biases: whether the layer of each has a bias, by path.
         weight_bytes: size of all its weights.
         task: texts and labels.
         spec: what the model is to read, and by what it is judged.
@@ -53,6 +54,7 @@ class Inputs(NamedTuple):
     family: str
     positions: int
     shapes: list[tuple[int, int]]
+    biases: dict[str, bool]
     weight_bytes: int
     task: Task
     spec: TaskSpec
@@ -104,7 +106,7 @@ def load_inputs(options: Options) -> Inputs:
         no_answer=options.task == "squad_v2",
     )
     kind, tokenizer = KINDS[task.kind], load_tokenizer(source)
-    positions, shapes, weight_bytes = _measure(source, options, task.name, spec, tokenizer)
+    positions, shapes, biases, weight_bytes = _measure(source, options, task.name, spec, tokenizer)
     classes = classes_of(source)
     held = task.validation
     if kind.validated is not None:
@@ -118,6 +120,7 @@ def load_inputs(options: Options) -> Inputs:
         family_name(read_json(source / "config.json"), str(source)),
         positions,
         shapes,
+        biases,
         weight_bytes,
         task,
         spec,
@@ -150,7 +153,7 @@ def hub_names(options: Options) -> list[str]:
 
 def _measure(
     source: Path, options: Options, task: str, spec: TaskSpec, tokenizer: Tokenizer
-) -> tuple[int, list[tuple[int, int]], int]:
+) -> tuple[int, list[tuple[int, int]], dict[str, bool], int]:
     kind = KINDS[spec.kind]
     if not options.trains_head:
         require_head(source, task, kind.head, kind.outputs(spec))
@@ -168,7 +171,9 @@ def _measure(
         )
     if hasattr(model, "pad_token_id"):
         _check_padding(options.model, model.pad_token_id, tokenizer.pad_id)
-    return model.positions, shapes, sum(x.nbytes for x in params.values())
+    places = [path.removesuffix(".kernel") for path in found]
+    biases = {place: f"{place}.bias" in params for place in places}
+    return model.positions, shapes, biases, sum(x.nbytes for x in params.values())
 
 
 def first_model(inputs: Inputs, seed: int) -> Any:

@@ -21,10 +21,10 @@ from lpaf_jax.checkpoints.remote_code import MODELING_FILE, modeling_code, remot
 from lpaf_jax.data import load_tokenizer
 from lpaf_jax.export import export_factorized
 from lpaf_jax.factorization import to_low_rank
-from lpaf_jax.factorization.solvers import Solution
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import compressible, parameters
 from lpaf_jax.models.families import FAMILIES
+from lpaf_jax.solvers import Solution
 
 torch = pytest.importorskip("torch")
 

@@ -11,10 +11,10 @@ from safetensors.numpy import load_file
 
 from lpaf_jax.checkpoints import load_model, save_model
 from lpaf_jax.cli import main
-from lpaf_jax.factorization.solvers import Solution
 from lpaf_jax.factorization.swap import to_low_rank
 from lpaf_jax.linalg import svd
 from lpaf_jax.models import as_function, compressible, parameters
+from lpaf_jax.solvers import Solution
 from tests.tiny import ENCODER, HIDDEN, INNER, LAYERS, POSITIONS, WORDS, Tiny
 from tests.tiny_decoder import write_decoder
 

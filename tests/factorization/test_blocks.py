@@ -13,8 +13,6 @@ from lpaf_jax.checkpoints import DecoderOnDisk, load_model
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.factorization import to_low_rank
 from lpaf_jax.factorization.blocks import Outcome, Plan, Store, _error, compress_decoder
-from lpaf_jax.factorization.ranks import RANK_RULES, loss_spectrum
-from lpaf_jax.factorization.solvers import Solution
 from lpaf_jax.factorization.states import _advanced
 from lpaf_jax.importance import (
     IMPORTANCES,
@@ -25,6 +23,8 @@ from lpaf_jax.importance import (
 )
 from lpaf_jax.linalg import LowRank, metric_svd
 from lpaf_jax.models import compressible, parameters
+from lpaf_jax.ranks import RANK_RULES, loss_spectrum
+from lpaf_jax.solvers import Solution
 from lpaf_jax.train import LANGUAGE
 from tests.tiny_decoder import LENGTH, VOCABULARY, narrow, write_decoder
 

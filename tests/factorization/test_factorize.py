@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.factorization import SOLVERS, factorize
+from lpaf_jax.factorization import factorize
 from lpaf_jax.importance import IMPORTANCES, Subject, measure
 from lpaf_jax.linalg import LowRank, svd, weighted_als, weighted_svd
+from lpaf_jax.solvers import SOLVERS
 
 RANK, FLOOR = 2, 0.1
 ALONE: dict[str, Callable[..., LowRank]] = {

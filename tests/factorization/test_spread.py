@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lpaf_jax.factorization import SOLVERS, factorize
+from lpaf_jax.factorization import factorize
 from lpaf_jax.factorization.spread import solve_each
 from lpaf_jax.importance import Subject
+from lpaf_jax.solvers import SOLVERS
 
 RANK, FLOOR = 2, 0.1
 # Two shares of nine for eight devices, of which seven are filled up; and fewer than devices.
@@ -23,7 +24,8 @@ SOLVED = [name for name, each in SOLVERS.items() if each.uses <= {"entries"}]
 SCRIPT = """
 import pickle, sys
 import jax, jax.numpy as jnp, numpy as np
-from lpaf_jax.factorization import SOLVERS, factorize
+from lpaf_jax.factorization import factorize
+from lpaf_jax.solvers import SOLVERS
 from lpaf_jax.factorization.spread import solve_each
 from lpaf_jax.importance import Subject
 

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.factorization import Solution, low_rank_factors, to_low_rank, to_mixed
+from lpaf_jax.factorization import low_rank_factors, to_low_rank, to_mixed
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import (
     BertClassifier,
@@ -25,6 +25,7 @@ from lpaf_jax.models import (
     parameters,
     set_parameters,
 )
+from lpaf_jax.solvers import Solution
 from lpaf_jax.train import Keys, dual_loss
 
 CONFIG = BertConfig(
@@ -208,7 +209,7 @@ def test_a_layer_without_a_bias_has_none_to_move() -> None:
 
     model = Model()
     pair = LowRank(jnp.ones((4, 1)), jnp.ones((1, 3)))
-    with pytest.raises(LpafError, match="dense has no bias, and this method moves it: take"):
+    with pytest.raises(LpafError, match="dense has no bias, and the solution moves it"):
         to_low_rank(model, {"body.dense.kernel": Solution(pair, jnp.zeros(3))})
     to_low_rank(model, {"body.dense.kernel": Solution(pair)})
     assert parameters(model).keys() == {"body.dense.a", "body.dense.b"}

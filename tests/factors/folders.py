@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from lpaf_jax.checkpoints import load_model, save_model
-from lpaf_jax.factorization import Solution, to_low_rank
+from lpaf_jax.factorization import to_low_rank
 from lpaf_jax.factors import FIELDS
 from lpaf_jax.linalg import svd
 from lpaf_jax.models import compressible, parameters
+from lpaf_jax.solvers import Solution
 from tests.tiny_decoder import VOCABULARY, write_decoder
 
 IDS = np.random.default_rng(0).integers(1, VOCABULARY, (2, 7))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from lpaf_jax.checkpoints import load_model
-from lpaf_jax.factorization import Solution, to_low_rank
+from lpaf_jax.factorization import to_low_rank
 from lpaf_jax.importance import activation_moments
 from lpaf_jax.linalg import svd
 from lpaf_jax.models import compressible, parameters
+from lpaf_jax.solvers import Solution
 from tests.tiny import HIDDEN, INNER, LAYERS, WORDS, Tiny
 
 LAYER = "bert.encoder.layer"

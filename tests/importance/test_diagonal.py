@@ -1,8 +1,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from lpaf_jax.factorization import SOLVERS
 from lpaf_jax.importance import IMPORTANCES, Moment, Weighting
+from lpaf_jax.solvers import SOLVERS
 
 
 def test_rows_are_weighted_by_the_mean_squares_of_their_inputs() -> None:

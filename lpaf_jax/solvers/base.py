@@ -1,6 +1,6 @@
-"""From a matrix and what weighs its error to factors: one entry for each way to solve it."""
+"""From a matrix and what weighs its error to factors: the protocol, and the registry."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from lpaf_jax.core.errors import SettingError
 from lpaf_jax.core.registry import Registry
 from lpaf_jax.importance import IMPORTANCES, Importance, Weighting
 from lpaf_jax.importance.base import Part
-from lpaf_jax.linalg import LowRank, metric_svd, svd, weighted_als, weighted_svd
+from lpaf_jax.linalg import LowRank
 
 
 class Solution(NamedTuple):
@@ -34,17 +34,22 @@ class Solver:
         summary: what it does, on one line.
         uses: the parts of a `Weighting` that it looks at.
         solve: `(W, weighting, rank, ridge) -> Solution`, jittable.
+        needs: those of `uses` that it cannot do without.
         ridge: whether it has a term `λ (‖A‖² + ‖B‖²)`.
+        moves_bias: whether a solution has a bias, so that every layer must have one.
     """
 
     name: str
     summary: str
     uses: frozenset[Part]
     solve: Callable[[Array, Weighting, int, float], Solution]
+    needs: frozenset[Part] = frozenset()
     ridge: bool = False
+    moves_bias: bool = False
 
 
 SOLVERS: Registry[Solver] = Registry("solver")
+ENTRIES: frozenset[Part] = frozenset({"entries"})
 
 
 def register_solver(solver: Solver) -> Solver:
@@ -66,10 +71,7 @@ def check_pair(importance: Importance, solver: Solver, ridge: float = 0.0) -> No
             f"is {ridge}, but solver {solver.name} has a closed form without one: leave it out, or "
             f"take --solver {' or '.join(with_ridge)}",
         )
-    unused = importance.gives - solver.uses
-    missing = solver.uses - importance.gives
-    # A metric may be of one side alone, and plain SVD looks at nothing.
-    if unused or (missing and not importance.gives):
+    if not _fits(importance, solver):
         fitting = [name for name, each in SOLVERS.items() if _fits(importance, each)]
         others = [name for name, each in IMPORTANCES.items() if _fits(each, solver)]
         raise SettingError(
@@ -80,58 +82,25 @@ def check_pair(importance: Importance, solver: Solver, ridge: float = 0.0) -> No
 
 
 def _fits(importance: Importance, solver: Solver) -> bool:
-    if not importance.gives:
-        return not solver.uses
-    return importance.gives <= solver.uses
+    # Plain SVD looks at nothing; a metric may be of one side alone, but of no side it is plain SVD.
+    looks = bool(importance.gives) == bool(solver.uses)
+    return looks and solver.needs <= importance.gives <= solver.uses
 
 
-def _by_sharing(sharing: str) -> Callable[[Array, Weighting, int, float], Solution]:
-    def solve(w: Array, weighting: Weighting, rank: int, ridge: float) -> Solution:
-        assert weighting.entries is not None
-        return Solution(weighted_svd(w, weighting.entries, rank, sharing=sharing))  # type: ignore[arg-type]
+def check_biases(solver: str, biases: Mapping[str, bool]) -> None:
+    """Refuse a solver that moves biases for a model that has none.
 
-    return solve
+    Args:
+        solver: one of `SOLVERS`.
+        biases: whether a layer has one, by path.
 
-
-def _elementwise(w: Array, weighting: Weighting, rank: int, ridge: float) -> Solution:
-    assert weighting.entries is not None
-    return Solution(weighted_als(w, weighting.entries, rank, ridge=ridge)[0])
-
-
-def _metric(w: Array, weighting: Weighting, rank: int, ridge: float) -> Solution:
-    return Solution(metric_svd(w, rank, left=weighting.left, right=weighting.right))
-
-
-_ENTRIES: frozenset[Part] = frozenset({"entries"})
-register_solver(
-    Solver("plain", "truncated SVD", frozenset(), lambda w, _, rank, ridge: Solution(svd(w, rank)))
-)
-register_solver(Solver("row", "closed form, one importance a row", _ENTRIES, _by_sharing("row")))
-register_solver(
-    Solver("column", "closed form, one importance a column", _ENTRIES, _by_sharing("column"))
-)
-register_solver(
-    Solver(
-        "separable",
-        "closed form, importance of a row times that of a column",
-        _ENTRIES,
-        _by_sharing("separable"),
-    )
-)
-register_solver(
-    Solver(
-        "elementwise",
-        "every entry with its own importance, by alternating least squares",
-        _ENTRIES,
-        _elementwise,
-        ridge=True,
-    )
-)
-register_solver(
-    Solver(
-        "metric",
-        "closed form in the metric of inputs and outputs",
-        frozenset({"left", "right"}),
-        _metric,
-    )
-)
+    Raises:
+        SettingError: names the first layer without.
+    """
+    without = [path for path, has in biases.items() if not has]
+    if SOLVERS[solver].moves_bias and without:
+        raise SettingError(
+            ("solver",),
+            f"{solver!r} moves the bias of every layer, and {without[0]} has none: take "
+            "--importance activations --solver metric, which does the same but for the bias",
+        )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lpaf_jax.core.errors import LpafError, SettingError
-from lpaf_jax.factorization.ranks import RANK_RULES, RankRule, Ranks, choose_ranks, loss_spectrum
 from lpaf_jax.importance import Weighting
+from lpaf_jax.ranks import RANK_RULES, RankRule, Ranks, choose_ranks, loss_spectrum
 
 SHAPES = {"a": (6, 6), "b": (6, 9), "c": (12, 6)}
 DENSE = sum(m * n for m, n in SHAPES.values())

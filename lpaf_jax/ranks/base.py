@@ -1,0 +1,75 @@
+"""Who gets which rank: the protocol of rules, and their registry."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lpaf_jax.core.errors import LpafError, SettingError
+from lpaf_jax.core.registry import Registry
+
+Shapes = Mapping[str, tuple[int, int]]
+Ranks = dict[str, int | None]
+"""By path; None where a matrix stays dense, as factors would have no fewer numbers."""
+
+
+@dataclass(frozen=True)
+class RankRule:
+    """A rule by which ranks are chosen.
+
+    Attributes:
+        name: by which it is registered.
+        summary: what it does, on one line.
+        choose: `(shapes, share, spectra, multiple_of) -> ranks`: the share of the numbers that may
+            be kept, and the singular values in units of the loss where the rule needs them.
+        needs_spectra: whether it does.
+    """
+
+    name: str
+    summary: str
+    choose: Callable[[Shapes, float, Mapping[str, np.ndarray], int], Ranks]
+    needs_spectra: bool = False
+
+
+RANK_RULES: Registry[RankRule] = Registry("rank rule")
+
+
+def register_rank_rule(rule: RankRule) -> RankRule:
+    """Let recipes use a rank rule by its name."""
+    return RANK_RULES.add(rule.name, rule)
+
+
+def choose_ranks(
+    rule: str,
+    shapes: Shapes,
+    *,
+    params: float | None,
+    rank: int | None = None,
+    spectra: Mapping[str, np.ndarray] | None = None,
+    multiple_of: int = 1,
+) -> Ranks:
+    """The rank of every matrix.
+
+    Args:
+        rule: one of `RANK_RULES`.
+        shapes: (m, n) by path.
+        params: share of the numbers that may be kept; or `rank`, the same everywhere.
+        spectra: by path, for rules that need them; see `loss_spectrum`.
+        multiple_of: step of ranks that differ.
+
+    Raises:
+        LpafError: the rule is unknown, or the share pays for no rank at all.
+        SettingError: a rank is given to a rule that shares ranks out.
+    """
+    chosen = RANK_RULES[rule]
+    if rank is not None:
+        if rule != "uniform":
+            raise SettingError(("rank",), f"is one for all, which --ranks {rule} is not")
+        return dict.fromkeys(shapes, rank)
+    assert params is not None
+    try:
+        return chosen.choose(shapes, params, spectra or {}, multiple_of)
+    except ValueError as error:
+        raise LpafError(
+            f"{params:.2%} of the compressible weights cannot be kept: {error}"
+        ) from None
