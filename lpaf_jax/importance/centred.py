@@ -1,0 +1,23 @@
+"""The covariance of a layer's inputs as an importance, with their mean."""
+
+import jax.numpy as jnp
+
+from lpaf_jax.importance.activations import Moment
+from lpaf_jax.importance.base import Importance, Weighting, register_importance
+
+
+def _centred(weighting: Weighting, moment: Moment) -> Weighting:
+    second, mean = moment.second, moment.mean
+    return weighting._replace(left=second - jnp.outer(mean, mean), mean=mean)
+
+
+register_importance(
+    Importance(
+        "centred",
+        "so that its outputs on the data change least about their mean",
+        frozenset({"left", "mean"}),
+        frozenset({"inputs"}),
+        of_inputs=_centred,
+        source="L = E[xᵀx] − E[x]ᵀE[x]; Kaushal et al., LORD, 2023",
+    )
+)
