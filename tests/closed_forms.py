@@ -47,6 +47,9 @@ def answer(recipe: str, w: Array, of: Statistics, rank: int) -> tuple[Array, Arr
         np.asarray(w, np.float64),
         (np.asarray(x, np.float64) for x in of),
     )
+    if recipe == "afm":
+        product = nearest(w, rank, second - np.outer(mean, mean))
+        return product, mean @ (w - product)
     metrics: dict[str, tuple[Array | None, Array | None]] = {
         "svd": (None, None),
         "svd-ft": (None, None),

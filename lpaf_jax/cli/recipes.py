@@ -38,13 +38,10 @@ class Recipes:
             table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
             table.add_column(flags.get(title, "--recipe"), no_wrap=True)
             table.add_column("What it does")
-            if title == "recipes":
-                table.add_column("Stages")
             for name, text in choices.items():
-                stages = (
-                    [" → ".join(step for step, _ in make_recipe(name).steps())]
-                    if title == "recipes"
-                    else []
-                )
-                table.add_row(name, text, *stages)
+                lines = text
+                if title == "recipes":
+                    stages = " → ".join(step for step, _ in make_recipe(name).steps())
+                    lines = f"{text}\nStages: {stages}"
+                table.add_row(name, lines)
             console.print(table)

@@ -19,13 +19,17 @@ from lpaf_jax.importance import (
     Subject,
     Weighting,
     activation_moments,
+    gradient_moments,
     of_model,
 )
-from lpaf_jax.linalg import LowRank, metric_svd
+from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import compressible, parameters
 from lpaf_jax.ranks import RANK_RULES, loss_spectrum
+from lpaf_jax.recipes import make_recipe
 from lpaf_jax.solvers import Solution
+from lpaf_jax.stages import Factorize
 from lpaf_jax.train import LANGUAGE
+from tests.closed_forms import Statistics, answer
 from tests.tiny_decoder import LENGTH, VOCABULARY, narrow, write_decoder
 
 RANDOM = np.random.default_rng(1)
@@ -75,44 +79,70 @@ def dense_of(folder: Path) -> Subject:
     return Subject(model, weights, {}, {}, {}, batches, LANGUAGE.loss)
 
 
-def whole(folder: Path, store: Store, plan: Plan) -> dict[str, Any]:
+def whole(folder: Path, store: Store, recipe: str) -> dict[str, Any]:
     """What each block should hold: metrics are taken behind the blocks compressed before it."""
     model = load_model(folder, head="lm")
     expected: dict[str, Any] = {}
-    fisher = of_model(IMPORTANCES["fisher"], dense_of(folder))
+    dense = dense_of(folder)
+    places = [path.removesuffix(".kernel") for path in dense.weights]
+    fisher = of_model(IMPORTANCES["fisher"], dense)
+    gradients = gradient_moments(dense.model, dense.batches(), LANGUAGE.loss, places)
     for index in range(2):
         moments = activation_moments(model, [{"input_ids": TOKENS}])
         weights = compressible(parameters(model))
-        found = factors_in(store, index)
-        for path in found:
-            metric = {"activations": moments[path].second, "none": None}.get(plan.importance)
-            if plan.importance == "fisher":
-                entries = fisher[f"{path}.kernel"].entries
-                assert entries is not None
-                metric = entries.sum(1)
-            rank = found[path].a.shape[1]
-            expected[path] = metric_svd(weights[f"{path}.kernel"], rank, left=metric)
-        to_low_rank(model, by_kernel(found))
+        found = solutions_in(store, index, dense)
+        for path, solution in found.items():
+            second, mean, _ = moments[path.removesuffix(".kernel")]
+            entries = fisher[path].entries
+            statistics = Statistics(
+                second, mean, gradients[path.removesuffix(".kernel")], entries, entries
+            )
+            rank = solution.factors.a.shape[1]
+            expected[path] = solution, answer(recipe, weights[path], statistics, rank)
+        to_low_rank(model, found)
     return expected
 
 
-@pytest.mark.parametrize(
-    ("importance", "solver"), [("activations", "metric"), ("fisher", "row"), ("none", "plain")]
-)
+def solutions_in(store: Store, index: int, dense: Subject) -> dict[str, Solution]:
+    """The factors of a block, and what was added to its biases."""
+    kept = store.block(index)
+    assert kept is not None
+    tensors, found, params = kept[0], {}, parameters(dense.model)
+    for path, pair in by_kernel(factors_in(store, index)).items():
+        place = path.removesuffix(".kernel")
+        change = None
+        if f"{place}.bias" in params:
+            change = jnp.asarray(tensors[f"{place}.up.bias"]) - params[f"{place}.bias"]
+        found[path] = Solution(pair.factors, change)
+    return found
+
+
+@pytest.mark.parametrize("recipe", ["svd", "fwsvd", "drone", "awsvd", "afm", "kfac-svd"])
 def test_each_block_is_cut_for_what_the_compressed_ones_before_it_give(
-    folder: Path, tmp_path: Path, importance: str, solver: str
+    folder: Path, tmp_path: Path, recipe: str
 ) -> None:
     shapes = DecoderOnDisk(folder).matrices()
-    plan = Plan(importance, solver, params=0.6, dense=lambda: dense_of(folder))
+    [stage] = [each for each in make_recipe(recipe).stages if isinstance(each, Factorize)]
+    plan = Plan(
+        stage.importance,
+        stage.solver,
+        params=0.6,
+        floor=stage.floor,
+        dense=lambda: dense_of(folder),
+    )
+    if recipe == "afm" and folder.name == "llama":
+        with pytest.raises(LpafError, match="has no bias"):
+            run(folder, tmp_path, plan)
+        return
     _, store = run(folder, tmp_path, plan)
-    expected = whole(folder, store, plan)
-    found = factors_in(store, 0) | factors_in(store, 1)
-    assert found.keys() == shapes.keys()
-    for path, (m, n) in shapes.items():
-        assert found[path].a.shape == (m, int(0.6 * m * n / (m + n)))
-        np.testing.assert_allclose(
-            found[path].dense(), expected[path].dense(), atol=2e-3, err_msg=path
-        )
+    expected = whole(folder, store, recipe)
+    assert expected.keys() == {f"{path}.kernel" for path in shapes}
+    for path, ((pair, change), (product, bias)) in expected.items():
+        m, n = product.shape
+        assert pair.a.shape == (m, int(0.6 * m * n / (m + n)))
+        np.testing.assert_allclose(pair.dense(), product, atol=2e-3, err_msg=path)
+        if change is not None:
+            np.testing.assert_allclose(change, 0 if bias is None else bias, atol=2e-3, err_msg=path)
 
 
 def test_errors_and_perplexity_are_those_of_the_model_that_is_kept(
