@@ -26,29 +26,25 @@ def matrices(metrics: Metrics) -> Html | None:
     if whole := sum(cut["rank"] is None for cut in rows):
         are = "matrix is" if whole == 1 else "matrices are"
         intro += f" {whole} {are} kept whole, as its factors would have had more numbers."
-    heads = ["Matrix", "in × out", "Rank", "Numbers kept", "Output lost, mean", "most"]
-    return join(el("p", intro), table([*heads, ""], _by_kind(rows), class_="stack"), _each(rows))
+    heads = ["Matrix", "in × out", "Rank", "Numbers kept", "Output lost, mean", "Output lost, most"]
+    return join(el("p", intro), table(heads, _by_kind(rows), class_="stack"), _each(rows))
 
 
 def _by_kind(rows: list[Cut]) -> list[list[Child]]:
     kinds: dict[str, list[Cut]] = {}
     for cut in rows:
         kinds.setdefault(matrix_names.kind(cut["name"]), []).append(cut)
-    means = {kind: sum(cut["error"] for cut in of) / len(of) for kind, of in kinds.items()}
-    longest = max(*means.values(), 1e-9)
     lines: list[list[Child]] = []
     for kind, of in kinds.items():
         dense = sum(_dense(cut) for cut in of)
-        bar = el("span", class_="bar", style=f"width: {100 * means[kind] / longest:.1f}%")
         lines.append(
             [
                 kind,
                 ", ".join(dict.fromkeys(_shape(cut) for cut in of)),
                 _ranks(of),
                 facts.percent(sum(_kept(cut) for cut in of) / dense),
-                facts.percent(means[kind]),
+                facts.percent(sum(cut["error"] for cut in of) / len(of)),
                 facts.percent(max(cut["error"] for cut in of)),
-                bar,
             ]
         )
     return lines

@@ -270,7 +270,8 @@ def do_step(job: Run, inputs: Inputs, progress: Progress, name: str) -> None:
         progress.say(f"{name:<13} not taken over: {reason}")
     opened: list[Checkpoints] = []
     stopwatch = Stopwatch()
-    stands_for = {
+    stands_for: dict[str, int | str] = {
+        "stage": name,
         "seed": job.settings.seed,
         "batch": job.settings.batch,
         "examples": len(inputs.train),

@@ -97,7 +97,7 @@ def with_preset(recipe: Recipe, preset: str) -> Recipe:
     """The recipe with the values of a preset, but for what it sets to another than the default."""
     usual: dict[str, Any] = {}
     for stage in recipe.stages:
-        usual = type(stage)().settings() | usual
+        usual = {f.name: f.default for f in dataclasses.fields(stage)} | usual
     own = recipe.settings()
     values = {
         name: value

@@ -52,6 +52,11 @@ class Context(NamedTuple):
         """The last finished stage of a kind."""
         return next((p for p in reversed(self.finished) if isinstance(p.stage, kind)), None)
 
+    def before_last(self, kind: type["Stage"]) -> Path:
+        """Folder of the model that the last finished stage of a kind started from."""
+        found = [i for i, place in enumerate(self.finished) if isinstance(place.stage, kind)]
+        return self.finished[found[-1] - 1].folder
+
 
 class Description(NamedTuple):
     """A stage in the words of pages and cards.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lpaf_jax.core.ranges import demand
 from lpaf_jax.stages.base import Context, Description, Saved, Stage
+from lpaf_jax.stages.factorize import Factorize
 from lpaf_jax.stages.finetune import FineTune
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Tune(Stage):
     def describe(self, found: Mapping[str, Any]) -> Description:
         """See `Stage.describe`."""
         return Description(
-            "Final",
+            "Tuned",
             "Tuning the factors",
             "The factors are trained on the task as they are, without the old matrices beside "
             "them. They alone are saved.",
@@ -147,7 +148,7 @@ class MixedTune(Tune):
         after = context.checkpoints("tune-factors")
         start = after.restore(trainer.fresh(parameters(final), optimizer))
         if mixed_steps > 0 and int(start.step) == 0:
-            mixed = _mixed_model(context.finished[-2].folder, final)
+            mixed = _mixed_model(context.before_last(Factorize), final)
             # Validation looks at what will remain: the factors alone.
             state = trainer.run(
                 loss_of(mixed),

@@ -287,7 +287,10 @@ def assert_goes_on(place: Path, given: dict[str, Any]) -> None:
         ({"samples": 0}, "samples is 0, but must be a whole number, at least 1"),
         ({"calibration": "nowhere.txt"}, "nowhere.txt is no file"),
         ({"held_out": "nowhere.txt"}, "nowhere.txt is no file"),
-        ({"recipe": "afm"}, "'affine' moves the bias of every layer, and .*down_proj has none: take"),
+        (
+            {"recipe": "afm"},
+            "'affine' moves the bias of every layer, and .*down_proj has none: take",
+        ),
     ],
     ids=str,
 )
