@@ -277,7 +277,7 @@ def _about(recipe: Recipe) -> str:
             f"Compress a model by a recipe, here {recipe.name}; continue if it was killed.",
             "`--recipe NAME --help` shows the options of that one; `lpaf recipes` lists all.",
             "With `--preset quick --help`, the defaults shown are those of quick.",
-            "With --calibration in place of --task a decoder is cut without training.",
+            "With --calibration in place of --task a model is cut without training.",
         )
     )
 

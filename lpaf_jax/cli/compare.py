@@ -46,9 +46,9 @@ class Compare:
     preset: Literal["quick", "standard", "paper"] = "standard"
     """Defaults of all stages, as for compress."""
     calibration: Annotated[Path | None, _FILE] = None
-    """Text that a decoder is compressed by where there is no task."""
+    """Text that models are compressed by where there is no task."""
     held_out: Annotated[Path | None, _FILE] = None
-    """Text whose perplexity is taken, where there is no task."""
+    """Text by which models are judged, where there is no task."""
     samples: int = 128
     """Pieces of the calibration text that are read, at most."""
     ranks: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=_OWN)] = None

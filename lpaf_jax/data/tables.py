@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data.contents import read_text, refuse_packed
 from lpaf_jax.data.examples import Examples
@@ -242,6 +244,28 @@ def _unquote(cell: str) -> str:
 def table_texts(path: str | Path, column: str) -> list[str]:
     """The texts of a column as they stand, without blank ones; raises as `read_table` does."""
     return [text for text in read_table(path).column(column) if text.strip()]
+
+
+def text_lines(path: Path, column: str, count: int) -> Examples:
+    """Texts without labels: the lines of a text file, or a column of a table; none of them blank.
+
+    Args:
+        path: of a table where its ending says so.
+        column: of the table.
+        count: so many at most, spread over the file, which is often sorted: its first lines alone
+            would be of one kind.
+
+    Raises:
+        LpafError: the file cannot be read, or holds no text.
+    """
+    if path.suffix.lower() in SUFFIXES:
+        lines = table_texts(path, column)
+    else:
+        lines = [line for line in read_text(path).splitlines() if line.strip()]
+    if not lines:
+        raise LpafError(f"{path} holds no text")
+    chosen = np.unique(np.linspace(0, len(lines) - 1, min(count, len(lines))).round().astype(int))
+    return Examples([lines[i] for i in chosen], None, np.zeros(len(chosen), np.int32))
 
 
 def read_examples(

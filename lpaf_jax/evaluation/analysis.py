@@ -4,16 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lpaf_jax.checkpoints import resolve_model
 from lpaf_jax.checkpoints.folders import model_folder
 from lpaf_jax.checkpoints.headless import load_headless
-from lpaf_jax.core.errors import LpafError, SettingError
+from lpaf_jax.core.errors import SettingError
 from lpaf_jax.core.files import read_json
 from lpaf_jax.data import Encoded, Examples, encode, eval_batches, load_task, load_tokenizer
-from lpaf_jax.data.contents import read_text
-from lpaf_jax.data.tables import FILES, SUFFIXES, TEXT_COLUMN, table_texts
+from lpaf_jax.data.tables import FILES, SUFFIXES, TEXT_COLUMN, text_lines
 from lpaf_jax.factorization.spectra import feature_spectra, weight_spectra
 from lpaf_jax.importance import activation_moments
 from lpaf_jax.models import parameters
@@ -110,18 +107,7 @@ def _rows(text: Path | None, column: str | None, count: int) -> Examples | None:
         _refuse(f"without a {FILES}", text_column=column)
     if text is None:
         return None
-    lines = _lines(text, column or TEXT_COLUMN)
-    if not lines:
-        raise LpafError(f"{text} holds no text")
-    # A file is often sorted: its first lines alone would be of one kind.
-    chosen = np.unique(np.linspace(0, len(lines) - 1, min(count, len(lines))).round().astype(int))
-    return Examples([lines[i] for i in chosen], None, np.zeros(len(chosen), np.int32))
-
-
-def _lines(text: Path, column: str) -> list[str]:
-    if text.suffix.lower() in SUFFIXES:
-        return table_texts(text, column)
-    return [line for line in read_text(text).splitlines() if line.strip()]
+    return text_lines(text, column or TEXT_COLUMN, count)
 
 
 def _batches(encoded: Encoded) -> Any:

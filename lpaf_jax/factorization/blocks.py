@@ -306,7 +306,7 @@ def _cut_block(
             raise LpafError(f"{path}: its factors are not finite as {narrow}, the file's dtype")
         bias = None if layer.bias is None else layer.bias[...]
         _replace(block, place, LowRank(a, b), moved_bias(path, bias, change))
-        cuts.append(Cut(path, (m, n), rank, float(_error(w, a, b, moment.second))))
+        cuts.append(Cut(path, (m, n), rank, float(output_error(w, a, b, moment.second))))
     return cuts
 
 
@@ -347,7 +347,8 @@ def _tensors(source: DecoderOnDisk, block: nnx.Module, prefix: str) -> dict[str,
 
 
 @jax.jit
-def _error(w: Array, a: Array, b: Array, moment: Array) -> Array:
+def output_error(w: Array, a: Array, b: Array, moment: Array) -> Array:
+    """`E‖x W − x A B‖² / E‖x W‖²`, of `moment` E[xᵀx]."""
     unit = exponent(w)
     w, moment = to_unit(w, unit), to_unit(moment, exponent(moment))
     lost = w - shift(a, -unit) @ b

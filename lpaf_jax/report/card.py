@@ -240,12 +240,13 @@ def _limits(metrics: Metrics) -> str:
 def _limits_of_a_text(metrics: Metrics) -> str:
     """The same where there was no task: what the one text means for others."""
     text, judged = (_text(f(metrics)) for f in (facts.task_name, facts.judged_by))
+    name = primary(metrics)[1].name
     lines = [
         f"It was fitted to {metrics['data']['calibration_tokens']:,} tokens of one text, {text}, "
         "and not trained afterwards: on text unlike it, it may be worse.",
-        f"Perplexity is that of {metrics['data']['judged_tokens']:,} tokens of {judged}, in pieces "
-        f"of {metrics['length']} (seed {metrics['seed']}): it is not a figure of a public "
-        "leaderboard.",
+        f"{name[0].upper()}{name[1:]} is that of {metrics['data']['judged_tokens']:,} tokens of "
+        f"{judged}, in pieces of {metrics['length']} at most (seed {metrics['seed']}): it is not a "
+        "figure of a public leaderboard.",
         "It inherits whatever bias the base model carries.",
     ]
     return "\n".join(f"- {line}" for line in lines)

@@ -71,6 +71,7 @@ MEASURES = {
     "mcc": Measure("Matthews correlation", "MCC", True, "matthews_correlation"),
     "pearson": Measure("Pearson correlation", "Pearson", True, "pearsonr"),
     "spearman": Measure("Spearman correlation", "Spearman", True, "spearmanr"),
+    "similarity": Measure("similarity", "Similarity", False, "cosine_similarity"),
     "perplexity": Measure(
         "perplexity", "Perplexity", False, "perplexity", "perplexity" in LESS_IS_BETTER
     ),
@@ -91,6 +92,11 @@ _MEANINGS = {
         "How many equally likely tokens the model in effect hesitates between: e to the mean "
         "negative log-probability that it gives to the next token. Less is better; 1 is least. "
         "Models with other tokenizers, and windows of another length, are not to be compared."
+    ),
+    "similarity": (
+        "The cosine between the last hidden states of the model and those of the dense one, the "
+        "mean over all tokens: 100 % where they point the same way. It says how close the model "
+        "stays, not how good its answers are."
     ),
     "exact": (
         "The share of questions whose answer is, but for case, articles and punctuation, one of "

@@ -1,4 +1,4 @@
-"""A run without a task: a decoder is factorized by a text alone, block by block from disk."""
+"""A run without a task: a model is factorized by a text alone, and not trained."""
 
 import datetime
 import hashlib
@@ -7,37 +7,32 @@ import math
 import time
 from collections.abc import Iterable
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lpaf_jax.checkpoints import DecoderOnDisk, is_hub_id, load_model, resolve_model
-from lpaf_jax.checkpoints.checkpoint import saved_config, write_beside
-from lpaf_jax.checkpoints.names import file_name
-from lpaf_jax.checkpoints.tensors import ShardWriter, share_weights
+from lpaf_jax.checkpoints import is_hub_id, resolve_model
 from lpaf_jax.checkpoints.weight_files import weight_files
 from lpaf_jax.core.errors import LpafError, SettingError
-from lpaf_jax.core.files import atomic_dir
+from lpaf_jax.core.files import read_json
 from lpaf_jax.core.machine import peak_memory, versions
 from lpaf_jax.core.progress import Progress
-from lpaf_jax.data import Tokenizer, load_tokenizer, sample_blocks, text_tokens, text_windows
-from lpaf_jax.factorization.blocks import Cut, Outcome, Plan, Store, compress_decoder
-from lpaf_jax.factors import LOW_RANK
-from lpaf_jax.importance import Subject
-from lpaf_jax.models import compressible, parameters
+from lpaf_jax.data import load_tokenizer
+from lpaf_jax.factorization.blocks import Cut
+from lpaf_jax.models.families import FAMILIES, family_name
 from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import result_text, write_report
 from lpaf_jax.runs.outcome import about, describe, finish, full_disk_explained
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings, as_json
+from lpaf_jax.runs.text_decoder import Decoder
+from lpaf_jax.runs.text_encoder import Encoder
+from lpaf_jax.runs.text_models import Result, TextModel
 from lpaf_jax.solvers import check_biases
 from lpaf_jax.tasks.kinds import length_for
 from lpaf_jax.tasks.options import TEXT_LENGTH
-from lpaf_jax.train import LANGUAGE
 
-_COLUMN = "text"
 # Pieces of the calibration text that are judged where there is no held-out text.
 _JUDGED = 8
 
@@ -55,25 +50,17 @@ def run_text(settings: Settings) -> dict[str, Any]:
     progress = Progress(job.folder, settings.quiet)
     if is_hub_id(settings.model):
         progress.say(f"looking for {settings.model} at the hub")
-    source_folder = resolve_model(settings.model)
-    source = DecoderOnDisk(source_folder)
-    biases = {path: f"{path}.bias" in source.shapes for path in source.matrices()}
-    check_biases(settings.factorize.solver, biases)
-    tokenizer = load_tokenizer(source_folder)
+    folder = resolve_model(settings.model)
+    model = _model_in(folder)
+    check_biases(settings.factorize.solver, model.biases)
     assert settings.calibration is not None
-    length = length_for(settings.length, TEXT_LENGTH, source.positions)
-    calibration = sample_blocks(
-        text_tokens(tokenizer, settings.calibration, settings.text_column or _COLUMN),
-        length,
-        settings.samples,
-        settings.seed,
-    )
-    held_out = _held_out(settings, tokenizer, length)
-    judged = calibration[:_JUDGED] if held_out is None else held_out
-    needs = 2 * sum(file.stat().st_size for file in weight_files(source.folder))
-    mark = _fingerprint(source, calibration, held_out)
+    length = length_for(settings.length, TEXT_LENGTH, model.positions)
+    calibration, held_out = model.read(settings, load_tokenizer(folder), length)
+    judged = model.first(calibration, _JUDGED) if held_out is None else held_out
+    needs = 2 * sum(file.stat().st_size for file in weight_files(folder))
+    mark = _fingerprint(folder, model, calibration, held_out)
     if not (job.folder / "metrics.json").is_file():
-        source.check_finite()  # before the folder is made
+        model.check(settings)  # before the folder is made
     with job.opened(mark, needs), full_disk_explained(job), closing(progress):
         metrics = job.finished()
         if metrics is not None:
@@ -82,23 +69,17 @@ def run_text(settings: Settings) -> dict[str, Any]:
                 write_report(job.folder)
             progress.say(f"{job.folder} is finished; there is nothing left to do")
             return metrics
-        _announce(settings, source, calibration, progress)
-        store = Store(job.checkpoint("blocks"))
-        outcome = compress_decoder(
-            source,
-            calibration,
-            _plan(settings, source_folder, calibration),
-            store,
-            held_out=judged,
-            say=progress.say,
-        )
-        metrics = _metrics(settings, source, outcome, length, time.monotonic() - started)
-        metrics["data"] = {"calibration_tokens": calibration.size, "judged_tokens": judged.size}
+        _announce(settings, model, calibration, progress)
+        work = job.checkpoint("blocks")
+        result = model.cut(settings, calibration, judged, work, progress.say)
+        metrics = _metrics(settings, model, result, length, time.monotonic() - started)
+        sizes = {"calibration": model.size(calibration)[1], "judged": model.size(judged)[1]}
+        metrics["data"] = {f"{name}_tokens": size for name, size in sizes.items()}
         metrics["judged_by"] = "calibration text" if held_out is None else "held-out text"
-        _assemble(source, store, outcome, job.stage(FINAL))
+        model.assemble(result, work, job.stage(FINAL))
         metrics["bytes_on_disk"] = {
             # What lies there and is no part of the model is lost by reading, not by compression.
-            "dense": _bytes(source_folder) - source.unread_bytes,
+            "dense": _bytes(folder) - model.unread_bytes,
             FINAL: _bytes(job.stage(FINAL)),
         }
         finish(job, metrics)
@@ -112,43 +93,37 @@ def _check_files(settings: Settings) -> None:
             raise LpafError(f"{path} is no file; name a text file")
 
 
-def _announce(
-    settings: Settings, source: DecoderOnDisk, calibration: np.ndarray, progress: Progress
-) -> None:
+def _model_in(folder: Path) -> TextModel:
+    """The model in a folder, as a text can compress it.
+
+    Raises:
+        LpafError: the folder holds no dense model that can be.
+    """
+    family = FAMILIES[family_name(read_json(folder / "config.json"), str(folder))]
+    return Encoder(folder) if family.walk is None else Decoder(folder)
+
+
+def _announce(settings: Settings, model: TextModel, calibration: Any, progress: Progress) -> None:
     share, chosen = settings.share, settings.factorize
     kept = f"rank {chosen.rank}" if share is None else f"{share:.0%} of their numbers to keep"
     progress.say(
-        f"recipe {settings.method.name}: {settings.model}, {len(source.matrices())} matrices in "
-        f"{source.blocks} blocks, {kept}"
+        f"recipe {settings.method.name}: {settings.model}, {len(model.matrices)} matrices, {kept}"
     )
-    pieces, length = calibration.shape
-    progress.say(f"calibration: {pieces} pieces of {length} tokens (at most {settings.samples})")
+    pieces, tokens = model.size(calibration)
+    progress.say(f"calibration: {pieces} pieces of text, {tokens:,} tokens")
 
 
-def _held_out(settings: Settings, tokenizer: Tokenizer, length: int) -> np.ndarray | None:
-    if settings.held_out is None:
-        return None
-    stream = text_tokens(tokenizer, settings.held_out, settings.text_column or _COLUMN)
-    whole = (w.ids for w in text_windows(stream, length) if len(w.ids) == length)
-    found = list(islice(whole, settings.samples))
-    if not found:
-        raise LpafError(f"{settings.held_out} has less than the {length} tokens of one piece")
-    return np.stack(found)
-
-
-def _fingerprint(
-    source: DecoderOnDisk, calibration: np.ndarray, held_out: np.ndarray | None
-) -> dict[str, Any]:
+def _fingerprint(folder: Path, model: TextModel, calibration: Any, held_out: Any) -> dict[str, Any]:
     """Digests of all that is read, as `lpaf_jax.tasks.inputs.fingerprint` has them.
 
     Weights are known by the sizes and times of their files: they may be larger than memory.
     """
-    files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in weight_files(source.folder)]
+    files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in weight_files(folder)]
     parts = {
-        "config.json": json.dumps(source.values, sort_keys=True).encode(),
+        "config.json": json.dumps(read_json(folder / "config.json"), sort_keys=True).encode(),
         "weights": json.dumps(files).encode(),
-        "calibration text": calibration.tobytes(),
-        "held-out text": b"" if held_out is None else held_out.tobytes(),
+        "calibration text": model.bytes(calibration),
+        "held-out text": b"" if held_out is None else model.bytes(held_out),
     }
     found = {name: _digest([part]) for name, part in parts.items()}
     return {"whole": _digest(parts.values()), **found}
@@ -161,68 +136,28 @@ def _digest(pieces: Iterable[bytes]) -> str:
     return whole.hexdigest()
 
 
-def _plan(settings: Settings, folder: Path, tokens: np.ndarray) -> Plan:
-    """How the model is cut; gradients, where an importance or a rank rule asks for them."""
-    chosen = settings.factorize
-
-    def dense() -> Subject:
-        model = load_model(folder, head="lm")
-
-        def batches(count: int | None = None) -> Iterable[dict[str, np.ndarray]]:
-            for ids in tokens[:count]:
-                yield {
-                    "input_ids": ids[None],
-                    "attention_mask": np.ones_like(ids)[None],
-                    "weight": np.ones(1, np.float32),
-                }
-
-        return Subject(
-            model=model,
-            weights=compressible(parameters(model)),
-            scores={},
-            masks={},
-            second_moments={},
-            batches=batches,
-            loss=LANGUAGE.loss,
-            criterion="sensitivity",
-        )
-
-    return Plan(
-        importance=chosen.importance,
-        solver=chosen.solver,
-        ranks=chosen.ranks,
-        params=settings.share,
-        rank=chosen.rank,
-        floor=chosen.floor,
-        ridge=chosen.ridge,
-        multiple_of=chosen.multiple_of,
-        dense=dense,
-    )
-
-
 def _metrics(
-    settings: Settings, source: DecoderOnDisk, outcome: Outcome, length: int, seconds: float
+    settings: Settings, model: TextModel, result: Result, length: int, seconds: float
 ) -> dict[str, Any]:
-    numbers = {path: math.prod(shape) for path, shape in source.shapes.items()}
-    dense = sum(m * n for m, n in source.matrices().values())
-    kept = sum(_numbers(cut) for cut in outcome.cuts)
+    numbers = {path: math.prod(shape) for path, shape in model.shapes.items()}
+    dense = sum(m * n for m, n in model.matrices.values())
+    kept = sum(_numbers(cut) for cut in result.cuts)
     total = sum(numbers.values())
-    ranks = {cut.path: cut.rank for cut in outcome.cuts if cut.rank is not None}
-    perplexity = outcome.perplexity
+    ranks = {cut.path: cut.rank for cut in result.cuts if cut.rank is not None}
     return {
         "model": settings.model,
         "task": None,
-        "kind": "language",
-        "family": source.name,
-        "metrics": ["perplexity"],
+        "kind": model.kind,
+        "family": model.family,
+        "metrics": [model.metric],
         "recipe": settings.method.name,
         "about": about(settings.method),
         "stages": {
-            "dense": {"perplexity": perplexity["dense"]},
-            FINAL: {"perplexity": perplexity["compressed"]},
+            "dense": {model.metric: result.scores["dense"]},
+            FINAL: {model.metric: result.scores["compressed"]},
         },
-        "described": describe(settings, "perplexity", ranks),
-        "retained": None,
+        "described": describe(settings, model.metric, ranks),
+        "retained": result.scores["compressed"] if model.metric == "similarity" else None,
         "rank": next(iter(ranks.values())) if len(set(ranks.values())) == 1 else None,
         "ranks": ranks,
         "encoder_params_ratio": kept / dense,
@@ -232,8 +167,8 @@ def _metrics(
             FINAL: {"encoder": kept, "total": total - dense + kept},
         },
         "length": length,
-        "output_energy_lost": float(np.mean([cut.error for cut in outcome.cuts])),
-        "matrices": [cut._asdict() for cut in outcome.cuts],
+        "output_energy_lost": float(np.mean([cut.error for cut in result.cuts])),
+        "matrices": [cut._asdict() for cut in result.cuts],
         "seconds": {FINAL: round(seconds, 1), "total": round(seconds, 1)},
         "peak_memory_bytes": peak_memory(),
         "settings": as_json(settings),
@@ -250,23 +185,3 @@ def _numbers(cut: Cut) -> int:
 
 def _bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in weight_files(folder))
-
-
-def _assemble(source: DecoderOnDisk, store: Store, outcome: Outcome, folder: Path) -> None:
-    """Write the model folder from the finished blocks and what lies in none."""
-    records = {cut.path: LOW_RANK.of_rank(cut.rank) for cut in outcome.cuts if cut.rank is not None}
-    with atomic_dir(folder) as target:
-        config = saved_config(source.values, source.architecture, records)
-        dtype = source.values.get("dtype", source.values.get("torch_dtype"))
-        config |= {} if dtype is None else {"dtype": dtype}
-        write_beside(target, source.folder, config, "")
-        writer = ShardWriter(target)
-        for path in source.outside():
-            writer.add(file_name(path, source.shapes), source.stored(path))
-        for index in range(source.blocks):
-            kept = store.block(index)
-            assert kept is not None, f"block {index} is not finished"
-            for name, value in kept[0].items():
-                writer.add(name, value)
-        writer.close()
-        share_weights(target)

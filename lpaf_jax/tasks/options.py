@@ -89,10 +89,10 @@ class Options:
     preset: Literal["quick", "standard", "paper"] = "standard"
     """Defaults of all stages: a short real run, the best found, or the paper's shape."""
     calibration: Annotated[Path | None, _FILE] = None
-    """Text that a decoder is compressed by where there is no task: .txt, or a file with a text a
+    """Text that a model is compressed by where there is no task: .txt, or a file with a text a
     row."""
     held_out: Annotated[Path | None, _FILE] = None
-    """Text whose perplexity is taken before and after, where there is no task."""
+    """Text by which the model is judged before and after, where there is no task."""
     samples: int = 128
     """Pieces of the calibration text that are read, at most."""
 
@@ -202,7 +202,7 @@ def _check_source(options: Options) -> None:
     if options.task is None and options.calibration is None:
         raise LpafError(
             "nothing says what the model is for: give --task, or --calibration with a text to "
-            "compress a decoder without training"
+            "compress a model without training"
         )
     both = options.task is not None and options.calibration is not None
     if both:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from lpaf_jax.checkpoints import DecoderOnDisk, load_model
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.factorization import to_low_rank
-from lpaf_jax.factorization.blocks import Outcome, Plan, Store, _error, compress_decoder
+from lpaf_jax.factorization.blocks import Outcome, Plan, Store, compress_decoder, output_error
 from lpaf_jax.factorization.states import _advanced
 from lpaf_jax.importance import (
     IMPORTANCES,
@@ -266,7 +266,9 @@ def test_spectra_and_errors_near_the_ends_of_float32(power: int) -> None:
     small = jnp.asarray(np.ldexp(w, power), jnp.float32)
     lost = w - a @ b
     share = np.trace(lost.T @ moment @ lost) / np.trace(w.T @ moment @ w)
-    assert float(_error(small, *scaled, jnp.asarray(moment))) == pytest.approx(share, rel=1e-5)
+    assert float(output_error(small, *scaled, jnp.asarray(moment))) == pytest.approx(
+        share, rel=1e-5
+    )
     s = np.ldexp(loss_spectrum(small, Weighting(left=jnp.asarray(moment))), -power)
     np.testing.assert_allclose(s, np.linalg.svd(x @ w)[1][:6], rtol=1e-4)
 

@@ -56,7 +56,7 @@ def module(tmp_path: Path) -> Path:
     return path
 
 
-def message(name: str | Path) -> str:
+def refusal(name: str | Path) -> str:
     with pytest.raises(LpafError) as caught:
         make_recipe(str(name))
     assert "\n" not in str(caught.value)
@@ -175,7 +175,7 @@ def test_a_recipe_of_a_file_is_found_by_function_or_registered_name(module: Path
     ],
 )
 def test_a_function_that_gives_no_recipe_is_told(module: Path, name: str, message: str) -> None:
-    assert re.search(rf"^--recipe {module}:{name}\b.*{message}$", message(f"{module}:{name}"))
+    assert re.search(rf"^--recipe {module}:{name}\b.*{message}$", refusal(f"{module}:{name}"))
 
 
 @pytest.mark.parametrize(
@@ -191,16 +191,16 @@ def test_a_file_that_cannot_be_run_is_told_and_read_again_once_mended(
 ) -> None:
     file = tmp_path / "bad.py"
     file.write_text(text)
-    assert re.search(rf"^--recipe {file}: the file {message}", message(f"{file}:plain"))
+    assert re.search(rf"^--recipe {file}: the file {message}", refusal(f"{file}:plain"))
     file.write_text(MODULE.replace("{name}", f"mended-{next(_NUMBER)}") + "# longer than before\n")
     assert make_recipe(f"{file}:plain").name == "plain"
 
 
 def test_a_file_that_is_not_there_or_whose_recipe_is_not_said_is_told(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
-    assert message(f"{file}:mine") == f"--recipe {file}: there is no such file"
-    assert message(file) == f"--recipe {file}: say which recipe of the file, as {file}:NAME"
-    assert message(tmp_path / "own.yaml").endswith("own.yaml: there is no such file")
+    assert refusal(f"{file}:mine") == f"--recipe {file}: there is no such file"
+    assert refusal(file) == f"--recipe {file}: say which recipe of the file, as {file}:NAME"
+    assert refusal(tmp_path / "own.yaml").endswith("own.yaml: there is no such file")
 
 
 def test_a_recipe_may_be_written_down(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_recipe_may_be_written_down(tmp_path: Path) -> None:
 def test_a_file_that_is_no_recipe_is_told(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(text)
-    assert re.search(rf"^--recipe {file}.*{message}", message(file))
+    assert re.search(rf"^--recipe {file}.*{message}", refusal(file))
 
 
 def one_line(capsys: Capture) -> str:

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from lpaf_jax.checkpoints import load_model
 from lpaf_jax.cli import main
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.runs import pipeline, texts
+from lpaf_jax.runs import pipeline
+from lpaf_jax.runs.text_decoder import Decoder
 from tests.tiny import write_model
 from tests.tiny_decoder import LENGTH, write_decoder, write_text
 
@@ -180,7 +181,7 @@ def test_a_stopped_run_goes_on_where_it_was(place: Path, monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(texts, "_assemble", stop)
+        patch.setattr(Decoder, "assemble", stop)
         assert main(words(place, "stopped")) == 130
     assert not (place / "stopped" / "model").exists()
     assert main(words(place, "stopped")) == 0
@@ -211,7 +212,7 @@ def begun(place: Path) -> Path:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(texts, "compress_decoder", stop)
+        patch.setattr(Decoder, "cut", stop)
         compress(place, "begun", held_out=place / "held_out.txt")
     return place / "begun"
 
@@ -273,7 +274,7 @@ def assert_goes_on(place: Path, given: dict[str, Any]) -> None:
         raise RuntimeError("it goes on")
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="it goes on"):
-        patch.setattr(texts, "compress_decoder", go)
+        patch.setattr(Decoder, "cut", go)
         compress(place, "begun", **given)
 
 
@@ -312,10 +313,10 @@ def test_a_held_out_text_of_less_than_a_piece(place: Path) -> None:
         compress(place, "refused", held_out=short)
 
 
-def test_models_that_are_no_dense_decoder(place: Path, tmp_path: Path) -> None:
+def test_models_that_nothing_can_be_asked_or_taken_from(place: Path, tmp_path: Path) -> None:
     bert = write_model(tmp_path / "bert")
     text = place / "calibration.txt"
-    with pytest.raises(LpafError, match="only decoders are compressed: gpt2, llama"):
+    with pytest.raises(LpafError, match="bert is an encoder without a head, .*or --task"):
         pipeline.compress(bert, calibration=text, out=tmp_path / "out")
     with pytest.raises(LpafError, match="is factorized already"):
         pipeline.compress(place / "run" / "model", calibration=text, out=tmp_path / "out")

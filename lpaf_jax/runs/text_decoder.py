@@ -1,0 +1,124 @@
+"""A decoder that a text alone compresses, block by block from disk."""
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lpaf_jax.checkpoints import DecoderOnDisk, load_model
+from lpaf_jax.checkpoints.checkpoint import saved_config, write_beside
+from lpaf_jax.checkpoints.names import file_name
+from lpaf_jax.checkpoints.tensors import ShardWriter, share_weights
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.files import atomic_dir
+from lpaf_jax.data import Tokenizer, sample_blocks, text_tokens, text_windows
+from lpaf_jax.factorization.blocks import Plan, Store, compress_decoder
+from lpaf_jax.factors import LOW_RANK
+from lpaf_jax.importance import Subject
+from lpaf_jax.models import compressible, parameters
+from lpaf_jax.runs.settings import Settings
+from lpaf_jax.runs.text_models import COLUMN, Result, TextModel
+from lpaf_jax.train import LANGUAGE
+
+
+class Decoder(TextModel):
+    """A decoder that is cut block by block; its finished blocks are kept in the folder `work`."""
+
+    kind, metric = "language", "perplexity"
+
+    def __init__(self, folder: Path):
+        self._source = DecoderOnDisk(folder)
+        self._folder = folder
+        self.family, self.positions = self._source.name, self._source.positions
+        self.shapes, self.matrices = self._source.shapes, self._source.matrices()
+        self.unread_bytes = self._source.unread_bytes
+
+    def check(self, settings: Settings) -> None:
+        self._source.check_finite()
+
+    def read(self, settings: Settings, tokenizer: Tokenizer, length: int) -> tuple[Any, Any]:
+        column = settings.text_column or COLUMN
+        assert settings.calibration is not None
+        stream = text_tokens(tokenizer, settings.calibration, column)
+        calibration = sample_blocks(stream, length, settings.samples, settings.seed)
+        if settings.held_out is None:
+            return calibration, None
+        stream = text_tokens(tokenizer, settings.held_out, column)
+        whole = (w.ids for w in text_windows(stream, length) if len(w.ids) == length)
+        found = list(islice(whole, settings.samples))
+        if not found:
+            raise LpafError(f"{settings.held_out} has less than the {length} tokens of one piece")
+        return calibration, np.stack(found)
+
+    def first(self, text: np.ndarray, count: int) -> np.ndarray:
+        return text[:count]
+
+    def size(self, text: np.ndarray) -> tuple[int, int]:
+        return len(text), text.size
+
+    def bytes(self, text: np.ndarray) -> bytes:
+        return text.tobytes()
+
+    def cut(
+        self,
+        settings: Settings,
+        calibration: np.ndarray,
+        judged: np.ndarray,
+        work: Path,
+        say: Callable[[str], None],
+    ) -> Result:
+        chosen = settings.factorize
+        plan = Plan(
+            importance=chosen.importance,
+            solver=chosen.solver,
+            ranks=chosen.ranks,
+            params=settings.share,
+            rank=chosen.rank,
+            floor=chosen.floor,
+            ridge=chosen.ridge,
+            multiple_of=chosen.multiple_of,
+            dense=lambda: self._dense(calibration),
+        )
+        store = Store(work)
+        found = compress_decoder(self._source, calibration, plan, store, held_out=judged, say=say)
+        return Result(found.cuts, found.perplexity)
+
+    def _dense(self, tokens: np.ndarray) -> Subject:
+        """The whole model with the text, where an importance or a rank rule needs gradients."""
+        model = load_model(self._folder, head="lm")
+
+        def batches(count: int | None = None) -> Iterable[dict[str, np.ndarray]]:
+            for ids in tokens[:count]:
+                ones = np.ones_like(ids)[None]
+                yield {
+                    "input_ids": ids[None],
+                    "attention_mask": ones,
+                    "weight": np.ones(1, np.float32),
+                }
+
+        weights = compressible(parameters(model))
+        return Subject(model, weights, {}, {}, {}, batches, LANGUAGE.loss)
+
+    def assemble(self, result: Result, work: Path, folder: Path) -> None:
+        """Put the folder together from the finished blocks and what lies in none."""
+        source, store = self._source, Store(work)
+        records = {
+            cut.path: LOW_RANK.of_rank(cut.rank) for cut in result.cuts if cut.rank is not None
+        }
+        with atomic_dir(folder) as target:
+            config = saved_config(source.values, source.architecture, records)
+            dtype = source.values.get("dtype", source.values.get("torch_dtype"))
+            config |= {} if dtype is None else {"dtype": dtype}
+            write_beside(target, source.folder, config, "")
+            writer = ShardWriter(target)
+            for path in source.outside():
+                writer.add(file_name(path, source.shapes), source.stored(path))
+            for index in range(source.blocks):
+                kept = store.block(index)
+                assert kept is not None, f"block {index} is not finished"
+                for name, value in kept[0].items():
+                    writer.add(name, value)
+            writer.close()
+            share_weights(target)

@@ -1,0 +1,167 @@
+"""An encoder that a text alone compresses, in memory."""
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from lpaf_jax.checkpoints import load_model, records_of, save_model
+from lpaf_jax.core.errors import LpafError, SettingError
+from lpaf_jax.core.files import read_json
+from lpaf_jax.data import Encoded, Tokenizer, encode, eval_batches
+from lpaf_jax.data.tables import text_lines
+from lpaf_jax.factorization import factorize, to_low_rank
+from lpaf_jax.factorization.blocks import Cut, output_error
+from lpaf_jax.importance import IMPORTANCES, Subject, activation_moments
+from lpaf_jax.models import compressible, parameters
+from lpaf_jax.models.families import FAMILIES, family_name, named_head
+from lpaf_jax.models.functional import inputs_of
+from lpaf_jax.ranks import RANK_RULES
+from lpaf_jax.runs.settings import Settings
+from lpaf_jax.runs.text_models import COLUMN, Result, TextModel
+
+_BATCH = 16
+
+
+class Encoder(TextModel):
+    """An encoder with its head, as it is, cut in memory by what the whole model makes of the text.
+
+    It is judged by the mean cosine between its last hidden states and those of the dense model,
+    over all tokens: there are no labels to judge its answers by.
+    """
+
+    metric = "similarity"
+
+    def __init__(self, folder: Path):
+        values = read_json(folder / "config.json")
+        self.family = family_name(values, str(folder))
+        head = named_head(values, FAMILIES[self.family])
+        if head is None:
+            raise LpafError(
+                f"{folder} is an encoder without a head, which nothing can be asked yet: give a "
+                "model that was fine-tuned, or --task"
+            )
+        self._folder, self._model = folder, load_model(folder, head=head)
+        outputs = getattr(self._model, "num_labels", None)
+        self.kind = "regression" if head == "classification" and outputs == 1 else head
+        self.positions = self._model.positions
+        params = parameters(self._model)
+        self.shapes = {path: x.shape for path, x in params.items()}
+        self._weights = compressible(params)
+        self.matrices = {
+            path.removesuffix(".kernel"): (w.shape[0], w.shape[1])
+            for path, w in self._weights.items()
+        }
+        if records_of(self._model):
+            raise LpafError(f"{folder} is factorized already; start from a dense model")
+
+    def check(self, settings: Settings) -> None:
+        chosen = settings.factorize
+        for name, needs in (
+            ("importance", "loss" in IMPORTANCES[chosen.importance].needs),
+            ("ranks", RANK_RULES[chosen.ranks].needs_spectra),
+        ):
+            if needs:
+                raise SettingError(
+                    (name,),
+                    f"{getattr(chosen, name)!r} needs gradients, and an encoder has no next token "
+                    "to take them of: give --task with --finetune-epochs 0 --tune-epochs 0",
+                )
+
+    def read(self, settings: Settings, tokenizer: Tokenizer, length: int) -> tuple[Any, Any]:
+        column = settings.text_column or COLUMN
+
+        def encoded(path: Path | None) -> Encoded | None:
+            if path is None:
+                return None
+            return encode(tokenizer, text_lines(path, column, settings.samples), length)
+
+        return encoded(settings.calibration), encoded(settings.held_out)
+
+    def first(self, text: Encoded, count: int) -> Encoded:
+        return Encoded(
+            text.ids[:count], text.types[:count], text.labels[:count], text.max_length, text.pad_id
+        )
+
+    def size(self, text: Encoded) -> tuple[int, int]:
+        return len(text), sum(map(len, text.ids))
+
+    def bytes(self, text: Encoded) -> bytes:
+        return b"|".join(ids.tobytes() for ids in text.ids)
+
+    def cut(
+        self,
+        settings: Settings,
+        calibration: Encoded,
+        judged: Encoded,
+        work: Path,
+        say: Callable[[str], None],
+    ) -> Result:
+        chosen, model = settings.factorize, self._model
+        before = _hidden(model, judged)
+
+        def batches(count: int | None = None) -> Iterable[dict[str, np.ndarray]]:
+            return islice(_batches(calibration), count)
+
+        moments = activation_moments(model, batches())
+        found = factorize(
+            Subject(model, self._weights, {}, {}, {}, batches, None),
+            importance=chosen.importance,
+            solver=chosen.solver,
+            ranks=chosen.ranks,
+            params=settings.share,
+            rank=chosen.rank,
+            floor=chosen.floor,
+            ridge=chosen.ridge,
+            multiple_of=chosen.multiple_of,
+        )
+        to_low_rank(model, found)
+        cuts = []
+        for path, w in self._weights.items():
+            place, solution = path.removesuffix(".kernel"), found.get(path)
+            m, n = w.shape
+            if solution is None:
+                cuts.append(Cut(place, (m, n), None, 0.0))
+                continue
+            (a, b), _ = solution
+            lost = float(output_error(w, a, b, moments[place].second))
+            cuts.append(Cut(place, (m, n), a.shape[1], lost))
+        say(f"{len(cuts)} matrices: {np.mean([c.error for c in cuts]):.1%} of the energy lost")
+        return Result(cuts, {"dense": 1.0, "compressed": _similarity(before, model, judged)})
+
+    def assemble(self, result: Result, work: Path, folder: Path) -> None:
+        save_model(self._model, folder, source=self._folder, label_names=None, card="")
+
+
+def _batches(text: Encoded) -> Iterable[dict[str, np.ndarray]]:
+    return iter(eval_batches(text, min(_BATCH, len(text))))
+
+
+def _hidden(model: Any, text: Encoded) -> list[np.ndarray]:
+    """The last hidden states of the tokens of each batch, (tokens, hidden)."""
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def last(state: Any, inputs: Any) -> jax.Array:
+        found: jax.Array = nnx.merge(graphdef, state).with_hidden(**inputs)[1][-1]
+        return found
+
+    found = []
+    for batch in _batches(text):
+        counted = (batch["attention_mask"] != 0) & (batch["weight"][:, None] > 0)
+        found.append(np.asarray(last(state, inputs_of(batch)), np.float32)[counted])
+    return found
+
+
+def _similarity(dense: list[np.ndarray], model: Any, text: Encoded) -> float:
+    """The mean cosine of two models' states, over all tokens."""
+    total, count = 0.0, 0
+    for one, other in zip(dense, _hidden(model, text), strict=True):
+        norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+        total += float(np.sum(np.sum(one * other, axis=1) / np.maximum(norms, 1e-30)))
+        count += len(one)
+    return total / count
