@@ -21,6 +21,7 @@ from tests.tiny import Tiny
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_four_devices_end_where_one_does(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "lpaf_jax.cli", *tiny.arguments(run, fsdp=2)]
@@ -33,6 +34,7 @@ def test_four_devices_end_where_one_does(tiny: Tiny, finished: Path, tmp_path: P
     assert_same_stages(run, finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reuse", [False, True], ids=["whole", "stages taken over"])
 def test_two_processes_end_where_one_does(
     tiny: Tiny, finished: Path, tmp_path: Path, reuse: bool
@@ -79,6 +81,7 @@ def assert_same_stages(run: Path, finished: Path) -> None:
         assert abs(ours["stages"][stage]["correct"] - result["correct"]) <= 1
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_in_parts_with_a_teacher(
     tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:

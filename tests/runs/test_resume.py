@@ -95,6 +95,7 @@ def is_as_unbroken(run: Path, finished: Path) -> None:
         assert found[row["stage"], row["step"], "loss" in row] == timeless(row)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_as_if_it_had_not_been(
     tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:
@@ -156,6 +157,7 @@ def test_killed_again_and_again_it_ends_as_if_it_had_not_been(
     is_as_unbroken(run, finished)
 
 
+@pytest.mark.slow
 def test_a_recipe_without_pruning_goes_on_too(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
     """`kfac-svd`: ranks by the loss from gradients, then plain tuning."""
     whole, run = tmp_path / "whole", tmp_path / "run"
