@@ -19,7 +19,6 @@ RESULTS = Path(__file__).parent / "results"
 RATIOS = (0.5, 0.25, 0.16)
 TITLES = {
     "svd-ft": "SVD_Ft",
-    "svd-ft-longer": "SVD_Ft, three times as long",
     "lpaf": "LPAF",
     "lpaf-without-step-1": "LPAF without step 1 (pruning)",
     "lpaf-without-step-2": "LPAF without step 2 (plain SVD)",

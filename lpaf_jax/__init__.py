@@ -3,7 +3,7 @@
     import lpaf_jax
 
     lpaf_jax.compress("minilm", task="rotten_tomatoes", recipe="kfac-svd", params=0.25, out="run")
-    model = lpaf_jax.load("run/model")
+    model = lpaf_jax.load("run")
 
 `compress` is the main job, `compare` runs several methods on one model and data. A method is a
 `Recipe` of stages; `register` gives one a name. The linear algebra, `lpaf_jax.linalg`, works alone:
@@ -25,12 +25,12 @@ _PUBLIC = {
     "Recipe": "lpaf_jax.recipes:Recipe",
     "compare": "lpaf_jax.runs.comparison:compare",
     "compress": "lpaf_jax.runs.pipeline:compress",
-    "load": "lpaf_jax.checkpoints:load_model",
+    "load": "lpaf_jax.checkpoints:load",
     "register": "lpaf_jax.recipes:register",
 }
 
 if TYPE_CHECKING:  # _PUBLIC once more, for those that read types; a test compares the two
-    from lpaf_jax.checkpoints import load_model as load
+    from lpaf_jax.checkpoints import load as load
     from lpaf_jax.recipes import Recipe as Recipe
     from lpaf_jax.recipes import register as register
     from lpaf_jax.runs.comparison import compare as compare

@@ -43,3 +43,12 @@ def test_the_import_is_light() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(run.stdout.split()) - sys.stdlib_module_names == {"lpaf_jax"}
+
+
+def test_the_command_is_read_without_loading_what_models_need() -> None:
+    code = (
+        "import sys, lpaf_jax.cli.app;"
+        "print(*sorted({'flax', 'jax', 'optax', 'orbax', 'transformers'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []

@@ -1,6 +1,6 @@
 """Folders of the Hugging Face format, in and out."""
 
-from lpaf_jax.checkpoints.checkpoint import check_saved, load_extra, load_model, save_model
+from lpaf_jax.checkpoints.checkpoint import check_saved, load, load_extra, load_model, save_model
 from lpaf_jax.checkpoints.factored import records_of
 from lpaf_jax.checkpoints.hub import is_hub_id, packaged_minilm, resolve_model
 from lpaf_jax.checkpoints.walk import DecoderOnDisk
@@ -9,6 +9,7 @@ __all__ = [
     "DecoderOnDisk",
     "check_saved",
     "is_hub_id",
+    "load",
     "load_extra",
     "load_model",
     "packaged_minilm",

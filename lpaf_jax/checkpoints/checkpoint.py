@@ -28,6 +28,7 @@ from lpaf_jax.checkpoints.tokenizer_files import TOKENIZER_FILES, name_tokenizer
 from lpaf_jax.checkpoints.weight_files import WEIGHTS, weight_files
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.files import atomic_dir, read_json
+from lpaf_jax.core.folders import model_folder
 from lpaf_jax.factors import FIELDS, Record, read_records, recorded
 from lpaf_jax.models.configs import label_map
 from lpaf_jax.models.families import (
@@ -195,6 +196,19 @@ def check_saved(folder: Path) -> None:
     for file in files:
         with opened(file):
             pass
+
+
+def load(place: Path | str) -> Any:
+    """The model of a finished run, or in a model folder, with its weights as float32.
+
+    Args:
+        place: the `--out` folder of a run, a folder in it, or any folder with a Hugging Face
+            checkpoint of one of the families.
+
+    Raises:
+        LpafError: nothing there can be loaded; the message says why.
+    """
+    return load_model(model_folder(Path(place)))
 
 
 def load_extra(folder: Path) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from lpaf_jax.checkpoints.folders import StageName
+from lpaf_jax.cli.stage import StageName
 from lpaf_jax.core.errors import LpafError, SettingError
 
 
@@ -36,7 +36,7 @@ class Export:
 
     def run(self) -> None:
         """Export and say what it takes on disk."""
-        from lpaf_jax.checkpoints.folders import model_folder
+        from lpaf_jax.core.folders import model_folder
         from lpaf_jax.export import (
             export_dense,
             export_factorized,

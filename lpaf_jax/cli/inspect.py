@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from lpaf_jax.checkpoints.folders import StageName
+from lpaf_jax.cli.stage import StageName
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Inspect:
 
     def run(self) -> None:
         """Read and print."""
-        from lpaf_jax.checkpoints.folders import model_folder
         from lpaf_jax.core.files import json_text
+        from lpaf_jax.core.folders import model_folder
         from lpaf_jax.evaluation.inspection import inspect_model
 
         found = inspect_model(model_folder(self.dir, self.stage))

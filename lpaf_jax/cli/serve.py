@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from lpaf_jax.checkpoints.folders import StageName
+from lpaf_jax.cli.stage import StageName
 
 _LENGTH = arg(metavar="INT", help_behavior_hint="(default: what it was trained with)")
 _STRIDE = arg(metavar="INT", help_behavior_hint="(default: the length)")

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from lpaf_jax.checkpoints import resolve_model
-from lpaf_jax.checkpoints.folders import model_folder
 from lpaf_jax.checkpoints.headless import load_headless
 from lpaf_jax.core.errors import SettingError
 from lpaf_jax.core.files import read_json
+from lpaf_jax.core.folders import model_folder
 from lpaf_jax.data import Encoded, Examples, encode, eval_batches, load_task, load_tokenizer
 from lpaf_jax.data.tables import FILES, SUFFIXES, TEXT_COLUMN, text_lines
 from lpaf_jax.factorization.spectra import feature_spectra, weight_spectra

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lpaf_jax.checkpoints.folders import model_folder, run_of, run_record, stage_folder
 from lpaf_jax.checkpoints.headless import head_in, load_headless
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.files import read_json
+from lpaf_jax.core.folders import model_folder, run_of, run_record, stage_folder
 from lpaf_jax.core.machine import usable_cpus, versions
 from lpaf_jax.evaluation.inspection import inspect_model
 from lpaf_jax.evaluation.latency import Prepare, Times, jax_pass, time_in_turns, torch_pass

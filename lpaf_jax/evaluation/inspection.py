@@ -10,12 +10,12 @@ from typing import Any
 from lpaf_jax.checkpoints.checkpoint import factored_layers, shapes_of
 from lpaf_jax.checkpoints.contents import Source, read_source
 from lpaf_jax.checkpoints.factored import Factored
-from lpaf_jax.checkpoints.folders import run_of, run_record
 from lpaf_jax.checkpoints.names import file_key
 from lpaf_jax.checkpoints.outputs import class_names
 from lpaf_jax.checkpoints.tensors import Header, check_kind
 from lpaf_jax.checkpoints.weight_files import weight_files
 from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.folders import run_of, run_record
 from lpaf_jax.factors import FIELDS
 from lpaf_jax.models.compressible import is_compressible
 from lpaf_jax.models.families import Family, family_name, named_head

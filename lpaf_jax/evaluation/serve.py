@@ -11,11 +11,11 @@ import numpy as np
 from flax import nnx
 
 from lpaf_jax.checkpoints import load_model
-from lpaf_jax.checkpoints.folders import model_folder, run_of, run_record
 from lpaf_jax.checkpoints.headless import head_in
 from lpaf_jax.checkpoints.outputs import answers_of, class_names
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.files import read_json
+from lpaf_jax.core.folders import model_folder, run_of, run_record
 from lpaf_jax.data import (
     Encoded,
     Examples,

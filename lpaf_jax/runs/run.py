@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lpaf_jax.checkpoints import check_saved
-from lpaf_jax.checkpoints.folders import stage_folder
 from lpaf_jax.core.errors import LpafError, mended_by
 from lpaf_jax.core.files import atomic_dir, free_bytes, json_text, link, read_json, write_json
+from lpaf_jax.core.folders import stage_folder
 from lpaf_jax.core.processes import barrier, is_first, well_everywhere
 from lpaf_jax.core.progress import borrow_rows
 from lpaf_jax.recipes import own_settings

@@ -1,12 +1,10 @@
 """Where the models of a run lie, and which of them a person means."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.files import read_json
-
-StageName = Literal["dense", "pruned", "factorized", "final"]
 
 
 def stage_folder(run: Path, stage: str) -> Path:
@@ -19,7 +17,7 @@ def model_folder(folder: Path, stage: str = "final") -> Path:
 
     Args:
         folder: of a run or of a model.
-        stage: dense, pruned, factorized or final; a model folder is its own final stage.
+        stage: dense, final, or one in between; a model folder is its own final stage.
 
     Raises:
         LpafError: there is no such folder or stage.
@@ -50,10 +48,9 @@ def model_folder(folder: Path, stage: str = "final") -> Path:
 def run_of(place: Path) -> tuple[Path, str] | None:
     """The folder of the run that the model in `place` belongs to, and its stage; None if alone."""
     place = place.absolute()
-    for run in (place.parent, place.parent.parent):
-        for stage in ("dense", "pruned", "factorized", "final"):
-            if stage_folder(run, stage) == place and (run / "settings.json").is_file():
-                return run, stage
+    for run, stage in ((place.parent, "final"), (place.parent.parent, place.name)):
+        if stage_folder(run, stage) == place and (run / "settings.json").is_file():
+            return run, stage
     return None
 
 
