@@ -31,13 +31,11 @@ class FineTune(Stage):
         from lpaf_jax.core.processes import on_host
         from lpaf_jax.models import parameters, set_parameters
         from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
-        from lpaf_jax.tasks.heads import put_in_order
         from lpaf_jax.tasks.inputs import first_model
         from lpaf_jax.train import task_loss
 
         inputs, training = context.inputs, context.training
-        model: Any = first_model(inputs, training.seed)
-        put_in_order(model, inputs.order)
+        model = first_model(inputs, training.seed)
         if self.finetune_epochs == 0:
             return model, None
         loop = loop_of("finetune", training, inputs, self.finetune_epochs, model)

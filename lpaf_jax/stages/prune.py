@@ -20,6 +20,12 @@ _CRITERIA = {
 }
 
 
+_STARTS = {
+    "finetuned": "While training goes on",
+    "pretrained": "While the pretrained model is fine-tuned anew",
+}
+
+
 @dataclass(frozen=True)
 class Prune(Stage):
     """Step 1 of LPAF, `UP_first`: train on while keeping the top share of weights."""
@@ -45,11 +51,15 @@ class Prune(Stage):
     """Peak learning rate of pruning."""
     cooldown: float = 0.3
     """Share of the pruning steps left at the final sparsity."""
+    prune_from: Literal["finetuned", "pretrained"] = "finetuned"
+    """Prune what was fine-tuned, or the pretrained model while it is fine-tuned, as in the paper;
+    the fine-tuned model is then only what it is compared with."""
 
     def check(self) -> None:
         """See `Stage.check`."""
         demand_choice(self, "criterion", _CRITERIA)
         demand_choice(self, "scope", ("global", "matrix"))
+        demand_choice(self, "prune_from", ("finetuned", "pretrained"))
         demand(self, "kept", lambda x: 0 < x <= 1, "in (0, 1]")
         demand(self, "score_decay", lambda x: x is None or 0 < x <= 1, "in (0, 1]")
         demand(self, "prune_lr", lambda x: 0 < x < 1, "in (0, 1)")
@@ -65,10 +75,14 @@ class Prune(Stage):
         from lpaf_jax.core.processes import on_host
         from lpaf_jax.models import compressible, is_compressible, parameters, set_parameters
         from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
+        from lpaf_jax.tasks.inputs import first_model
         from lpaf_jax.train import cubic_sparsity, prune, task_loss
 
         inputs, training = context.inputs, context.training
-        model = load_model(context.before)
+        if self.prune_from == "pretrained":
+            model = first_model(inputs, training.seed)
+        else:
+            model = load_model(context.before)
         loop = loop_of("prune", training, inputs, self.prune_epochs, model)
         inner, rate = optimizer_of(training, self.prune_lr, loop.steps)
         kept = cubic_sparsity(
@@ -109,8 +123,8 @@ class Prune(Stage):
         return Description(
             "Pruned",
             "Pruning",
-            "While training goes on, more and more compressible weights are set to zero, in the "
-            f"end {100 * (1 - self.kept):.0f} % of them: {_CRITERIA[self.criterion]}. The "
+            f"{_STARTS[self.prune_from]}, more and more compressible weights are set to zero, in "
+            f"the end {100 * (1 - self.kept):.0f} % of them: {_CRITERIA[self.criterion]}. The "
             "matrices keep their shape, so nothing is smaller yet, but what is left tends to have "
             "a lower rank and is easier to factorize.",
             "in the middle of low-rank factorization: weights of its query, key, value, "

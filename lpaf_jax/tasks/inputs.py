@@ -25,7 +25,7 @@ from lpaf_jax.data.split import hash_sample
 from lpaf_jax.data.squad import misplaced
 from lpaf_jax.models import compressible, parameters
 from lpaf_jax.models.families import FAMILIES, family_name
-from lpaf_jax.tasks.heads import classes_of, order_by_name, require_head
+from lpaf_jax.tasks.heads import classes_of, order_by_name, put_in_order, require_head
 from lpaf_jax.tasks.kinds import KINDS, EvalSet, Kind, TaskSpec
 from lpaf_jax.tasks.options import Options
 
@@ -179,12 +179,15 @@ def _measure(
 def first_model(inputs: Inputs, seed: int) -> Any:
     """The pretrained model with a head for the task, which is drawn where it has none that fits.
 
-    No head is drawn that nothing would train: without fine-tuning the model's own is taken.
+    The classes of a head of its own are put in the order of the task. No head is drawn that nothing
+    would train: without fine-tuning the model's own is taken.
 
     Raises:
         LpafError: see `load_model`.
     """
-    return _with_head(inputs.source, inputs.spec, inputs.trains_head, seed)
+    model = _with_head(inputs.source, inputs.spec, inputs.trains_head, seed)
+    put_in_order(model, inputs.order)
+    return model
 
 
 def _with_head(source: Path, spec: TaskSpec, trains_head: bool, seed: int) -> Any:
