@@ -123,13 +123,28 @@ class Recipe:
 
 
 def own_settings(steps: list[tuple[str, Stage]], upto: str) -> list[Any]:
-    """What the model after step `upto` depends on, of the recipe, as JSON values."""
+    """What the model after step `upto` depends on, of the recipe, as JSON values.
+
+    A file that a stage reads is known by what it holds.
+    """
     found: list[Any] = []
     for name, stage in steps:
-        found.append([type(stage).__name__, *sorted(stage.settings().items())])
+        settings = {
+            key: f"{value} {_digest(value)}" if isinstance(value, Path) else value
+            for key, value in stage.settings().items()
+        }
+        found.append([type(stage).__name__, *sorted(settings.items())])
         if name == upto:
             break
     return found
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()[:16]
+    except OSError as error:
+        raise LpafError(f"{path} cannot be read: {error.strerror}") from None
 
 
 Maker = Callable[[], Recipe]

@@ -11,7 +11,7 @@ from flax import nnx
 
 from lpaf_jax.core.errors import SettingError
 from lpaf_jax.core.progress import Progress
-from lpaf_jax.data import steps_per_epoch
+from lpaf_jax.data import Encoded, steps_per_epoch
 from lpaf_jax.models import as_function, parameters
 from lpaf_jax.models.functional import Forward, Params
 from lpaf_jax.tasks.inputs import Inputs
@@ -160,14 +160,24 @@ def score_of(
 
 
 def loop_of(
-    name: str, training: Training, inputs: Inputs, epochs: float, model: nnx.Module
+    name: str,
+    training: Training,
+    inputs: Inputs,
+    epochs: float,
+    model: nnx.Module,
+    data: Encoded | None = None,
 ) -> Loop:
-    """What does not change while a training stage of that many epochs runs."""
-    per_epoch = steps_per_epoch(len(inputs.train), training.batch)
+    """What does not change while a training stage of that many epochs runs.
+
+    Args:
+        data: what is trained on; None is the training split.
+    """
+    data = inputs.train if data is None else data
+    per_epoch = steps_per_epoch(len(data), training.batch)
     validate = score_of(model, inputs.validation, training.batch, layout_of(training))
     steps, seed = max(1, round(epochs * per_epoch)), _seed_of(name, training.seed)
     metric = inputs.spec.metrics[0]
-    return Loop(name, inputs.train, training.batch, steps, seed, validate, metric)
+    return Loop(name, data, training.batch, steps, seed, validate, metric)
 
 
 def _seed_of(stage: str, seed: int) -> int:

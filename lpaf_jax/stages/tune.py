@@ -4,9 +4,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from lpaf_jax.core.ranges import demand
+from tyro.conf import arg
+
+from lpaf_jax.core.errors import SettingError
+from lpaf_jax.core.ranges import demand, whole
 from lpaf_jax.stages.base import Context, Description, Saved, Stage
 from lpaf_jax.stages.factorize import Factorize
 from lpaf_jax.stages.finetune import FineTune
@@ -14,9 +17,13 @@ from lpaf_jax.stages.finetune import FineTune
 if TYPE_CHECKING:
     from flax import nnx
 
+    from lpaf_jax.data import Encoded
     from lpaf_jax.models.functional import Params
     from lpaf_jax.stages.trainer import Trainer
     from lpaf_jax.train import Loss, Objective, TrainState
+
+
+_FILE = arg(metavar="FILE", help_behavior_hint="(optional)")
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,24 @@ class Tune(Stage):
     """Weight of its hidden states there."""
     temperature: float = 1.0
     """Temperature at which answers are compared."""
+    transfer: Annotated[Path | None, _FILE] = None
+    """Texts without labels, a line or a row of a table each, that the fine-tuned model answers and
+    the factors learn from beside the task's own; an epoch is over both."""
+    transfer_samples: int = 10_000
+    """So many of them at most."""
+
+    def __post_init__(self) -> None:
+        given: Any = self.transfer
+        if isinstance(given, str):  # from a recipe that is written down
+            object.__setattr__(self, "transfer", Path(given))
 
     def check(self) -> None:
         """See `Stage.check`."""
         demand(self, "tune_lr", lambda x: 0 < x < 1, "in (0, 1)")
         demand(self, "temperature", lambda x: 0 < x < math.inf, "finite and more than 0")
+        demand(self, "transfer_samples", whole(1), "a whole number, at least 1")
+        if self.transfer is not None and not self.transfer.is_file():
+            raise SettingError(("transfer",), f"is {self.transfer}, which is no file")
         for name in ("tune_epochs", "distil", "distil_hidden"):
             demand(self, name, lambda x: 0 <= x < math.inf, "finite and at least 0")
 
@@ -60,7 +80,8 @@ class Tune(Stage):
 
         training = context.training
         final = load_model(context.before)
-        loop = loop_of("tune", training, context.inputs, self.tune_epochs, final)
+        data = self._examples(context)
+        loop = loop_of("tune", training, context.inputs, self.tune_epochs, final, data)
         optimizer, rate = optimizer_of(training, self.tune_lr, loop.steps)
         trainer = Trainer(training, loop, context.progress)
         taught, objective, fixed = self._distillation(context, trainer)
@@ -79,6 +100,16 @@ class Tune(Stage):
             "them. They alone are saved.",
             "The factors were then tuned.",
         )
+
+    def _examples(self, context: Context) -> "Encoded":
+        """What is trained on."""
+        if self.transfer is None:
+            return context.inputs.train
+        from lpaf_jax.stages.transfer import with_transfer
+
+        dense = context.last(FineTune)
+        assert dense is not None, "a recipe begins with fine-tuning"
+        return with_transfer(context, self.transfer, self.transfer_samples, dense.folder)
 
     def _distillation(
         self, context: Context, trainer: "Trainer"
@@ -133,7 +164,8 @@ class MixedTune(Tune):
 
         training = context.training
         final = load_model(context.before)
-        loop = loop_of("tune", training, context.inputs, self.tune_epochs, final)
+        data = self._examples(context)
+        loop = loop_of("tune", training, context.inputs, self.tune_epochs, final, data)
         optimizer, rate = optimizer_of(training, self.tune_lr, loop.steps)
         trainer = Trainer(training, loop, context.progress)
         taught, objective, fixed = self._distillation(context, trainer)
