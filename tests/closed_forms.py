@@ -57,6 +57,7 @@ def answer(recipe: str, w: Array, of: Statistics, rank: int) -> tuple[Array, Arr
         "lpaf": ((scores / scores.mean() + 0.1).sum(1), None),
         "drone": (second, None),
         "awsvd": (np.diag(second), None),
+        "lpaf-plus": (shrunk(second, 0.02), shrunk(gradients, 0.1)),
         "kfac-svd": (shrunk(second, 0.02), shrunk(gradients, 0.1)),
     }
     return nearest(w, rank, *metrics[recipe]), None

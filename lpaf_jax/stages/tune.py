@@ -4,12 +4,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
 from lpaf_jax.core.errors import SettingError
-from lpaf_jax.core.ranges import demand, whole
+from lpaf_jax.core.ranges import demand, demand_choice, whole
 from lpaf_jax.stages.base import Context, Description, Saved, Stage
 from lpaf_jax.stages.factorize import Factorize
 from lpaf_jax.stages.finetune import FineTune
@@ -146,6 +146,9 @@ class MixedTune(Tune):
     """Share of the steps after which that chance is 0."""
     consistency: float = 1.0
     """Weight of the consistency loss between the two passes."""
+    mix_with: Literal["factorized", "finetuned"] = "factorized"
+    """The matrices that the factors are mixed with: those that were factorized, pruned where the
+    recipe prunes, or the fine-tuned ones."""
 
     def check(self) -> None:
         """See `Stage.check`."""
@@ -153,6 +156,7 @@ class MixedTune(Tune):
         for name in ("p_init", "p_end"):
             demand(self, name, lambda x: 0 <= x <= 1, "in [0, 1]")
         demand(self, "consistency", lambda x: 0 <= x < math.inf, "finite and at least 0")
+        demand_choice(self, "mix_with", ("factorized", "finetuned"))
 
     def run(self, context: Context) -> Saved:
         """Mix the factorized layers with those that they came from, less and less."""
@@ -180,7 +184,7 @@ class MixedTune(Tune):
         after = context.checkpoints("tune-factors")
         start = after.restore(trainer.fresh(parameters(final), optimizer))
         if mixed_steps > 0 and int(start.step) == 0:
-            mixed = _mixed_model(context.before_last(Factorize), final)
+            mixed = self._mixed_model(context, final)
             # Validation looks at what will remain: the factors alone.
             state = trainer.run(
                 loss_of(mixed),
@@ -197,6 +201,23 @@ class MixedTune(Tune):
         set_parameters(final, on_host(state.params))
         return final, None
 
+    def _mixed_model(self, context: Context, final: "nnx.Module") -> "nnx.Module":
+        """The model before the factorization, its layers mixed with the factors of `final`."""
+        from lpaf_jax.checkpoints import load_model
+        from lpaf_jax.factorization import low_rank_factors, to_mixed
+        from lpaf_jax.models import compressible, parameters, set_parameters
+        from lpaf_jax.stages.prune import pruning_arrays
+
+        folder = context.before_last(Factorize)
+        model, masks = load_model(folder), pruning_arrays(folder).masks
+        if self.mix_with == "finetuned":
+            dense = context.last(FineTune)
+            assert dense is not None, "a recipe begins with fine-tuning"
+            set_parameters(model, compressible(parameters(load_model(dense.folder))))
+            masks = {}
+        to_mixed(model, low_rank_factors(final), masks)
+        return model
+
     def describe(self, found: Mapping[str, Any]) -> Description:
         """See `Stage.describe`."""
         text = (
@@ -205,17 +226,6 @@ class MixedTune(Tune):
             "left, and they alone are saved."
         )
         return super().describe(found)._replace(text=text)
-
-
-def _mixed_model(dense: Path, final: "nnx.Module") -> "nnx.Module":
-    """The dense model with mixed layers in place of those that `final` holds as factors."""
-    from lpaf_jax.checkpoints import load_model
-    from lpaf_jax.factorization import low_rank_factors, to_mixed
-    from lpaf_jax.stages.prune import pruning_arrays
-
-    model = load_model(dense)
-    to_mixed(model, low_rank_factors(final), pruning_arrays(dense).masks)
-    return model
 
 
 def _keep_parameters(state: "TrainState", names: list[str]) -> "TrainState":

@@ -266,7 +266,7 @@ def test_an_option_that_a_recipe_has_not_is_one_line(capsys: Capture) -> None:
 
 
 def test_recipes_are_listed(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("COLUMNS", "600")
     assert main(["recipes"]) == 0
     table = capsys.readouterr().out
     assert main(["recipes", "--json"]) == 0

@@ -1,0 +1,20 @@
+"""LPAF with what it leaves out: both metrics, ranks by the loss, and a teacher."""
+
+from lpaf_jax.recipes.base import Recipe, register
+from lpaf_jax.stages import Factorize, FineTune, Prune, Tune
+
+
+@register("lpaf-plus")
+def lpaf_plus() -> Recipe:
+    """Prune, minimise tr L(W − AB)R(W − AB)ᵀ with ranks by the loss, tune by the dense model.
+
+    The three steps of LPAF (Ren & Zhu, 2024), with the metric of K-FAC (Martens & Grosse, 2015) in
+    step 2 and, in place of mixed ranks, distillation in step 3 (Hinton et al., 2015; Sun et al.,
+    2019, for hidden states).
+    """
+    return Recipe(
+        FineTune(),
+        Prune(),
+        Factorize(importance="two-sided", solver="metric", ranks="loss"),
+        Tune(distil=1.0, distil_hidden=1.0, temperature=2.0),
+    )

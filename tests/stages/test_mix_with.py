@@ -1,0 +1,45 @@
+"""Which matrices the factors are mixed with."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lpaf_jax.checkpoints import load_model
+from lpaf_jax.models import masks, parameters
+from lpaf_jax.runs.pipeline import compress
+from lpaf_jax.stages import Context, Factorize, FineTune, MixedTune, Prune
+from lpaf_jax.stages.base import Place
+from tests.tiny import Tiny
+
+PATH = "bert.encoder.layer.1.output.dense"
+
+
+@pytest.fixture(scope="module")
+def run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("mix") / "run"
+    compress(**tiny.chosen(out, finetune_epochs=0.25, prune_epochs=0.5, tune_epochs=0.0))
+    return out
+
+
+@pytest.mark.parametrize("mix_with", ["factorized", "finetuned"])
+def test_the_matrix_beside_the_factors(run: Path, mix_with: Any) -> None:
+    folders = {name: run / "stages" / name for name in ("dense", "pruned")}
+    nothing: Any = None
+    finished = (
+        Place(folders["dense"], FineTune()),
+        Place(folders["pruned"], Prune()),
+        Place(run / "model", Factorize()),
+    )
+    context = Context(nothing, nothing, nothing, finished, nothing)
+    final = load_model(run / "model")
+    mixed = MixedTune(mix_with=mix_with)._mixed_model(context, final)
+    found, pruned = parameters(mixed), parameters(load_model(folders["pruned"]))
+    whole = parameters(load_model(folders["dense"]))
+    source = pruned if mix_with == "factorized" else whole
+    np.testing.assert_array_equal(found[f"{PATH}.kernel"], source[f"{PATH}.kernel"])
+    np.testing.assert_array_equal(found[f"{PATH}.bias"], pruned[f"{PATH}.bias"])
+    np.testing.assert_array_equal(found[f"{PATH}.a"], parameters(final)[f"{PATH}.a"])
+    pruned_away = [float(np.mean(np.asarray(mask) == 0)) for mask in masks(mixed).values()]
+    assert (max(pruned_away, default=0) > 0) == (mix_with == "factorized")
