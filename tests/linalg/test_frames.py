@@ -48,23 +48,27 @@ def check(value: Callable[[jax.Array], jax.Array], x: Any, rng: np.random.Genera
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("name", list(OF))
 def test_second_derivatives(name: str, rng: np.random.Generator) -> None:
     check(loss(OF[name]), rng.normal(size=(4, 5)), rng)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 def test_second_derivatives_of_a_tall_matrix(rng: np.random.Generator) -> None:
     check(loss(OF["svd"]), rng.normal(size=(6, 3)), rng)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 def test_third_derivatives(rng: np.random.Generator) -> None:
     value = loss(OF["svd"])
     check(lambda w: jnp.sum(jax.grad(value)(w) ** 2), rng.normal(size=(4, 5)), rng)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 def test_second_derivatives_at_repeated_singular_values(
     spectrum_matrix: Matrix, rng: np.random.Generator
@@ -73,12 +77,14 @@ def test_second_derivatives_at_repeated_singular_values(
     check(loss(OF["svd"]), spectrum_matrix(5, 4, np.array([2.0, 2.0, 1.0, 1.0])), rng)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("w", [np.zeros((4, 4)), np.eye(4), np.ones((4, 4))])
 def test_second_derivatives_are_finite_where_none_exist(w: np.ndarray) -> None:
     hessian = jax.jit(jax.hessian(lambda w: jnp.sum(svd(w, RANK).dense() ** 3)))
     assert np.isfinite(hessian(w.astype(np.float32))).all()
 
 
+@pytest.mark.slow
 def test_stacks_of_second_derivatives(rng: np.random.Generator) -> None:
     x = rng.normal(size=(3, 4, 5)).astype(np.float32)
     hessian = jax.jit(jax.hessian(loss(OF["svd"])))

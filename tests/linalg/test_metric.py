@@ -228,6 +228,7 @@ def test_gradient_through_the_product(left: str, rng: np.random.Generator) -> No
     np.testing.assert_allclose(slope, difference, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("kind", ["matrix", "identity", "floored", "vector"])
 def test_second_derivatives_in_the_metric(kind: str, rng: np.random.Generator) -> None:

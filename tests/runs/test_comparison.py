@@ -103,6 +103,7 @@ def test_what_is_finished_is_not_run_again(
     assert (folder / "runs/svd-0.5-0/model/config.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_size_more_runs_that_alone_and_goes_on_after_a_kill(
     compared: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

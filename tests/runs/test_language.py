@@ -20,6 +20,8 @@ from lpaf_jax.tasks.inputs import counts, fingerprint, length_note, load_inputs
 from tests.tiny import Tiny, cut_back, fast, weights
 from tests.tiny_decoder import LENGTH, VOCABULARY, write_decoder
 
+pytestmark = pytest.mark.slow
+
 STAGES = ["dense", "pruned", "factorized", "final"]
 LANGUAGE: dict[str, Any] = fast("lpaf") | {
     "length": LENGTH,

@@ -111,6 +111,7 @@ def test_no_process_holds_a_whole_large_array(unbroken: list[Any]) -> None:
         assert any(".masks" in name for name in large)
 
 
+@pytest.mark.slow
 def test_processes_stop_together_and_end_as_if_they_had_not(
     unbroken: list[Any], tmp_path: Path
 ) -> None:
