@@ -78,9 +78,10 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("--only", default="", help="problems whose name holds this")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds a slow solver gets")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="print the results, measure nothing")
     args = parser.parse_args()
-    table = read_json(RESULTS) if RESULTS.is_file() else {"problems": []}
+    table = read_json(args.out) if args.out.is_file() else {"problems": []}
     table["command"] = "make bench"
     machine = {"device": jax.devices()[0].device_kind, "threads": usable_cpus()}
     machine |= {"jax": jax.__version__, "commit": commit(), "limit": args.limit}
@@ -89,7 +90,7 @@ def main() -> None:
         return
     if "batch" not in table and not args.only:
         table["batch"] = batch(args.run) | machine
-        write_json(RESULTS, table)
+        write_json(args.out, table)
     done = {row["name"] for row in table["problems"]}
     for problem in problems(args.run):
         if problem.name in done or args.only not in problem.name:
@@ -97,11 +98,11 @@ def main() -> None:
         row = measure(problem, args.limit) | machine
         print(as_line(row), flush=True)
         table["problems"].append(row)
-        write_json(RESULTS, table)
+        write_json(args.out, table)
         gc.collect()
     if "scaling" not in table and not args.only:
         table["scaling"] = scaling() | machine
-        write_json(RESULTS, table)
+        write_json(args.out, table)
 
 
 def problems(run: Path) -> Iterator[Problem]:

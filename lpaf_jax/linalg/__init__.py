@@ -14,6 +14,7 @@ from lpaf_jax.linalg.kronecker import nearest_kronecker as nearest_kronecker
 from lpaf_jax.linalg.metric import metric_svd as metric_svd
 from lpaf_jax.linalg.randomized import randomized_svd as randomized_svd
 from lpaf_jax.linalg.ranks import allocate_ranks as allocate_ranks
+from lpaf_jax.linalg.ranks import allocate_ranks_or_dense as allocate_ranks_or_dense
 from lpaf_jax.linalg.ranks import rank_for_ratio as rank_for_ratio
 from lpaf_jax.linalg.spectra import effective_rank as effective_rank
 from lpaf_jax.linalg.spectra import empty_columns as empty_columns

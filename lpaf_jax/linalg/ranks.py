@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -47,7 +48,7 @@ def allocate_ranks(
     model has; an exact search would cost far more than that is worth. More budget never keeps less.
 
     A rank of `k >= m n / (m + n)` has no fewer parameters than the matrix. Ranks are capped at r_i
-    only: to leave such a matrix dense, and share out what that saves, is the caller's choice.
+    only: see `allocate_ranks_or_dense`.
 
     Args:
       spectra: singular values of each matrix, all min(m, n) of them, in falling order.
@@ -68,16 +69,12 @@ def allocate_ranks(
     "Discrete-variable extremum problems" (1957) for its distance from the optimum.
     """
     _check_shapes(shapes)
-    if not isinstance(multiple_of, int | np.integer) or multiple_of < 1:
-        raise ValueError(f"multiple_of must be a positive integer, got {multiple_of!r}")
+    _check_step(multiple_of)
     values = _checked_spectra(spectra, shapes)
     stops = [[*range(multiple_of, min(shape), multiple_of), min(shape)] for shape in shapes]
     least = sum(stop[0] * sum(shape) for stop, shape in zip(stops, shapes, strict=True))
     if not budget >= least:
-        raise ValueError(
-            f"a budget of {budget} cannot pay for one step of rank for each of the {len(shapes)} "
-            f"matrices: it counts parameters (it is no ratio), and that takes {least}"
-        )
+        raise ValueError(_too_little(budget, len(shapes), least))
 
     # Free of units, so that no square overflows; by a power of two, so that equals stay equal.
     _, unit = math.frexp(max(s[0] for s in values))
@@ -91,6 +88,109 @@ def allocate_ranks(
     step = np.concatenate([np.arange(1, len(stop)) for stop in stops])
     owner = np.repeat(np.arange(len(stops)), [len(stop) - 1 for stop in stops])
     return _spend(budget - least, np.concatenate(worth), np.concatenate(cost), step, owner, stops)
+
+
+def allocate_ranks_or_dense(
+    spectra: Sequence[Float[Array, " r"] | Float[np.ndarray, " r"]],
+    shapes: Sequence[tuple[int, int]],
+    budget: int,
+    multiple_of: int = 1,
+) -> list[int | None]:
+    """The rank of each matrix, or None to leave it dense, that loses least in `budget` parameters.
+
+    `min Σ_i e_i(c_i)` subject to `Σ_i cost(c_i) ≤ budget`, where a choice c_i is a rank k, a
+    multiple of `multiple_of`, of cost `k (m_i + n_i)` and loss `e_i(k) = Σ_{j>k} s_ij²`; or dense,
+    of cost `m_i n_i` and loss 0. At the rank `m n / (m + n)` the loss drops to 0 at no cost, so the
+    losses of a matrix are not convex in its cost, and a greedy rule that goes up rank by rank never
+    sees what a dense one would save.
+
+    Solved by a Lagrange multiplier: at a price λ of a parameter each matrix takes what is cheapest,
+    `argmin_c e_i(c) + λ cost(c)`, a vertex of the lower convex hull of its choices; λ falls until
+    the budget is spent. What is left over goes to whatever single change then saves most. The first
+    part is the optimum for what it spends; altogether the optimum is missed by less than the gain
+    of the one segment of a hull that did not fit.
+
+    Args:
+      spectra: singular values of each matrix, all min(m, n) of them, in falling order and, over all
+        matrices, in one unit.
+      shapes: (m, n) of each matrix.
+      budget: how many numbers may be kept, over all matrices.
+      multiple_of: step of the ranks.
+
+    Returns:
+      The ranks, in the order of the shapes. A rank is one that costs less than the dense matrix; a
+      matrix that has none stays dense.
+
+    Raises:
+      ValueError: as `allocate_ranks`; here the least that can be paid for is one step, or the whole
+      of a matrix too small for one.
+
+    Cost: a hull of each spectrum, and a sort of their segments.
+    Source: Everett, "Generalized Lagrange multiplier method for solving problems of optimum
+    allocation of resources" (1963); Shoham & Gersho, "Efficient bit allocation for an arbitrary set
+    of quantizers" (1988), for the hulls.
+    """
+    _check_shapes(shapes)
+    _check_step(multiple_of)
+    values = _checked_spectra(spectra, shapes)
+    # Free of units, so that no square overflows.
+    _, unit = math.frexp(max(s[0] for s in values))
+    ranks, costs, losses = [], [], []
+    for s, (m, n) in zip(values, shapes, strict=True):
+        below = (m * n - 1) // (m + n)  # the largest rank that costs less than the matrix
+        chosen = list(range(multiple_of, below + 1, multiple_of)) or [below] * (below > 0)
+        energy = np.square(np.ldexp(s, -unit))
+        tail = np.append(np.cumsum(energy[::-1])[::-1], 0.0)
+        ranks.append([*chosen, None])
+        costs.append(np.array([*(k * (m + n) for k in chosen), m * n], np.float64))
+        losses.append(np.array([*tail[chosen], 0.0]))
+    least = int(sum(cost[0] for cost in costs))
+    if not budget >= least:
+        raise ValueError(_too_little(budget, len(shapes), least))
+    taken = _by_price(costs, losses, budget - least)
+    return [choices[i] for choices, i in zip(ranks, taken, strict=True)]
+
+
+def _by_price(costs: list[np.ndarray], losses: list[np.ndarray], left: float) -> list[int]:
+    """Which choice each matrix ends at, from its first on, with `left` to spend."""
+    hulls = [_hull(cost, loss) for cost, loss in zip(costs, losses, strict=True)]
+    segments = [
+        ((losses[i][a] - losses[i][b]) / (costs[i][b] - costs[i][a]), i, b)
+        for i, hull in enumerate(hulls)
+        for a, b in pairwise(hull)
+    ]
+    taken = [hull[0] for hull in hulls]
+    for gain, i, b in sorted(segments, key=lambda s: (-s[0], s[1], s[2])):
+        price = costs[i][b] - costs[i][taken[i]]
+        if gain <= 0 or price > left:
+            break
+        taken[i], left = b, left - price
+    while True:  # what is left over
+        best, step = 0.0, None
+        for i, (cost, loss) in enumerate(zip(costs, losses, strict=True)):
+            fits = np.flatnonzero(cost - cost[taken[i]] <= left)
+            j = int(fits[np.argmin(loss[fits])])
+            if (saved := float(loss[taken[i]] - loss[j])) > best:
+                best, step = saved, (i, j)
+        if step is None:
+            return taken
+        i, j = step
+        left -= costs[i][j] - costs[i][taken[i]]
+        taken[i] = j
+
+
+def _hull(cost: np.ndarray, loss: np.ndarray) -> list[int]:
+    """The lower convex hull of the points of rising cost and falling loss, from the first on."""
+    hull: list[int] = []
+    for j in range(len(cost)):
+        while len(hull) > 1:
+            a, b = hull[-2:]
+            turn = (cost[b] - cost[a]) * (loss[j] - loss[a])
+            if turn > (cost[j] - cost[a]) * (loss[b] - loss[a]):
+                break
+            hull.pop()
+        hull.append(j)
+    return hull
 
 
 def _spend(
@@ -115,6 +215,18 @@ def _spend(
             taken[owner[j]] = int(step[j])
             left -= int(cost[j])
     return [stop[steps] for stop, steps in zip(stops, taken, strict=True)]
+
+
+def _too_little(budget: int, matrices: int, least: int) -> str:
+    return (
+        f"a budget of {budget} cannot pay for one step of rank for each of the {matrices} "
+        f"matrices: it counts parameters (it is no ratio), and that takes {least}"
+    )
+
+
+def _check_step(multiple_of: int) -> None:
+    if not isinstance(multiple_of, int | np.integer) or multiple_of < 1:
+        raise ValueError(f"multiple_of must be a positive integer, got {multiple_of!r}")
 
 
 def _check_shapes(shapes: Sequence[tuple[int, int]]) -> None:
