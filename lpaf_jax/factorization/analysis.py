@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lpaf_jax.core.machine import one_blas_thread
 from lpaf_jax.factorization.spectra import relative
 from lpaf_jax.linalg import (
     effective_rank,
@@ -19,6 +20,7 @@ from lpaf_jax.models.functional import Params
 from lpaf_jax.train import keep_largest
 
 
+@one_blas_thread()
 def analyse_pruning(dense: Params, pruned: Params, masks: Params) -> dict[str, Any]:
     """Compare the pruned matrices with magnitude pruning at the same overall sparsity.
 

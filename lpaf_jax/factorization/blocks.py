@@ -22,6 +22,7 @@ from lpaf_jax.checkpoints.names import file_name
 from lpaf_jax.checkpoints.tensors import read_file
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.files import atomic_write, read_json, write_json
+from lpaf_jax.core.machine import one_blas_thread
 from lpaf_jax.factorization.states import States
 from lpaf_jax.factorization.swap import moved_bias
 from lpaf_jax.importance import (
@@ -129,6 +130,7 @@ class Store:
         return stem.with_suffix(".safetensors"), stem.with_suffix(".json")
 
 
+@one_blas_thread()
 def compress_decoder(
     source: DecoderOnDisk,
     tokens: np.ndarray,

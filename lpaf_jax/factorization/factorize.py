@@ -9,12 +9,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.machine import one_blas_thread
 from lpaf_jax.factorization.spread import solve_each
 from lpaf_jax.importance import IMPORTANCES, TWO_SIDED, Subject, Weighting, measure
 from lpaf_jax.ranks import RANK_RULES, choose_ranks, loss_spectrum
 from lpaf_jax.solvers import SOLVERS, Solution, check_pair
 
 
+@one_blas_thread()
 def factorize(
     subject: Subject,
     *,

@@ -8,12 +8,14 @@ import numpy as np
 from jax import Array
 
 from lpaf_jax.checkpoints.factored import dense_matrix
+from lpaf_jax.core.machine import one_blas_thread
 from lpaf_jax.importance import Moments
 from lpaf_jax.linalg import effective_rank, energy_rank, singular_values
 from lpaf_jax.models import compressible_layers
 from lpaf_jax.models.functional import Params
 
 
+@one_blas_thread()
 def weight_spectra(params: Params) -> list[dict[str, Any]]:
     """Figures of the singular values of every compressible matrix, of a factorized one's product.
 
@@ -31,6 +33,7 @@ def weight_spectra(params: Params) -> list[dict[str, Any]]:
     return found
 
 
+@one_blas_thread()
 def feature_spectra(moments: Moments) -> list[dict[str, Any]]:
     """The same of the inputs: of the singular values of all of them stacked, as rows.
 
