@@ -44,10 +44,8 @@ TUNED = (
     ("none", "plain", "uniform"),
     ("score", "row", "uniform"),
     ("adam", "row", "uniform"),
-    ("adam", "elementwise", "uniform"),
     ("fisher", "row", "uniform"),
     ("activations", "metric", "uniform"),
-    ("two-sided", "metric", "uniform"),
     ("two-sided", "metric", "loss"),
 )
 

@@ -39,7 +39,7 @@ from lpaf_jax.linalg.scaling import exponent, shift, to_unit
 from lpaf_jax.models import LowRankLinear, layer_at, replace_layer
 from lpaf_jax.models.functional import parameters
 from lpaf_jax.ranks import RANK_RULES, choose_ranks, loss_spectrum
-from lpaf_jax.solvers import SOLVERS, check_pair
+from lpaf_jax.solvers import SOLVERS, check_pair, solve_one
 
 
 class Plan(NamedTuple):
@@ -301,7 +301,7 @@ def _cut_block(
         if importance.of_inputs is not None:
             weighting = importance.of_inputs(weighting, moment)
         weighting = with_floor(weighting, plan.floor)
-        factors, change = solver.solve(w, weighting, rank, plan.ridge)
+        factors, change = solve_one(solver, w, weighting, rank, plan.ridge)
         narrow = source.stored_dtype(f"{path}.kernel")
         a, b = (x.astype(narrow).astype(jnp.float32) for x in factors)
         if not (jnp.isfinite(a).all() and jnp.isfinite(b).all()):

@@ -13,7 +13,7 @@ from lpaf_jax.core.machine import one_blas_thread
 from lpaf_jax.factorization.spread import solve_each
 from lpaf_jax.importance import IMPORTANCES, TWO_SIDED, Subject, Weighting, measure
 from lpaf_jax.ranks import RANK_RULES, choose_ranks, loss_spectrum
-from lpaf_jax.solvers import SOLVERS, Solution, check_pair
+from lpaf_jax.solvers import SOLVERS, Solution, check_pair, first, solve_cut
 
 
 @one_blas_thread()
@@ -31,7 +31,8 @@ def factorize(
 ) -> dict[str, Solution]:
     """Factors of the matrices in `subject.weights`, by kernel path, but for those that stay dense.
 
-    Matrices of one shape and rank are solved by one compiled call, spread over the devices of all
+    Matrices of one shape (and one rank, unless the solver has all ranks at once) are solved by one
+    compiled call, spread over the devices of all
     processes; each process gives all matrices and gets all factors.
 
     Args:
@@ -83,20 +84,24 @@ def solve_all(
     ridge: float = 0.0,
 ) -> dict[str, Solution]:
     """The solutions of all matrices that have a rank, by path."""
+    chosen = SOLVERS[solver]
     groups: dict[Any, list[str]] = defaultdict(list)
     for path, rank in ranks.items():
         parts = tuple(None if x is None else x.shape for x in weightings[path])
-        groups[weights[path].shape, rank, parts].append(path)
-    solve = SOLVERS[solver].solve
+        groups[weights[path].shape, rank if chosen.nested is None else None, parts].append(path)
     found: dict[str, Solution] = {}
-    for (_, rank, _), paths in groups.items():
-        problems = [(weights[path], weightings[path]) for path in paths]
+    for paths in groups.values():
+        most = max(ranks[path] for path in paths)
+        problems = [(weights[p], weightings[p], jnp.int32(ranks[p])) for p in paths]
 
-        def solve_one(problem: Any, rank: int = rank) -> Solution:
-            w, weighting = problem
-            return solve(w, weighting, rank, ridge)
+        def solve(problem: Any, most: int = most) -> Solution:
+            w, weighting, rank = problem
+            if chosen.nested is None:
+                return chosen.solve(w, weighting, most, ridge)
+            return solve_cut(chosen, w, weighting, rank, most)
 
-        found |= dict(zip(paths, solve_each(solve_one, problems), strict=True))
+        solved = zip(paths, solve_each(solve, problems), strict=True)
+        found |= {path: first(solution, ranks[path]) for path, solution in solved}
     return {path: found[path] for path in ranks}
 
 

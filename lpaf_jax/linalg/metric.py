@@ -34,6 +34,7 @@ def metric_svd(
     right: Float[Array, " n"] | Float[Array, "n n"] | None = None,
     *,
     floor: float | Float[Array, ""] | None = None,
+    balanced: bool = True,
 ) -> LowRank:
     """The best rank-k approximation where inputs, outputs or both have a metric.
 
@@ -73,8 +74,12 @@ def metric_svd(
         the default floor and the eigendecomposition: every entry of a moment is known to its own
         precision, and the eigenvalues of the scaled matrix are those that can be told from zero.
 
+      balanced: static. False leaves the columns of A and the rows of B in the order of what they
+        are worth in the metric: the first j of them are then the best approximation of rank j, for
+        every j up to k.
+
     Returns:
-      Balanced factors.
+      Balanced factors, unless they are to stay in order.
 
     Raises:
       ValueError: a metric has a wrong shape or values that are not finite, is visibly not symmetric
@@ -108,7 +113,7 @@ def metric_svd(
     for level in floors:
         check_share(floor=level)
     return on_mesh(
-        lambda w, metrics, floors: _metric_svd(w, rank, metrics, floors, floor is None),
+        lambda w, metrics, floors: _metric_svd(w, rank, metrics, floors, floor is None, balanced),
         w,
         solved,
         floors,
@@ -125,9 +130,9 @@ def _resolution(metric: Array, dtype: Any) -> float:
     return max(eps, float(jnp.finfo(metric.dtype).eps))
 
 
-@partial(jax.jit, static_argnums=(1, 4))
+@partial(jax.jit, static_argnums=(1, 4, 5))
 def _metric_svd(
-    w: Array, rank: int, metrics: list[Array], floors: list[Array], levelled: bool
+    w: Array, rank: int, metrics: list[Array], floors: list[Array], levelled: bool, balanced: bool
 ) -> LowRank:
     def solve(w: Array, left: Array, right: Array, *floors: Array) -> LowRank:
         (into_left, from_left), (into_right, from_right) = (
@@ -135,7 +140,8 @@ def _metric_svd(
             for metric, floor in zip((left, right), floors, strict=True)
         )
         f = truncate(into_right(into_left(w).T).T, rank)
-        return balance_product(from_left(f.a), from_right(f.b.T).T)
+        a, b = from_left(f.a), from_right(f.b.T).T
+        return balance_product(a, b) if balanced else LowRank(a, b)
 
     return at_unit_scale(solve, (w,), metrics, floors)
 

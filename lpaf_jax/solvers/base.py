@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jax import Array
 
 from lpaf_jax.core.errors import SettingError
 from lpaf_jax.core.registry import Registry
 from lpaf_jax.importance import IMPORTANCES, Importance, Weighting
 from lpaf_jax.importance.base import Part
-from lpaf_jax.linalg import LowRank
+from lpaf_jax.linalg import LowRank, balance
 
 
 class Solution(NamedTuple):
@@ -35,6 +38,9 @@ class Solver:
         uses: the parts of a `Weighting` that it looks at.
         solve: `(W, weighting, rank, ridge) -> Solution`, jittable.
         needs: those of `uses` that it cannot do without.
+        nested: `(W, weighting, k) -> factors` of which the first j columns and rows are the
+            solution of rank j, for every j up to k; None where a rank says nothing of another.
+            With it all ranks are solved by one compiled program.
         ridge: whether it has a term `λ (‖A‖² + ‖B‖²)`.
         moves_bias: whether a solution has a bias, so that every layer must have one.
     """
@@ -44,6 +50,7 @@ class Solver:
     uses: frozenset[Part]
     solve: Callable[[Array, Weighting, int, float], Solution]
     needs: frozenset[Part] = frozenset()
+    nested: Callable[[Array, Weighting, int], LowRank] | None = None
     ridge: bool = False
     moves_bias: bool = False
 
@@ -55,6 +62,38 @@ ENTRIES: frozenset[Part] = frozenset({"entries"})
 def register_solver(solver: Solver) -> Solver:
     """Let recipes use a solver by its name."""
     return SOLVERS.add(solver.name, solver)
+
+
+def solve_cut(solver: Solver, w: Array, weighting: Weighting, rank: Array, most: int) -> Solution:
+    """The solution of rank k of a solver that has `nested`, jittable in k.
+
+    Returns:
+        factors of rank `most`, balanced, of which all beyond the first k columns and rows are 0.
+    """
+    assert solver.nested is not None
+    a, b = solver.nested(w, weighting, most)
+    kept = jnp.arange(most) < rank
+    return Solution(balance(LowRank(jnp.where(kept, a, 0), jnp.where(kept[:, None], b, 0))))
+
+
+def first(solution: Solution, rank: int) -> Solution:
+    """The first k columns and rows of what `solve_cut` gives."""
+    (a, b), bias = solution
+    return Solution(LowRank(a[:, :rank], b[:rank]), bias)
+
+
+def solve_one(
+    solver: Solver, w: Array, weighting: Weighting, rank: int, ridge: float = 0.0
+) -> Solution:
+    """The solution for one matrix, by a program compiled once for all ranks if it can be."""
+    if solver.nested is None:
+        return solver.solve(w, weighting, rank, ridge)
+    return first(_cut(solver, w, weighting, jnp.int32(rank), min(w.shape)), rank)
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def _cut(solver: Solver, w: Array, weighting: Weighting, rank: Array, most: int) -> Solution:
+    return solve_cut(solver, w, weighting, rank, most)
 
 
 def check_pair(importance: Importance, solver: Solver, ridge: float = 0.0) -> None:

@@ -355,3 +355,13 @@ def test_dead_channels_beside_massive_ones(rng: np.random.Generator) -> None:
 def test_errors(metrics: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         metric_svd(**({"w": np.ones(SHAPE), "rank": RANK} | metrics))
+
+
+def test_factors_in_order_hold_the_best_of_every_rank(rng: np.random.Generator) -> None:
+    w = rng.normal(size=(12, 9))
+    left, right = np.cov(rng.normal(size=(12, 40))), rng.uniform(0.5, 2, size=9)
+    ordered = metric_svd(w, 9, left=left, right=right, balanced=False)
+    for rank in (1, 4, 9):
+        first = np.asarray(ordered.a)[:, :rank] @ np.asarray(ordered.b)[:rank]
+        best = metric_svd(w, rank, left=left, right=right)
+        np.testing.assert_allclose(first, best.dense(), atol=1e-4)
