@@ -213,7 +213,7 @@ def fine_tuned(settings: Settings) -> Any:
     def checkpoints(part: str) -> Checkpoints:
         return Checkpoints(job.checkpoint(part))
 
-    context = Context(inputs, settings.training, progress, (), checkpoints)
+    context = Context(inputs, settings.training, progress, (), checkpoints, "finetune")
     return settings.steps[0][1].run(context)[0]
 
 

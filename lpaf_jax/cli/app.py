@@ -326,9 +326,10 @@ def _compress(given: Options) -> None:
     from lpaf_jax.report import print_results
     from lpaf_jax.runs.pipeline import run
 
-    # The values of the preset are among these already: said again, they change nothing.
+    # What the recipe has already is not said again: of two stages of a kind, each has its own.
+    known = recipe_of(given.recipe, given.task, given.preset).settings()
     values = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
-    settings = make_settings(**values)
+    settings = make_settings(**{n: v for n, v in values.items() if n not in known or v != known[n]})
     metrics = run(settings)
     if not settings.quiet and is_first():
         console = Console(highlight=False, markup=False, emoji=False)

@@ -52,7 +52,7 @@ class Compare:
     samples: int = 128
     """Pieces of the calibration text that are read, at most."""
     ranks: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=_OWN)] = None
-    """Who gets which rank, in all recipes: uniform, share or loss."""
+    """Who gets which rank, in all recipes; `lpaf recipes` lists all."""
     finetune_epochs: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_OWN)] = None
     """Epochs of fine-tuning, in all recipes that have it."""
     tune_epochs: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_OWN)] = None

@@ -1,6 +1,18 @@
 """`lpaf recipes`."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # models take a second to import, and --help needs none
+    from lpaf_jax.importance import Importance
+    from lpaf_jax.recipes import Recipe
+    from lpaf_jax.solvers import Solver
+
+_NEEDS = {
+    "loss": "gradients of a task or of a decoder's next token",
+    "pruning": "what a stage Prune leaves",
+    "inputs": "texts",
+}
 
 
 @dataclass(frozen=True)
@@ -19,8 +31,8 @@ class Recipes:
 
         parts = {
             "recipes": {name: summary(name) for name in RECIPES},
-            "importances": {name: each.summary for name, each in IMPORTANCES.items()},
-            "solvers": {name: each.summary for name, each in SOLVERS.items()},
+            "importances": {name: _of_importance(each) for name, each in IMPORTANCES.items()},
+            "solvers": {name: _of_solver(each) for name, each in SOLVERS.items()},
             "rank rules": {name: each.summary for name, each in RANK_RULES.items()},
         }
         if self.json:
@@ -41,7 +53,33 @@ class Recipes:
             for name, text in choices.items():
                 lines = text
                 if title == "recipes":
-                    stages = " → ".join(step for step, _ in make_recipe(name).steps())
-                    lines = f"{text}\nStages: {stages}"
+                    recipe = make_recipe(name)
+                    stages = " → ".join(step for step, _ in recipe.steps())
+                    lines = f"{text}\nStages: {stages}. Needs {_needs(recipe)}."
                 table.add_row(name, lines)
             console.print(table)
+
+
+def _of_importance(importance: "Importance") -> str:
+    needs = ", ".join(_NEEDS[need] for need in _NEEDS if need in importance.needs)
+    parts = [importance.summary, importance.source, f"needs {needs}" if needs else ""]
+    return "; ".join(filter(None, parts))
+
+
+def _of_solver(solver: "Solver") -> str:
+    return solver.summary + ("; needs a bias in every layer" if solver.moves_bias else "")
+
+
+def _needs(recipe: "Recipe") -> str:
+    """What a recipe cannot do without, in words."""
+    from lpaf_jax.importance import IMPORTANCES
+    from lpaf_jax.ranks import RANK_RULES
+    from lpaf_jax.solvers import SOLVERS
+    from lpaf_jax.stages import Factorize, Prune
+
+    if any(isinstance(stage, Prune) for stage in recipe.stages):
+        return "a task"
+    cut = next(stage for stage in recipe.stages if isinstance(stage, Factorize))
+    gradients = "loss" in IMPORTANCES[cut.importance].needs or RANK_RULES[cut.ranks].needs_spectra
+    found = "a task, or a text for a decoder" if gradients else "a task or a text"
+    return found + (", and a bias in every layer" if SOLVERS[cut.solver].moves_bias else "")

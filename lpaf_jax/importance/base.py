@@ -44,7 +44,6 @@ class Subject(NamedTuple):
         batches: of the data, from the first one at each call; `batches(n)` gives n at most.
         loss: of outputs and batch, a mean over rows by weight; None where there is nothing to
             learn from.
-        criterion: by which scores are summed where pruning left none.
     """
 
     model: nnx.Module
@@ -54,7 +53,6 @@ class Subject(NamedTuple):
     second_moments: Params
     batches: Callable[..., Iterable[Batch]]
     loss: Callable[[Array, Batch], Array] | None
-    criterion: str = "sensitivity"
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ def _scores(subject: Subject) -> dict[str, Weighting]:
     scores = subject.scores
     if not scores:  # nothing was pruned: they are summed at fixed weights
         assert subject.loss is not None
-        criterion = "sensitivity" if subject.criterion == "magnitude" else subject.criterion
         forward, params = as_function(subject.model), parameters(subject.model)
-        scores = first_order_scores(forward, params, subject.batches(None), subject.loss, criterion)
+        scores = first_order_scores(forward, params, subject.batches(None), subject.loss)
     return {p: _masked(subject, p, jnp.maximum(scores[p], 0.0)) for p in subject.weights}
 
 

@@ -13,7 +13,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +31,36 @@ class Recipe:
     Args:
         stages: the first one makes the model that every later figure is compared with.
         name: by which the method is known; `register` gives it.
+        summary: the problem that it solves, and its source, on one line.
+        digest: of the file that it comes from; another one makes another method.
 
     Raises:
         LpafError: there is no stage, or none that leaves a smaller model.
     """
 
-    def __init__(self, *stages: Stage, name: str = "own"):
+    def __init__(
+        self, *stages: Stage, name: str = "own", summary: str = "", digest: str | None = None
+    ):
         if not stages or not any(stage.shrinks for stage in stages):
             raise LpafError(f"recipe {name} has no stage that makes a model smaller")
-        self.stages, self.name = stages, name
+        self.stages, self.name, self.summary, self.digest = stages, name, summary, digest
 
     def __repr__(self) -> str:
         return f"Recipe({', '.join(map(repr, self.stages))}, name={self.name!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Recipe) and self.stages == other.stages and self.name == other.name
+        return isinstance(other, Recipe) and self._key == other._key
 
     def __hash__(self) -> int:
-        return hash((self.stages, self.name))
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        return self.stages, self.name, self.digest
+
+    def with_stages(self, *stages: Stage, name: str | None = None) -> "Recipe":
+        """The same method with other stages."""
+        return Recipe(*stages, name=name or self.name, summary=self.summary, digest=self.digest)
 
     def settings(self) -> dict[str, Any]:
         """The fields of all stages by name; of a name in several stages, that of the first."""
@@ -74,7 +86,7 @@ class Recipe:
             dataclasses.replace(stage, **{n: v for n, v in chosen.items() if n in stage.settings()})
             for stage in self.stages
         ]
-        return Recipe(*stages, name=self.name)
+        return self.with_stages(*stages)
 
     def check(self) -> None:
         """Refuse settings that cannot work.
@@ -109,6 +121,21 @@ class Recipe:
                     f"recipe {self.name} has {kinds[i]} {where} {kinds[cuts[0]]}: put it {there} it"
                 )
 
+        self._check_importance(cuts[0])
+
+    def _check_importance(self, cut: int) -> None:
+        from lpaf_jax.importance import IMPORTANCES
+
+        stage = self.stages[cut]
+        assert isinstance(stage, Factorize)
+        pruned = any(isinstance(each, Prune) for each in self.stages[:cut])
+        if "pruning" in IMPORTANCES[stage.importance].needs and not pruned:
+            raise SettingError(
+                ("importance",),
+                f"{stage.importance!r} is known from pruning, and recipe {self.name} does not "
+                "prune: take one that does, such as lpaf",
+            )
+
     def steps(self) -> list[tuple[str, Stage]]:
         """The stages that have something to do, by the names of the models they leave.
 
@@ -122,10 +149,23 @@ class Recipe:
         return list(zip([*names[:-1], FINAL], active, strict=True))
 
 
-def own_settings(steps: list[tuple[str, Stage]], upto: str) -> list[Any]:
+def logged_as(steps: list[tuple[str, Stage]]) -> dict[str, str | None]:
+    """The name that the training of each step logs under, by the name of its model.
+
+    From it comes the seed, too: a second stage of a kind is numbered and draws its own batches.
+    """
+    found: dict[str, str | None] = {}
+    for name, stage in steps:
+        again = sum(each.logs == stage.logs for _, each in steps[: len(found)])
+        found[name] = f"{stage.logs}-{again + 1}" if stage.logs and again else stage.logs
+    return found
+
+
+def own_settings(steps: list[tuple[str, Stage]], upto: str, digest: str | None = None) -> list[Any]:
     """What the model after step `upto` depends on, of the recipe, as JSON values.
 
-    A file that a stage reads is known by what it holds.
+    A file that a stage reads is known by what it holds, and so is that of the recipe, by `digest`:
+    its own stages may do anything, and Factorize may name an importance of it.
     """
     found: list[Any] = []
     for name, stage in steps:
@@ -133,6 +173,9 @@ def own_settings(steps: list[tuple[str, Stage]], upto: str) -> list[Any]:
             key: f"{value} {_digest(value)}" if isinstance(value, Path) else value
             for key, value in stage.settings().items()
         }
+        ours = type(stage).__module__.startswith("lpaf_jax.")
+        if digest is not None and (isinstance(stage, Factorize) or not ours):
+            settings["file of the recipe"] = digest
         found.append([type(stage).__name__, *sorted(settings.items())])
         if name == upto:
             break
@@ -165,8 +208,11 @@ def register(name: str) -> Callable[[Maker], Maker]:
 
 def summary(name: str) -> str:
     """What a registered recipe says of itself, as one paragraph."""
-    text = inspect.getdoc(RECIPES[name]) or ""
-    return " ".join(text.split())
+    return _summary_of(RECIPES[name])
+
+
+def _summary_of(make: Maker) -> str:
+    return " ".join((inspect.getdoc(make) or "").split())
 
 
 def make_recipe(name: str) -> Recipe:
@@ -187,7 +233,7 @@ def make_recipe(name: str) -> Recipe:
     if name.endswith(".py"):
         raise LpafError(f"--recipe {name}: say which recipe of the file, as {name}:NAME")
     made = RECIPES[name]()
-    return Recipe(*made.stages, name=name)
+    return Recipe(*made.stages, name=name, summary=summary(name))
 
 
 def _from_module(path: Path, name: str) -> Recipe:
@@ -210,7 +256,8 @@ def _from_module(path: Path, name: str) -> Recipe:
                 f"--recipe {path}: the file cannot be run: {_one_line(error)}"
             ) from error
     make = getattr(sys.modules[known], name, None)
-    make = RECIPES[name] if make is None and name in RECIPES else make
+    if make is None and name in RECIPES and RECIPES[name].__module__ == known:
+        make = RECIPES[name]  # registered under another name than its function's
     if not callable(make):
         raise LpafError(f"--recipe {path}:{name}: the file has no function or recipe {name}")
     try:
@@ -223,7 +270,7 @@ def _from_module(path: Path, name: str) -> Recipe:
         raise LpafError(f"--recipe {path}:{name} cannot be made: {_one_line(error)}") from error
     if not isinstance(made, Recipe):
         raise LpafError(f"--recipe {path}:{name} gives a {type(made).__name__}, not a Recipe")
-    return Recipe(*made.stages, name=name)
+    return Recipe(*made.stages, name=name, summary=_summary_of(make), digest=_digest(path))
 
 
 def _one_line(error: BaseException) -> str:
@@ -249,10 +296,15 @@ def _from_yaml(path: Path) -> Recipe:
         raise LpafError(f"--recipe {path} cannot be read: {message}") from None
     if not (isinstance(value, dict) and isinstance(value.get("stages"), list)):
         raise LpafError(f"--recipe {path} has no list of stages: write `stages: [FineTune, ...]`")
-    if foreign := set(value) - {"name", "stages"}:
-        raise LpafError(f"--recipe {path}: {min(map(str, foreign))} is neither name nor stages")
+    if foreign := set(value) - {"name", "summary", "stages"}:
+        raise LpafError(
+            f"--recipe {path}: {min(map(str, foreign))} is neither name, summary nor stages"
+        )
+    name = str(value.get("name", path.stem))
+    if name in RECIPES:
+        raise LpafError(f"--recipe {path}: {name} is the name of another recipe; give it its own")
     stages = [_stage_of(path, entry) for entry in value["stages"]]
-    return Recipe(*stages, name=str(value.get("name", path.stem)))
+    return Recipe(*stages, name=name, summary=" ".join(str(value.get("summary", "")).split()))
 
 
 def _stage_of(path: Path, entry: Any) -> Stage:
@@ -268,14 +320,16 @@ def _stage_of(path: Path, entry: Any) -> Stage:
         for field in chosen or {}:
             if field not in known:
                 raise LpafError(f"{name} has no setting {field!r}, but {', '.join(sorted(known))}")
-        stage = kind(**(chosen or {}))
+        stage = kind(**{field: _number(value) for field, value in (chosen or {}).items()})
         stage.check()  # the command reads it as a default, and would not say whose it is
         return stage
     except LpafError as error:
         raise LpafError(f"--recipe {path}: {error}") from None
 
 
-def each() -> Iterator[tuple[str, Recipe]]:
-    """All registered recipes by name."""
-    for name in RECIPES:
-        yield name, make_recipe(name)
+def _number(value: Any) -> Any:
+    """`1e-3` is text to YAML, which wants 1.0e-3."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

@@ -25,7 +25,7 @@ def matrices(metrics: Metrics) -> Html | None:
     )
     if whole := sum(cut["rank"] is None for cut in rows):
         are = "matrix is" if whole == 1 else "matrices are"
-        intro += f" {whole} {are} kept whole, as its factors would have had more numbers."
+        intro += f" {whole} {are} kept whole, which pays more there than factors would."
     heads = ["Matrix", "in × out", "Rank", "Numbers kept", "Output lost, mean", "Output lost, most"]
     return join(el("p", intro), table(heads, _by_kind(rows), class_="stack"), _each(rows))
 

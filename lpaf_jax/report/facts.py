@@ -26,7 +26,7 @@ DATA = {
     "window": "tokens of a window: an example is one window of the text",
     "left_out": "tokens left out, after the last whole window of each split",
     "calibration_tokens": "tokens of the calibration text",
-    "judged_tokens": "tokens that perplexity was taken of",
+    "judged_tokens": "tokens that the models were judged by",
 }
 
 _MODELS = {"minilm": "MiniLM"}

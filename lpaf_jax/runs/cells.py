@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.files import json_text
-from lpaf_jax.recipes import RECIPES, Recipe, make_recipe, summary
+from lpaf_jax.recipes import Recipe, make_recipe
 from lpaf_jax.runs.settings import Settings, as_json, make_settings
 from lpaf_jax.tasks.options import NOT_COMPARED, Options
 
@@ -75,6 +75,8 @@ def plan(
         for share in sorted(dict.fromkeys(params), reverse=True):
             for name, (given, recipe) in made.items():
                 has = options | set(recipe.settings())
+                if recipe.settings().get("tune_epochs") == 0:
+                    has -= {"tune_epochs"}  # a recipe that does not tune stays what it is
                 settings = make_settings(
                     model,
                     out=folder / "runs" / place_of(name, share, seed),
@@ -105,7 +107,7 @@ def about(cells: list[Cell], chosen: Mapping[str, Any]) -> dict[str, Any]:
     for cell in cells:
         trained = cell.settings.trained
         steps = cell.settings.steps if trained else cell.settings.steps_of_texts
-        text = summary(cell.recipe) if cell.recipe in RECIPES else ""
+        text = cell.settings.method.summary
         described[cell.recipe] = {"summary": text, "stages": [s.leaves for _, s in steps]}
     found: dict[str, Any] = json.loads(json_text({"settings": common, "recipes": described}))
     return found

@@ -8,7 +8,7 @@ from typing import Any
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.files import atomic_write, write_json
 from lpaf_jax.core.processes import is_first
-from lpaf_jax.recipes import RECIPES, Recipe, summary
+from lpaf_jax.recipes import logged_as
 from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import model_card, write_report
 from lpaf_jax.runs.run import Run
@@ -19,17 +19,12 @@ def describe(settings: Settings, metric: str, ranks: Mapping[str, int]) -> dict[
     """What every stage says of itself, by the name of the model it leaves."""
     steps = settings.steps if settings.trained else settings.steps_of_texts
     figures = {"metric": metric, "ranks": ranks}
-    found = {}
+    found, logs = {}, logged_as(steps)
     for i, (name, stage) in enumerate(steps):
         retrained = any(later.logs for _, later in steps[i + 1 :])
         words = stage.describe(figures | {"retrained": retrained}).as_json()
-        found[name] = words | {"shrinks": stage.shrinks, "logs": stage.logs}
+        found[name] = words | {"shrinks": stage.shrinks, "logs": logs[name]}
     return found
-
-
-def about(recipe: Recipe) -> str:
-    """What a registered recipe says of itself; nothing of one of a person's own file."""
-    return summary(recipe.name) if recipe.name in RECIPES else ""
 
 
 def finish(job: Run, metrics: dict[str, Any]) -> None:

@@ -26,10 +26,10 @@ from lpaf_jax.evaluation.latency import compare_latency
 from lpaf_jax.factorization.analysis import analyse_pruning
 from lpaf_jax.linalg import rank_for_ratio
 from lpaf_jax.models import as_function, compressible, count_parameters, parameters
-from lpaf_jax.recipes import Recipe
+from lpaf_jax.recipes import Recipe, logged_as
 from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import model_card, result_text, write_report
-from lpaf_jax.runs.outcome import about, describe, finish, full_disk_explained
+from lpaf_jax.runs.outcome import describe, finish, full_disk_explained
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings, as_json, check, make_settings
 from lpaf_jax.runs.texts import run_text
@@ -104,6 +104,8 @@ def run(settings: Settings) -> dict[str, Any]:
     inputs = load_inputs(settings)
     _check_ranks(settings, inputs)
     check_biases(settings.factorize.solver, inputs.biases)
+    for _, stage in settings.steps:
+        stage.check_inputs(inputs)
     needs = _FOLDER_SIZE * inputs.weight_bytes
     with job.opened(fingerprint(inputs), needs), full_disk_explained(job), closing(progress):
         metrics = job.finished()
@@ -207,7 +209,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
         "task": inputs.task.name,
         **_nature(inputs),
         "recipe": job.settings.method.name,
-        "about": about(job.settings.method),
+        "about": job.settings.method.summary,
         "stages": results,
         "described": describe(job.settings, primary, ranks),
         **_paired(inputs, logits, first),
@@ -291,7 +293,8 @@ def do_step(job: Run, inputs: Inputs, progress: Progress, name: str) -> None:
     steps = job.settings.steps
     index = [step for step, _ in steps].index(name)
     before = tuple(Place(job.stage(step), stage) for step, stage in steps[:index])
-    context = Context(inputs, job.settings.training, progress, before, checkpoints)
+    log = logged_as(steps)[name] or name
+    context = Context(inputs, job.settings.training, progress, before, checkpoints, log)
     model, extra = steps[index][1].run(context)
     seconds = stopwatch.seconds()
     if is_first():

@@ -1,5 +1,6 @@
 """The folder of a run: whose it is, what is finished in it, what another run lends it."""
 
+import dataclasses
 import fcntl
 import json
 import logging
@@ -16,10 +17,11 @@ from lpaf_jax.core.files import atomic_dir, free_bytes, json_text, link, read_js
 from lpaf_jax.core.folders import stage_folder
 from lpaf_jax.core.processes import barrier, is_first, well_everywhere
 from lpaf_jax.core.progress import borrow_rows
-from lpaf_jax.recipes import own_settings
+from lpaf_jax.recipes import STAGES, logged_as, own_settings
 from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.runs.run_log import closed, end_logged, logging_to
 from lpaf_jax.runs.settings import Settings, as_json
+from lpaf_jax.stages import Stage
 from lpaf_jax.tasks.options import NOT_COMPARED, Options
 
 # What the first stage of every run depends on, beside its own settings and what is read.
@@ -129,7 +131,9 @@ class Run:
     @contextmanager
     def _opened(self, fingerprint: Fingerprint, needs: int) -> Iterator[None]:
         free = free_bytes(self.folder)
-        begun = any((self.folder / name).is_dir() for name in ("stages", "checkpoints"))
+        begun = any(
+            (self.folder / name).exists() for name in ("stages", "checkpoints", "metrics.json")
+        )
         if free < needs and not begun:
             raise LpafError(
                 f"--out {self.folder} lies on a disk with {free / 1e9:.1f} GB free, and the run "
@@ -159,7 +163,7 @@ class Run:
         """All that the model after step `name` depends on, but for what the run reads."""
         ours = as_json(self.settings)
         depends = {field: ours[field] for field in (*_READ, *_TRAINED)}
-        steps = json_text(own_settings(self.settings.steps, name))
+        steps = json_text(own_settings(self.settings.steps, name, self.settings.method.digest))
         return depends | {"steps": json.loads(steps)}
 
     def take_over(self, name: str) -> str | None:
@@ -202,7 +206,7 @@ class Run:
                 shutil.copytree(
                     other / f"stages/{name}", temporary, dirs_exist_ok=True, copy_function=link
                 )
-            logged = dict(self.settings.steps)[name].logs
+            logged = logged_as(self.settings.steps)[name]
             if logged is not None:
                 borrow_rows(other, self.folder, logged)
 
@@ -285,9 +289,10 @@ def _holds_another(settings: Settings) -> bool:
             )
         return False
     ours = as_json(settings)
+    theirs = _stage_defaults(settings) | theirs
     other = [n for n in ours if n not in NOT_COMPARED and theirs.get(n) != ours[n]]
     if not other and FINAL in theirs.get("steps", {}):
-        steps = json.loads(json_text(own_settings(settings.steps, FINAL)))
+        steps = json.loads(json_text(own_settings(settings.steps, FINAL, settings.method.digest)))
         other = _changed_steps(theirs["steps"][FINAL], steps)
     if other and not settings.force:
         changes = ", ".join(
@@ -299,6 +304,18 @@ def _holds_another(settings: Settings) -> bool:
             f"--reuse {folder} takes over what is the same, or start anew there with --force"
         )
     return bool(other)
+
+
+def _stage_defaults(settings: Settings) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for stage in settings.method.stages:
+        found = usual(type(stage)) | found
+    return found
+
+
+def usual(kind: type[Stage]) -> dict[str, Any]:
+    """The defaults of a stage's settings: where an earlier run stands that had not all of them."""
+    return {f.name: f.default for f in dataclasses.fields(kind)}
 
 
 def _changed_parts(theirs: Any, ours: Any) -> list[str]:
@@ -319,7 +336,8 @@ def _changed_steps(theirs: Any, ours: list[Any]) -> list[str]:
         return ["stages before it"]
     differing = []
     for was, now in zip(theirs, ours, strict=True):
-        before = dict(was[1:])
+        known = now[0] in STAGES  # not one of a person's own
+        before = (usual(STAGES[now[0]]) if known else {}) | dict(was[1:])
         differing += [name for name, value in now[1:] if before.get(name) != value]
     return differing
 

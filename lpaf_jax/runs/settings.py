@@ -36,6 +36,9 @@ _PAPER = {
 PRESETS: dict[str, dict[str, Any]] = {"quick": _QUICK, "standard": {}, "paper": _PAPER}
 
 
+_TRAINING = ("batch", "dtype", "accumulate", "warmup", "weight_decay")
+
+
 @dataclass(frozen=True)
 class Settings(Options):
     """Options and recipe of a run, checked by `make_settings`."""
@@ -95,16 +98,16 @@ def recipe_of(name: str | None, task: Any, preset: str) -> Recipe:
 
 def with_preset(recipe: Recipe, preset: str) -> Recipe:
     """The recipe with the values of a preset, but for what it sets to another than the default."""
-    usual: dict[str, Any] = {}
+    stages = []
     for stage in recipe.stages:
-        usual = {f.name: f.default for f in dataclasses.fields(stage)} | usual
-    own = recipe.settings()
-    values = {
-        name: value
-        for name, value in PRESETS[preset].items()
-        if name in own and own[name] == usual[name]
-    }
-    return recipe.with_settings(**values)
+        usual = {f.name: f.default for f in dataclasses.fields(stage)}
+        values = {
+            name: value
+            for name, value in PRESETS[preset].items()
+            if name in usual and getattr(stage, name) == usual[name]
+        }
+        stages.append(dataclasses.replace(stage, **values))
+    return recipe.with_stages(*stages)
 
 
 def make_settings(
@@ -143,6 +146,8 @@ def make_settings(
         raise LpafError(
             f"unknown setting {unknown[0]!r} of recipe {method.name}: choose from {offered}"
         )
+    if task is None:
+        _check_foreign(own, given, method)
     for path in ("data", "calibration", "held_out"):
         if given.get(path) is not None:
             given[path] = Path(given[path])
@@ -150,17 +155,32 @@ def make_settings(
         reuse = given["reuse"]
         alone = isinstance(reuse, Path | str)
         given["reuse"] = tuple(Path(r) for r in ([reuse] if alone else reuse or ()))
+    method = method.with_settings(**own)
+    cuts = [stage for stage in method.stages if isinstance(stage, Factorize)]
+    if len(cuts) == 1 and cuts[0].params is None:
+        # Said, so that a run is the same where it is given.
+        method = method.with_settings(params=cuts[0].share(task is not None))
     settings = Settings(
         model=str(model),
         task=None if task is None else str(task),
         out=Path(out),
         recipe=name,
         preset=preset,  # type: ignore[arg-type]
-        method=method.with_settings(**own),
+        method=method,
         **given,
     )
     check(settings)
     return settings
+
+
+def _check_foreign(own: dict[str, Any], given: dict[str, Any], method: Recipe) -> None:
+    """Without a task a recipe is its factorization: what is said of training would do nothing."""
+    used = {f.name for f in dataclasses.fields(Factorize)} - {"moment_batches"}
+    usual = method.settings() | {f.name: f.default for f in dataclasses.fields(Options)}
+    for name, value in (own | given).items():
+        training = (name in own and name not in used) or name in _TRAINING
+        if training and value != usual[name]:
+            raise SettingError((name,), "is of training, which needs --task: leave it out")
 
 
 def check(settings: Settings) -> None:

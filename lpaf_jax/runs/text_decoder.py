@@ -69,18 +69,8 @@ class Decoder(TextModel):
         work: Path,
         say: Callable[[str], None],
     ) -> Result:
-        chosen = settings.factorize
-        plan = Plan(
-            importance=chosen.importance,
-            solver=chosen.solver,
-            ranks=chosen.ranks,
-            params=settings.share,
-            rank=chosen.rank,
-            floor=chosen.floor,
-            ridge=chosen.ridge,
-            multiple_of=chosen.multiple_of,
-            dense=lambda: self._dense(calibration),
-        )
+        chosen = settings.factorize.choices(trained=False)
+        plan = Plan(**chosen, dense=lambda: self._dense(calibration))
         store = Store(work)
         found = compress_decoder(self._source, calibration, plan, store, held_out=judged, say=say)
         return Result(found.cuts, found.perplexity)

@@ -101,24 +101,15 @@ class Encoder(TextModel):
         work: Path,
         say: Callable[[str], None],
     ) -> Result:
-        chosen, model = settings.factorize, self._model
+        model = self._model
         before = _hidden(model, judged)
 
         def batches(count: int | None = None) -> Iterable[dict[str, np.ndarray]]:
             return islice(_batches(calibration), count)
 
         moments = activation_moments(model, batches())
-        found = factorize(
-            Subject(model, self._weights, {}, {}, {}, batches, None),
-            importance=chosen.importance,
-            solver=chosen.solver,
-            ranks=chosen.ranks,
-            params=settings.share,
-            rank=chosen.rank,
-            floor=chosen.floor,
-            ridge=chosen.ridge,
-            multiple_of=chosen.multiple_of,
-        )
+        subject = Subject(model, self._weights, {}, {}, {}, batches, None)
+        found = factorize(subject, **settings.factorize.choices(trained=False))
         to_low_rank(model, found)
         cuts = []
         for path, w in self._weights.items():

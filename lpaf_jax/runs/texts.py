@@ -23,7 +23,7 @@ from lpaf_jax.factorization.blocks import Cut
 from lpaf_jax.models.families import FAMILIES, family_name
 from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import result_text, write_report
-from lpaf_jax.runs.outcome import about, describe, finish, full_disk_explained
+from lpaf_jax.runs.outcome import describe, finish, full_disk_explained
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings, as_json
 from lpaf_jax.runs.text_decoder import Decoder
@@ -151,7 +151,7 @@ def _metrics(
         "family": model.family,
         "metrics": [model.metric],
         "recipe": settings.method.name,
-        "about": about(settings.method),
+        "about": settings.method.summary,
         "stages": {
             "dense": {model.metric: result.scores["dense"]},
             FINAL: {model.metric: result.scores["compressed"]},

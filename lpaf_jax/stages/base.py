@@ -35,6 +35,7 @@ class Context(NamedTuple):
         progress: is told how it goes.
         finished: the stages before this one, in their order.
         checkpoints: of the training in this stage, by the name of a part of it.
+        log: the name that its training logs under, from which its seed comes.
     """
 
     inputs: "Inputs"
@@ -42,6 +43,7 @@ class Context(NamedTuple):
     progress: "Progress"
     finished: tuple[Place, ...]
     checkpoints: Callable[[str], "Checkpoints"]
+    log: str
 
     @property
     def before(self) -> Path:
@@ -91,8 +93,6 @@ class Stage(ABC):
     """Name of the model that the stage leaves: that of its folder and of its figures."""
     logs: ClassVar[str | None] = None
     """Name under which its steps are logged, of a stage that trains."""
-    needs_labels: ClassVar[bool] = True
-    """Whether it can do nothing without a task."""
     shrinks: ClassVar[bool] = False
     """Whether the model it leaves stores fewer numbers."""
 
@@ -109,6 +109,14 @@ class Stage(ABC):
                 the factorized layers by path, once known; `retrained`, whether a later stage
                 trains.
         """
+
+    def check_inputs(self, inputs: "Inputs") -> None:
+        """Refuse a task that the stage cannot work on, before any work.
+
+        Raises:
+            LpafError: says which it can.
+        """
+        return None
 
     def check(self) -> None:
         """Refuse settings that cannot work.

@@ -32,12 +32,17 @@ _PARAMS = arg(
 )
 
 
+_WHICH = {
+    True: "All compressible matrices",
+    False: "Compressible matrices, but for those that are worth their numbers whole,",
+}
+
+
 @dataclass(frozen=True)
 class Factorize(Stage):
     """Replace every compressible matrix by factors: an importance, a solver and a rank rule."""
 
     leaves = "factorized"
-    needs_labels = False
     shrinks = True
 
     params: Annotated[float | None, _PARAMS] = None
@@ -49,8 +54,7 @@ class Factorize(Stage):
     solver: Annotated[str, _NAME] = "row"
     """How it is solved; `lpaf recipes` lists all."""
     ranks: Annotated[str, _NAME] = "uniform"
-    """Who gets which rank: `uniform` (one for all), `share` (the same share of each matrix) or
-    `loss` (where the loss depends on it most)."""
+    """Who gets which rank; `lpaf recipes` lists all."""
     floor: float = 0.1
     """Importance every entry has at least, as a share of the mean."""
     ridge: float = 0.0
@@ -64,6 +68,11 @@ class Factorize(Stage):
         """`params`, or the usual where neither it nor the rank is chosen; None where that is."""
         usual = PARAMS if trained else PARAMS_OF_TEXTS
         return usual if self.params is None and self.rank is None else self.params
+
+    def choices(self, trained: bool = True) -> dict[str, Any]:
+        """What `lpaf_jax.factorization.factorize` and `Plan` take."""
+        names = ("importance", "solver", "ranks", "rank", "floor", "ridge", "multiple_of")
+        return {n: getattr(self, n) for n in names} | {"params": self.share(trained)}
 
     def check(self) -> None:
         """See `Stage.check`."""
@@ -82,6 +91,12 @@ class Factorize(Stage):
             demand(self, "rank", whole(1), "a whole number, at least 1")
         for name in ("multiple_of", "moment_batches"):
             demand(self, name, whole(1), "a whole number, at least 1")
+        if self.rank is not None and self.ranks != "uniform":
+            raise SettingError(
+                ("rank",),
+                f"is one rank for all matrices, and --ranks {self.ranks} gives each its own: add "
+                "--ranks uniform, or give --params",
+            )
         if self.params is not None and self.rank is not None:
             raise SettingError(("params", "rank"), "both choose the rank: leave one of them out")
         check_pair(IMPORTANCES[self.importance], SOLVERS[self.solver], self.ridge)
@@ -92,17 +107,8 @@ class Factorize(Stage):
         from lpaf_jax.factorization import factorize, to_low_rank
 
         model = load_model(context.before)
-        solutions = factorize(
-            _subject(model, context, self.moment_batches),
-            importance=self.importance,
-            solver=self.solver,
-            ranks=self.ranks,
-            params=self.share(),
-            rank=self.rank,
-            floor=self.floor,
-            ridge=self.ridge,
-            multiple_of=self.multiple_of,
-        )
+        subject = _subject(model, context, self.moment_batches)
+        solutions = factorize(subject, **self.choices())
         to_low_rank(model, solutions)
         return model, None
 
@@ -122,16 +128,16 @@ class Factorize(Stage):
         return Description(
             "Factorized",
             "Factorizing",
-            "Each compressible matrix of m × n numbers is replaced by the product of an m × k and "
-            f"a k × n matrix{label}, cut {weighed.summary} ({solver.summary}). "
+            f"{_WHICH[bool(self.ranks == 'uniform')]} of m × n numbers are replaced by products of "
+            f"an m × k and a k × n matrix{label}, cut {weighed.summary} ({solver.summary}). "
             + (
                 "Nothing has been retrained yet, so the model is usually worse here, to be mended "
                 "in the next stage."
                 if found["retrained"]
                 else "Nothing is trained afterwards."
             ),
-            "made smaller by low-rank factorization: every query, key, value, attention-output "
-            "and feed-forward matrix of m × n numbers is stored as the product of an m × k and a "
+            "made smaller by low-rank factorization: query, key, value, attention-output and "
+            "feed-forward matrices of m × n numbers are stored as products of an m × k and a "
             f"k × n matrix{label}, cut {weighed.summary}. Embeddings, biases, norms and the head "
             "are kept whole.",
         )
@@ -145,8 +151,6 @@ def _subject(model: "nnx.Module", context: Context, batches: int) -> "Subject":
 
     pruned = context.last(Prune)
     left = Pruned({}, {}, {}) if pruned is None else pruning_arrays(pruned.folder)
-    stage = None if pruned is None else pruned.stage
-    criterion = stage.criterion if isinstance(stage, Prune) else "sensitivity"
     inputs, training = context.inputs, context.training
 
     def first_batches(count: int | None = batches) -> "Iterator[Batch]":
@@ -161,5 +165,4 @@ def _subject(model: "nnx.Module", context: Context, batches: int) -> "Subject":
         second_moments=left.squares,
         batches=first_batches,
         loss=inputs.kind.objective.loss,
-        criterion=criterion,
     )

@@ -38,7 +38,7 @@ class FineTune(Stage):
         model = first_model(inputs, training.seed)
         if self.finetune_epochs == 0:
             return model, None
-        loop = loop_of("finetune", training, inputs, self.finetune_epochs, model)
+        loop = loop_of(context.log, training, inputs, self.finetune_epochs, model)
         optimizer, rate = optimizer_of(training, self.finetune_lr, loop.steps)
         trainer = Trainer(training, loop, context.progress)
         loss = task_loss(trainer.function(model), inputs.kind.objective)

@@ -83,7 +83,7 @@ class Prune(Stage):
             model = first_model(inputs, training.seed)
         else:
             model = load_model(context.before)
-        loop = loop_of("prune", training, inputs, self.prune_epochs, model)
+        loop = loop_of(context.log, training, inputs, self.prune_epochs, model)
         inner, rate = optimizer_of(training, self.prune_lr, loop.steps)
         kept = cubic_sparsity(
             loop.steps,

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from lpaf_jax.checkpoints import load_model
-from lpaf_jax.core.errors import LpafError, SettingError
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data import Encoded, Examples, encode, load_tokenizer
 from lpaf_jax.data.split import normalise
 from lpaf_jax.data.tables import TEXT_COLUMN, text_lines
@@ -30,7 +30,6 @@ def with_transfer(context: Context, path: Path, count: int, teacher: Path) -> En
 
     Raises:
         LpafError: the file cannot be read, or is left with no text.
-        SettingError: the task is none of single texts.
     """
     inputs, progress = context.inputs, context.progress
     texts = unseen(inputs, text_lines(path, TEXT_COLUMN, count))
@@ -53,14 +52,9 @@ def unseen(inputs: Inputs, texts: Examples) -> Examples:
     """Those of the texts that are none of the validation or test split, whatever case or spaces.
 
     Raises:
-        SettingError: the task is none of single texts.
         LpafError: none is left.
     """
     held: list[Any] = [inputs.task.validation, inputs.task.test]
-    if inputs.spec.kind not in ("classification", "regression") or inputs.spec.pairs:
-        raise SettingError(
-            ("transfer",), "adds single texts, which this task is not about: leave it out"
-        )
     taken = {normalise(text) for split in held for text in split.texts}
     places = [i for i, text in enumerate(texts.texts) if normalise(text) not in taken]
     if not places:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lpaf_jax.data import Encoded
     from lpaf_jax.models.functional import Params
     from lpaf_jax.stages.trainer import Trainer
+    from lpaf_jax.tasks.inputs import Inputs
     from lpaf_jax.train import Loss, Objective, TrainState
 
 
@@ -54,6 +55,8 @@ class Tune(Stage):
         given: Any = self.transfer
         if isinstance(given, str):  # from a recipe that is written down
             object.__setattr__(self, "transfer", Path(given))
+        elif given is not None and not isinstance(given, Path):
+            raise SettingError(("transfer",), f"is {given!r}, but must name a file")
 
     def check(self) -> None:
         """See `Stage.check`."""
@@ -64,6 +67,14 @@ class Tune(Stage):
             raise SettingError(("transfer",), f"is {self.transfer}, which is no file")
         for name in ("tune_epochs", "distil", "distil_hidden"):
             demand(self, name, lambda x: 0 <= x < math.inf, "finite and at least 0")
+
+    def check_inputs(self, inputs: "Inputs") -> None:
+        """See `Stage.check_inputs`."""
+        alone = inputs.spec.kind in ("classification", "regression") and not inputs.spec.pairs
+        if self.transfer is not None and not alone:
+            raise SettingError(
+                ("transfer",), "adds single texts, which this task is not about: leave it out"
+            )
 
     @property
     def idle(self) -> bool:
@@ -81,7 +92,7 @@ class Tune(Stage):
         training = context.training
         final = load_model(context.before)
         data = self._examples(context)
-        loop = loop_of("tune", training, context.inputs, self.tune_epochs, final, data)
+        loop = loop_of(context.log, training, context.inputs, self.tune_epochs, final, data)
         optimizer, rate = optimizer_of(training, self.tune_lr, loop.steps)
         trainer = Trainer(training, loop, context.progress)
         taught, objective, fixed = self._distillation(context, trainer)
@@ -97,9 +108,18 @@ class Tune(Stage):
             "Tuned",
             "Tuning the factors",
             "The factors are trained on the task as they are, without the old matrices beside "
-            "them. They alone are saved.",
+            f"them. {self._teacher()}They alone are saved.",
             "The factors were then tuned.",
         )
+
+    def _teacher(self) -> str:
+        """What is learnt from the fine-tuned model, in a sentence."""
+        weighed = {"answers": self.distil, "hidden states": self.distil_hidden}
+        learnt = " and ".join(name for name, weight in weighed.items() if weight > 0)
+        text = f"They also learn from the {learnt} of the dense model. " if learnt else ""
+        if self.transfer is not None:
+            text += "Beside the task's own texts they see others, which the dense model answers. "
+        return text
 
     def _examples(self, context: Context) -> "Encoded":
         """What is trained on."""
@@ -136,6 +156,12 @@ class Tune(Stage):
         return lambda loss: with_teacher(loss, forward), learnt, fixed
 
 
+_MIXED = {
+    "factorized": "the matrix that was factorized",
+    "finetuned": "its matrix in the fine-tuned model",
+}
+
+
 @dataclass(frozen=True)
 class MixedTune(Tune):
     """Mixed-rank fine-tuning with dual-forward consistency (step 3 of LPAF)."""
@@ -169,7 +195,7 @@ class MixedTune(Tune):
         training = context.training
         final = load_model(context.before)
         data = self._examples(context)
-        loop = loop_of("tune", training, context.inputs, self.tune_epochs, final, data)
+        loop = loop_of(context.log, training, context.inputs, self.tune_epochs, final, data)
         optimizer, rate = optimizer_of(training, self.tune_lr, loop.steps)
         trainer = Trainer(training, loop, context.progress)
         taught, objective, fixed = self._distillation(context, trainer)
@@ -205,25 +231,28 @@ class MixedTune(Tune):
         """The model before the factorization, its layers mixed with the factors of `final`."""
         from lpaf_jax.checkpoints import load_model
         from lpaf_jax.factorization import low_rank_factors, to_mixed
-        from lpaf_jax.models import compressible, parameters, set_parameters
+        from lpaf_jax.models import parameters, set_parameters
         from lpaf_jax.stages.prune import pruning_arrays
 
         folder = context.before_last(Factorize)
         model, masks = load_model(folder), pruning_arrays(folder).masks
+        factors = low_rank_factors(final)
         if self.mix_with == "finetuned":
             dense = context.last(FineTune)
             assert dense is not None, "a recipe begins with fine-tuning"
-            set_parameters(model, compressible(parameters(load_model(dense.folder))))
+            whole = parameters(load_model(dense.folder))
+            set_parameters(model, {path: whole[path] for path in factors})
             masks = {}
-        to_mixed(model, low_rank_factors(final), masks)
+        to_mixed(model, factors, masks)
+        set_parameters(model, parameters(final))  # all but the matrices that it has no more
         return model
 
     def describe(self, found: Mapping[str, Any]) -> Description:
         """See `Stage.describe`."""
         text = (
-            "Mixed-rank fine-tuning: in every training step each factorized layer uses its old "
-            "matrix instead with chance p, and p falls to zero. In the end only the factors are "
-            "left, and they alone are saved."
+            "Mixed-rank fine-tuning: in every training step each factorized layer uses "
+            f"{_MIXED[self.mix_with]} instead with chance p, and p falls to zero. {self._teacher()}"
+            "In the end only the factors are left, and they alone are saved."
         )
         return super().describe(found)._replace(text=text)
 

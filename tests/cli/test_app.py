@@ -204,7 +204,7 @@ def test_a_mistake_in_what_to_evaluate_is_one_line(
         ("evaluate x", "Missing from lpaf evaluate: --data FILE"),
         ("evaluate x --data y.csv --one-shot", "Unrecognized options: --one-shot"),
         ("inspect x --one-shot", "Unrecognized options: --one-shot"),
-        ("predict x --stage best", "'best' for argument '--stage'"),
+        ("export x --out y --format best", "'best' for argument '--format'"),
     ],
 )
 def test_words_that_are_no_command_are_refused(words: str, wanted: str, capsys: Capture) -> None:

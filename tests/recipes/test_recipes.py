@@ -1,5 +1,6 @@
 """Recipes by name and from files, the order of their stages, and what the command says of them."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -11,6 +12,7 @@ import pytest
 from lpaf_jax.cli import main
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.recipes import RECIPES, Recipe, make_recipe, own_settings, register, summary
+from lpaf_jax.runs import pipeline
 from lpaf_jax.runs.settings import make_settings
 from lpaf_jax.stages import Factorize, FineTune, MixedTune, Prune, Tune
 
@@ -148,7 +150,7 @@ def test_an_order_that_cannot_work_is_refused_before_any_work(
 def test_a_text_alone_needs_nothing_but_a_factorization(tmp_path: Path) -> None:
     cut = Factorize(importance="none", solver="plain")
     made = make_settings("m", calibration="c.txt", out=tmp_path, recipe=Recipe(cut))
-    assert made.steps_of_texts == [("final", cut)]
+    assert made.steps_of_texts == [("final", dataclasses.replace(cut, params=0.8))]
 
 
 def test_a_recipe_of_a_file_is_found_by_function_or_registered_name(module: Path) -> None:
@@ -157,7 +159,7 @@ def test_a_recipe_of_a_file_is_found_by_function_or_registered_name(module: Path
     assert registered.stages == function.stages
     assert (registered.name, function.name) == (name, "other")
     assert registered.settings()["floor"] == 0.25
-    assert make_recipe(name) == registered  # the file was read, so the name is known
+    assert make_recipe(name).stages == registered.stages  # the file was read: the name is known
     assert summary(name) == "Something else."
     assert [step for step, _ in make_recipe(f"{module}:plain").steps()] == ["dense", "final"]
 
@@ -223,7 +225,10 @@ def test_a_recipe_may_be_written_down(tmp_path: Path) -> None:
         ("stages: [{Prune: {criterion: [a]}}]\n", r"criterion \['a'\] is unknown: choose one"),
         ("stages: [{1: {rank: 4}}]\n", "neither a stage nor one with settings"),
         ("stages: [{Factorize: 4}]\n", "neither a stage nor one with settings"),
-        ("stages: [FineTune, Factorize]\n1: 2\nnames: a\n", "1 is neither name nor stages"),
+        (
+            "stages: [FineTune, Factorize]\n1: 2\nnames: a\n",
+            "1 is neither name, summary nor stages",
+        ),
     ],
 )
 def test_a_file_that_is_no_recipe_is_told(tmp_path: Path, text: str, message: str) -> None:
@@ -278,3 +283,73 @@ def test_recipes_are_listed(capsys: Capture, monkeypatch: pytest.MonkeyPatch) ->
         for name, text in part.items():
             assert re.search(rf"^ *{re.escape(name)} +{re.escape(text)}", table, re.MULTILINE)
     assert "dense → pruned → factorized → final" in table
+
+
+def test_a_preset_leaves_each_stage_what_it_sets_itself() -> None:
+    recipe = Recipe(FineTune(), Factorize(), Tune(), Tune(tune_epochs=3.0), name="twice")
+    settings = make_settings("m", task="t", out="o", recipe=recipe, preset="quick")
+    assert [s.tune_epochs for s in settings.method.stages if isinstance(s, Tune)] == [0.6, 3.0]
+
+
+def test_two_stages_of_a_kind_keep_their_own_values_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "stages: [FineTune, Factorize, {Tune: {tune_epochs: 0.3, tune_lr: 1e-3}}, "
+        "{Tune: {tune_epochs: 2}}]\n"
+    )
+    seen: list[Any] = []
+    monkeypatch.setattr(pipeline, "run", lambda settings: seen.append(settings) or {})
+    monkeypatch.setattr("lpaf_jax.report.print_results", lambda *_: None)
+    assert main(["compress", "m", "--task", "t", "--out", "o", "--recipe", str(file)]) == 0
+    tunes = [s for s in seen[0].method.stages if isinstance(s, Tune)]
+    assert [s.tune_epochs for s in tunes] == [0.3, 2]
+    assert [s.tune_lr for s in tunes] == [1e-3, Tune().tune_lr]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"recipe": "drone", "rank": 8}, "rank is one rank for all .*--ranks share .*uniform"),
+        ({"recipe": "fwsvd", "importance": "adam"}, "'adam' is known from pruning, and recipe"),
+        ({"task": None, "calibration": "t.txt", "tune_epochs": 3.0}, "tune_epochs is of training"),
+        ({"task": None, "calibration": "t.txt", "batch": 7}, "batch is of training"),
+    ],
+    ids=str,
+)
+def test_what_would_fail_late_or_do_nothing(chosen: dict[str, Any], message: str) -> None:
+    with pytest.raises(LpafError, match=message):
+        make_settings("m", **({"task": "t", "out": "o"} | chosen))
+
+
+def test_a_value_that_is_the_usual_one_is_the_same_run() -> None:
+    steps = [
+        own_settings(make_settings("m", task="t", out="o", recipe="svd", **given).steps, "final")
+        for given in ({}, {"params": 0.5})
+    ]
+    assert steps[0] == steps[1]
+
+
+def test_a_file_of_recipes_is_known_by_what_it_holds(tmp_path: Path) -> None:
+    found = []
+    for number in (0.25, 0.5):
+        file = tmp_path / f"{number}" / "own.py"
+        file.parent.mkdir()
+        text = MODULE.replace("{name}", f"of-a-file-{next(_NUMBER)}")
+        file.write_text(f"# {number}\n{text}")
+        recipe = make_recipe(f"{file}:plain")
+        found.append(own_settings(recipe.steps(), "final", recipe.digest))
+    assert found[0] != found[1]
+    assert make_recipe("svd").digest is None
+
+
+def test_a_name_of_ours_means_ours(tmp_path: Path, module: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: lpaf\nstages: [FineTune, Factorize]\n")
+    assert "lpaf is the name of another recipe" in refusal(file)
+    assert "has no function or recipe svd" in refusal(f"{module}:svd")
+    file.write_text("name: mine\nsummary: Nothing new.\nstages: [FineTune, Factorize]\n")
+    assert make_recipe(str(file)).summary == "Nothing new."
+    file.write_text("stages: [FineTune, Factorize, {Tune: {transfer: 5}}]\n")
+    assert "transfer is 5, but must name a file" in refusal(file)

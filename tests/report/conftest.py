@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lpaf_jax.report import write_report
-from lpaf_jax.runs.outcome import about, describe
+from lpaf_jax.runs.outcome import describe
 from lpaf_jax.runs.settings import make_settings
 
 KINDS = (
@@ -50,7 +50,7 @@ def told(metric: str = "accuracy", ranks: Any = None, **chosen: Any) -> dict[str
     return {
         "described": describe(settings, metric, {"all": 128} if ranks is None else ranks),
         "recipe": settings.method.name,
-        "about": about(settings.method),
+        "about": settings.method.summary,
     }
 
 

@@ -258,7 +258,7 @@ def test_step_one_left_out(make_run, metrics, log):
         ({"criterion": "magnitude"}, "what is called first-order below is that pruning"),
         ({"finetune_epochs": 0}, "as it was given, without further training"),
         ({"recipe": "lpaf-without-step-3"}, "without the old matrices beside them"),
-        ({"recipe": "lpaf"}, "uses its old matrix instead with chance p"),
+        ({"recipe": "lpaf"}, "uses the matrix that was factorized instead with chance p"),
         ({"recipe": "svd"}, "Nothing is trained afterwards"),
         ({"recipe": "kfac-svd"}, "so that the loss changes least"),
     ],

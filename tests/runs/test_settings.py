@@ -22,7 +22,7 @@ def test_values_of_the_preset_yield_to_chosen_ones() -> None:
     for name, values in PRESETS.items():
         made = settings(preset=name).method.settings()
         usual = make_recipe("lpaf").settings()
-        assert made == usual | values
+        assert made == usual | values | {"params": 0.5}
     assert settings(preset="paper", kept=0.25).value("kept") == 0.25
     found = settings(preset="paper", kept=0.25).value("prune_lr")
     assert found == PRESETS["paper"]["prune_lr"]
@@ -131,7 +131,15 @@ def test_every_choice_the_command_line_offers_is_accepted() -> None:
     for kind in kinds:
         hints = typing.get_type_hints(kind).items()
         literals |= {n: typing.get_args(t) for n, t in hints if "typing.Literal" in str(t)}
-    assert literals.keys() == {"criterion", "scope", "dtype", "keep", "preset"}
+    assert literals.keys() == {
+        "criterion",
+        "scope",
+        "prune_from",
+        "mix_with",
+        "dtype",
+        "keep",
+        "preset",
+    }
     for name, values in literals.items():
         for value in values:
             check(settings(**{name: value}))

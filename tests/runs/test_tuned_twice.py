@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from lpaf_jax.core.progress import read_rows
 from lpaf_jax.recipes import Recipe
 from lpaf_jax.runs.pipeline import compress
 from lpaf_jax.stages import Factorize, FineTune, Tune
@@ -41,6 +42,9 @@ def test_killed_between_its_model_and_its_checkpoints(
         run(tiny, tmp_path / "broken")
     assert list((tmp_path / "broken").glob("**/tune*/*"))
     found = run(tiny, tmp_path / "broken")
+    logged = {row["stage"] for row in read_rows(tmp_path / "broken" / "logs" / "train.jsonl")}
+    assert logged == {"finetune", "tune", "tune-2"}
+    assert found["described"]["final"]["logs"] == "tune-2"
     assert list(found["stages"]) == ["dense", "factorized", "tuned", "final"]
     for name, x in load_file(tmp_path / "unbroken" / "model" / "model.safetensors").items():
         other = load_file(tmp_path / "broken" / "model" / "model.safetensors")[name]

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lpaf_jax.checkpoints import load_model
-from lpaf_jax.models import masks, parameters
+from lpaf_jax.models import masks, parameters, set_parameters
 from lpaf_jax.runs.pipeline import compress
 from lpaf_jax.stages import Context, Factorize, FineTune, MixedTune, Prune
 from lpaf_jax.stages.base import Place
@@ -32,14 +33,16 @@ def test_the_matrix_beside_the_factors(run: Path, mix_with: Any) -> None:
         Place(folders["pruned"], Prune()),
         Place(run / "model", Factorize()),
     )
-    context = Context(nothing, nothing, nothing, finished, nothing)
+    context = Context(nothing, nothing, nothing, finished, nothing, "tune")
     final = load_model(run / "model")
+    moved = jnp.full_like(parameters(final)[f"{PATH}.bias"], 0.25)  # as a solver or a tuning may
+    set_parameters(final, {f"{PATH}.bias": moved})
     mixed = MixedTune(mix_with=mix_with)._mixed_model(context, final)
     found, pruned = parameters(mixed), parameters(load_model(folders["pruned"]))
     whole = parameters(load_model(folders["dense"]))
     source = pruned if mix_with == "factorized" else whole
     np.testing.assert_array_equal(found[f"{PATH}.kernel"], source[f"{PATH}.kernel"])
-    np.testing.assert_array_equal(found[f"{PATH}.bias"], pruned[f"{PATH}.bias"])
+    np.testing.assert_array_equal(found[f"{PATH}.bias"], moved)
     np.testing.assert_array_equal(found[f"{PATH}.a"], parameters(final)[f"{PATH}.a"])
     pruned_away = [float(np.mean(np.asarray(mask) == 0)) for mask in masks(mixed).values()]
     assert (max(pruned_away, default=0) > 0) == (mix_with == "factorized")

@@ -34,7 +34,7 @@ def context(tiny: Tiny, run: Path) -> Context:
     nothing: Any = None
     finished = (Place(run / "stages" / "dense", FineTune()),)
     progress = Progress(run, quiet=True)
-    return Context(load_inputs(settings), settings.training, progress, finished, nothing)
+    return Context(load_inputs(settings), settings.training, progress, finished, nothing, "tune")
 
 
 def test_the_teacher_gives_the_labels_and_held_texts_stay_out(
