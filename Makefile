@@ -43,7 +43,7 @@ FAST_MALLOC := GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 \
 .PHONY: run test test-slow test-all lint bench clean torch-auto torch-yes torch-no
 
 run: $(BASE)
-	$(FAST_MALLOC) $(VENV)/bin/lpaf compress minilm --task rotten_tomatoes --params 0.5 \
+	$(FAST_MALLOC) $(VENV)/bin/lpaf compress minilm --task rotten_tomatoes --recipe lpaf-plus --params 0.25 \
 		--preset quick --out runs/quick
 
 test: $(DEV) torch-$(TORCH)
