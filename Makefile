@@ -1,4 +1,4 @@
-# make run    the whole job on real data, about ten minutes on two cores; report in runs/quick
+# make run    the whole job on real data, five to ten minutes on two cores; report in runs/quick
 # make test   install what the tests need and run all but the slow ones, under eight minutes
 # make test-slow, make test-all  run the slow tests, run every test
 # make lint   ruff and mypy
@@ -43,8 +43,8 @@ FAST_MALLOC := GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 \
 .PHONY: run test test-slow test-all lint bench clean torch-auto torch-yes torch-no
 
 run: $(BASE)
-	$(FAST_MALLOC) $(VENV)/bin/lpaf compress minilm --task rotten_tomatoes --recipe lpaf-plus --params 0.25 \
-		--preset quick --out runs/quick
+	$(FAST_MALLOC) $(VENV)/bin/lpaf compress minilm --task rotten_tomatoes --recipe lpaf-plus \
+		--params 0.25 --preset quick --out runs/quick
 
 test: $(DEV) torch-$(TORCH)
 	$(PYTEST) -m "not slow" $(ARGS)
