@@ -32,12 +32,6 @@ _PARAMS = arg(
 )
 
 
-_WHICH = {
-    True: "All compressible matrices",
-    False: "Compressible matrices, but for those that are worth their numbers whole,",
-}
-
-
 @dataclass(frozen=True)
 class Factorize(Stage):
     """Replace every compressible matrix by factors: an importance, a solver and a rank rule."""
@@ -125,11 +119,14 @@ class Factorize(Stage):
             if ranks[0] < ranks[-1]:
                 size = f"k from {ranks[0]} to {ranks[-1]}"
         label = f", {size}" if size else ""
+        alike = self.ranks == "uniform"
+        which = "All compressible matrices" if alike else "Compressible matrices"
+        whole = "" if alike else " Those that are worth all of their numbers stay whole."
         return Description(
             "Factorized",
             "Factorizing",
-            f"{_WHICH[bool(self.ranks == 'uniform')]} of m × n numbers are replaced by products of "
-            f"an m × k and a k × n matrix{label}, cut {weighed.summary} ({solver.summary}). "
+            f"{which} of m × n numbers are replaced by products of an m × k and a k × n matrix"
+            f"{label}, cut {weighed.summary} ({solver.summary}).{whole} "
             + (
                 "Nothing has been retrained yet, so the model is usually worse here, to be mended "
                 "in the next stage."
