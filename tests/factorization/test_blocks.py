@@ -215,6 +215,7 @@ def test_factors_have_the_dtype_of_the_file_and_figures_are_of_them(tmp_path: Pa
     assert outcome.perplexity["compressed"] == pytest.approx(perplexity(model), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_ranks_go_where_they_keep_most_within_the_budget(folder: Path, tmp_path: Path) -> None:
     outcome, _ = run(
         folder, tmp_path, Plan(params=0.6, ranks="loss", dense=lambda: dense_of(folder))

@@ -145,6 +145,7 @@ def test_truncation_at_the_ends_reaches_the_least_error(dtype: Any, problem: Pro
         np.testing.assert_allclose(train.dense(), problem.w, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_gradients_over_all_exponents(dtype: Any, problem: Problem) -> None:
     """Of a product of degree 1 in W they are the same at any scale, in the weights they go as 1/s.
 
@@ -237,6 +238,7 @@ def test_figures_of_spectra_over_all_exponents(dtype: Any, problem: Problem) -> 
     np.testing.assert_array_equal(energy_rank(both), [energy, energy])
 
 
+@pytest.mark.slow
 def test_weighted_error_over_all_exponents(dtype: Any, problem: Problem) -> None:
     w, i = problem.w, problem.importance
     a, b = w[:, :4], w[:4]

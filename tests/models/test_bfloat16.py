@@ -77,6 +77,7 @@ def test_backward_products_of_layers_are_narrow(case: Any, batch: Any) -> None:
     assert {v.aval.dtype.name for e in layers for v in e.invars} == {"bfloat16"}
 
 
+@pytest.mark.slow
 def test_gradients_are_float32_and_close(case: Any, batch: Any, jit: Any) -> None:
     model, draws = case
     params, fixed = parameters(model), masks(model)
@@ -99,6 +100,7 @@ def test_gradients_are_float32_and_close(case: Any, batch: Any, jit: Any) -> Non
             assert error <= 0.15 * np.linalg.norm(exact), path
 
 
+@pytest.mark.slow
 def test_sums_over_many_tokens_do_not_stand_still(model: Any, jit: Any) -> None:
     """All tokens share one row of the table of types and every bias."""
     rng, rows = np.random.default_rng(3), 256

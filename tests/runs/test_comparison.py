@@ -243,6 +243,7 @@ def test_the_command(
     assert "holds no run of lpaf" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_decoders_by_their_perplexity(tmp_path: Path) -> None:
     model = write_decoder(tmp_path / "gpt2", "gpt2")
     texts = [write_text(tmp_path / f"{i}.txt", 320, seed=i) for i in range(2)]

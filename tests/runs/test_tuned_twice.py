@@ -28,6 +28,7 @@ def run(tiny: Tiny, out: Path) -> dict[str, Any]:
     return compress(tiny.model, task=tiny.data, out=out, recipe=TWICE, **chosen)
 
 
+@pytest.mark.slow
 def test_killed_between_its_model_and_its_checkpoints(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return run(tmp_path_factory.mktemp("unbroken"))
 
 
+@pytest.mark.slow
 def test_two_processes_end_as_one_device_does(unbroken: list[Any], tmp_path: Path) -> None:
     one = job(tmp_path / "states", None)
     assert len(one["losses"]) == STEPS
@@ -103,6 +104,7 @@ def test_two_processes_end_as_one_device_does(unbroken: list[Any], tmp_path: Pat
     assert all(0.2 < x.mean() < 0.4 for x in masks)
 
 
+@pytest.mark.slow
 def test_no_process_holds_a_whole_large_array(unbroken: list[Any]) -> None:
     for found in unbroken:
         large = {name for name, x in found["state"].items() if x.size >= 256}
