@@ -1,6 +1,8 @@
 """Files that are either whole or absent: written beside their place, then renamed into it."""
 
+import fcntl
 import json
+import logging
 import math
 import os
 import re
@@ -167,3 +169,24 @@ def _cannot_write(path: Path, temporary: Path, error: Exception) -> LpafError:
         elsewhere = error.filename and not str(error.filename).startswith(str(temporary))
         reason = error.strerror + (f" ({error.filename})" if elsewhere else "")
     return LpafError(f"cannot write {path}: {reason}")
+
+
+def take_lock(opened: Any, folder: Path, what: str) -> None:
+    """Keep others out of `folder` until `opened` is closed.
+
+    Args:
+        opened: a file in it, or its descriptor.
+        folder: that of `--out`.
+        what: is at work there, in the words of the error.
+
+    Raises:
+        LpafError: another one is.
+    """
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise LpafError(
+            f"another {what} is at work in --out {folder}; wait for it, or name another folder"
+        ) from None
+    except OSError:  # a file system without locks
+        logging.getLogger("lpaf_jax").warning("%s cannot be locked", folder)

@@ -1,8 +1,6 @@
 """Several recipes on one model and data: an ordinary run for every cell, and what they come to."""
 
-import fcntl
 import gc
-import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lpaf_jax.core.errors import LpafError, SettingError, mended_by
-from lpaf_jax.core.files import read_json, write_json
+from lpaf_jax.core.files import read_json, take_lock, write_json
 from lpaf_jax.core.ranges import demand_choice
 from lpaf_jax.recipes import Recipe
 from lpaf_jax.runs.cells import Cell, about, command, place_of, plan
@@ -24,7 +22,6 @@ _READ = (
     *("training examples", "test examples", "weights"),
     *("calibration text", "held-out text"),
 )
-_LOG = logging.getLogger("lpaf_jax")
 
 
 def compare(
@@ -274,15 +271,7 @@ def _locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise LpafError(f"--out {folder} cannot be written: {error.strerror}") from None
     try:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LpafError(
-                f"another comparison is at work in --out {folder}; wait for it, or name another "
-                "folder"
-            ) from None
-        except OSError:  # a file system without locks
-            _LOG.warning("%s cannot be locked", folder)
+        take_lock(opened, folder, "comparison")
         yield
     finally:
         os.close(opened)

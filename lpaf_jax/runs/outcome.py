@@ -8,6 +8,7 @@ from typing import Any
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.files import atomic_write, write_json
 from lpaf_jax.core.processes import is_first
+from lpaf_jax.core.progress import Progress
 from lpaf_jax.recipes import logged_as
 from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import model_card, write_report
@@ -36,6 +37,17 @@ def finish(job: Run, metrics: dict[str, Any]) -> None:
         write_report(job.folder)
     # Last: a run killed before its metrics are written still needs its stages.
     job.tidy()
+
+
+def finished(job: Run, progress: Progress) -> dict[str, Any] | None:
+    """The metrics of an opened run that has nothing left to do, which is said; else None."""
+    metrics = job.finished()
+    if metrics is not None:
+        job.tidy()
+        if not (job.folder / "report.html").is_file():
+            write_report(job.folder)
+        progress.say(f"{job.folder} is finished; there is nothing left to do")
+    return metrics
 
 
 @contextmanager

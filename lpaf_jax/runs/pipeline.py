@@ -28,8 +28,8 @@ from lpaf_jax.linalg import rank_for_ratio
 from lpaf_jax.models import as_function, compressible, count_parameters, parameters
 from lpaf_jax.recipes import Recipe, logged_as
 from lpaf_jax.recipes.base import FINAL
-from lpaf_jax.report import model_card, result_text, write_report
-from lpaf_jax.runs.outcome import describe, finish, full_disk_explained
+from lpaf_jax.report import model_card, result_text
+from lpaf_jax.runs.outcome import describe, finish, finished, full_disk_explained
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings, as_json, check, make_settings
 from lpaf_jax.runs.texts import run_text
@@ -108,12 +108,8 @@ def run(settings: Settings) -> dict[str, Any]:
         stage.check_inputs(inputs)
     needs = _FOLDER_SIZE * inputs.weight_bytes
     with job.opened(fingerprint(inputs), needs), full_disk_explained(job), closing(progress):
-        metrics = job.finished()
+        metrics = finished(job, progress)
         if metrics is not None:
-            job.tidy()
-            if not (job.folder / "report.html").is_file():
-                write_report(job.folder)
-            progress.say(f"{job.folder} is finished; there is nothing left to do")
             return metrics
         progress.say(
             f"recipe {settings.method.name}: {settings.model} on {inputs.task.name} "

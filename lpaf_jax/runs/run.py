@@ -1,19 +1,25 @@
 """The folder of a run: whose it is, what is finished in it, what another run lends it."""
 
 import dataclasses
-import fcntl
 import json
-import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from lpaf_jax.checkpoints import check_saved
 from lpaf_jax.core.errors import LpafError, mended_by
-from lpaf_jax.core.files import atomic_dir, free_bytes, json_text, link, read_json, write_json
+from lpaf_jax.core.files import (
+    atomic_dir,
+    free_bytes,
+    json_text,
+    link,
+    read_json,
+    take_lock,
+    write_json,
+)
 from lpaf_jax.core.folders import stage_folder
 from lpaf_jax.core.processes import barrier, is_first, well_everywhere
 from lpaf_jax.core.progress import borrow_rows
@@ -37,7 +43,6 @@ _DEFAULTS = {f.name: f.default for f in fields(Options) if f.default is not MISS
 # delete. The metrics go first: without them a run is not finished.
 _FILES = ("metrics.json", "report.html", "analysis.json", "seconds.json", "logs/train.jsonl")
 _FOLDERS = ("model", "stages", "checkpoints")
-_LOG = logging.getLogger("lpaf_jax")
 _AGAIN = "give the same command again, which makes what is missing"
 
 
@@ -145,7 +150,7 @@ class Run:
         except OSError as error:
             raise LpafError(f"--out {self.folder} cannot be written: {error.strerror}") from None
         with closed(log), logging_to(log):
-            self._lock(log)
+            take_lock(log, self.folder, "process")
             with end_logged():
                 held = _settings_in(self.folder)
                 if held is not None and (self._replace or self._changed(held, fingerprint)):
@@ -231,17 +236,6 @@ class Run:
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         if self.settings.keep == "final":
             shutil.rmtree(self.folder / "stages", ignore_errors=True)
-
-    def _lock(self, log: TextIO) -> None:
-        try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LpafError(
-                f"another process is at work in --out {self.folder}; wait for it, or name "
-                "another folder"
-            ) from None
-        except OSError:  # a file system without locks
-            _LOG.warning("%s cannot be locked", self.folder)
 
     def _clear(self) -> None:
         try:

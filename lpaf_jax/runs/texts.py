@@ -22,8 +22,8 @@ from lpaf_jax.data import load_tokenizer
 from lpaf_jax.factorization.blocks import Cut
 from lpaf_jax.models.families import FAMILIES, family_name
 from lpaf_jax.recipes.base import FINAL
-from lpaf_jax.report import result_text, write_report
-from lpaf_jax.runs.outcome import describe, finish, full_disk_explained
+from lpaf_jax.report import result_text
+from lpaf_jax.runs.outcome import describe, finish, finished, full_disk_explained
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings, as_json
 from lpaf_jax.runs.text_decoder import Decoder
@@ -62,12 +62,8 @@ def run_text(settings: Settings) -> dict[str, Any]:
     if not (job.folder / "metrics.json").is_file():
         model.check(settings)  # before the folder is made
     with job.opened(mark, needs), full_disk_explained(job), closing(progress):
-        metrics = job.finished()
+        metrics = finished(job, progress)
         if metrics is not None:
-            job.tidy()
-            if not (job.folder / "report.html").is_file():
-                write_report(job.folder)
-            progress.say(f"{job.folder} is finished; there is nothing left to do")
             return metrics
         _announce(settings, model, calibration, progress)
         work = job.checkpoint("blocks")

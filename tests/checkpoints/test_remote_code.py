@@ -31,7 +31,6 @@ torch = pytest.importorskip("torch")
 READER = Path(__file__).with_name("torch_reader.py")
 TEXT = "A moving, unforgettable film."
 PAIR = ("Is it good?", TEXT)
-
 BERT = {"type_vocab_size": 2, "intermediate_size": 48, "num_hidden_layers": 2}
 DECODER = {"num_hidden_layers": 2, "num_key_value_heads": 2, "intermediate_size": 48}
 
