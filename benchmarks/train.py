@@ -13,7 +13,7 @@ and without. Rows that are compared with one another lie in one group, and those
 in one process, where they take turns; the processes of a group follow one another, in another
 order each round. A figure is the median over windows of ten steps, as many as there are between
 two updates of the pruning masks. `--table` prints what the JSON holds. What an LPAF run costs
-beside its fine-tuning is read from the finished run in `runs/quick` and computed from ms a step.
+beside its fine-tuning is read from a finished run of `lpaf` (`--run`) and computed from ms a step.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=2, help="of a row, length and round")
     parser.add_argument("--steps", type=int, default=10, help="of a window")
     parser.add_argument("--peak-tflops", type=float, help="of the device, for its utilisation")
-    parser.add_argument("--run", type=Path, default=Path("runs/quick"), help="a finished run")
+    parser.add_argument("--run", type=Path, default=Path("runs/lpaf"), help="a finished run")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "train.json")
     parser.add_argument("--table", action="store_true", help="print the results, measure nothing")
     args = parser.parse_args()
