@@ -11,7 +11,13 @@ from lpaf_jax.data.batches import (
 from lpaf_jax.data.examples import LESS_IS_BETTER, METRICS, Examples, Kind, Task
 from lpaf_jax.data.glue import GLUE
 from lpaf_jax.data.language import Packed, is_text, pack, split_text
-from lpaf_jax.data.metrics import classification_metrics, compare_paired, wilson_interval
+from lpaf_jax.data.metrics import (
+    classification_metrics,
+    compare_paired,
+    mean_kl,
+    sign_flip,
+    wilson_interval,
+)
 from lpaf_jax.data.scores import matthews_correlation, pearson, spearman, task_metrics
 from lpaf_jax.data.span_scores import exact_match, normalise_answer, span_metrics, token_f1
 from lpaf_jax.data.squad import SQUAD, Questions, read_squad
@@ -62,6 +68,7 @@ __all__ = [
     "load_task",
     "load_tokenizer",
     "matthews_correlation",
+    "mean_kl",
     "normalise_answer",
     "pack",
     "pearson",
@@ -69,6 +76,7 @@ __all__ = [
     "read_examples",
     "read_squad",
     "sample_blocks",
+    "sign_flip",
     "span_metrics",
     "spearman",
     "split_text",

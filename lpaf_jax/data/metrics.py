@@ -94,6 +94,49 @@ def compare_paired(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
     return {"dense_only": b, "final_only": c, "p": p}
 
 
+def mean_kl(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean of `KL(p‖q) = Σ_c p_c (log p_c − log q_c)` in nats, how far answers q are from p.
+
+    Args:
+        first, second: (n, classes), the logits of p and of q.
+    """
+    log_p, log_q = (_log_softmax(x.astype(np.float64)) for x in (first, second))
+    return float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=-1)))
+
+
+def _log_softmax(x: np.ndarray) -> np.ndarray:
+    shifted = x - x.max(-1, keepdims=True)
+    found: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return found
+
+
+def sign_flip(differences: np.ndarray) -> float:
+    """Probability that `|Σ ± |d_i||`, every sign a fair coin, is at least `|Σ d_i|`.
+
+    The exact test of whether paired differences are 0 in the mean. With d the difference of right
+    answers to each example, it is McNemar's test where each has one answer, and with those of
+    several seeds summed it takes the answers to one example for what they are: not independent.
+
+    Args:
+        differences: (n,) whole numbers.
+
+    Cost: O(s²) with s = Σ|d_i|, at worst.
+
+    References:
+        R. A. Fisher, The Design of Experiments, 1935, section 21.
+    """
+    sizes = np.abs(differences).astype(np.int64)
+    total, observed = int(sizes.sum()), abs(int(np.sum(differences)))
+    chance = np.ones(1)  # of Σ ± |d_i| = 2 i − total
+    for size in sizes[sizes > 0]:
+        spread = np.zeros(len(chance) + size)
+        spread[: len(chance)] += chance / 2
+        spread[size:] += chance / 2
+        chance = spread
+    sums = 2 * np.arange(len(chance)) - total
+    return float(min(1.0, chance[np.abs(sums) >= observed].sum()))
+
+
 def _class_metrics(actual: np.ndarray, predicted: np.ndarray) -> dict[str, float | int]:
     hit = int(np.sum(actual & predicted))
     n, n_predicted = int(np.sum(actual)), int(np.sum(predicted))

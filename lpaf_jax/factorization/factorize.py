@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.machine import one_blas_thread
+from lpaf_jax.factorization.measured import measured_spectra
 from lpaf_jax.factorization.spread import solve_each
 from lpaf_jax.importance import IMPORTANCES, TWO_SIDED, Subject, Weighting, measure
 from lpaf_jax.ranks import RANK_RULES, choose_ranks, loss_spectrum
@@ -56,17 +58,18 @@ def factorize(
         two_sided = weightings if chosen is TWO_SIDED else measure(TWO_SIDED, subject)
         _check_finite(subject.weights, two_sided)
         spectra = {path: loss_spectrum(w, two_sided[path]) for path, w in subject.weights.items()}
-    given = choose_ranks(
-        ranks, shapes, params=params, rank=rank, spectra=spectra, multiple_of=multiple_of
-    )
     _check_finite(subject.weights, weightings)
-    found = solve_all(
-        subject.weights,
-        weightings,
-        {path: k for path, k in given.items() if k is not None},
-        solver=solver,
-        ridge=ridge,
-    )
+
+    def solved(spectra: Mapping[str, np.ndarray]) -> dict[str, Solution]:
+        given = choose_ranks(
+            ranks, shapes, params=params, rank=rank, spectra=spectra, multiple_of=multiple_of
+        )
+        cut = {path: k for path, k in given.items() if k is not None}
+        return solve_all(subject.weights, weightings, cut, solver=solver, ridge=ridge)
+
+    found = solved(spectra)
+    if rule.measured:
+        found = solved(measured_spectra(subject, spectra, found))
     for path, solution in found.items():
         if not _finite(solution):
             raise LpafError(

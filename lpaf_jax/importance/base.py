@@ -44,6 +44,7 @@ class Subject(NamedTuple):
         batches: of the data, from the first one at each call; `batches(n)` gives n at most.
         loss: of outputs and batch, a mean over rows by weight; None where there is nothing to
             learn from.
+        divergence: of two outputs and batch, how far answers are apart; None where nothing says so.
     """
 
     model: nnx.Module
@@ -53,6 +54,7 @@ class Subject(NamedTuple):
     second_moments: Params
     batches: Callable[..., Iterable[Batch]]
     loss: Callable[[Array, Batch], Array] | None
+    divergence: Callable[[Array, Array, Batch], Array] | None = None
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,14 @@ class RankRule:
         choose: `(shapes, share, spectra, multiple_of) -> ranks`: the share of the numbers that may
             be kept, and the singular values in units of the loss where the rule needs them.
         needs_spectra: whether it does.
+        measured: whether those are scaled by what each cut alone does to a model's answers.
     """
 
     name: str
     summary: str
     choose: Callable[[Shapes, float, Mapping[str, np.ndarray], int], Ranks]
     needs_spectra: bool = False
+    measured: bool = False
 
 
 RANK_RULES: Registry[RankRule] = Registry("rank rule")

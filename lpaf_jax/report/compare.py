@@ -13,6 +13,7 @@ from lpaf_jax.core.files import atomic_write, read_json
 from lpaf_jax.report import facts
 from lpaf_jax.report.compare_facts import Found, Group, best, groups, measure, seeds, shown
 from lpaf_jax.report.compare_plots import figure_against_size
+from lpaf_jax.report.compare_tests import all_seeds, run_by_run
 from lpaf_jax.report.html import document
 from lpaf_jax.report.markup import Child, Html, details, el, figure, join, responsive, table
 from lpaf_jax.report.measures import meanings
@@ -44,7 +45,8 @@ def render(found: Found) -> str:
     parts: dict[str, tuple[str, Html | None]] = {
         "results": ("Results", _results(found)),
         "size": ("By size", _picture(found)),
-        "baseline": (f"Against {found['baseline']}", _tests(found)),
+        "pooled": ("Beyond chance?", all_seeds(found)),
+        "baseline": (f"Run by run against {found['baseline']}", run_by_run(found)),
         "costs": ("What each method costs", _costs(found)),
         "methods": ("The methods", _methods(found)),
         "words": ("Words used here", _words(found)),
@@ -141,11 +143,15 @@ def _result_rows(
     by = measure(found)
     tuned = any(row["before_tuning"] != row["final"] for row in found["rows"])
     kept = any(row["retained"] is not None for row in found["rows"])
+    held = any(row.get("validation") is not None for row in found["rows"])
+    diverges = any(row.get("divergence") is not None for row in found["rows"])
     interval = any(row["interval"] is not None for row in found["rows"])
     heads = ["Method", by.head]
     heads += ["Range"] if several else []
     heads += ["95 % interval"] if interval else []
     heads += ["Before tuning"] if tuned else []
+    heads += ["Validation"] if held else []
+    heads += ["Divergence"] if diverges else []
     heads += ["Of the dense model's"] if kept else []
     heads += ["All weights"]
     heads += ["Seeds"] if several else []
@@ -160,12 +166,18 @@ def _result_rows(
                 *([_range(by, low, high) if len(group.rows) > 1 else "–"] if several else []),
                 *(["–" if ends is None else _range(by, *ends)] if interval else []),
                 *([shown(by, group.mean("before_tuning"))] if tuned else []),
+                *([shown(by, group.mean("validation"))] if held else []),
+                *([_nats(group.mean("divergence"))] if diverges else []),
                 *(["–" if retained is None else facts.percent(retained)] if kept else []),
                 facts.percent(group.mean("total_params_ratio") or 0),
                 *([str(len(group.rows))] if several else []),
             ]
         )
     return heads, rows
+
+
+def _nats(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _range(by: Any, low: float, high: float) -> str:
@@ -182,57 +194,6 @@ def _picture(found: Found) -> Html:
         caption += f" Equal distances up are equal ratios of the {by.name}."
     both = (figure_against_size(found), figure_against_size(found, narrow=True))
     return figure(caption, responsive(*both))
-
-
-def _tests(found: Found) -> Html | None:
-    """Each run against the baseline's of the same size and seed, example by example."""
-    if not found["paired"]:
-        return None
-    base = found["baseline"]
-    by_key = {(r["recipe"], r["params"], r["seed"]): r for r in found["rows"]}
-    by = measure(found)
-    rows: list[list[Child]] = []
-    order = list(found["recipes"])
-
-    def place(test: Mapping[str, Any]) -> tuple[float, int, int]:
-        return -test["params"], order.index(test["recipe"]), test["seed"]
-
-    for test in sorted(found["paired"], key=place):
-        own, other = (by_key[n, test["params"], test["seed"]] for n in (test["recipe"], base))
-        ahead = by.better(own["final"], other["final"])
-        sign = "+" if ahead else "−" if own["final"] != other["final"] else ""
-        judged = "hardly" if test["p_adjusted"] < 0.05 else "may be"
-        gap = abs(own["final"] - other["final"])
-        rows.append(
-            [
-                f"{test['recipe']}, {100 * test['params']:g} %, seed {test['seed']}",
-                f"{sign}{gap:.3f}" if by.correlation else f"{sign}{100 * gap:.1f}",
-                str(test["recipe_only"]),
-                str(test["baseline_only"]),
-                _probability(test["p"]),
-                _probability(test["p_adjusted"]),
-                judged,
-            ]
-        )
-    heads = ["Run", f"{by.head}{'' if by.correlation else ', points'}"]
-    heads += ["Right alone", f"{base} alone", "p", "p of all", "Chance?"]
-    count = len(rows)
-    text = (
-        "Both models answer the same test examples. Those that only one of them has right are "
-        "counted, and p is the probability that fair coins in their place come down at least as "
-        "unevenly (McNemar's exact test). "
-    )
-    if count > 1:
-        text += (
-            f"Of {count} such tests some come out low by luck: “p of all” allows for that (Holm's "
-            "correction), and by it the last column judges, at 5 %. "
-        )
-    text += "Each test is about two trained models; other seeds are the table's other rows."
-    return join(el("p", text), table(heads, rows, class_="stack"))
-
-
-def _probability(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def _costs(found: Found) -> Html:
@@ -291,6 +252,21 @@ def _words(found: Found) -> Html:
         "The number that all draws of a run come from: the new head, the order of the examples, "
         "dropout. Runs of one seed start from the same fine-tuned model."
     )
+    if any(row.get("validation") is not None for row in found["rows"]):
+        meaning["Validation"] = (
+            "The same figure on the validation split, which a choice between methods should hang "
+            "on: of many figures on the test split the best is too good."
+        )
+    if any(row.get("divergence") is not None for row in found["rows"]):
+        meaning["Divergence"] = (
+            "How far the answers on the validation split are from those before compression: "
+            + (
+                "the mean Kullback-Leibler divergence of the probabilities, in nats."
+                if found["kind"] == "classification"
+                else "the mean squared difference."
+            )
+            + " It tells methods apart that have as many answers right."
+        )
     items = [el("div", el("dt", name), el("dd", text)) for name, text in meaning.items()]
     return el("dl", items, class_="columns")
 

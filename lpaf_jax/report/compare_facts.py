@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lpaf_jax.data.metrics import compare_paired
+from lpaf_jax.data.metrics import compare_paired, sign_flip
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.measures import MEASURES, Measure, primary
@@ -41,6 +41,7 @@ def gather(runs: Mapping[Key, tuple[Metrics, Metrics]], baseline: str) -> dict[s
         "test": first["data"].get("test"),
         "rows": [_row(*k, *run, _seconds(k, runs)) for k, run in runs.items()],
         "paired": _paired({k: metrics for k, (metrics, _) in runs.items()}, baseline),
+        "pooled": _pooled({k: metrics for k, (metrics, _) in runs.items()}, baseline),
         "versions": latest["versions"],
         "threads": first.get("latency_ms", {}).get("threads"),
         "finished": latest["finished"],
@@ -63,6 +64,8 @@ def _row(
         "dense": stages[first][key],
         "before_tuning": _before_tuning(metrics, key),
         "final": final[key],
+        "validation": metrics.get("validation", {}).get("final"),
+        "divergence": metrics.get("validation", {}).get("divergence"),
         "retained": metrics["retained"],
         "interval": final.get("interval95") if key == "accuracy" else None,
         "encoder_params_ratio": metrics["encoder_params_ratio"],
@@ -152,9 +155,41 @@ def _paired(runs: Mapping[Key, Metrics], baseline: str) -> list[dict[str, Any]]:
     return found
 
 
-def _right(metrics: Metrics) -> np.ndarray | None:
-    """Which test examples the final model has right."""
-    packed = metrics.get("right", {}).get("final")
+def _pooled(runs: Mapping[Key, Metrics], baseline: str) -> list[dict[str, Any]]:
+    """Each recipe at each size against the dense model and the baseline, all seeds together."""
+    groups: dict[tuple[str, float], list[int]] = {}
+    for recipe, params, seed in runs:
+        groups.setdefault((recipe, params), []).append(seed)
+    found = []
+    for (recipe, params), seeds in groups.items():
+        own = {seed: runs[recipe, params, seed] for seed in seeds}
+        others = {
+            seed: runs[baseline, params, seed]
+            for seed in seeds
+            if recipe != baseline and (baseline, params, seed) in runs
+        }
+        for against, end, beside in (("dense", "dense", own), (baseline, "final", others)):
+            pairs = [(_right(each, end), _right(own[seed])) for seed, each in beside.items()]
+            bits = [(a, b) for a, b in pairs if a is not None and b is not None]
+            if not bits or len({x.size for pair in bits for x in pair}) > 1:
+                continue
+            differences = sum(b.astype(int) - a for a, b in bits)
+            found.append(
+                {
+                    "recipe": recipe,
+                    "params": params,
+                    "against": against,
+                    "seeds": len(bits),
+                    "points": 100 * float(np.mean(differences)) / len(bits),
+                    "p": sign_flip(np.asarray(differences)),
+                }
+            )
+    return found
+
+
+def _right(metrics: Metrics, end: str = "final") -> np.ndarray | None:
+    """Which test examples the final model, or that of the other end, has right."""
+    packed = metrics.get("right", {}).get(end)
     if packed is None:
         return None
     bits = np.frombuffer(base64.b64decode(packed), np.uint8)
@@ -184,8 +219,8 @@ class Group(NamedTuple):
 
     def mean(self, name: str) -> float | None:
         """Mean over the seeds; None where one has no value."""
-        values = [row[name] for row in self.rows]
-        return None if None in values else fmean(values)
+        values = [value for row in self.rows if (value := row.get(name)) is not None]
+        return fmean(values) if len(values) == len(self.rows) else None
 
     @property
     def scores(self) -> list[float]:

@@ -5,7 +5,7 @@ import datetime
 import gc
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,6 @@ from lpaf_jax.tasks.inputs import (
     misplaced_note,
     repeats_note,
 )
-from lpaf_jax.tasks.kinds import EvalSet
 from lpaf_jax.train import Checkpoints, Stopwatch, predict
 
 _LOG = logging.getLogger("lpaf_jax")
@@ -189,7 +188,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
     names = [name for name, _ in job.settings.steps]
     first = names[0]
     models = {name: load_model(job.stage(name)) for name in names}
-    logits = _logits_of(models, inputs.test, progress)
+    logits, on_validation = _logits_of(models, inputs, (first, FINAL), progress)
     results = {name: inputs.test.score(found) for name, found in logits.items()}
     ends = {"dense": models[first], FINAL: models[FINAL]}
     stored = {name: count_parameters(parameters(model)) for name, model in ends.items()}
@@ -208,6 +207,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
         "about": job.settings.method.summary,
         "stages": results,
         "described": describe(job.settings, primary, ranks),
+        "validation": _validation(inputs, on_validation, first),
         **_paired(inputs, logits, first),
         "retained": None
         if primary in LESS_IS_BETTER
@@ -238,18 +238,24 @@ def ranks_of(model: nnx.Module) -> dict[str, int]:
 
 
 def _logits_of(
-    models: dict[str, nnx.Module], data: EvalSet, progress: Progress
-) -> dict[str, np.ndarray]:
-    """Logits of every model, reduced; models of one structure share what is compiled."""
+    models: dict[str, nnx.Module], inputs: Inputs, ends: Collection[str], progress: Progress
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Logits of every model, reduced, on the test split, and of the `ends` on validation.
+
+    Models of one structure share what is compiled.
+    """
     compiled: dict[frozenset[tuple[str, tuple[int, ...]]], Any] = {}
-    found = {}
+    found, held = {}, {}
+    data = inputs.test
     for name, model in models.items():
         params = parameters(model)
         structure = frozenset((path, x.shape) for path, x in params.items())
         forward = compiled.setdefault(structure, jax.jit(data.judging(as_function(model))))
         on_batch = partial(progress.batch, f"{name} model on the test split")
         found[name] = predict(forward, params, data, _EVALUATION_BATCH, on_batch)
-    return found
+        if name in ends:
+            held[name] = predict(forward, params, inputs.validation, _EVALUATION_BATCH)
+    return found, held
 
 
 def do_step(job: Run, inputs: Inputs, progress: Progress, name: str) -> None:
@@ -339,6 +345,18 @@ def _nature(inputs: Inputs) -> dict[str, Any]:
         "family": inputs.family,
         "metrics": list(inputs.spec.metrics),
     }
+
+
+def _validation(inputs: Inputs, logits: dict[str, np.ndarray], first: str) -> dict[str, Any]:
+    """What a choice between recipes may hang on: the test split is there to be looked at once.
+
+    `divergence` is how far the final model's answers are from the dense one's, a finer measure than
+    how many of them are right.
+    """
+    held, primary = inputs.validation, inputs.spec.metrics[0]
+    ends = {"dense": logits[first], FINAL: logits[FINAL]}
+    found: dict[str, Any] = {name: held.score(each)[primary] for name, each in ends.items()}
+    return found | {"divergence": held.divergence and held.divergence(*ends.values())}
 
 
 def _paired(inputs: Inputs, logits: dict[str, np.ndarray], first: str) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from lpaf_jax.checkpoints import DecoderOnDisk, load_model
 from lpaf_jax.checkpoints.checkpoint import saved_config, write_beside
 from lpaf_jax.checkpoints.names import file_name
 from lpaf_jax.checkpoints.tensors import ShardWriter, share_weights
-from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.files import atomic_dir
 from lpaf_jax.data import Tokenizer, sample_blocks, text_tokens, text_windows
 from lpaf_jax.factorization.blocks import Plan, Store, compress_decoder
 from lpaf_jax.factors import LOW_RANK
 from lpaf_jax.importance import Subject
 from lpaf_jax.models import compressible, parameters
+from lpaf_jax.ranks import RANK_RULES
 from lpaf_jax.runs.settings import Settings
 from lpaf_jax.runs.text_models import COLUMN, Result, TextModel
 from lpaf_jax.train import LANGUAGE
@@ -36,6 +37,13 @@ class Decoder(TextModel):
         self.unread_bytes = self._source.unread_bytes
 
     def check(self, settings: Settings) -> None:
+        ranks = settings.factorize.ranks
+        if RANK_RULES[ranks].measured:
+            raise SettingError(
+                ("ranks",),
+                f"{ranks!r} needs the answers of the whole model, which is cut block by block "
+                "here: take loss, or give --task with a text",
+            )
         self._source.check_finite()
 
     def read(self, settings: Settings, tokenizer: Tokenizer, length: int) -> tuple[Any, Any]:

@@ -162,4 +162,5 @@ def _subject(model: "nnx.Module", context: Context, batches: int) -> "Subject":
         second_moments=left.squares,
         batches=first_batches,
         loss=inputs.kind.objective.loss,
+        divergence=inputs.kind.objective.divergence,
     )

@@ -17,6 +17,7 @@ from lpaf_jax.data import (
     encode,
     encode_questions,
     find_answers,
+    mean_kl,
     pack,
     perplexity,
     span_metrics,
@@ -109,12 +110,15 @@ class EvalSet(Encoded):
         reduce: from the logits of a batch, and the batch, to what `score` takes in their place:
             those of a vocabulary cannot be kept for all examples.
         left_out: tokens of a text that fill no window.
+        divergence: from the logits of two models to how far the answers of the second are from
+            those of the first; None where they are not kept.
     """
 
     score: Callable[[np.ndarray], dict[str, Any]]
     right: Callable[[np.ndarray], np.ndarray] | None
     reduce: Callable[[Array, Batch], Array] | None = None
     left_out: int = 0
+    divergence: Callable[[np.ndarray, np.ndarray], float] | None = None
 
     def judging(self, forward: Forward) -> Forward:
         """`forward` with `reduce` after it, to be compiled as one: what `predict` is to call."""
@@ -150,6 +154,7 @@ def _classes(tokenizer: Tokenizer, examples: Examples, spec: TaskSpec) -> EvalSe
             spec.metrics, encoded.labels, logits.argmax(-1), spec.label_names
         ),
         right=lambda logits: logits.argmax(-1) == encoded.labels,
+        divergence=mean_kl,
     )
 
 
@@ -159,6 +164,7 @@ def _values(tokenizer: Tokenizer, examples: Examples, spec: TaskSpec) -> EvalSet
         **vars(encoded),
         score=lambda values: task_metrics(spec.metrics, encoded.labels, values[:, 0], []),
         right=None,
+        divergence=lambda first, second: float(np.mean(np.square(first - second))),
     )
 
 

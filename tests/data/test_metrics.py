@@ -1,10 +1,18 @@
 import json
+from itertools import product
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.special import softmax
+from scipy.stats import binomtest, entropy
 
-from lpaf_jax.data import classification_metrics, compare_paired, wilson_interval
+from lpaf_jax.data import (
+    classification_metrics,
+    compare_paired,
+    mean_kl,
+    sign_flip,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +66,28 @@ def test_mcnemar_is_the_binomial_test_of_those_that_differ(b, c):
     assert (found["dense_only"], found["final_only"]) == (b, c)
     expected = binomtest(b, b + c).pvalue if b + c else 1.0
     assert found["p"] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("differences", [[3, -1, 2, 0, -2, 1], [1, 1, 1], [0, 0], [-3, 2, 2, -1]])
+def test_sign_flips_are_those_of_all_signs(differences: list[int]) -> None:
+    sums = [
+        abs(sum(sign * d for sign, d in zip(signs, differences, strict=True)))
+        for signs in product((1, -1), repeat=len(differences))
+    ]
+    expected = np.mean([s >= abs(sum(differences)) for s in sums])
+    assert sign_flip(np.array(differences)) == pytest.approx(expected)
+
+
+def test_sign_flips_of_one_answer_each_are_mcnemars_test() -> None:
+    rng = np.random.default_rng(3)
+    first, second = rng.random(1500) < 0.8, rng.random(1500) < 0.77
+    expected = compare_paired(first, second)["p"]
+    assert sign_flip(second.astype(int) - first) == pytest.approx(expected)
+
+
+def test_mean_kl_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 7, 3)) * 20 + 500
+    p, q = (np.asarray(softmax(x, axis=-1)) for x in (first, second))
+    assert mean_kl(first, second) == pytest.approx(np.mean(entropy(p, q, axis=-1)))
+    assert mean_kl(first, first) == 0

@@ -31,6 +31,8 @@ def row(recipe: str, params: float, seed: int) -> dict[str, Any]:
         "dense": 0.84,
         "before_tuning": 0.62,
         "final": right / N,
+        "validation": right / N - 0.01,
+        "divergence": 0.0123,
         "retained": right / N / 0.84,
         "interval": list(wilson_interval(right, N)),
         "encoder_params_ratio": params * 0.98,
@@ -74,6 +76,10 @@ def synthetic(**changes: Any) -> dict[str, Any]:
         "test": N,
         "rows": rows,
         "paired": tests,
+        "pooled": [
+            {"recipe": "lpaf", "params": 0.5, "against": "dense"}
+            | {"seeds": 2, "points": -0.75, "p": 0.2}
+        ],
         "failed": [],
         "missing": 0,
         "versions": {"python": "3.12.0", "jax": "0.8.0"},
@@ -98,6 +104,7 @@ def perplexities() -> dict[str, Any]:
         rows=rows,
         recipes=told,
         paired=[],
+        pooled=[],
         metric="perplexity",
         kind="language",
         task=None,
@@ -121,7 +128,8 @@ def test_the_page_says_what_came_out() -> None:
     )
     assert "4 methods to compress MiniLM on Rotten Tomatoes, in 24 runs." in page.text
     assert "Minimise ‖W − AB‖ by fwsvd. Somebody, 2024." in page.text
-    for name in ("Results", "By size", "Against svd-ft", "What each method costs", "The methods"):
+    parts = ("Results", "By size", "Beyond chance?", "Run by run against svd-ft", "The methods")
+    for name in (*parts, "What each method costs", "Validation", "Divergence", "0.0123", "−0.75"):
         assert name in page.text
     assert "One seed" not in page.text
 
@@ -189,7 +197,8 @@ def test_probabilities_adjusted_for_their_number() -> None:
 def run_of(right: np.ndarray, seconds: dict[str, float]) -> tuple[Any, Any]:
     metrics = synthetic_metrics()
     metrics["stages"]["final"] |= {"n": right.size}
-    metrics["right"] = {"final": base64.b64encode(np.packbits(right).tobytes()).decode()}
+    packed = base64.b64encode(np.packbits(right).tobytes()).decode()
+    metrics["right"] = {"dense": packed, "final": packed}
     metrics["seconds"] = {**seconds, "total": sum(seconds.values())}
     told = {"dense": (False, "finetune"), "pruned": (False, "prune")}
     told |= {"factorized": (True, None), "final": (True, "tune")}
@@ -216,3 +225,9 @@ def test_rows_of_runs() -> None:
     [test] = found["paired"]  # seed 1 has nothing to be paired with
     assert (test["recipe_only"], test["baseline_only"]) == (10, 0)
     assert test["p"] == test["p_adjusted"] == pytest.approx(2 / 2**10)
+    pooled = {(t["recipe"], t["against"]): t for t in found["pooled"]}
+    assert list(pooled) == [("svd-ft", "dense"), ("lpaf", "dense"), ("lpaf", "svd-ft")]
+    against = pooled["lpaf", "svd-ft"]
+    assert (against["seeds"], against["points"]) == (1, pytest.approx(10))
+    assert against["p"] == pytest.approx(test["p"])
+    assert pooled["lpaf", "dense"]["seeds"] == 2
