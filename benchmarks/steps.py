@@ -1,0 +1,210 @@
+"""What each step of LPAF is worth, one question at a time: validation chooses, test is read once.
+
+    python benchmarks/steps.py --list                # the questions, and how many cells each has
+    python benchmarks/steps.py ridge ranks           # some of them
+    python benchmarks/steps.py                       # all, some hours on two cores
+
+Every question is a call of `lpaf compare` with recipes of its own. All share one folder, and in it
+one fine-tuned model and each pruned one, and go on where they were if they are killed. `--show`
+prints what is there. Step 2 is asked before any tuning, where nothing else makes up for a cut.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from provenance import provenance
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lpaf_jax.core.files import read_json, write_json
+from lpaf_jax.importance import Importance, Subject, Weighting, gradient_moments
+from lpaf_jax.importance.base import register_importance
+from lpaf_jax.importance.gradients import shrunk
+from lpaf_jax.models.functional import Batch, as_function, parameters
+from lpaf_jax.recipes import Recipe
+from lpaf_jax.runs.comparison import compare
+from lpaf_jax.stages import Factorize, FineTune, MixedTune, Prune, Stage, Tune
+
+RESULTS = Path(__file__).parent / "results" / "steps.json"
+HALF = Prune(kept=0.5)
+BEST = Factorize(importance="two-sided", solver="metric", ranks="loss")
+PLAIN = Factorize(importance="none", solver="plain", ranks="uniform")
+PAPER = Factorize()
+
+
+class Question(NamedTuple):
+    """Recipes that differ in one thing, and the sizes at which they are tried."""
+
+    about: str
+    recipes: list[Recipe]
+    params: tuple[float, ...]
+
+
+def two_sided(name: str, inputs: float, gradients: float, own_labels: bool = False) -> str:
+    """Register the two-sided metric with other shares of its mean diagonal mixed in."""
+
+    def right(subject: Subject) -> dict[str, Weighting]:
+        assert subject.loss is not None
+        paths = [path.removesuffix(".kernel") for path in subject.weights]
+        batches = answered(subject) if own_labels else subject.batches()
+        found = gradient_moments(subject.model, batches, subject.loss, paths)
+        return {f"{p}.kernel": Weighting(right=shrunk(m, gradients)) for p, m in found.items()}
+
+    def left(weighting: Weighting, moment: Any) -> Weighting:
+        return weighting._replace(left=shrunk(moment.second, inputs))
+
+    needs: Any = frozenset({"loss", "inputs"})
+    sides: Any = frozenset({"left", "right"})
+    return register_importance(Importance(name, "by both sides", sides, needs, right, left)).name
+
+
+def answered(subject: Subject) -> Iterable[Batch]:
+    """The batches with labels drawn from the model's own answers: those of the true Fisher."""
+    forward, params = jax.jit(as_function(subject.model)), parameters(subject.model)
+    for i, batch in enumerate(subject.batches()):
+        drawn = jax.random.categorical(jax.random.key(i), forward(params, {}, batch))
+        yield {**batch, "labels": np.asarray(drawn)}
+
+
+def recipe(*stages: Stage, name: str) -> Recipe:
+    return Recipe(FineTune(), *stages, name=name)
+
+
+def on_both(cut: Factorize, name: str) -> list[Recipe]:
+    """A cut of the fine-tuned and of the pruned model."""
+    return [recipe(cut, name=name), recipe(HALF, cut, name=f"{name}, pruned")]
+
+
+def ridge() -> Question:
+    fisher = Factorize(importance="fisher", solver="elementwise")
+    adam = Factorize(importance="adam", solver="elementwise")
+    found = []
+    for value in (0.0, 0.03, 0.3, 3.0):
+        with_it = dataclasses.replace
+        found.append(recipe(with_it(fisher, ridge=value), name=f"fisher, exact, ridge {value:g}"))
+        name = f"adam, exact, pruned, ridge {value:g}"
+        found.append(recipe(HALF, with_it(adam, ridge=value), name=name))
+    return Question("the ridge of the exact element-wise solver", found, (0.25, 0.16))
+
+
+def ranks() -> Question:
+    found = []
+    for rule in ("uniform", "loss", "measured"):
+        found += on_both(dataclasses.replace(BEST, ranks=rule), f"two-sided, {rule}")
+    sizes = (0.25, 0.16, 0.1, 0.06, 0.04)
+    return Question(
+        "who gets which rank: none, the loss, or what one cut was seen to do", found, sizes
+    )
+
+
+def moments() -> Question:
+    found = [recipe(BEST, name="two-sided, loss")]
+    for inputs, gradients in ((0.0, 0.01), (0.02, 0.01), (0.02, 0.5), (0.2, 0.1)):
+        name = two_sided(f"two-sided-{inputs:g}-{gradients:g}", inputs, gradients)
+        found.append(recipe(dataclasses.replace(BEST, importance=name), name=name))
+    for count in (10, 160):
+        cut = dataclasses.replace(BEST, moment_batches=count)
+        found.append(recipe(cut, name=f"two-sided, {count} batches"))
+    name = two_sided("two-sided-own-labels", 0.02, 0.1, own_labels=True)
+    found.append(recipe(dataclasses.replace(BEST, importance=name), name=name))
+    return Question("shrinkage, number of batches and labels of the moments", found, (0.16, 0.06))
+
+
+def pruning() -> Question:
+    found = [recipe(BEST, name="two-sided, loss"), recipe(PLAIN, name="svd")]
+    for criterion in ("sensitivity", "first-order", "magnitude"):
+        for kept in (0.5, 0.3, 0.1):
+            step: Any = {"criterion": criterion, "kept": kept, "prune_epochs": 3.0}
+            prune = Prune(prune_from="pretrained", **step)
+            name = f"{criterion} to {100 * kept:g} %"
+            found.append(recipe(prune, BEST, name=f"{name}, two-sided, loss"))
+            found.append(recipe(prune, PLAIN, name=f"{name}, svd"))
+    return Question("pruning while fine-tuning: which criterion, how far", found, (0.16, 0.06))
+
+
+def tuning() -> Question:
+    kinds: dict[str, Tune] = {
+        "mixed": MixedTune(tune_epochs=5.0),
+        "mixed with the fine-tuned": MixedTune(tune_epochs=5.0, mix_with="finetuned"),
+        "mixed, not held together": MixedTune(tune_epochs=5.0, consistency=0.0),
+        "two passes": MixedTune(tune_epochs=5.0, p_init=0.0),
+        "two passes, not held together": MixedTune(tune_epochs=5.0, p_init=0.0, consistency=0.0),
+        "mixed, lr 5e-5": MixedTune(tune_epochs=5.0, tune_lr=5e-5),
+        "two passes, lr 5e-5": MixedTune(tune_epochs=5.0, p_init=0.0, tune_lr=5e-5),
+        "mixed, teacher": MixedTune(tune_epochs=5.0, distil=1.0, temperature=2.0),
+        "two passes, teacher": MixedTune(tune_epochs=5.0, p_init=0.0, distil=1.0, temperature=2.0),
+    }
+    found = []
+    for name, stage in kinds.items():
+        found.append(recipe(HALF, PAPER, stage, name=f"lpaf's cut, {name}"))
+        found.append(recipe(HALF, BEST, stage, name=f"two-sided, {name}"))
+    return Question("mixed-rank tuning against as many steps and passes without", found, (0.16,))
+
+
+QUESTIONS: dict[str, Callable[[], Question]] = {
+    "ranks": ranks,
+    "moments": moments,
+    "ridge": ridge,
+    "pruning": pruning,
+    "tuning": tuning,
+}
+
+
+def show(name: str, question: Question, rows: list[dict[str, Any]]) -> None:
+    """What is there of a question, best validation first."""
+    console = Console(highlight=False, markup=False, emoji=False, width=100)
+    names = {each.name for each in question.recipes}
+    for share in question.params:
+        of = [r for r in rows if r["recipe"] in names and r["params"] == share]
+        if not of:
+            continue
+        table = Table(box=box.SIMPLE_HEAD, title=f"{name}: {question.about}, {100 * share:g} %")
+        for head in ("recipe", "before tuning", "final", "validation", "divergence"):
+            table.add_column(head, justify="left" if head == "recipe" else "right")
+        for row in sorted(of, key=lambda r: -r["validation"]):
+            figures = (f"{100 * row[key]:.2f}" for key in ("before_tuning", "final", "validation"))
+            table.add_row(row["recipe"], *figures, f"{row['divergence']:.4f}")
+        console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(QUESTIONS))
+    parser.add_argument("--list", action="store_true", help="say what there is, run nothing")
+    parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/steps"))
+    args = parser.parse_args()
+    if unknown := set(args.questions) - QUESTIONS.keys():
+        parser.error(f"no question {', '.join(unknown)}: there are {', '.join(QUESTIONS)}")
+    asked = {name: QUESTIONS[name]() for name in args.questions or QUESTIONS}
+    for name, question in asked.items():
+        if args.list:
+            print(
+                f"{name}: {question.about} ({len(question.recipes) * len(question.params)} cells)"
+            )
+            continue
+        if not args.show:
+            compare(
+                "minilm",
+                task="rotten_tomatoes",
+                out=args.work,
+                recipes=question.recipes,
+                params=question.params,
+                seeds=args.seeds,
+                preset="quick",
+                keep="all",
+            )
+            write_json(RESULTS, read_json(args.work / "compare.json") | provenance())
+        rows = read_json((args.work / "compare.json") if not args.show else RESULTS)["rows"]
+        show(name, question, rows)
+
+
+if __name__ == "__main__":
+    main()
