@@ -8,6 +8,7 @@ compressing a model is nothing but putting another layer in its place. Those of 
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,10 +45,13 @@ class MixedLinear(nnx.Module):
     Only the branch that was drawn is computed, forward and backward: `2mn` or `2k(m + n)` FLOP a
     token. Gradients reach W, A and B, and are 0 in the branch that was not drawn. `mask` is None
     where W was never pruned.
+
+    W is held as M ∘ W. Its gradient is 0 where M is, so that with an optimiser that leaves a weight
+    of 0 alone it stays so, and no pass has to apply M again.
     """
 
     def __init__(self, kernel: Array, mask: Array | None, factors: LowRank, bias: Array | None):
-        self.kernel = nnx.Param(kernel)
+        self.kernel = nnx.Param(kernel if mask is None else jnp.where(mask, kernel, 0))
         self.mask = None if mask is None else Mask(mask)
         self.a = nnx.Param(factors.a)
         self.b = nnx.Param(factors.b)
@@ -55,33 +59,35 @@ class MixedLinear(nnx.Module):
         self.draw = Draw(jnp.zeros(()))
 
     def __call__(self, x: Array) -> Array:
-        dense = self.kernel[...]
-        if self.mask is not None:
-            dense = jnp.where(self.mask[...], dense, 0.0)
-        branches = dense, self.a[...], self.b[...]
+        mask = None if self.mask is None else self.mask[...]
+        branches = self.kernel[...], mask, self.a[...], self.b[...]
         return by_rows(x, lambda rows: plus(_drawn(self.draw[...], rows, *branches), self.bias))
 
 
 @jax.custom_vjp
-def _drawn(z: Array, x: Array, w: Array, a: Array, b: Array) -> Array:
-    """`x @ w` where `z` is 1 and `(x @ a) @ b` where it is 0.
+def _drawn(z: Array, x: Array, w: Array, mask: Array | None, a: Array, b: Array) -> Array:
+    """`x @ w` where `z` is 1 and `(x @ a) @ b` where it is 0; the gradient of w is masked.
 
     The derivative is written out: left to JAX, a choice keeps what both branches would need.
     """
     return jax.lax.cond(z > 0, lambda: x @ w, lambda: (x @ a) @ b)
 
 
-def _drawn_backward(given: tuple[Array, ...], g: Array) -> tuple[Array, ...]:
-    z, x, w, a, b = given
+def _drawn_backward(given: tuple[Any, ...], g: Array) -> tuple[Array | None, ...]:
+    z, x, w, mask, a, b = given
 
     def dense() -> tuple[Array, ...]:
-        return g @ w.T, x.T @ g, jnp.zeros_like(a), jnp.zeros_like(b)
+        to_w = x.T @ g
+        if mask is not None:
+            to_w = jnp.where(mask, to_w, 0)
+        return g @ w.T, to_w, jnp.zeros_like(a), jnp.zeros_like(b)
 
     def low_rank() -> tuple[Array, ...]:
         inner = g @ b.T
         return inner @ a.T, jnp.zeros_like(w), x.T @ inner, (x @ a).T @ g
 
-    return jnp.zeros_like(z), *jax.lax.cond(z > 0, dense, low_rank)
+    to_x, to_w, to_a, to_b = jax.lax.cond(z > 0, dense, low_rank)
+    return jnp.zeros_like(z), to_x, to_w, None, to_a, to_b
 
 
 _drawn.defvjp(lambda *given: (_drawn(*given), given), _drawn_backward)
