@@ -50,6 +50,7 @@ TITLES = {
     "16/fine-tune": "fine-tune, factors of 16 %",
     "25/two-pass": "two passes, factors of 25 % (tuning, once p is 0)",
     "25/mixed": f"mixed-rank, 25 %, p = {DRAW}",
+    "25/mixed-batched": f"mixed-rank, 25 %, p = {DRAW}, both passes as one batch",
     "25/mixed-at-0": "mixed-rank, 25 %, p = 0, the dense weights still there",
 }
 

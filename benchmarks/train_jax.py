@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from train_common import DRAW, KEPT, TOTAL_STEPS, Job, random_batch, read_job, take_turns
 
 from lpaf_jax.checkpoints import load_model
@@ -30,13 +31,16 @@ from lpaf_jax.models import (
     mixed_paths,
     parameters,
 )
-from lpaf_jax.models.functional import Params
+from lpaf_jax.models.functional import Batch, Forward, Params
 from lpaf_jax.runs.settings import make_settings
 from lpaf_jax.solvers import Solution
 from lpaf_jax.stages.trainer import optimizer_of
 from lpaf_jax.train import (
+    CLASSIFICATION,
     Checkpoints,
+    Keys,
     Loop,
+    Loss,
     TrainState,
     cubic_sparsity,
     dual_loss,
@@ -48,8 +52,11 @@ from lpaf_jax.train import (
 )
 from lpaf_jax.train.steps import Step
 
-KINDS = {"dense": ["fine-tune", "prune"], "25": ["fine-tune", "two-pass", "mixed", "mixed-at-0"]}
-DRAWS = {"two-pass": 0.0, "mixed": DRAW, "mixed-at-0": 0.0}
+KINDS = {
+    "dense": ["fine-tune", "prune"],
+    "25": ["fine-tune", "two-pass", "mixed", "mixed-batched", "mixed-at-0"],
+}
+DRAWS = {"two-pass": 0.0, "mixed": DRAW, "mixed-batched": DRAW, "mixed-at-0": 0.0}
 MASK_EVERY = 10
 _LOOP_STEPS, _LOOP_REPEATS = 300, 3
 
@@ -130,13 +137,31 @@ def row_of(kind: str, job: Job) -> Row:
         )
     forward = as_function(model, dtype=None if job.dtype == "float32" else jnp.dtype(job.dtype))
     loss = task_loss(forward)
-    if kind in DRAWS:
+    if kind == "mixed-batched":
+        loss = batched_loss(forward, len(mixed_paths(model)), settings.value("consistency"))
+    elif kind in DRAWS:
         layers = len(mixed_paths(model))
         loss = dual_loss(
             forward, lambda _: jnp.float32(DRAWS[kind]), layers, settings.value("consistency")
         )
     state = initial_state(parameters(model), optimizer)
     return Row(make_step(loss, optimizer), state, masks(model))
+
+
+def batched_loss(forward: Forward, layers: int, consistency: float) -> Loss:
+    """As `dual_loss`, with the passes as one batch: both branches of a layer are computed."""
+
+    def loss(
+        params: Params, fixed: Params, batch: Batch, keys: Keys, step: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        draws = jax.random.bernoulli(keys.shared, DRAW, (2, layers)).astype(jnp.float32)
+        pair = jax.random.split(keys.own, 2)
+        both = jax.vmap(lambda z, key: forward(params, fixed, batch, key, z))(draws, pair)
+        task = 0.5 * (CLASSIFICATION.loss(both[0], batch) + CLASSIFICATION.loss(both[1], batch))
+        gap = CLASSIFICATION.divergence(both[0], both[1], batch)
+        return task + consistency * gap, {"task_loss": task}
+
+    return loss
 
 
 def random_factors(params: Params, rank: int) -> dict[str, LowRank]:
