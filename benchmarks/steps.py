@@ -154,16 +154,32 @@ def tuning() -> Question:
     return Question("mixed-rank tuning against as many steps and passes without", found, (0.16,))
 
 
-def plus() -> Question:
+def taught(**changes: Any) -> Tune:
+    """Tuning by the dense model's answers and hidden states."""
+    return dataclasses.replace(Tune(distil=1.0, distil_hidden=1.0, temperature=2.0), **changes)
+
+
+def others(count: int) -> dict[str, Any]:
+    """So many texts beside the task's own."""
     if not TEXTS.is_file():
         raise SystemExit(f"{TEXTS} is missing: python benchmarks/sentences.py makes it")
-    usual = Tune(
-        distil=1.0,
-        distil_hidden=1.0,
-        temperature=2.0,
-        transfer=TEXTS,
-        transfer_samples=20_000,
-    )
+    return {"transfer": TEXTS, "transfer_samples": count}
+
+
+def texts() -> Question:
+    kinds = {
+        "plus, no transfer": taught(tune_epochs=2.61),
+        "own texts, 6 epochs": taught(tune_epochs=6.0),
+        "own texts, 6 epochs, lr 1e-4": taught(tune_epochs=6.0, tune_lr=1e-4),
+        # As many steps as the six epochs of 6,000 texts.
+        "as many others, lr 1e-4": taught(tune_epochs=3.0, tune_lr=1e-4, **others(6_000)),
+    }
+    found = [recipe(HALF, BEST, tune, name=name) for name, tune in kinds.items()]
+    return Question("the task's own texts or others beside them", found, (0.1, 0.04))
+
+
+def plus() -> Question:
+    usual = taught(**others(20_000))
     variants = {
         "answers alone": dataclasses.replace(usual, distil_hidden=0.0),
         "lr 1e-4": dataclasses.replace(usual, tune_lr=1e-4),
@@ -192,6 +208,7 @@ QUESTIONS: dict[str, Callable[[], Question]] = {
     "figure-3": figure_three,
     "tuning": tuning,
     "plus": plus,
+    "texts": texts,
 }
 
 
