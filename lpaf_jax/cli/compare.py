@@ -57,6 +57,10 @@ class Compare:
     """Epochs of fine-tuning, in all recipes that have it."""
     tune_epochs: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_OWN)] = None
     """Epochs after the factorization, in all recipes that tune; 0 leaves it out."""
+    transfer: Annotated[Path | None, _FILE] = None
+    """Texts without labels that the dense model answers, in all recipes that tune."""
+    transfer_samples: Annotated[int | None, _INT] = None
+    """So many of them at most, as for compress."""
     batch: int = 32
     """Examples a step."""
     dtype: Literal["float32", "bfloat16"] = "float32"

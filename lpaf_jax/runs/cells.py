@@ -102,7 +102,11 @@ def about(cells: list[Cell], chosen: Mapping[str, Any]) -> dict[str, Any]:
     values, options = as_json(settings), {f.name for f in fields(Options)}
     common = {n: values[n] for n in values if n in options - _APART}
     common |= {"preset": settings.preset}
-    common |= {n: chosen[n] for n in chosen if n not in options}
+    common |= {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in chosen.items()
+        if name not in options
+    }
     described = {}
     for cell in cells:
         trained = cell.settings.trained

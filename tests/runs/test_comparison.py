@@ -11,7 +11,7 @@ from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.files import read_json
 from lpaf_jax.recipes import Recipe, make_recipe
 from lpaf_jax.runs import pipeline
-from lpaf_jax.runs.cells import plan
+from lpaf_jax.runs.cells import about, command, plan
 from lpaf_jax.runs.comparison import compare
 from lpaf_jax.stages import Factorize, FineTune
 from tests.tiny import Tiny
@@ -68,7 +68,20 @@ def test_every_cell_is_an_ordinary_run_beside_the_others(compared: Path) -> None
         assert row["before_tuning"] == metrics["stages"][before]["accuracy"]
         assert row["latency"]["batch"] == 32
         assert row["bytes"] < row["bytes_dense"]
+        assert row["validation"] == metrics["validation"]["final"]
+        assert row["divergence"] == metrics["validation"]["divergence"] > 0
+    pooled = [(t["recipe"], t["against"], t["seeds"]) for t in found["pooled"]]
+    assert pooled == [("svd-ft", "dense", 1), ("svd", "dense", 1), ("svd", "svd-ft", 1)]
     assert "svd-ft" in (compared / "compare.html").read_text()
+
+
+def test_texts_to_learn_from_are_named_in_words(tiny: Tiny, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a good film\n", encoding="utf-8")
+    cells = plan(tiny.model, tmp_path, tiny.data, ["svd-ft"], [0.5], [0], {"transfer": texts})
+    said = about(cells, {"transfer": texts})["settings"]["transfer"]
+    assert said == str(texts)
+    assert f"--transfer {texts}" in command(cells, tmp_path, "svd-ft", {"transfer": texts})
 
 
 def test_the_fine_tuned_model_is_made_once(compared: Path) -> None:
