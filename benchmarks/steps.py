@@ -168,7 +168,7 @@ def others(count: int) -> dict[str, Any]:
 
 def texts() -> Question:
     kinds = {
-        "plus, no transfer": taught(tune_epochs=2.61),
+        "own texts, 2.6 epochs": taught(tune_epochs=2.61),
         "own texts, 6 epochs": taught(tune_epochs=6.0),
         "own texts, 6 epochs, lr 1e-4": taught(tune_epochs=6.0, tune_lr=1e-4),
         # As many steps as the six epochs of 6,000 texts.
