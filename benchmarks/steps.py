@@ -18,9 +18,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from provenance import provenance
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from lpaf_jax.core.files import read_json, write_json
 from lpaf_jax.importance import Importance, Subject, Weighting, gradient_moments
@@ -213,20 +210,25 @@ QUESTIONS: dict[str, Callable[[], Question]] = {
 
 
 def show(name: str, question: Question, rows: list[dict[str, Any]]) -> None:
-    """What is there of a question, best validation first."""
-    console = Console(highlight=False, markup=False, emoji=False, width=100)
+    """What is there of a question, as Markdown; the best on validation first."""
     names = {each.name for each in question.recipes}
     for share in question.params:
         of = [r for r in rows if r["recipe"] in names and r["params"] == share]
         if not of:
             continue
-        table = Table(box=box.SIMPLE_HEAD, title=f"{name}: {question.about}, {100 * share:g} %")
-        for head in ("recipe", "before tuning", "final", "validation", "divergence"):
-            table.add_column(head, justify="left" if head == "recipe" else "right")
+        print(f"\n{name}: {question.about}, {100 * share:g} %, {dense(of)}\n")
+        print("| recipe | validation | divergence | test | before tuning | seconds |")
+        print("|---|---|---|---|---|---|")
         for row in sorted(of, key=lambda r: -r["validation"]):
-            figures = (f"{100 * row[key]:.2f}" for key in ("before_tuning", "final", "validation"))
-            table.add_row(row["recipe"], *figures, f"{row['divergence']:.4f}")
-        console.print(table)
+            valid, test, before = (
+                f"{100 * row[key]:.2f}" for key in ("validation", "final", "before_tuning")
+            )
+            cells = [row["recipe"], valid, f"{row['divergence']:.4f}", test, before]
+            print(f"| {' | '.join(cells)} | {row['seconds']:.0f} |")
+
+
+def dense(rows: list[dict[str, Any]]) -> str:
+    return "dense " + " and ".join(f"{100 * x:.2f}" for x in {row["dense"] for row in rows})
 
 
 def main() -> None:
@@ -257,7 +259,7 @@ def main() -> None:
                 keep="all",
             )
             write_json(RESULTS, read_json(args.work / "compare.json") | provenance())
-        rows = read_json((args.work / "compare.json") if not args.show else RESULTS)["rows"]
+        rows = read_json(RESULTS)["rows"]
         show(name, question, rows)
 
 
