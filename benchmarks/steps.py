@@ -114,7 +114,7 @@ def moments() -> Question:
 
 def pruning() -> Question:
     found = after_pruning(BEST, "two-sided, loss")
-    return Question("pruning while fine-tuning, then the best cut", found, (0.5, 0.16, 0.04))
+    return Question("pruning while fine-tuning, then the best cut", found, (0.16, 0.04))
 
 
 def figure_three() -> Question:
@@ -125,7 +125,7 @@ def figure_three() -> Question:
 def after_pruning(cut: Factorize, name: str) -> list[Recipe]:
     found = [recipe(cut, name=name)]
     for criterion in ("sensitivity", "first-order", "magnitude"):
-        for kept in (0.5, 0.3, 0.1):
+        for kept in (0.5, 0.1) if criterion == "magnitude" else (0.5, 0.3, 0.1):
             step: Any = {"criterion": criterion, "kept": kept, "prune_epochs": 3.0}
             prune = Prune(prune_from="pretrained", **step)
             found.append(recipe(prune, cut, name=f"{criterion} to {100 * kept:g} %, {name}"))
@@ -144,10 +144,9 @@ def tuning() -> Question:
         "mixed, teacher": MixedTune(tune_epochs=5.0, distil=1.0, temperature=2.0),
         "two passes, teacher": MixedTune(tune_epochs=5.0, p_init=0.0, distil=1.0, temperature=2.0),
     }
-    found = []
-    for name, stage in kinds.items():
-        found.append(recipe(HALF, PAPER, stage, name=f"lpaf's cut, {name}"))
-        found.append(recipe(HALF, BEST, stage, name=f"two-sided, {name}"))
+    found = [recipe(HALF, BEST, stage, name=f"two-sided, {name}") for name, stage in kinds.items()]
+    for name in ("mixed", "two passes", "two passes, not held together"):
+        found.append(recipe(HALF, PAPER, kinds[name], name=f"lpaf's cut, {name}"))
     return Question("mixed-rank tuning against as many steps and passes without", found, (0.16,))
 
 
