@@ -29,7 +29,7 @@ from typing import Any
 from provenance import provenance
 from train_common import DRAW, Job
 
-from lpaf_jax.checkpoints import packaged_minilm
+from lpaf_jax.checkpoints import resolve_model
 from lpaf_jax.core.files import read_json, write_json
 from lpaf_jax.core.machine import usable_cpus
 from lpaf_jax.linalg import rank_for_ratio
@@ -90,7 +90,7 @@ def measure(args: argparse.Namespace) -> None:
         epochs = {k: v for k, v in metrics["settings"].items() if k.endswith("_epochs")}
         kept = {name: metrics[name] for name in ("task", "encoder_params_ratio", "seconds")}
         table["run"] = kept | epochs | {"jax": metrics["versions"]["jax"]}
-    folder, where = packaged_minilm(), None
+    folder, where = resolve_model("minilm"), None
     workers = [f"{side} {malloc}" for malloc in args.malloc for side in ("jax", "torch")]
     for turn in range(args.rounds):
         for group in sorted(args.groups, key=GROUPS.index):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lpaf_jax.checkpoints import load_model, packaged_minilm
+from lpaf_jax.checkpoints import load_model, resolve_model
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import (
     BertClassifier,
@@ -184,7 +184,7 @@ def evaluate(jit: Any) -> Callable[..., np.ndarray]:
 
 @pytest.fixture(scope="session")
 def minilm_folder() -> Path:
-    return packaged_minilm()
+    return resolve_model("minilm")
 
 
 @pytest.fixture(scope="session")

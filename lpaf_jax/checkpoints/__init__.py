@@ -2,7 +2,7 @@
 
 from lpaf_jax.checkpoints.checkpoint import check_saved, load, load_extra, load_model, save_model
 from lpaf_jax.checkpoints.factored import records_of
-from lpaf_jax.checkpoints.hub import is_hub_id, packaged_minilm, resolve_model
+from lpaf_jax.checkpoints.hub import is_hub_id, resolve_model
 from lpaf_jax.checkpoints.walk import DecoderOnDisk
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "load",
     "load_extra",
     "load_model",
-    "packaged_minilm",
     "records_of",
     "resolve_model",
     "save_model",

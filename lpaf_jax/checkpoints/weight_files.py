@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from lpaf_jax.checkpoints.gguf_tensors import GGUF
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.files import LFS_POINTER, read_json
 
@@ -16,7 +17,7 @@ _OF_TRAINING = re.compile(r"training_args|optimizer|scheduler|scaler|rng_state|.
 _FOREIGN = {
     "adapter_model.*": "is an adapter: merge it into its base model (merge_and_unload() of PEFT) "
     "and save that",
-    "*.gguf": "is a file of llama.cpp: give the Hugging Face folder that it was made from",
+    "*.gguf": "is a file of llama.cpp: give its name, and not that of the folder",
     "consolidated*": "has the names of the original release: give the folder that transformers "
     "reads, or convert it",
     "*.h5": "is of TensorFlow: load it with transformers 4 (from_tf=True) and save it again",
@@ -33,7 +34,8 @@ _FOREIGN = {
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold the weights of a model folder, in a fixed order.
 
-    They are `model.safetensors`, its shards by their index, or the same of `pytorch_model.bin`.
+    They are `model.safetensors`, its shards by their index, the same of `pytorch_model.bin`, or the
+    file of llama.cpp that the folder was made for.
 
     Raises:
         LpafError: there are none, one is a pointer of git-lfs, or an index is damaged or names a
@@ -58,7 +60,7 @@ def refuse_pickled(folder: Path) -> None:
 
 
 def _named(folder: Path) -> list[Path]:
-    for name in (WEIGHTS, PICKLED):
+    for name in (WEIGHTS, PICKLED, GGUF):
         if (folder / name).is_file():
             return [folder / name]
         index = folder / f"{name}.index.json"

@@ -18,7 +18,7 @@ class Analyze:
     """
 
     model: Positional[str]
-    """`minilm`, a folder of a model or of a run, or a hub id."""
+    """`minilm`, `smollm2`, a folder of a model or of a run, a .gguf file, or a hub id."""
     task: Annotated[str | None, arg(metavar="TASK", help_behavior_hint="(optional)")] = None
     """Task whose training texts are read for the features; as for compress."""
     text: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")] = None

@@ -28,7 +28,7 @@ class Compare:
     """
 
     model: Positional[str]
-    """`minilm`, a folder with a Hugging Face checkpoint, or a hub id."""
+    """`minilm`, `smollm2`, a folder with a Hugging Face checkpoint, a .gguf file, or a hub id."""
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder for the runs and the report."""
     recipes: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")]

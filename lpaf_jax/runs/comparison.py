@@ -43,7 +43,7 @@ def compare(
     others.
 
     Args:
-        model: `minilm`, a folder, or a hub id.
+        model: `minilm`, `smollm2`, a folder, a .gguf file, or a hub id.
         out: folder for compare.json, compare.html and the runs.
         recipes: names as `lpaf compress --recipe` takes them, or `Recipe` objects.
         task: a task's name or a file; None where `calibration` names a text.

@@ -70,7 +70,7 @@ def compress(
     """Compress a pretrained model by a recipe, for a task or by a text alone.
 
     Args:
-        model: `minilm`, a folder, or a hub id.
+        model: `minilm`, `smollm2`, a folder, a .gguf file, or a hub id.
         out: folder of the run; an unfinished one is continued.
         task: a task's name, or the path of a json, csv, tsv, jsonl or parquet file; None where
             nothing is to be trained, and `calibration` names a text.

@@ -122,7 +122,7 @@ def make_settings(
     """Settings from a preset, a recipe and what is chosen beside them.
 
     Args:
-        model: `minilm`, a folder, or a hub id.
+        model: `minilm`, `smollm2`, a folder, a .gguf file, or a hub id.
         out: folder of the run.
         task: a task's name or a file; None for a text alone (`calibration`).
         recipe: a `Recipe`, or what `--recipe` takes.

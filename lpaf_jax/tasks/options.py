@@ -76,7 +76,7 @@ class Options:
     """What `lpaf compress` is given beside the settings of the stages of its recipe."""
 
     model: Positional[str]
-    """`minilm`, a folder with a Hugging Face checkpoint, or a hub id."""
+    """`minilm`, `smollm2`, a folder with a Hugging Face checkpoint, a .gguf file, or a hub id."""
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder of the run; an unfinished run of the same settings found there is continued."""
     task: Annotated[str | None, arg(metavar="TASK", help_behavior_hint=_OPTIONAL)] = None
