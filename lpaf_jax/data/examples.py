@@ -78,3 +78,8 @@ class Task:
         if self.repeats:
             return f"rows left out, as repeats or as one text of several labels: {self.repeats}"
         return None
+
+
+def unlabelled(texts: list[str]) -> Examples:
+    """Texts that have no labels: those are empty, (n, 0)."""
+    return Examples(texts, None, np.zeros((len(texts), 0), dtype=np.int32))

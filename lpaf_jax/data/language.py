@@ -10,7 +10,7 @@ import numpy as np
 
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data.contents import read_text
-from lpaf_jax.data.examples import Examples
+from lpaf_jax.data.examples import Examples, unlabelled
 from lpaf_jax.data.split import hash_split, position
 from lpaf_jax.data.tables import table_texts
 from lpaf_jax.data.text import text_tokens, text_windows
@@ -57,7 +57,7 @@ def split_text(
             column.
     """
     if not is_text(str(path)):
-        return hash_split(_unlabelled(table_texts(path, text_column or COLUMN)), shares)
+        return hash_split(unlabelled(table_texts(path, text_column or COLUMN)), shares)
     edges = np.cumsum(shares)[:-1]
     parts: list[list[str]] = [[] for _ in shares]
     before = None
@@ -68,7 +68,7 @@ def split_text(
         else:
             parts[part].append(piece)
         before = part
-    return [_unlabelled([text.strip("\r\n") for text in texts]) for texts in parts]
+    return [unlabelled([text.strip("\r\n") for text in texts]) for texts in parts]
 
 
 def pieces(text: str) -> list[str]:
@@ -127,7 +127,3 @@ def sample(windows: Windows, count: int) -> Windows:
         types=[windows.types[i] for i in drawn],
         labels=windows.labels[drawn],
     )
-
-
-def _unlabelled(texts: list[str]) -> Examples:
-    return Examples(texts, None, np.zeros((len(texts), 0), dtype=np.int32))

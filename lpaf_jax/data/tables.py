@@ -12,7 +12,7 @@ import numpy as np
 
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data.contents import read_text, refuse_packed
-from lpaf_jax.data.examples import Examples
+from lpaf_jax.data.examples import Examples, unlabelled
 from lpaf_jax.data.labels import label_ids, label_values, missing, sorted_names
 from lpaf_jax.data.records import json_records, parquet_columns, parquet_values
 from lpaf_jax.data.values import decoded_column, refuse_nested
@@ -264,8 +264,14 @@ def text_lines(path: Path, column: str, count: int) -> Examples:
         lines = [line for line in read_text(path).splitlines() if line.strip()]
     if not lines:
         raise LpafError(f"{path} holds no text")
-    chosen = np.unique(np.linspace(0, len(lines) - 1, min(count, len(lines))).round().astype(int))
-    return Examples([lines[i] for i in chosen], None, np.zeros(len(chosen), np.int32))
+    return unlabelled(spread(lines, count))
+
+
+def spread(texts: Sequence[str], count: int) -> list[str]:
+    """`count` of the texts, the first and the last among them, or all where there are fewer."""
+    count = min(count, len(texts))
+    chosen = np.unique(np.linspace(0, len(texts) - 1, count).round().astype(int))
+    return [texts[i] for i in chosen]
 
 
 def read_examples(

@@ -7,6 +7,7 @@ import hashlib
 import heapq
 import math
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -134,13 +135,52 @@ def sample_blocks(
     Raises:
         LpafError: the stream fills no block, `count` is below 1 or `length` below 2.
     """
+    return _sampled(_whole_blocks(tokens, length), length, count, seed)
+
+
+def sample_and_end(
+    tokens: Iterable[np.ndarray], length: int, count: int, seed: int, end: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A sample of all but the last blocks of a stream, and those: a text, and one to judge by.
+
+    Args:
+        tokens, length, count, seed: see `sample_blocks`.
+        end: how many the last ones are at most; a tenth of all where those are fewer, one at least.
+
+    Returns:
+        (blocks, length) each; the second is empty where the stream has one block alone.
+
+    Raises:
+        LpafError: see `sample_blocks`.
+    """
+    held: deque[np.ndarray] = deque()
+
+    def before() -> Iterator[np.ndarray]:
+        total = 0
+        for block in _whole_blocks(tokens, length):
+            total += 1
+            held.append(block)
+            if len(held) > end:
+                yield held.popleft()
+        while len(held) > max(min(total - 1, 1), total // 10):
+            yield held.popleft()
+
+    sample = _sampled(before(), length, count, seed)
+    return sample, np.array(held, np.int32).reshape(-1, length)
+
+
+def _whole_blocks(tokens: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
+    for window in text_windows(tokens, length):
+        if len(window.ids) == length:
+            yield window.ids
+
+
+def _sampled(blocks: Iterable[np.ndarray], length: int, count: int, seed: int) -> np.ndarray:
     if count < 1:
         raise LpafError(f"a sample of {count} blocks is none; ask for at least 1")
     kept: list[tuple[int, int, np.ndarray]] = []
-    for number, window in enumerate(text_windows(tokens, length)):
-        if len(window.ids) < length:
-            break
-        item = (-_draw(seed, number), number, window.ids)
+    for number, ids in enumerate(blocks):
+        item = (-_draw(seed, number), number, ids)
         if len(kept) < count:
             heapq.heappush(kept, item)
         elif item[0] > kept[0][0]:
@@ -166,8 +206,7 @@ def encode_text(
     Raises:
         LpafError: as `text_tokens`, or the text does not fill one block.
     """
-    windows = text_windows(text_tokens(tokenizer, source, text_column), length)
-    ids = [window.ids for window in windows if len(window.ids) == length]
+    ids = list(_whole_blocks(text_tokens(tokenizer, source, text_column), length))
     if not ids:
         raise LpafError(f"the text does not fill one block of {length} tokens; take a shorter one")
     return Encoded(

@@ -166,7 +166,7 @@ def is_flattered(metrics: Metrics) -> bool:
 
 def judged_by(metrics: Metrics) -> str:
     """The text that the models of a run without a task were judged by."""
-    name = "calibration" if is_flattered(metrics) else "held_out"
+    name = "held_out" if metrics["settings"].get("held_out") else "calibration"
     return f"the {metrics['judged_by']} {_one_line(_file_name(metrics, name))}"
 
 

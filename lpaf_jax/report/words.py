@@ -13,6 +13,8 @@ from lpaf_jax.report.measures import Measure, primary
 _SAME = 1.05
 # From here on, a ratio is told as such.
 _MANY = 10
+# Times the dense model's perplexity: the model of a real text is then another, and a bad one.
+_RUINED = 2.0
 
 
 def statement(metrics: Metrics) -> str:
@@ -168,7 +170,7 @@ def verdicts(metrics: Metrics) -> list[str]:
 def cautions(metrics: Metrics) -> list[str]:
     """What is wrong with the outcome, or not to be relied on; nothing where all is well."""
     rows = facts.stages(metrics)
-    final, untuned = rows["final"], facts.untuned(metrics)
+    dense, final, untuned = rows["dense"], rows["final"], facts.untuned(metrics)
     rough = rows[untuned]
     notes = []
     key, measure = primary(metrics)
@@ -190,6 +192,11 @@ def cautions(metrics: Metrics) -> list[str]:
         notes.append(
             f"The {measure.name} of the {_last(metrics)} model is above all numbers: it is no use."
         )
+    elif measure.less and final.score >= _RUINED * dense.score:
+        notes.append(
+            f"The {_last(metrics)} model is ruined: its {measure.name} is "
+            f"{final.score / dense.score:.1f} times the dense one's. {_mends(metrics)}"
+        )
     if untuned != "final" and not measure.better(final.score, rough.score):
         notes.append(
             "Tuning after the factorization did not help: the factorized model scored "
@@ -206,6 +213,17 @@ def cautions(metrics: Metrics) -> list[str]:
                 "the machine was too noisy to be sure of the speed-up."
             )
     return notes
+
+
+def _mends(metrics: Metrics) -> str:
+    """What helps a language model that is ruined."""
+    ways = ["keep more (--params)"]
+    if metrics["settings"].get("ranks") in ("uniform", "share"):
+        ways.append("let ranks go where the loss depends on them (--ranks loss)")
+    if not facts.is_trained(metrics):
+        ways.append("train it on a text (--task FILE.txt)")
+    text = ", or ".join(ways)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _difference(metrics: Metrics, dense: Row, final: Row) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,14 +13,27 @@ from lpaf_jax.checkpoints.names import file_name
 from lpaf_jax.checkpoints.tensors import ShardWriter, share_weights
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.files import atomic_dir
-from lpaf_jax.data import Tokenizer, sample_blocks, text_tokens, text_windows
+from lpaf_jax.data import (
+    Tokenizer,
+    sample_and_end,
+    sample_blocks,
+    text_tokens,
+    text_windows,
+)
 from lpaf_jax.factorization.blocks import Plan, Store, compress_decoder
 from lpaf_jax.factors import LOW_RANK
 from lpaf_jax.importance import Subject
 from lpaf_jax.models import compressible, parameters
 from lpaf_jax.ranks import RANK_RULES
 from lpaf_jax.runs.settings import Settings
-from lpaf_jax.runs.text_models import COLUMN, Result, TextModel
+from lpaf_jax.runs.text_models import (
+    COLUMN,
+    JUDGED,
+    Result,
+    TextModel,
+    is_packaged,
+    packaged_texts,
+)
 from lpaf_jax.train import LANGUAGE
 
 
@@ -47,21 +60,19 @@ class Decoder(TextModel):
         self._source.check_finite()
 
     def read(self, settings: Settings, tokenizer: Tokenizer, length: int) -> tuple[Any, Any]:
-        column = settings.text_column or COLUMN
         assert settings.calibration is not None
-        stream = text_tokens(tokenizer, settings.calibration, column)
-        calibration = sample_blocks(stream, length, settings.samples, settings.seed)
+        stream = _tokens(settings, tokenizer, settings.calibration, "train")
         if settings.held_out is None:
-            return calibration, None
-        stream = text_tokens(tokenizer, settings.held_out, column)
+            chosen = (length, settings.samples, settings.seed)
+            calibration, end = sample_and_end(stream, *chosen, JUDGED)
+            return calibration, (end if len(end) else None)
+        calibration = sample_blocks(stream, length, settings.samples, settings.seed)
+        stream = _tokens(settings, tokenizer, settings.held_out, "test")
         whole = (w.ids for w in text_windows(stream, length) if len(w.ids) == length)
         found = list(islice(whole, settings.samples))
         if not found:
             raise LpafError(f"{settings.held_out} has less than the {length} tokens of one piece")
         return calibration, np.stack(found)
-
-    def first(self, text: np.ndarray, count: int) -> np.ndarray:
-        return text[:count]
 
     def size(self, text: np.ndarray) -> tuple[int, int]:
         return len(text), text.size
@@ -120,3 +131,10 @@ class Decoder(TextModel):
                     writer.add(name, value)
             writer.close()
             share_weights(target)
+
+
+def _tokens(
+    settings: Settings, tokenizer: Tokenizer, text: Path, part: Literal["train", "test"]
+) -> Iterable[np.ndarray]:
+    source = packaged_texts(text, part) if is_packaged(text) else text
+    return text_tokens(tokenizer, source, settings.text_column or COLUMN)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -13,7 +13,8 @@ from lpaf_jax.checkpoints import load_model, records_of, save_model
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.files import read_json
 from lpaf_jax.data import Encoded, Tokenizer, encode, eval_batches
-from lpaf_jax.data.tables import text_lines
+from lpaf_jax.data.examples import unlabelled
+from lpaf_jax.data.tables import spread, text_lines
 from lpaf_jax.factorization import factorize, to_low_rank
 from lpaf_jax.factorization.blocks import Cut, output_error
 from lpaf_jax.importance import IMPORTANCES, Subject, activation_moments
@@ -22,7 +23,14 @@ from lpaf_jax.models.families import FAMILIES, family_name, named_head
 from lpaf_jax.models.functional import inputs_of
 from lpaf_jax.ranks import RANK_RULES
 from lpaf_jax.runs.settings import Settings
-from lpaf_jax.runs.text_models import COLUMN, Result, TextModel
+from lpaf_jax.runs.text_models import (
+    COLUMN,
+    JUDGED,
+    Result,
+    TextModel,
+    is_packaged,
+    packaged_texts,
+)
 
 _BATCH = 16
 
@@ -73,19 +81,19 @@ class Encoder(TextModel):
                 )
 
     def read(self, settings: Settings, tokenizer: Tokenizer, length: int) -> tuple[Any, Any]:
-        column = settings.text_column or COLUMN
+        assert settings.calibration is not None
+        if settings.held_out is not None:
+            given = _lines(settings, settings.calibration, "train")
+            judged = _lines(settings, settings.held_out, "test")
+        else:
+            given = _lines(settings, settings.calibration, "train", JUDGED)
+            kept = len(given) - min(JUDGED, max(min(len(given) - 1, 1), len(given) // 10))
+            given, judged = spread(given[:kept], settings.samples), given[kept:]
 
-        def encoded(path: Path | None) -> Encoded | None:
-            if path is None:
-                return None
-            return encode(tokenizer, text_lines(path, column, settings.samples), length)
+        def encoded(texts: list[str]) -> Encoded | None:
+            return encode(tokenizer, unlabelled(texts), length) if texts else None
 
-        return encoded(settings.calibration), encoded(settings.held_out)
-
-    def first(self, text: Encoded, count: int) -> Encoded:
-        return Encoded(
-            text.ids[:count], text.types[:count], text.labels[:count], text.max_length, text.pad_id
-        )
+        return encoded(given), encoded(judged)
 
     def size(self, text: Encoded) -> tuple[int, int]:
         return len(text), sum(map(len, text.ids))
@@ -126,6 +134,16 @@ class Encoder(TextModel):
 
     def assemble(self, result: Result, work: Path, folder: Path) -> None:
         save_model(self._model, folder, source=self._folder, label_names=None, card="")
+
+
+def _lines(
+    settings: Settings, text: Path, part: Literal["train", "test"], more: int = 0
+) -> list[str]:
+    """As many texts as are asked for, and `more`."""
+    count = settings.samples + more
+    if is_packaged(text):
+        return spread(packaged_texts(text, part), count)
+    return text_lines(text, settings.text_column or COLUMN, count).texts
 
 
 def _batches(text: Encoded) -> Iterable[dict[str, np.ndarray]]:

@@ -3,14 +3,32 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from lpaf_jax.data import Tokenizer
+from lpaf_jax.data import Examples, Tokenizer, load_task
+from lpaf_jax.data.movie_reviews import SOURCES
 from lpaf_jax.factorization.blocks import Cut
 from lpaf_jax.runs.settings import Settings
 
 COLUMN = "text"
 """Of a table, where none is named."""
+JUDGED = 32
+"""Pieces at the end of the calibration text that are held out, at most, where nothing else is."""
+
+
+def is_packaged(text: Path) -> bool:
+    """Whether a text is called by the name of a data set that a package holds: `imdb`."""
+    return str(text) in SOURCES and not text.is_file()
+
+
+def packaged_texts(text: Path, part: Literal["train", "test"]) -> list[str]:
+    """The texts of a split of such a data set.
+
+    Raises:
+        LpafError: the package is not installed.
+    """
+    found: Examples = getattr(load_task(str(text)), part)
+    return found.texts
 
 
 class Result(NamedTuple):
@@ -57,11 +75,11 @@ class TextModel(ABC):
 
     @abstractmethod
     def read(self, settings: Settings, tokenizer: Tokenizer, length: int) -> tuple[Any, Any]:
-        """The calibration text as the model takes it, and the held-out text or None."""
+        """The calibration text as the model takes it, and the text to judge by.
 
-    @abstractmethod
-    def first(self, text: Any, count: int) -> Any:
-        """The first `count` pieces of a text."""
+        That is the held-out text or, where none is given, the end of the calibration text, which is
+        then not among the first; None where the text is too short to be parted.
+        """
 
     @abstractmethod
     def size(self, text: Any) -> tuple[int, int]:

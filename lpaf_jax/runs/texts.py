@@ -19,6 +19,7 @@ from lpaf_jax.core.files import read_json
 from lpaf_jax.core.machine import peak_memory, versions
 from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import load_tokenizer
+from lpaf_jax.data.movie_reviews import SOURCES
 from lpaf_jax.factorization.blocks import Cut
 from lpaf_jax.models.families import FAMILIES, family_name
 from lpaf_jax.recipes.base import FINAL
@@ -28,13 +29,10 @@ from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings, as_json
 from lpaf_jax.runs.text_decoder import Decoder
 from lpaf_jax.runs.text_encoder import Encoder
-from lpaf_jax.runs.text_models import Result, TextModel
+from lpaf_jax.runs.text_models import Result, TextModel, is_packaged
 from lpaf_jax.solvers import check_biases
 from lpaf_jax.tasks.kinds import length_for
 from lpaf_jax.tasks.options import TEXT_LENGTH
-
-# Pieces of the calibration text that are judged where there is no held-out text.
-_JUDGED = 8
 
 
 def run_text(settings: Settings) -> dict[str, Any]:
@@ -55,10 +53,12 @@ def run_text(settings: Settings) -> dict[str, Any]:
     check_biases(settings.factorize.solver, model.biases)
     assert settings.calibration is not None
     length = length_for(settings.length, TEXT_LENGTH, model.positions)
-    calibration, held_out = model.read(settings, load_tokenizer(folder), length)
-    judged = model.first(calibration, _JUDGED) if held_out is None else held_out
+    calibration, judged = model.read(settings, load_tokenizer(folder), length)
+    judged_by = "held-out text" if settings.held_out else "end of the calibration text"
+    if judged is None:
+        judged, judged_by = calibration, "calibration text"
     needs = 2 * sum(file.stat().st_size for file in weight_files(folder))
-    mark = _fingerprint(folder, model, calibration, held_out)
+    mark = _fingerprint(folder, model, calibration, judged)
     if not (job.folder / "metrics.json").is_file():
         model.check(settings)  # before the folder is made
     with job.opened(mark, needs), full_disk_explained(job), closing(progress):
@@ -71,7 +71,7 @@ def run_text(settings: Settings) -> dict[str, Any]:
         metrics = _metrics(settings, model, result, length, time.monotonic() - started)
         sizes = {"calibration": model.size(calibration)[1], "judged": model.size(judged)[1]}
         metrics["data"] = {f"{name}_tokens": size for name, size in sizes.items()}
-        metrics["judged_by"] = "calibration text" if held_out is None else "held-out text"
+        metrics["judged_by"] = judged_by
         model.assemble(result, work, job.stage(FINAL))
         metrics["bytes_on_disk"] = {
             # What lies there and is no part of the model is lost by reading, not by compression.
@@ -85,8 +85,8 @@ def run_text(settings: Settings) -> dict[str, Any]:
 
 def _check_files(settings: Settings) -> None:
     for path in (settings.calibration, settings.held_out):
-        if path is not None and not path.is_file():
-            raise LpafError(f"{path} is no file; name a text file")
+        if path is not None and not path.is_file() and not is_packaged(path):
+            raise LpafError(f"{path} is no file; name a text file, or {' or '.join(SOURCES)}")
 
 
 def _model_in(folder: Path) -> TextModel:
@@ -109,7 +109,7 @@ def _announce(settings: Settings, model: TextModel, calibration: Any, progress: 
     progress.say(f"calibration: {pieces} pieces of text, {tokens:,} tokens")
 
 
-def _fingerprint(folder: Path, model: TextModel, calibration: Any, held_out: Any) -> dict[str, Any]:
+def _fingerprint(folder: Path, model: TextModel, calibration: Any, judged: Any) -> dict[str, Any]:
     """Digests of all that is read, as `lpaf_jax.tasks.inputs.fingerprint` has them.
 
     Weights are known by the sizes and times of their files: they may be larger than memory.
@@ -119,7 +119,7 @@ def _fingerprint(folder: Path, model: TextModel, calibration: Any, held_out: Any
         "config.json": json.dumps(read_json(folder / "config.json"), sort_keys=True).encode(),
         "weights": json.dumps(files).encode(),
         "calibration text": model.bytes(calibration),
-        "held-out text": b"" if held_out is None else model.bytes(held_out),
+        "held-out text": model.bytes(judged),
     }
     found = {name: _digest([part]) for name, part in parts.items()}
     return {"whole": _digest(parts.values()), **found}

@@ -10,6 +10,7 @@ from lpaf_jax.data import (
     encode_text,
     load_tokenizer,
     perplexity,
+    sample_and_end,
     sample_blocks,
     text,
     text_batches,
@@ -221,6 +222,17 @@ def test_a_sample_is_of_whole_blocks_and_follows_the_seed():
     assert set(ten[:, 0].tolist()) != set(sample_blocks(pieces_of(405), 8, 10)[:, 0].tolist())
     for count in (50, 51):
         np.testing.assert_array_equal(sample_blocks(pieces_of(405), 8, count), blocks)
+
+
+@pytest.mark.parametrize(("blocks", "end"), [(1, 0), (2, 1), (9, 1), (50, 5), (400, 6)])
+def test_the_end_of_a_stream_is_kept_apart(blocks, end):
+    whole = np.arange(8 * blocks, dtype=np.int32).reshape(blocks, 8)
+    before, last = sample_and_end(pieces_of(8 * blocks + 3), 8, 1000, 0, 6)
+    np.testing.assert_array_equal(before, whole[: blocks - end])
+    np.testing.assert_array_equal(last, whole[blocks - end :])
+    few, same = sample_and_end(pieces_of(8 * blocks + 3), 8, 4, 1, 6)
+    np.testing.assert_array_equal(few, sample_blocks([whole[: blocks - end].ravel()], 8, 4, 1))
+    np.testing.assert_array_equal(same, last)
 
 
 def test_a_sample_is_drawn_evenly():

@@ -3,7 +3,7 @@ import pytest
 from lpaf_jax.report import summary_line
 from lpaf_jax.report.facts import moment
 from lpaf_jax.report.logs import Phase
-from lpaf_jax.report.words import compared, statement, validation_and_test, verdicts
+from lpaf_jax.report.words import cautions, compared, statement, validation_and_test, verdicts
 
 
 @pytest.mark.parametrize(
@@ -163,3 +163,14 @@ def test_validation_that_is_lower_throughout_is_explained(metrics):
 )
 def test_times_are_told_to_the_minute(written, shown):
     assert moment(written) == shown
+
+
+def test_a_language_model_that_is_ruined_is_called_so_with_what_helps(text_metrics):
+    assert not any("ruined" in text for text in cautions(text_metrics))
+    text_metrics["stages"]["final"]["perplexity"] = 166.3
+    for ranks, said in (("share", True), ("loss", False)):
+        text_metrics["settings"]["ranks"] = ranks
+        [caution] = [text for text in cautions(text_metrics) if "ruined" in text]
+        assert "factorized model is ruined: its perplexity is 3.4 times the dense one" in caution
+        assert "Keep more (--params), or" in caution
+        assert ("--ranks loss" in caution) == said

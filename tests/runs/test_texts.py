@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from lpaf_jax.checkpoints import load_model
 from lpaf_jax.cli import main
 from lpaf_jax.core.errors import LpafError
+from lpaf_jax.data import Examples, load_task, tasks
 from lpaf_jax.runs import pipeline
 from lpaf_jax.runs.text_decoder import Decoder
 from tests.tiny import write_model
@@ -167,13 +168,37 @@ def test_what_it_came_to_is_printed(place: Path, capsys: pytest.CaptureFixture[s
     assert "Nothing is trained afterwards" in page
 
 
-def test_without_a_held_out_text_the_calibration_text_is_judged_and_that_is_said(
-    place: Path,
-) -> None:
+def test_without_a_held_out_text_the_end_of_the_calibration_text_is(place: Path) -> None:
     found = compress(place, "judged")
+    assert found["judged_by"] == "end of the calibration text"
+    # A tenth of 25 pieces: they are no part of the sample.
+    assert found["data"] == {"calibration_tokens": 6 * LENGTH, "judged_tokens": 2 * LENGTH}
+    end = place / "end.txt"
+    end.write_text(" ".join((place / "calibration.txt").read_text().split()[-2 * LENGTH :]))
+    expected = perplexity(place / "judged" / "model", end)
+    assert found["stages"]["final"]["perplexity"] == pytest.approx(expected, rel=1e-4)
+    card = (place / "judged" / "model" / "README.md").read_text()
+    assert "end of the calibration text calibration.txt" in card
+
+
+def test_a_text_of_one_piece_is_judged_itself_and_that_is_said(place: Path) -> None:
+    short = write_text(place / "one.txt", 2 * LENGTH - 1, seed=1)
+    found = compress(place, "flattered", calibration=short)
     assert found["judged_by"] == "calibration text"
-    assert found["data"]["judged_tokens"] == 6 * LENGTH
-    assert "calibration text" in (place / "judged" / "model" / "README.md").read_text()
+    assert found["data"] == {"calibration_tokens": LENGTH, "judged_tokens": LENGTH}
+    assert "it flatters them" in (place / "flattered" / "report.html").read_text()
+
+
+def test_reviews_that_a_package_holds_are_texts(place: Path, monkeypatch) -> None:
+    """By the name of a task: one split to calibrate with, another one to judge by."""
+    texts = [f"w{i} w{i % 7} w{i % 5}" for i in range(200)]
+    reviews = Examples(texts, None, np.arange(200, dtype=np.int32) % 2)
+    monkeypatch.setattr(tasks, "movie_reviews", lambda name: reviews)
+    found = compress(place, "imdb", calibration=Path("imdb"), held_out=Path("imdb"), samples=1000)
+    splits = load_task("imdb")
+    tokens = [3 * len(split) // LENGTH * LENGTH for split in (splits.train, splits.test)]
+    assert list(found["data"].values()) == tokens
+    assert "IMDb" in (place / "imdb" / "report.html").read_text()
 
 
 def test_a_stopped_run_goes_on_where_it_was(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +329,8 @@ def test_what_cannot_be_done_is_said_first(
 
 
 def test_a_short_calibration_text_is_read_whole(place: Path) -> None:
-    assert compress(place, "whole", samples=1000)["data"]["calibration_tokens"] == 400
+    chosen = {"samples": 1000, "held_out": place / "held_out.txt"}
+    assert compress(place, "whole", **chosen)["data"]["calibration_tokens"] == 400
 
 
 def test_a_held_out_text_of_less_than_a_piece(place: Path) -> None:
