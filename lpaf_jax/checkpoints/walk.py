@@ -1,5 +1,6 @@
 """A decoder on disk, taken block by block: for models that are larger than memory."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from lpaf_jax.checkpoints.contents import read_source
+from lpaf_jax.checkpoints.gguf_tensors import GGUF, gguf_places
 from lpaf_jax.checkpoints.names import file_name, is_of_head, is_transposed
 from lpaf_jax.checkpoints.tensors import check_finite, read_tensor, read_wide, tensor_dtype
 from lpaf_jax.checkpoints.weight_files import refuse_pickled
@@ -73,6 +75,26 @@ class DecoderOnDisk:
                 contents.unfit.get(absent[0])
                 or f"{folder}: {len(absent)} tensors are missing, {first} among them"
             )
+
+    @property
+    def codes(self) -> list[str]:
+        """What the matrices are quantized as, where they are; empty for floats."""
+        files = {header.file for header in self._headers.values()}
+        kinds = {
+            place.kind
+            for file in files
+            if file.name == GGUF
+            for place in gguf_places(file).values()
+            if place.is_coded
+        }
+        return sorted(kinds)
+
+    def bytes_as_written(self) -> int:
+        """What its weights take in the dtypes that `stored` gives."""
+        return sum(
+            math.prod(header.shape) * self.stored_dtype(path).itemsize
+            for path, header in self._headers.items()
+        )
 
     def check_finite(self) -> None:
         """Look at every number there is, some megabytes at a time.

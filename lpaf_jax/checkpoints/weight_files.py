@@ -52,6 +52,11 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
+def bytes_of_weights(folder: Path) -> int:
+    """What the files take on disk; see `weight_files`."""
+    return sum(file.stat().st_size for file in weight_files(folder))
+
+
 def refuse_pickled(folder: Path) -> None:
     """Raise LpafError where the weights are pickled: such a file can only be read whole."""
     for file in weight_files(folder):

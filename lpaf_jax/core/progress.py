@@ -101,7 +101,7 @@ class Progress:
                 text += f"  {shown} {value.format(row[name])}"
         if "seconds_per_step" in row:
             left = (row["steps"] - row["step"]) * row["seconds_per_step"]
-            text += f"  {_clock(left)} left"
+            text += f"  {clock(left)} left"
         self._show(text, always=row["step"] == row["steps"])
 
     def batch(self, what: str, done: int, count: int) -> None:
@@ -133,7 +133,21 @@ def _title(stage: str) -> str:
     return f"{_TITLES.get(stage, stage):<13}"
 
 
-def _clock(seconds: float) -> str:
+class Countdown:
+    """How long some work will take yet, by how much of it is done."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+
+    def left(self, share: float) -> str:
+        """`, 3:20 left` where a share in (0, 1) of the work is done; nothing at its end."""
+        if share >= 1:
+            return ""
+        return f", {clock((time.monotonic() - self._begun) * (1 / share - 1))} left"
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds: `1:02:03` or `2:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -13,7 +13,7 @@ from lpaf_jax.checkpoints.factored import Factored
 from lpaf_jax.checkpoints.names import file_key
 from lpaf_jax.checkpoints.outputs import class_names
 from lpaf_jax.checkpoints.tensors import Header, check_kind
-from lpaf_jax.checkpoints.weight_files import weight_files
+from lpaf_jax.checkpoints.weight_files import bytes_of_weights
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.folders import run_of, run_record
 from lpaf_jax.factors import FIELDS
@@ -86,7 +86,7 @@ def inspect_model(place: Path) -> dict[str, Any]:
         "encoder_params_ratio": stored / dense if dense else 1.0,
         "total_params_ratio": total / (total - stored + dense) if total else 1.0,
         "bytes": dict(bytes_of),
-        "bytes_on_disk": sum(file.stat().st_size for file in weight_files(place)),
+        "bytes_on_disk": bytes_of_weights(place),
     }
 
 

@@ -1,6 +1,6 @@
 """Texts on their way through a decoder, block by block."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,52 +17,62 @@ _BATCH = 4  # texts at a time: attention holds (batch, heads, length, length)
 
 
 class States:
-    """The states of some texts between two blocks, (texts, length, hidden) in float32.
+    """The states of some texts between two blocks.
 
-    Args:
-        embedder: a model that can embed (`DecoderOnDisk.embedder`).
-        tokens: (texts, length) ids, no padding among them.
+    Attributes:
+        x: (texts, length, hidden) in float32.
+        context: what blocks need beside them, by the number of texts that pass at a time.
     """
 
-    def __init__(self, embedder: Any, tokens: np.ndarray):
+    def __init__(self, x: np.ndarray, context: Mapping[int, Any]):
+        self.x, self.context = x, context
+
+    @classmethod
+    def of(cls, embedder: Any, tokens: np.ndarray) -> "States":
+        """The states before the first block.
+
+        Args:
+            embedder: a model that can embed (`DecoderOnDisk.embedder`).
+            tokens: (texts, length) ids, no padding among them.
+        """
         body = embedder.body
-        self._x = np.concatenate([np.asarray(body.embed(ids)) for ids in _parts(tokens)])
-        self._context = {
-            len(ids): body.context(jnp.ones(ids.shape, jnp.int32)) for ids in _parts(tokens)
-        }
+        x = np.concatenate([np.asarray(body.embed(ids)) for ids in parts(tokens)])
+        shapes = {len(ids): ids.shape for ids in parts(tokens)}
+        return cls(x, {n: body.context(jnp.ones(s, jnp.int32)) for n, s in shapes.items()})
 
     def advance(self, block: nnx.Module) -> None:
         """The states after `block`."""
         graphdef, state = nnx.split(block)
-        for part in _parts(self._x):
-            part[:] = _advanced(graphdef, state, part, self._context[len(part)])
+        for part in parts(self.x):
+            part[:] = advanced(graphdef, state, part, self.context[len(part)])
 
     def moments(self, block: nnx.Module, places: Sequence[str]) -> dict[str, Moment]:
         """Moments of what goes into the layers at `places` in `block`; equal inputs share one."""
         graphdef, state = nnx.split(block)
         chosen: tuple[str, ...] = tuple(places)
         total: dict[str, Sums] = {}
-        for part in _parts(self._x):
-            context = self._context[len(part)]
+        for part in parts(self.x):
+            context = self.context[len(part)]
             total = _with_moments(graphdef, chosen, total, state, part, context)
-        tokens = self._x.shape[0] * self._x.shape[1]
+        tokens = self.x.shape[0] * self.x.shape[1]
         mean = {
             path: Moment(sums.second / tokens, sums.first / tokens, tokens)
             for path, sums in total.items()
         }
-        shared = _shared_inputs(graphdef, chosen, state, part, context)
+        shared = shared_inputs(graphdef, chosen, state, part, context)
         return {place: mean[first] for place, first in shared.items()}
 
     def perplexity(self, ending: Any, tokens: np.ndarray) -> float:
         """That of all tokens but the first of each text (see `lpaf_jax.data.perplexity`)."""
         total = 0.0
         graphdef, state = nnx.split(ending)
-        for row, ids in zip(self._x, tokens, strict=True):  # one by one: vocabularies are large
+        for row, ids in zip(self.x, tokens, strict=True):  # one by one: vocabularies are large
             total += float(_likelihood(graphdef, state, row[None], ids[None]))
         return perplexity(total, tokens.shape[0] * (tokens.shape[1] - 1))
 
 
-def _parts(rows: np.ndarray) -> Iterator[np.ndarray]:
+def parts(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """The texts that pass a block at a time, as views."""
     for start in range(0, len(rows), _BATCH):
         yield rows[start : start + _BATCH]
 
@@ -88,7 +98,7 @@ def _with_moments(
     return jax.tree.map(jnp.add, total, found) if total else found
 
 
-def _shared_inputs(
+def shared_inputs(
     graphdef: Any, places: tuple[str, ...], state: Any, x: Any, context: Any
 ) -> dict[str, str]:
     """Under which path the moment of each layer stands: names leave no compiled function."""
@@ -104,16 +114,20 @@ def _shared_inputs(
 
 
 @partial(jax.jit, static_argnums=0)
-def _advanced(graphdef: Any, state: Any, x: Array, context: Any) -> Array:
+def advanced(graphdef: Any, state: Any, x: Array, context: Any) -> Array:
+    """The states after a block."""
     after: Array = nnx.merge(graphdef, state)(x, context)
     return after
 
 
 @partial(jax.jit, static_argnums=0)
 def _likelihood(graphdef: Any, state: Any, x: Array, ids: Array) -> Array:
-    """`Σ log p(token)` of a text after its first token."""
-    model: Any = nnx.merge(graphdef, state)
-    logits = model.head(model.body.finish(x))[:, :-1]
+    return log_likelihood(nnx.merge(graphdef, state), x, ids)
+
+
+def log_likelihood(ending: Any, x: Array, ids: Array) -> Array:
+    """`Σ log p(token)` of texts after their first tokens, from the states after the last block."""
+    logits = ending.head(ending.body.finish(x))[:, :-1]
     chosen = jnp.take_along_axis(logits, ids[:, 1:, None], axis=-1)[..., 0]
     # A log-softmax of all of them would be held several times, and vocabularies are large.
     return jnp.sum(chosen - jax.nn.logsumexp(logits, axis=-1))

@@ -30,7 +30,7 @@ SHRINK_INPUTS, SHRINK_GRADIENTS = 0.02, 0.1
 _LEAST, _ROOM = -200, 30
 
 
-class _Probed(nnx.Module):
+class Probed(nnx.Module):
     """A layer whose output has a probe added, by which the loss is differentiated."""
 
     def __init__(self, layer: nnx.Module, probe: Array):
@@ -83,11 +83,11 @@ def gradient_moments(
         return loss(output[None], {name: x[None] for name, x in row.items()})
 
     @jax.jit
-    def add(sums: _Sums, state: Any, batch: Batch, counted: Array) -> _Sums:
+    def add(sums: GradientSums, state: Any, batch: Batch, counted: Array) -> GradientSums:
         def value(probes: Params) -> Array:
             fresh: Any = nnx.merge(graphdef, state)
             for path in chosen:
-                replace_layer(fresh, path, _Probed(layer_at(fresh, path), probes[path]))
+                replace_layer(fresh, path, Probed(layer_at(fresh, path), probes[path]))
             outputs = fresh(**inputs_of(batch)).astype(jnp.float32)
             # A row that only fills up needs a loss, too: its gradient is dropped below.
             weight = batch["weight"]
@@ -104,7 +104,7 @@ def gradient_moments(
 
     params = parameters(model)
     widths = {path: _width(params, path) for path in chosen}
-    sums = _Sums.none(widths)
+    sums = GradientSums.none(widths)
     count = 0
     for batch in batches:
         counted = (np.asarray(batch["weight"]) > 0).reshape(len(batch["weight"]), -1).any(1)
@@ -115,7 +115,7 @@ def gradient_moments(
     return sums.means(count)
 
 
-class _Sums(NamedTuple):
+class GradientSums(NamedTuple):
     """`Σ gᵀg / 4^unit` by path: `unit` is that of the largest gradient yet.
 
     Gradients of a model that has learnt its task may be 1e-25, whose squares float32 does not hold.
@@ -125,11 +125,11 @@ class _Sums(NamedTuple):
     unit: Array
 
     @staticmethod
-    def none(widths: Mapping[str, int]) -> "_Sums":
+    def none(widths: Mapping[str, int]) -> "GradientSums":
         squares = {path: jnp.zeros((n, n), jnp.float32) for path, n in widths.items()}
-        return _Sums(squares, jnp.int32(_LEAST))
+        return GradientSums(squares, jnp.int32(_LEAST))
 
-    def with_gradients(self, found: Params) -> "_Sums":
+    def with_gradients(self, found: Params) -> "GradientSums":
         largest = jnp.stack([jnp.abs(g).max() for g in found.values()])
         unit = jnp.maximum(self.unit, jnp.where(largest.max() > 0, exponent(largest), _LEAST))
         exact = jax.lax.Precision.HIGHEST
@@ -138,7 +138,7 @@ class _Sums(NamedTuple):
             flat = to_unit(g, unit).reshape(-1, g.shape[-1])
             return shift(square, 2 * (self.unit - unit)) + jnp.matmul(flat.T, flat, precision=exact)
 
-        return _Sums({p: added(self.squares[p], g) for p, g in found.items()}, unit)
+        return GradientSums({p: added(self.squares[p], g) for p, g in found.items()}, unit)
 
     def means(self, count: int) -> Params:
         near = -_ROOM <= int(self.unit) <= _ROOM
@@ -158,14 +158,16 @@ def shrunk(moment: Array, share: float) -> Array:
     return (1 - share) * moment + share * (jnp.trace(moment) / n) * jnp.eye(n, dtype=moment.dtype)
 
 
+def by_gradients(moment: Array) -> Weighting:
+    """The right side of the metric, from the moment of the gradients of a layer."""
+    return Weighting(right=shrunk(moment, SHRINK_GRADIENTS))
+
+
 def _right(subject: Subject) -> dict[str, Weighting]:
     assert subject.loss is not None
     paths = [path.removesuffix(".kernel") for path in subject.weights]
     found = gradient_moments(subject.model, subject.batches(), subject.loss, paths)
-    return {
-        f"{path}.kernel": Weighting(right=shrunk(moment, SHRINK_GRADIENTS))
-        for path, moment in found.items()
-    }
+    return {f"{path}.kernel": by_gradients(moment) for path, moment in found.items()}
 
 
 def _left(weighting: Weighting, moment: Moment) -> Weighting:

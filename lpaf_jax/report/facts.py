@@ -29,7 +29,7 @@ DATA = {
     "judged_tokens": "tokens that the models were judged by",
 }
 
-_MODELS = {"minilm": "MiniLM"}
+_MODELS = {"minilm": "MiniLM", "smollm2": "SmolLM2-135M-Instruct"}
 _FAMILIES = {
     "bert": "BERT",
     "roberta": "RoBERTa",

@@ -202,6 +202,12 @@ def cautions(metrics: Metrics) -> list[str]:
             "Tuning after the factorization did not help: the factorized model scored "
             f"{measure.show(rough.score)} before it and {measure.show(final.score)} after."
         )
+    if read := metrics.get("read_from"):
+        notes.append(
+            f"The dense model was read from {facts.size(read['bytes'])} of codes "
+            f"({', '.join(read['codes'])}). Sizes here are those of bfloat16, in which the "
+            f"{_last(metrics)} model is written: to compare files, quantize it again."
+        )
     if metrics["bytes_on_disk"]["final"] >= metrics["bytes_on_disk"]["dense"]:
         notes.append(f"The {_last(metrics)} file is not smaller than the dense model's.")
     for row in speeds(metrics):

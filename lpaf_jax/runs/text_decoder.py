@@ -11,7 +11,8 @@ from lpaf_jax.checkpoints import DecoderOnDisk, load_model
 from lpaf_jax.checkpoints.checkpoint import saved_config, write_beside
 from lpaf_jax.checkpoints.names import file_name
 from lpaf_jax.checkpoints.tensors import ShardWriter, share_weights
-from lpaf_jax.core.errors import LpafError, SettingError
+from lpaf_jax.checkpoints.weight_files import bytes_of_weights
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.files import atomic_dir
 from lpaf_jax.data import (
     Tokenizer,
@@ -20,11 +21,12 @@ from lpaf_jax.data import (
     text_tokens,
     text_windows,
 )
-from lpaf_jax.factorization.blocks import Plan, Store, compress_decoder
+from lpaf_jax.factorization.blocks import compress_decoder
+from lpaf_jax.factorization.dense import Plan, scratch_bytes
+from lpaf_jax.factorization.store import Store
 from lpaf_jax.factors import LOW_RANK
 from lpaf_jax.importance import Subject
 from lpaf_jax.models import compressible, parameters
-from lpaf_jax.ranks import RANK_RULES
 from lpaf_jax.runs.settings import Settings
 from lpaf_jax.runs.text_models import (
     COLUMN,
@@ -47,16 +49,15 @@ class Decoder(TextModel):
         self._folder = folder
         self.family, self.positions = self._source.name, self._source.positions
         self.shapes, self.matrices = self._source.shapes, self._source.matrices()
-        self.unread_bytes = self._source.unread_bytes
+        self.codes = self._source.codes
+        # What lies there and is no part of the model is lost by reading, not by compression.
+        self.dense_bytes = (
+            self._source.bytes_as_written()
+            if self.codes
+            else bytes_of_weights(folder) - self._source.unread_bytes
+        )
 
     def check(self, settings: Settings) -> None:
-        ranks = settings.factorize.ranks
-        if RANK_RULES[ranks].measured:
-            raise SettingError(
-                ("ranks",),
-                f"{ranks!r} needs the answers of the whole model, which is cut block by block "
-                "here: take loss, or give --task with a text",
-            )
         self._source.check_finite()
 
     def read(self, settings: Settings, tokenizer: Tokenizer, length: int) -> tuple[Any, Any]:
@@ -80,6 +81,9 @@ class Decoder(TextModel):
     def bytes(self, text: np.ndarray) -> bytes:
         return text.tobytes()
 
+    def scratch_bytes(self, settings: Settings, text: np.ndarray) -> int:
+        return scratch_bytes(self._source, text, self._plan(settings, text))
+
     def cut(
         self,
         settings: Settings,
@@ -88,14 +92,16 @@ class Decoder(TextModel):
         work: Path,
         say: Callable[[str], None],
     ) -> Result:
-        chosen = settings.factorize.choices(trained=False)
-        plan = Plan(**chosen, dense=lambda: self._dense(calibration))
-        store = Store(work)
+        plan, store = self._plan(settings, calibration), Store(work)
         found = compress_decoder(self._source, calibration, plan, store, held_out=judged, say=say)
         return Result(found.cuts, found.perplexity)
 
+    def _plan(self, settings: Settings, calibration: np.ndarray) -> Plan:
+        chosen = settings.factorize.choices(trained=False)
+        return Plan(**chosen, dense=lambda: self._dense(calibration))
+
     def _dense(self, tokens: np.ndarray) -> Subject:
-        """The whole model with the text, where an importance or a rank rule needs gradients."""
+        """The whole model with the text, where an importance needs gradients of its weights."""
         model = load_model(self._folder, head="lm")
 
         def batches(count: int | None = None) -> Iterable[dict[str, np.ndarray]]:

@@ -10,13 +10,15 @@ import numpy as np
 from flax import nnx
 
 from lpaf_jax.checkpoints import load_model, records_of, save_model
+from lpaf_jax.checkpoints.weight_files import bytes_of_weights
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.files import read_json
 from lpaf_jax.data import Encoded, Tokenizer, encode, eval_batches
 from lpaf_jax.data.examples import unlabelled
 from lpaf_jax.data.tables import spread, text_lines
 from lpaf_jax.factorization import factorize, to_low_rank
-from lpaf_jax.factorization.blocks import Cut, output_error
+from lpaf_jax.factorization.blocks import output_error
+from lpaf_jax.factorization.store import Cut
 from lpaf_jax.importance import IMPORTANCES, Subject, activation_moments
 from lpaf_jax.models import compressible, parameters
 from lpaf_jax.models.families import FAMILIES, family_name, named_head
@@ -54,6 +56,7 @@ class Encoder(TextModel):
                 "model that was fine-tuned, or --task"
             )
         self._folder, self._model = folder, load_model(folder, head=head)
+        self.dense_bytes = bytes_of_weights(folder)
         outputs = getattr(self._model, "num_labels", None)
         self.kind = "regression" if head == "classification" and outputs == 1 else head
         self.positions = self._model.positions

@@ -1,13 +1,13 @@
 """What a run without a task does with a model, be it a decoder on disk or an encoder in memory."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lpaf_jax.data import Examples, Tokenizer, load_task
 from lpaf_jax.data.movie_reviews import SOURCES
-from lpaf_jax.factorization.blocks import Cut
+from lpaf_jax.factorization.store import Cut
 from lpaf_jax.runs.settings import Settings
 
 COLUMN = "text"
@@ -52,7 +52,8 @@ class TextModel(ABC):
         positions: longest text it can read, in tokens.
         shapes: of all its parameters, by path.
         matrices: (m, n) of the compressible ones, by path of the layer.
-        unread_bytes: what lies in the folder and is no part of the model.
+        dense_bytes: what the dense model takes, as it would be written here.
+        codes: what its weights are quantized as in the file; empty for floats.
         metric: by which it is judged.
     """
 
@@ -61,7 +62,8 @@ class TextModel(ABC):
     positions: int
     shapes: dict[str, tuple[int, ...]]
     matrices: dict[str, tuple[int, int]]
-    unread_bytes: int = 0
+    dense_bytes: int
+    codes: Sequence[str] = ()
     metric: str
 
     @property
@@ -88,6 +90,10 @@ class TextModel(ABC):
     @abstractmethod
     def bytes(self, text: Any) -> bytes:
         """What tells a text from others."""
+
+    def scratch_bytes(self, settings: Settings, text: Any) -> int:
+        """What `cut` has on disk beside the model, at most."""
+        return 0
 
     @abstractmethod
     def cut(

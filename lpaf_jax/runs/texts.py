@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from lpaf_jax.checkpoints import is_hub_id, resolve_model
-from lpaf_jax.checkpoints.weight_files import weight_files
+from lpaf_jax.checkpoints.weight_files import bytes_of_weights, weight_files
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.files import read_json
 from lpaf_jax.core.machine import peak_memory, versions
 from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import load_tokenizer
 from lpaf_jax.data.movie_reviews import SOURCES
-from lpaf_jax.factorization.blocks import Cut
+from lpaf_jax.factorization.store import Cut
 from lpaf_jax.models.families import FAMILIES, family_name
 from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import result_text
@@ -57,7 +57,8 @@ def run_text(settings: Settings) -> dict[str, Any]:
     judged_by = "held-out text" if settings.held_out else "end of the calibration text"
     if judged is None:
         judged, judged_by = calibration, "calibration text"
-    needs = 2 * sum(file.stat().st_size for file in weight_files(folder))
+    needs = 2 * model.dense_bytes
+    needs += model.scratch_bytes(settings, calibration)
     mark = _fingerprint(folder, model, calibration, judged)
     if not (job.folder / "metrics.json").is_file():
         model.check(settings)  # before the folder is made
@@ -74,10 +75,12 @@ def run_text(settings: Settings) -> dict[str, Any]:
         metrics["judged_by"] = judged_by
         model.assemble(result, work, job.stage(FINAL))
         metrics["bytes_on_disk"] = {
-            # What lies there and is no part of the model is lost by reading, not by compression.
-            "dense": _bytes(folder) - model.unread_bytes,
-            FINAL: _bytes(job.stage(FINAL)),
+            "dense": model.dense_bytes,
+            FINAL: bytes_of_weights(job.stage(FINAL)),
         }
+        if model.codes:
+            held = bytes_of_weights(folder)
+            metrics["read_from"] = {"bytes": held, "codes": list(model.codes)}
         finish(job, metrics)
         progress.log(f"finished\n{result_text(metrics)}")
     return metrics
@@ -177,7 +180,3 @@ def _metrics(
 def _numbers(cut: Cut) -> int:
     m, n = cut.shape
     return m * n if cut.rank is None else cut.rank * (m + n)
-
-
-def _bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in weight_files(folder))

@@ -12,8 +12,10 @@ from safetensors.numpy import load_file, save_file
 from lpaf_jax.checkpoints import DecoderOnDisk, load_model
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.factorization import to_low_rank
-from lpaf_jax.factorization.blocks import Outcome, Plan, Store, compress_decoder, output_error
-from lpaf_jax.factorization.states import _advanced
+from lpaf_jax.factorization.blocks import Outcome, compress_decoder, output_error
+from lpaf_jax.factorization.dense import Plan
+from lpaf_jax.factorization.states import advanced
+from lpaf_jax.factorization.store import Store
 from lpaf_jax.importance import (
     IMPORTANCES,
     Subject,
@@ -128,7 +130,8 @@ def test_each_block_is_cut_for_what_the_compressed_ones_before_it_give(
         stage.solver,
         params=0.6,
         floor=stage.floor,
-        dense=lambda: dense_of(folder),
+        # The other ones take their gradients block by block.
+        dense=(lambda: dense_of(folder)) if recipe == "fwsvd" else None,
     )
     if recipe == "afm" and folder.name == "llama":
         with pytest.raises(LpafError, match="has no bias"):
@@ -203,6 +206,30 @@ def test_a_walk_that_was_stopped_ends_as_one_that_was_not(folder: Path, tmp_path
             np.testing.assert_array_equal(x, expected[0][name], err_msg=name)
 
 
+def test_a_walk_back_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+    folder = write_decoder(tmp_path / "model", "llama")
+    plan = Plan("two-sided", "metric", "measured", params=0.6)
+    for stop in ("block 2 of 2: forward", "block 2 of 2: backward", "block 1 of 2: backward"):
+
+        def say(text: str, stop: str = stop) -> None:
+            if text.startswith(stop):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, tmp_path / "stopped", plan, say=say)
+    said: list[str] = []
+    _, one = run(folder, tmp_path / "stopped", plan, say=said.append)
+    assert not any("backward" in text or "forward" in text for text in said)
+    _, other = run(folder, tmp_path / "whole", plan)
+    assert one.ranks() == other.ranks()
+    for index in range(2):
+        found, expected = one.block(index), other.block(index)
+        assert found is not None
+        assert expected is not None
+        for name, x in found[0].items():
+            np.testing.assert_array_equal(x, expected[0][name], err_msg=name)
+
+
 def test_factors_have_the_dtype_of_the_file_and_figures_are_of_them(tmp_path: Path) -> None:
     folder = narrow(write_decoder(tmp_path / "model", "llama"))
     outcome, store = run(folder, tmp_path / "work", Plan(params=0.6), held_out=HELD_OUT)
@@ -217,9 +244,7 @@ def test_factors_have_the_dtype_of_the_file_and_figures_are_of_them(tmp_path: Pa
 
 @pytest.mark.slow
 def test_ranks_go_where_they_keep_most_within_the_budget(folder: Path, tmp_path: Path) -> None:
-    outcome, _ = run(
-        folder, tmp_path, Plan(params=0.6, ranks="loss", dense=lambda: dense_of(folder))
-    )
+    outcome, _ = run(folder, tmp_path, Plan(params=0.6, ranks="loss"))
     sizes = [m * n if k is None else k * (m + n) for _, (m, n), k, _ in outcome.cuts]
     dense = sum(m * n for _, (m, n), _, _ in outcome.cuts)
     assert 0.5 < sum(sizes) / dense <= 0.6
@@ -326,4 +351,4 @@ def test_blocks_are_compiled_once(folder: Path, tmp_path: Path) -> None:
     jax.clear_caches()
     run(folder, tmp_path, Plan(params=0.5))
     # Dense blocks of one batch size are not advanced: only the compressed ones, in two sizes.
-    assert _advanced._cache_size() == 2
+    assert advanced._cache_size() == 2

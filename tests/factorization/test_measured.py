@@ -1,15 +1,19 @@
 """Spectra in units of what one cut does, against the cut model itself."""
 
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 
-from lpaf_jax.checkpoints import load_model
+from lpaf_jax.checkpoints import DecoderOnDisk, load_model
 from lpaf_jax.factorization import factorize, to_low_rank
-from lpaf_jax.factorization.measured import measured_spectra
+from lpaf_jax.factorization.blocks import compress_decoder
+from lpaf_jax.factorization.dense import Plan
+from lpaf_jax.factorization.measured import divergences, measured_spectra, scaled
+from lpaf_jax.factorization.store import Store
 from lpaf_jax.importance import TWO_SIDED, Subject, measure
 from lpaf_jax.linalg import LowRank, svd
 from lpaf_jax.models import compressible, parameters
@@ -17,6 +21,7 @@ from lpaf_jax.ranks import choose_ranks, loss_spectrum
 from lpaf_jax.solvers import Solution
 from lpaf_jax.train import CLASSIFICATION
 from tests.tiny import WORDS, Tiny
+from tests.tiny_decoder import LENGTH, VOCABULARY, write_decoder
 
 RANKS = {
     "bert.encoder.layer.0.attention.self.query.kernel": 1,
@@ -112,3 +117,62 @@ def test_ranks_by_what_was_measured(subject: Subject, spectra: dict[str, np.ndar
     assert {p: s.factors.rank for p, s in found.items()} != {
         p: s.factors.rank for p, s in first.items()
     }
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_models_with_one_matrix_cut_walk_through_the_blocks_together(
+    tmp_path: Path, family: str
+) -> None:
+    source = DecoderOnDisk(write_decoder(tmp_path / family, family))
+    tokens = np.random.default_rng(1).integers(0, VOCABULARY, (6, LENGTH)).astype(np.int32)
+    weights = compressible(parameters(load_model(source.folder, head="lm")))
+    shift = 0.1 * jnp.arange(3 * 32) if family == "gpt2" else None
+    cuts: dict[str, Solution] = {}
+    for path, w in weights.items():
+        bias = shift if shift is not None and shift.shape == (w.shape[1],) else None
+        cuts[path.removesuffix(".kernel")] = Solution(svd(w, 2), bias)
+    said: list[str] = []
+    found = divergences(
+        source,
+        tokens,
+        lambda index: {p: c for p, c in cuts.items() if p.startswith(source.prefix(index) + ".")},
+        said.append,
+    )
+    assert len(said) == source.blocks + len(tokens)
+    assert found.keys() == cuts.keys()
+
+    def log_p(model: Any) -> np.ndarray:
+        return log_softmax(np.asarray(model(tokens), np.float64), axis=-1)
+
+    dense = log_p(load_model(source.folder, head="lm"))
+    for path in list(cuts)[:: 3 if family == "llama" else 2]:
+        model = load_model(source.folder, head="lm")
+        to_low_rank(model, {f"{path}.kernel": cuts[path]})
+        apart = np.sum(np.exp(dense) * (dense - log_p(model)), axis=-1)
+        assert found[path] == pytest.approx(apart.mean(), rel=1e-3), path
+
+
+def test_ranks_of_a_decoder_by_what_was_measured(tmp_path: Path) -> None:
+    source = DecoderOnDisk(write_decoder(tmp_path / "llama", "llama"))
+    tokens = np.random.default_rng(1).integers(0, VOCABULARY, (6, LENGTH)).astype(np.int32)
+    ranks = {}
+    for rule in ("loss", "measured"):
+        plan = Plan("two-sided", "metric", rule, params=0.6)
+        store = Store(tmp_path / rule)
+        compress_decoder(source, tokens, plan, store)
+        ranks[rule] = store.ranks()
+        assert not (tmp_path / rule / "states").exists()
+    seen = store.seen()
+    assert seen is not None
+    shapes = source.matrices()
+    spectra, first = {}, {}
+    for index in range(source.blocks):
+        sides = store.sides(index)
+        assert sides is not None
+        for name, spectrum in sides.items():
+            if name.endswith(":spectrum"):
+                path = name.removesuffix(":spectrum")
+                spectra[path], first[path] = spectrum, sides[f"{path}:a"].shape[1]
+    assert set(first.values()) == {1}  # a tenth of the rank at which factors are as large
+    expected = choose_ranks("loss", shapes, params=0.6, spectra=scaled(spectra, first, seen))
+    assert ranks["measured"] == expected != ranks["loss"]

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lpaf_jax.checkpoints import load_model
+from lpaf_jax.checkpoints import load_model, resolve_model
 from lpaf_jax.cli import main
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data import Examples, load_task, tasks
 from lpaf_jax.runs import pipeline
 from lpaf_jax.runs.text_decoder import Decoder
+from tests.gguf_files import write_gguf
 from tests.tiny import write_model
 from tests.tiny_decoder import LENGTH, write_decoder, write_text
 
@@ -400,3 +401,31 @@ def test_a_perplexity_that_is_not_finite_is_null_and_told(
     assert main(words(tmp_path, "run")[:-1]) == 0  # finished: read from the file
     assert main(["inspect", str(tmp_path / "run")]) == 0
     assert "not finite" in capsys.readouterr().out
+
+
+def test_a_file_of_llama_cpp_is_written_as_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = write_gguf(tmp_path / "tiny.Q4_1.gguf", "llama", "Q4_1")
+    text = tmp_path / "text.txt"
+    text.write_text("In the thin morning the film begins.\n" * 30)
+    chosen = {"calibration": text, "params": 0.6, "length": 16, "quiet": True}
+    found = pipeline.compress(file, out=tmp_path / "run", **chosen)
+    assert found["read_from"] == {"bytes": file.stat().st_size, "codes": ["Q4_1"]}
+    numbers = found["params"]["dense"]["total"]
+    assert 2 * numbers <= found["bytes_on_disk"]["dense"] < 2.1 * numbers  # bfloat16
+    assert found["bytes_on_disk"]["final"] < found["bytes_on_disk"]["dense"]
+    tensors = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    kinds = {name: str(x.dtype) for name, x in tensors.items()}
+    assert kinds["model.layers.0.self_attn.q_proj.down.weight"] == "bfloat16"
+    assert kinds["model.norm.weight"] == "float32"
+    dense = load_model(resolve_model(str(file)))
+    np.testing.assert_allclose(
+        tensors["model.embed_tokens.weight"].astype(np.float32),
+        dense.model.embed_tokens.weight[...],
+        rtol=2**-8,
+    )
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "quantize it again" in page
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(text)]) == 0

@@ -1,0 +1,251 @@
+"""What is to be known of a dense decoder before its first block is cut: ranks, and gradients."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from lpaf_jax.checkpoints import DecoderOnDisk
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.progress import Countdown
+from lpaf_jax.factorization.backward import Backward
+from lpaf_jax.factorization.measured import divergences, scaled
+from lpaf_jax.factorization.store import Store
+from lpaf_jax.importance import (
+    IMPORTANCES,
+    TWO_SIDED,
+    Subject,
+    Weighting,
+    of_model,
+    with_floor,
+)
+from lpaf_jax.importance.gradients import by_gradients
+from lpaf_jax.linalg import LowRank
+from lpaf_jax.models import layer_at
+from lpaf_jax.ranks import RANK_RULES, choose_ranks, loss_spectrum
+from lpaf_jax.solvers import SOLVERS, Solution, check_pair, solve_one
+
+# Pieces of the text that gradients are taken of: on MiniLM 320 sentences say as much as 5,000.
+_TEXTS = 32
+# Tokens by which cuts are measured, in pieces of this length.
+_MEASURED, _LENGTH = 1024, 128
+# What a matrix is cut to for that, as a share of the rank at which factors are as large as it.
+_SHARE = 0.1
+
+
+class Plan(NamedTuple):
+    """How a model is cut.
+
+    Attributes:
+        importance, solver, ranks: names of a registered importance, solver and rank rule.
+        params: share of the numbers in the compressible matrices that is kept, or `rank`.
+        floor, ridge, multiple_of: see `lpaf_jax.factorization.factorize`.
+        dense: gives the whole dense model and its data, in memory: for importances that look at
+            all of it at once. It is called at most once.
+    """
+
+    importance: str = "activations"
+    solver: str = "metric"
+    ranks: str = "share"
+    params: float | None = None
+    rank: int | None = None
+    floor: float = 0.0
+    ridge: float = 0.0
+    multiple_of: int = 1
+    dense: Callable[[], Subject] | None = None
+
+
+class Known(NamedTuple):
+    """What is known before the first block is cut.
+
+    Attributes:
+        ranks: of every matrix, by the path of its layer; None where it stays dense.
+        weightings: of the layers in a block, by path, before their inputs are looked at.
+    """
+
+    ranks: Mapping[str, int | None]
+    weightings: Callable[[int], Mapping[str, Weighting]]
+
+
+def look_ahead(
+    source: DecoderOnDisk,
+    tokens: np.ndarray,
+    plan: Plan,
+    store: Store,
+    say: Callable[[str], None],
+) -> Known:
+    """Choose the ranks, and take the gradients that the importance needs.
+
+    Gradients at the outputs of layers are taken block by block from the end; other importances that
+    need gradients have the whole dense model in memory, which is let go of afterwards.
+
+    Raises:
+        LpafError: a choice does not go with another, a share cannot be kept, or the model
+            overflows.
+    """
+    importance, rule = IMPORTANCES[plan.importance], RANK_RULES[plan.ranks]
+    check_pair(importance, SOLVERS[plan.solver], plan.ridge)
+    shapes, ranks = source.matrices(), store.ranks()
+    two_sided = importance is TWO_SIDED
+    whole = {path: Weighting() for path in shapes}
+    if importance.of_model is not None and not two_sided:
+        assert plan.dense is not None, "this importance needs the dense model"
+        say("gradients of the dense model, which is in memory for this")
+        found = of_model(importance, plan.dense())
+        whole = {path.removesuffix(".kernel"): each for path, each in found.items()}
+    spectral = rule.needs_spectra and ranks is None
+    if spectral or two_sided:
+        _walk_back(source, tokens, plan, whole, store, say)
+    if ranks is None:
+        spectra = _spectra(source, tokens, plan, store, say) if spectral else {}
+        ranks = choose_ranks(
+            plan.ranks,
+            shapes,
+            params=plan.params,
+            rank=plan.rank,
+            spectra=spectra,
+            multiple_of=plan.multiple_of,
+        )
+        store.keep_ranks(ranks)
+
+    def weightings(index: int) -> Mapping[str, Weighting]:
+        if not two_sided:
+            return whole
+        arrays = store.sides(index)
+        assert arrays is not None
+        paths = paths_in(source, index)
+        return {path: Weighting(right=jnp.asarray(arrays[f"{path}:right"])) for path in paths}
+
+    return Known(ranks, weightings)
+
+
+def paths_in(source: DecoderOnDisk, index: int) -> list[str]:
+    """The paths of the compressible layers in a block."""
+    return [path for path in source.matrices() if path.startswith(f"{source.prefix(index)}.")]
+
+
+def _walk_back(
+    source: DecoderOnDisk,
+    tokens: np.ndarray,
+    plan: Plan,
+    whole: Mapping[str, Weighting],
+    store: Store,
+    say: Callable[[str], None],
+) -> None:
+    """Keep of each block its gradients, its spectra in units of the loss and what is measured."""
+    missing = [i for i in reversed(range(source.blocks)) if store.sides(i) is None]
+    if not missing:
+        return
+    states = store.folder / "states"
+    states.mkdir(parents=True, exist_ok=True)
+    backward = Backward(source, _some(tokens), states)
+    if not backward.reached(missing[0]):
+        ahead = Countdown()
+
+        def told(done: int) -> None:
+            left = ahead.left(done / source.blocks)
+            say(f"block {done} of {source.blocks}: forward, to take gradients{left}")
+
+        backward.forward(told)
+    back = Countdown()
+    for done, index in enumerate(missing, 1):
+        block = source.block(index)
+        store.keep_sides(index, _sides_of(source, backward, block, index, plan, whole))
+        left = back.left(done / len(missing))
+        say(f"block {index + 1} of {source.blocks}: backward, what its ranks are worth{left}")
+    shutil.rmtree(states)
+
+
+def _some(tokens: np.ndarray) -> np.ndarray:
+    """The texts that gradients are taken of."""
+    chosen = np.linspace(0, len(tokens) - 1, min(_TEXTS, len(tokens)))
+    return tokens[np.unique(chosen.round().astype(int))]
+
+
+def scratch_bytes(source: DecoderOnDisk, tokens: np.ndarray, plan: Plan) -> int:
+    """What a walk back has on disk, at most; 0 where there is none."""
+    if not (plan.importance == TWO_SIDED.name or RANK_RULES[plan.ranks].needs_spectra):
+        return 0
+    shapes = source.matrices().values()
+    width = max(min(shape) for shape in shapes)
+    return 4 * (_some(tokens).size * width * source.blocks + sum(n * n for _, n in shapes))
+
+
+def _sides_of(
+    source: DecoderOnDisk,
+    backward: Backward,
+    block: nnx.Module,
+    index: int,
+    plan: Plan,
+    whole: Mapping[str, Weighting],
+) -> dict[str, np.ndarray]:
+    assert TWO_SIDED.of_inputs is not None
+    importance, solver = IMPORTANCES[plan.importance], SOLVERS[plan.solver]
+    measured, prefix = RANK_RULES[plan.ranks].measured, f"{source.prefix(index)}."
+    paths = {path.removeprefix(prefix): path for path in paths_in(source, index)}
+    found: dict[str, np.ndarray] = {}
+    for place, sides in backward.block(index, block, list(paths)).items():
+        path, w = paths[place], layer_at(block, place).kernel[...]
+        if not (jnp.isfinite(sides.inputs.second).all() and jnp.isfinite(sides.gradients).all()):
+            raise LpafError(f"{path}: its inputs or gradients are not finite; the model overflows")
+        weighting = TWO_SIDED.of_inputs(by_gradients(sides.gradients), sides.inputs)
+        found[f"{path}:spectrum"] = loss_spectrum(w, weighting)
+        if importance is TWO_SIDED:
+            assert weighting.right is not None
+            found[f"{path}:right"] = np.asarray(weighting.right)
+        elif measured:
+            weighting = whole[path]
+            if importance.of_inputs is not None:
+                weighting = importance.of_inputs(weighting, sides.inputs)
+        if measured:
+            weighting = with_floor(weighting, plan.floor)
+            (a, b), change = solve_one(solver, w, weighting, _rank_to_measure(w.shape), plan.ridge)
+            found |= {f"{path}:a": np.asarray(a), f"{path}:b": np.asarray(b)}
+            found |= {} if change is None else {f"{path}:change": np.asarray(change)}
+    return found
+
+
+def _spectra(
+    source: DecoderOnDisk,
+    tokens: np.ndarray,
+    plan: Plan,
+    store: Store,
+    say: Callable[[str], None],
+) -> dict[str, np.ndarray]:
+    """Singular values of all matrices in units of the loss, or of what was measured."""
+    spectra: dict[str, np.ndarray] = {}
+    for index in range(source.blocks):
+        arrays = store.sides(index)
+        assert arrays is not None
+        spectra |= {path: arrays[f"{path}:spectrum"] for path in paths_in(source, index)}
+    if not RANK_RULES[plan.ranks].measured:
+        return spectra
+
+    def cuts(index: int) -> dict[str, Solution]:
+        arrays = store.sides(index)
+        assert arrays is not None
+        found = {}
+        for path in paths_in(source, index):
+            change = arrays.get(f"{path}:change")
+            found[path] = Solution(
+                LowRank(*(jnp.asarray(arrays[f"{path}:{name}"]) for name in "ab")),
+                None if change is None else jnp.asarray(change),
+            )
+        return found
+
+    seen = store.seen()
+    if seen is None:
+        length = min(_LENGTH, tokens.shape[1])
+        texts = min(len(tokens), max(1, _MEASURED // length))
+        seen = divergences(source, tokens[:texts, :length], cuts, say)
+        store.keep_seen(seen)
+    ranks = {path: _rank_to_measure(shape) for path, shape in source.matrices().items()}
+    return scaled(spectra, ranks, seen)
+
+
+def _rank_to_measure(shape: tuple[int, int]) -> int:
+    m, n = shape
+    return max(1, int(_SHARE * m * n / (m + n)))

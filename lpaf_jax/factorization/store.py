@@ -1,0 +1,87 @@
+"""What a walk through a decoder has found, on disk, so that it goes on where it was stopped."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from lpaf_jax.checkpoints.tensors import read_file
+from lpaf_jax.core.files import atomic_write, read_json, write_json
+
+
+class Cut(NamedTuple):
+    """What became of a matrix.
+
+    Attributes:
+        path: of its layer.
+        shape: (m, n).
+        rank: k; None where it stayed dense, as factors would have had more numbers.
+        error: `E‖x W − x A B‖² / E‖x W‖²` over the calibration text, x as the blocks before, which
+            are compressed, and the rest of its own, which is dense, leave it.
+    """
+
+    path: str
+    shape: tuple[int, int]
+    rank: int | None
+    error: float
+
+
+class Store:
+    """The finished blocks of a walk, and what was known before the first of them was cut.
+
+    Args:
+        folder: of this one walk; it is made when the first thing is kept.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def ranks(self) -> dict[str, int | None] | None:
+        """The rank of every matrix, if they were chosen already."""
+        found: dict[str, int | None] | None = self._json("ranks")
+        return found
+
+    def keep_ranks(self, ranks: Mapping[str, int | None]) -> None:
+        write_json(self.folder / "ranks.json", ranks)
+
+    def seen(self) -> dict[str, float] | None:
+        """How far the answers of the model were with one matrix cut, if that was measured."""
+        found: dict[str, float] | None = self._json("seen")
+        return found
+
+    def keep_seen(self, seen: Mapping[str, float]) -> None:
+        write_json(self.folder / "seen.json", seen)
+
+    def sides(self, index: int) -> dict[str, np.ndarray] | None:
+        """Arrays that are known of a block before it is cut, by name."""
+        file = self._file("sides", index)
+        return dict(read_file(file)) if file.is_file() else None
+
+    def keep_sides(self, index: int, arrays: dict[str, np.ndarray]) -> None:
+        with atomic_write(self._file("sides", index)) as temporary:
+            # safetensors writes the memory of an array as it lies, whatever its strides.
+            save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, temporary)
+
+    def block(self, index: int) -> tuple[dict[str, np.ndarray], list[Cut]] | None:
+        """Tensors by name and cuts of a block, if it is finished."""
+        file = self._file("block", index)
+        note = file.with_suffix(".json")
+        if not note.is_file():
+            return None
+        cuts = [Cut(path, (m, n), rank, error) for path, (m, n), rank, error in read_json(note)]
+        return dict(read_file(file)), cuts
+
+    def keep_block(self, index: int, tensors: dict[str, np.ndarray], cuts: list[Cut]) -> None:
+        file = self._file("block", index)
+        with atomic_write(file) as temporary:
+            save_file(tensors, temporary)
+        write_json(file.with_suffix(".json"), cuts)  # last: where it is, the tensors are whole
+
+    def _json(self, name: str) -> Any:
+        path = self.folder / f"{name}.json"
+        return read_json(path) if path.is_file() else None
+
+    def _file(self, kind: str, index: int) -> Path:
+        return self.folder / f"{kind}-{index:05d}.safetensors"
