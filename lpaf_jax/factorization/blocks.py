@@ -24,6 +24,7 @@ from lpaf_jax.factorization.dense import Known, Plan, look_ahead, paths_in
 from lpaf_jax.factorization.states import States
 from lpaf_jax.factorization.store import Cut, Store
 from lpaf_jax.factorization.swap import moved_bias
+from lpaf_jax.factorization.tune_block import tune_block
 from lpaf_jax.importance import IMPORTANCES, with_floor
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.linalg.arithmetic import ratio
@@ -91,6 +92,7 @@ def compress_decoder(
     known = look_ahead(source, tokens, plan, store, say)
     embedder = source.embedder()
     calibration = States.of(embedder, tokens)
+    wanted = States.of(embedder, tokens) if plan.block_epochs else None
     before = None if held_out is None else States.of(embedder, held_out)
     after = None if held_out is None else States.of(embedder, held_out)
     del embedder
@@ -98,10 +100,14 @@ def compress_decoder(
     countdown = Countdown()
     for index in range(source.blocks):
         block, kept = source.block(index), store.block(index)
-        if before is not None:
-            before.advance(block)
+        for states in (before, wanted):  # those of the dense model
+            if states is not None:
+                states.advance(block)
+        tuned = ""
         if kept is None:
             found = _cut_block(source, block, index, calibration, plan, known)
+            if wanted is not None:
+                tuned = _tune(source, block, index, calibration, wanted, plan)
             tensors = _tensors(source, block, source.prefix(index))
             store.keep_block(index, tensors, found)
         else:
@@ -115,7 +121,7 @@ def compress_decoder(
         left = countdown.left((index + 1) / source.blocks)
         say(
             f"block {index + 1} of {source.blocks}: {'' if kept is None else 'cut before, '}"
-            f"{lost:.1%} of the outputs' energy lost{left}"
+            f"{lost:.1%} of the outputs' energy lost{tuned}{left}"
         )
     perplexity = {}
     if before is not None and after is not None and held_out is not None:
@@ -162,6 +168,26 @@ def _cut_block(
         _replace(block, place, LowRank(a, b), moved_bias(path, bias, change))
         cuts.append(Cut(path, (m, n), rank, float(output_error(w, a, b, moment.second))))
     return cuts
+
+
+def _tune(
+    source: DecoderOnDisk,
+    block: nnx.Module,
+    index: int,
+    given: States,
+    wanted: States,
+    plan: Plan,
+) -> str:
+    """Tune the factors of a block, and round them to what will be stored; in words, what it did."""
+    epochs, lr, seed = plan.block_epochs, plan.block_lr, plan.seed + index
+    before, after = tune_block(block, given, wanted, epochs=epochs, lr=lr, seed=seed)
+    for path in paths_in(source, index):
+        layer = layer_at(block, path.removeprefix(f"{source.prefix(index)}."))
+        if isinstance(layer, LowRankLinear):
+            narrow = source.stored_dtype(f"{path}.kernel")
+            for factor in (layer.a, layer.b):
+                factor.set_value(factor[...].astype(narrow).astype(jnp.float32))
+    return f", states off by {before:.2%}, tuned {after:.2%}"
 
 
 def _put_factors(

@@ -43,6 +43,7 @@ class Plan(NamedTuple):
         importance, solver, ranks: names of a registered importance, solver and rank rule.
         params: share of the numbers in the compressible matrices that is kept, or `rank`.
         floor, ridge, multiple_of: see `lpaf_jax.factorization.factorize`.
+        block_epochs, block_lr, seed: see `tune_block`; 0 epochs tune nothing.
         dense: gives the whole dense model and its data, in memory: for importances that look at
             all of it at once. It is called at most once.
     """
@@ -55,6 +56,9 @@ class Plan(NamedTuple):
     floor: float = 0.0
     ridge: float = 0.0
     multiple_of: int = 1
+    block_epochs: int = 0
+    block_lr: float = 1e-4
+    seed: int = 0
     dense: Callable[[], Subject] | None = None
 
 

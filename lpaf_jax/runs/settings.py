@@ -194,6 +194,7 @@ def check(settings: Settings) -> None:
     settings.method.check()
     if settings.trained:
         settings.method.check_order()
+        settings.factorize.refuse_blocks("with a task all is tuned at once (--tune-epochs)")
     for _, stage in settings.steps:
         if isinstance(stage, Prune):
             check_schedule(settings.warmup, stage.cooldown)

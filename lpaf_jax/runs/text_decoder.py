@@ -97,8 +97,14 @@ class Decoder(TextModel):
         return Result(found.cuts, found.perplexity)
 
     def _plan(self, settings: Settings, calibration: np.ndarray) -> Plan:
-        chosen = settings.factorize.choices(trained=False)
-        return Plan(**chosen, dense=lambda: self._dense(calibration))
+        stage = settings.factorize
+        return Plan(
+            **stage.choices(trained=False),
+            block_epochs=stage.block_epochs,
+            block_lr=stage.block_lr,
+            seed=settings.seed,
+            dense=lambda: self._dense(calibration),
+        )
 
     def _dense(self, tokens: np.ndarray) -> Subject:
         """The whole model with the text, where an importance needs gradients of its weights."""

@@ -72,6 +72,7 @@ class Encoder(TextModel):
 
     def check(self, settings: Settings) -> None:
         chosen = settings.factorize
+        chosen.refuse_blocks("an encoder is cut in memory, and not tuned")
         for name, needs in (
             ("importance", "loss" in IMPORTANCES[chosen.importance].needs),
             ("ranks", RANK_RULES[chosen.ranks].needs_spectra),

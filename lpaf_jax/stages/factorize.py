@@ -57,6 +57,11 @@ class Factorize(Stage):
     """Step of ranks that differ, for hardware that wants multiples of 8 or 64."""
     moment_batches: int = 40
     """Batches of the training data that moments and Fisher information are taken from."""
+    block_epochs: int = 0
+    """Of a decoder that a text alone compresses: passes over the text in which the factors of each
+    block are tuned right after their cut."""
+    block_lr: float = 1e-4
+    """Learning rate of that tuning."""
 
     def share(self, trained: bool = True) -> float | None:
         """`params`, or the usual where neither it nor the rank is chosen; None where that is."""
@@ -83,6 +88,8 @@ class Factorize(Stage):
             demand(self, name, lambda x: 0 <= x < math.inf, "finite and at least 0")
         if self.rank is not None:
             demand(self, "rank", whole(1), "a whole number, at least 1")
+        demand(self, "block_epochs", whole(0), "a whole number, at least 0")
+        demand(self, "block_lr", lambda x: 0 < x < math.inf, "finite and above 0")
         for name in ("multiple_of", "moment_batches"):
             demand(self, name, whole(1), "a whole number, at least 1")
         if self.rank is not None and self.ranks != "uniform":
@@ -94,6 +101,13 @@ class Factorize(Stage):
         if self.params is not None and self.rank is not None:
             raise SettingError(("params", "rank"), "both choose the rank: leave one of them out")
         check_pair(IMPORTANCES[self.importance], SOLVERS[self.solver], self.ridge)
+
+    def refuse_blocks(self, why: str) -> None:
+        """Raise SettingError where blocks are to be tuned."""
+        if self.block_epochs:
+            raise SettingError(
+                ("block_epochs",), f"is for decoders that a text alone compresses: {why}"
+            )
 
     def run(self, context: Context) -> Saved:
         """Factorize the model before it, weighted by what its data say of it."""

@@ -429,3 +429,21 @@ def test_a_file_of_llama_cpp_is_written_as_a_folder(
     page = (tmp_path / "run" / "report.html").read_text()
     assert "quantize it again" in page
     assert main(["evaluate", str(tmp_path / "run"), "--data", str(text)]) == 0
+
+
+def test_blocks_are_tuned_by_the_text_alone(place: Path) -> None:
+    found = {}
+    for epochs in (0, 20):
+        chosen = {"block_epochs": epochs, "block_lr": 3e-3, "params": 0.4}
+        out = f"blocks-{epochs}"
+        compress(place, out, held_out=place / "held_out.txt", **chosen)
+        log = (place / out / "logs" / "run.log").read_text()
+        assert ("tuned" in log) == (epochs > 0)
+        found[epochs] = load_file(place / out / "model" / "model.safetensors")
+    moved = {n for n, x in found[0].items() if not np.array_equal(x, found[20][n])}
+    assert moved
+    assert all(".down." in name or ".up." in name for name in moved)
+    with pytest.raises(LpafError, match="block_epochs is for decoders that a text alone"):
+        pipeline.compress(
+            place / "llama", task=place / "held_out.txt", out=place / "no", block_epochs=1
+        )
