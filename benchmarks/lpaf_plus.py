@@ -65,6 +65,34 @@ def elsewhere(found: dict[str, Any], work: Path) -> list[dict[str, Any]]:
     ]
 
 
+def show(kept: dict[str, Any]) -> None:
+    """The means over seeds, as Markdown."""
+    against = {
+        (each["recipe"], each["params"]): each
+        for each in kept["pooled"]
+        if each["against"] == "dense"
+    }
+    beyond = {each["params"]: each for each in kept.get("elsewhere", ())}
+    print("| recipe | kept numbers | before tuning | kept | points (p) | elsewhere (p) | seeds |")
+    print("|---|---|---|---|---|---|---|")
+    for (recipe, params), pooled in against.items():
+        rows = [r for r in kept["rows"] if (r["recipe"], r["params"]) == (recipe, params)]
+        shares = [
+            100 * float(np.mean([row[key] / row["dense"] for row in rows]))
+            for key in ("before_tuning", "final")
+        ]
+        away = beyond.get(params) if recipe == RECIPE else None
+        cells = [
+            recipe,
+            f"{100 * params:g} %",
+            *(f"{share:.1f} %" for share in shares),
+            f"{pooled['points']:+.2f} ({pooled['p']:.3f})",
+            "" if away is None else f"{away['points']:+.2f} ({away['p']:.3f})",
+            str(len(rows)),
+        ]
+        print(f"| {' | '.join(cells)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--task", default="rotten_tomatoes")
@@ -73,16 +101,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--params", type=float, nargs="+")
     parser.add_argument("--work", type=Path, default=Path("runs"))
+    parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
     args = parser.parse_args()
+    own = args.task == "rotten_tomatoes"
+    name = "lpaf_plus" + ("" if own else f"_{Path(args.task).stem}")
+    if args.show:
+        show(read_json(RESULTS / f"{name}.json"))
+        return
     chosen: dict[str, Any] = {"task": args.task, "preset": args.preset, "keep": "all"}
     chosen["tune_epochs"] = args.tune_epochs
-    own = args.task == "rotten_tomatoes"
     if own:
         if not ELSEWHERE.is_file():
             parser.error(f"{ELSEWHERE} is missing: python benchmarks/sentences.py makes it")
     elif Path(args.task).is_file():
         chosen["regression"] = True
-    name = "lpaf_plus" + ("" if own else f"_{Path(args.task).stem}")
     work = args.work / name
     params = args.params or ([0.5, 0.25, 0.16, 0.1, 0.06, 0.04] if own else [0.25, 0.16, 0.1])
     seeds = args.seeds or ([0, 1, 2] if own else [0])
@@ -96,12 +128,7 @@ def main() -> None:
     write_json(RESULTS / f"{name}.json", kept)
     console = Console(highlight=False, markup=False, emoji=False)
     print_comparison(found, console)
-    for row in kept.get("elsewhere", ()):
-        share, count = 100 * row["params"], len(row["seeds"])
-        console.print(
-            f"{share:g} %: {row['points']:+.2f} points on {row['n']:,} sentences from elsewhere, "
-            f"p = {row['p']:.3f}, {count} seeds"
-        )
+    show(kept)
 
 
 if __name__ == "__main__":
