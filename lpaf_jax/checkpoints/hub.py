@@ -6,6 +6,7 @@ from pathlib import Path
 from lpaf_jax.checkpoints.checkpoint import BESIDE
 from lpaf_jax.checkpoints.gguf_folder import gguf_folder
 from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.folders import model_folder
 
 # Not all safetensors: beside these, Mistral's repositories hold all weights under other names.
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
@@ -51,6 +52,23 @@ def resolve_model(name: str) -> Path:
             "file, or a hub id such as 'google-bert/bert-base-uncased'"
         )
     return _from_hub(name)
+
+
+def find_model(place: Path | str, stage: str = "final") -> Path:
+    """The folder of a model that is to be used as it is.
+
+    Args:
+        place: the folder of a run or of a model, a .gguf file, or the name of a packaged model.
+        stage: of a run.
+
+    Raises:
+        LpafError: there is no such model or stage.
+    """
+    name = str(place)
+    known = name in _PACKAGED or (name.endswith(".gguf") and not Path(place).is_dir())
+    if known and stage == "final" and not Path(place).is_dir():
+        return resolve_model(name)
+    return model_folder(Path(place), stage)
 
 
 def is_hub_id(name: str) -> bool:

@@ -27,6 +27,7 @@ from lpaf_jax.cli.analyze import Analyze
 from lpaf_jax.cli.bench import Bench
 from lpaf_jax.cli.compare import Compare
 from lpaf_jax.cli.export import Export
+from lpaf_jax.cli.generate import Generate
 from lpaf_jax.cli.inspect import Inspect
 from lpaf_jax.cli.recipes import Recipes
 from lpaf_jax.cli.serve import Evaluate, Predict
@@ -208,6 +209,7 @@ def _parse(argv: list[str]) -> Any:
         | Annotated[Recipes, subcommand("recipes")]
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Predict, subcommand("predict")]
+        | Annotated[Generate, subcommand("generate")]
         | Annotated[Inspect, subcommand("inspect")]
         | Annotated[Bench, subcommand("bench")]
         | Annotated[Analyze, subcommand("analyze")]

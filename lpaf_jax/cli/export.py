@@ -36,7 +36,7 @@ class Export:
 
     def run(self) -> None:
         """Export and say what it takes on disk."""
-        from lpaf_jax.core.folders import model_folder
+        from lpaf_jax.checkpoints import find_model
         from lpaf_jax.export import (
             export_dense,
             export_factorized,
@@ -45,7 +45,7 @@ class Export:
         )
         from lpaf_jax.report.facts import size
 
-        place = model_folder(self.dir, self.stage)
+        place = find_model(self.dir, self.stage)
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise LpafError(f"{self.out} is not empty: name a new folder for --out")
         if self.format == "onnx":

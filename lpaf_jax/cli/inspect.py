@@ -24,11 +24,11 @@ class Inspect:
 
     def run(self) -> None:
         """Read and print."""
+        from lpaf_jax.checkpoints import find_model
         from lpaf_jax.core.files import json_text
-        from lpaf_jax.core.folders import model_folder
         from lpaf_jax.evaluation.inspection import inspect_model
 
-        found = inspect_model(model_folder(self.dir, self.stage))
+        found = inspect_model(find_model(self.dir, self.stage))
         if self.json:
             print(json_text(found, indent=2))
             return

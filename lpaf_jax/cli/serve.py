@@ -2,7 +2,9 @@
 
 import io
 import sys
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,7 @@ from tyro.conf import Positional, arg
 from lpaf_jax.cli.stage import StageName
 
 _LENGTH = arg(metavar="INT", help_behavior_hint="(default: what it was trained with)")
+_BATCH = arg(metavar="INT", help_behavior_hint="(default: 32; 1 window of a language model)")
 _STRIDE = arg(metavar="INT", help_behavior_hint="(default: the length)")
 
 
@@ -26,7 +29,7 @@ class Evaluate:
     """
 
     dir: Positional[Path]
-    """Folder of a run, or of a model."""
+    """Folder of a run or of a model, a .gguf file, or `smollm2`."""
     data: Annotated[Path, arg(metavar="FILE")]
     """A table (.json, .csv, .tsv, .jsonl or .parquet), questions as those of SQuAD, or a text."""
     stage: StageName = "final"
@@ -37,8 +40,8 @@ class Evaluate:
     """Column of the label: the name of a class or its number; for a regression, the value."""
     pair_column: Annotated[str | None, _column("(default: the run's)")] = None
     """Column of the second text, for a task about pairs."""
-    batch: int = 32
-    """Texts at a time."""
+    batch: Annotated[int | None, _BATCH] = None
+    """Texts at a time; of a language model, windows, whose logits are held."""
     length: Annotated[int | None, _LENGTH] = None
     """Longest text in tokens; what is longer is cut, or read in windows of this length."""
     stride: Annotated[int | None, _STRIDE] = None
@@ -47,19 +50,22 @@ class Evaluate:
     def run(self) -> None:
         """Evaluate and print."""
         from lpaf_jax.core.files import json_text
+        from lpaf_jax.core.progress import Ticker
         from lpaf_jax.evaluation.serve import evaluate_file
 
-        result = evaluate_file(
-            self.dir,
-            self.data,
-            stage=self.stage,
-            text_column=self.text_column,
-            label_column=self.label_column,
-            pair_column=self.pair_column,
-            batch=self.batch,
-            length=self.length,
-            stride=self.stride,
-        )
+        with closing(Ticker()) as ticker:
+            result = evaluate_file(
+                self.dir,
+                self.data,
+                stage=self.stage,
+                text_column=self.text_column,
+                label_column=self.label_column,
+                pair_column=self.pair_column,
+                batch=self.batch,
+                length=self.length,
+                stride=self.stride,
+                on_batch=partial(ticker.batch, str(self.data)),
+            )
         print(json_text(result))
 
 

@@ -22,24 +22,18 @@ _PLAIN_SECONDS = 10.0
 _SHARES = ("accuracy", "f1", "exact")
 
 
-class Progress:
-    """Writes each row to `logs/train.jsonl` and a line of progress to standard error.
+class Ticker:
+    """A line of progress on standard error.
 
-    Lines that stay go to the package's logger too, and with it to the log of the run.
-
-    On a terminal the line is rewritten in place; elsewhere (a file, CI) one is printed every ten
-    seconds.
-
-    Of several processes only the first one does.
+    On a terminal it is rewritten in place; elsewhere (a file, CI) one is printed every ten seconds.
+    Of several processes only the first one prints.
 
     Args:
-        folder: of the run.
         quiet: print nothing.
     """
 
-    def __init__(self, folder: Path, quiet: bool):
+    def __init__(self, quiet: bool = False):
         quiet = quiet or not is_first()
-        self._path = log_path(folder)
         # Names of models and folders are printed as they are: no markup, no emoji in them.
         self._console = Console(
             stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True
@@ -47,6 +41,45 @@ class Progress:
         self._live = self._console.is_terminal and not quiet
         self._printed = -math.inf
         self._width = 0
+
+    def batch(self, what: str, done: int, count: int) -> None:
+        """Of `what`, which is evaluated, `done` batches of `count` are through."""
+        self._show(f"{_title('evaluate')} {what}: batch {done}/{count}")
+
+    def _show(self, text: str, always: bool = False) -> None:
+        """A line that the next one may replace; elsewhere than on a terminal, one now and then."""
+        recent = time.monotonic() - self._printed < _PLAIN_SECONDS
+        if not self._live and not always and recent:
+            return
+        self._printed = time.monotonic()
+        if self._live:
+            sys.stderr.write("\r" + text.ljust(self._width))
+            sys.stderr.flush()
+            self._width = len(text)
+        else:
+            self._console.print(text)
+
+    def close(self) -> None:
+        """Wipe the line that is rewritten, if one stands."""
+        if self._width:
+            sys.stderr.write("\r" + " " * self._width + "\r")
+            sys.stderr.flush()
+            self._width = 0
+
+
+class Progress(Ticker):
+    """Writes each row to `logs/train.jsonl` and a line of progress to standard error.
+
+    Lines that stay go to the package's logger too, and with it to the log of the run.
+
+    Args:
+        folder: of the run.
+        quiet: print nothing.
+    """
+
+    def __init__(self, folder: Path, quiet: bool):
+        super().__init__(quiet)
+        self._path = log_path(folder)
 
     def say(self, text: str) -> None:
         """One line that stays."""
@@ -103,30 +136,6 @@ class Progress:
             left = (row["steps"] - row["step"]) * row["seconds_per_step"]
             text += f"  {clock(left)} left"
         self._show(text, always=row["step"] == row["steps"])
-
-    def batch(self, what: str, done: int, count: int) -> None:
-        """Of `what`, which is evaluated, `done` batches of `count` are through."""
-        self._show(f"{_title('evaluate')} {what}: batch {done}/{count}")
-
-    def _show(self, text: str, always: bool = False) -> None:
-        """A line that the next one may replace; elsewhere than on a terminal, one now and then."""
-        recent = time.monotonic() - self._printed < _PLAIN_SECONDS
-        if not self._live and not always and recent:
-            return
-        self._printed = time.monotonic()
-        if self._live:
-            sys.stderr.write("\r" + text.ljust(self._width))
-            sys.stderr.flush()
-            self._width = len(text)
-        else:
-            self._console.print(text)
-
-    def close(self) -> None:
-        """Wipe the line that is rewritten, if one stands."""
-        if self._width:
-            sys.stderr.write("\r" + " " * self._width + "\r")
-            sys.stderr.flush()
-            self._width = 0
 
 
 def _title(stage: str) -> str:

@@ -87,6 +87,11 @@ class Tokenizer:
         encodings = self._encodings(list(texts), special)
         return [self._limits.row(encoding)[0] for encoding in encodings]
 
+    def text(self, ids: Sequence[int]) -> str:
+        """What ids stand for, without special tokens."""
+        found: str = self._backend.decode(list(ids), skip_special_tokens=True)
+        return found
+
     def windows(
         self, questions: Sequence[str], contexts: Sequence[str], *, max_length: int, overlap: int
     ) -> Iterator[list[Window]]:

@@ -1,6 +1,7 @@
 """Perplexity of a text: by what `lpaf evaluate` judges a language model."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ def text_perplexity(
     text_column: str = "text",
     length: int | None = None,
     stride: int | None = None,
+    batch: int = 1,
+    on_batch: Callable[[int, int], None] = lambda done, count: None,
 ) -> dict[str, Any]:
     """`exp(−Σ_t log p(x_t | those before it in its window) / T)` of the whole of a text.
 
@@ -40,6 +43,8 @@ def text_perplexity(
             what the model reads.
         stride: None takes the length: the fastest, and the highest figure, as the first tokens of
             a window have little before them.
+        batch: windows at a time.
+        on_batch: is called after each batch with how many are done, of how many.
 
     Returns:
         "perplexity"; "tokens", T of them; "length" and "stride".
@@ -48,8 +53,8 @@ def text_perplexity(
         LpafError: the model or the text cannot be read, has too few tokens, the length is more
             than the model reads, or the model overflows.
 
-    Cost: a forward pass of length / stride times the tokens, a window at a time: the logits of a
-    window, length × vocabulary × 4 bytes, are held beside the model.
+    Cost: a forward pass of length / stride times the tokens. The logits of a batch are held beside
+    the model, batch × length × vocabulary × 4 bytes.
     """
     # What is wrong with these is said before the weights are read.
     tokenizer = load_tokenizer(folder)
@@ -58,7 +63,8 @@ def text_perplexity(
     own = read_json(folder / "config.json").get("lpaf_reads", {}).get("length", TEXT_LENGTH)
     length = length_for(length, own, model.positions)
     stride = length if stride is None else stride
-    windows = text_windows(tokens_of, length, stride)
+    windows = list(text_windows(tokens_of, length, stride))
+    count = -(-len(windows) // batch)
     forward = as_function(model)
 
     @jax.jit
@@ -67,9 +73,10 @@ def text_perplexity(
 
     params = parameters(model)
     total, tokens = 0.0, 0
-    for batch in text_batches(windows, 1, length, tokenizer.pad_id):
-        total += float(found_in(params, batch))
-        tokens += int(batch["weight"].sum())
+    for done, rows in enumerate(text_batches(windows, batch, length, tokenizer.pad_id), 1):
+        total += float(found_in(params, rows))
+        tokens += int(rows["weight"].sum())
+        on_batch(done, count)
     if not tokens:
         raise LpafError(f"{data} has less than two tokens, of which there is no perplexity")
     if not math.isfinite(total):

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 from flax import nnx
 
-from lpaf_jax.checkpoints import load_model
+from lpaf_jax.checkpoints import find_model, load_model
 from lpaf_jax.checkpoints.headless import head_in
 from lpaf_jax.checkpoints.outputs import answers_of, class_names
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.files import read_json
-from lpaf_jax.core.folders import model_folder, run_of, run_record
+from lpaf_jax.core.folders import run_of, run_record
 from lpaf_jax.data import (
     Encoded,
     Examples,
@@ -38,11 +38,13 @@ from lpaf_jax.models import as_function, parameters
 from lpaf_jax.tasks.kinds import KINDS, TaskSpec, length_for, spec_of
 from lpaf_jax.train import predict
 
+_BATCH = 32
 # Longest texts of a model that does not say what it was trained with.
 _USUAL: dict[Kind, int] = {"classification": 128, "regression": 128, "span": LENGTH}
 
 
 LogitsOf = Callable[[Encoded], np.ndarray]
+OnBatch = Callable[[int, int], None]
 
 
 class Said(NamedTuple):
@@ -82,12 +84,14 @@ class Predictor:
     tokenizer: Tokenizer
     spec: TaskSpec
 
-    def logits(self, data: Encoded, batch: int) -> np.ndarray:
+    def logits(
+        self, data: Encoded, batch: int, on_batch: OnBatch = lambda done, count: None
+    ) -> np.ndarray:
         """What the head gives for all examples; see `lpaf_jax.train.predict`."""
         forward = jax.jit(as_function(self.model))
-        return predict(forward, parameters(self.model), data, batch)
+        return predict(forward, parameters(self.model), data, batch, on_batch)
 
-    def predict(self, texts: Iterable[str], batch: int = 32) -> Iterator[Said]:
+    def predict(self, texts: Iterable[str], batch: int = _BATCH) -> Iterator[Said]:
         """The answer to each text, in order, `batch` texts at a time.
 
         A model of text pairs reads both from one string, with a tab between them; a question comes
@@ -181,7 +185,7 @@ def load_predictor(folder: Path, *, stage: str = "final", length: int | None = N
         LpafError: there is no such folder or stage, its files are damaged, the model has a head
             that answers nothing, or it cannot read so long a text.
     """
-    place = model_folder(folder, stage)
+    place = find_model(folder, stage)
     values = read_json(place / "config.json")
     kind = _kind_in(place, values)
     names = class_names(values, place) if kind == "classification" else []
@@ -221,9 +225,10 @@ def evaluate_file(
     text_column: str | None = None,
     label_column: str | None = None,
     pair_column: str | None = None,
-    batch: int = 32,
+    batch: int | None = None,
     length: int | None = None,
     stride: int | None = None,
+    on_batch: OnBatch = lambda done, count: None,
 ) -> dict[str, Any]:
     """The official metrics of a saved model on a file; see `lpaf evaluate`.
 
@@ -238,7 +243,8 @@ def evaluate_file(
             and `text` for a language model.
         label_column: the same, or `label`.
         pair_column: the same, of the second text.
-        batch: texts at a time; a language model takes one window at a time.
+        batch: texts at a time, 32 unless given; windows of a language model, one unless given.
+        on_batch: is called after each batch with how many are done, of how many.
         length: as of `load_predictor`.
         stride: of the windows of a language model, in tokens; None takes the length.
 
@@ -246,13 +252,19 @@ def evaluate_file(
         LpafError: the model cannot be loaded, the file is not what the columns say, or it is of
             another kind than the model.
     """
-    _check_batch(batch)
-    place = model_folder(folder, stage)
+    _check_batch(1 if batch is None else batch)
+    place = find_model(folder, stage)
     if head_in(place) == "lm":
         if label_column or pair_column:
             raise LpafError(f"{place} is a language model: it is judged on text without labels")
         return text_perplexity(
-            place, data, text_column=_text_column(place, text_column), length=length, stride=stride
+            place,
+            data,
+            text_column=_text_column(place, text_column),
+            length=length,
+            stride=stride,
+            batch=batch or 1,
+            on_batch=on_batch,
         )
     if stride is not None:
         raise SettingError(("stride",), "is for language models, which this one is not")
@@ -273,7 +285,7 @@ def evaluate_file(
         _check_distinct(spec.label_names, place)
         examples = _table(spec, data, *_columns(place, text_column, label_column, pair_column))
     judged = KINDS[spec.kind].judged(predictor.tokenizer, examples, spec)
-    return judged.score(predictor.logits(judged, batch))
+    return judged.score(predictor.logits(judged, batch or _BATCH, on_batch))
 
 
 def _columns(place: Path, *chosen: str | None) -> tuple[str, str, str | None]:

@@ -28,18 +28,42 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 """Kinds of layers, as `layer_types` of a `config.json` has them."""
 
 
+class Past:
+    """Keys and values of one block, which a text that grows need not compute again.
+
+    It lives within one pass: a block writes into it, and whoever called the block reads it.
+
+    Args:
+        keys: (batch, room, groups, head_dim). values: likewise.
+        at: the place of the first token of this pass.
+    """
+
+    def __init__(self, keys: Array, values: Array, at: Array):
+        self.keys, self.values, self._at = keys, values, at
+
+    def extend(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """All keys and values there is room for, with those of this pass in their places."""
+        start = (0, self._at, 0, 0)
+        self.keys = jax.lax.dynamic_update_slice(self.keys, k.astype(self.keys.dtype), start)
+        self.values = jax.lax.dynamic_update_slice(self.values, v.astype(self.values.dtype), start)
+        return self.keys, self.values
+
+
 class Context(NamedTuple):
-    """What all blocks of a pass need beside the states: a pytree.
+    """What all blocks of a pass need beside the states: a pytree, where there is no past.
 
     Attributes:
         seen: which places each place sees, (batch, length, length), queries first, by the kind of
-            the layer: `FULL` or `SLIDING`, those of the two that the model has.
+            the layer: `FULL` or `SLIDING`, those of the two that the model has. With a past there
+            are as many keys as it has room for.
         turns: cosine and sine of rotary embeddings, (batch or 1, length, pairs) each; empty where
             positions are told by the embeddings.
+        past: of the block that is given the context; None for a pass over whole texts.
     """
 
     seen: dict[str, Array]
     turns: tuple[Array, ...] = ()
+    past: Past | None = None
 
 
 class Block(Protocol):
@@ -84,6 +108,11 @@ class Body(Protocol):
 
     def finish(self, x: Array) -> Array:
         """States as the head takes them: after the last norm."""
+        ...
+
+    @property
+    def past_shape(self) -> tuple[int, int]:
+        """How many groups of keys there are, and their width: see `Past`."""
         ...
 
 

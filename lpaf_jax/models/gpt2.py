@@ -77,10 +77,13 @@ class Attention(nnx.Module):
             self.scale /= layer_index + 1
         self.dropout_rate = config.attn_pdrop
 
-    def __call__(self, x: Array, seen: Array, key: Array | None) -> Array:
+    def __call__(self, x: Array, context: Context, key: Array | None) -> Array:
         q, k, v = (
             y.reshape(*y.shape[:2], self.heads, -1) for y in jnp.split(self.c_attn(x), 3, axis=-1)
         )
+        if context.past is not None:
+            k, v = context.past.extend(k, v)
+        seen = context.seen[FULL]
         y = attend(q, k, v, seen, scale=self.scale, rate=self.dropout_rate, key=key)
         return self.c_proj(y)
 
@@ -115,7 +118,7 @@ class Gpt2Block(nnx.Module):
 
     def __call__(self, x: Array, context: Context, key: Array | None = None) -> Array:
         keys = split_key(key, 3)
-        y = self.attn(self.ln_1(x), context.seen[FULL], keys[0])
+        y = self.attn(self.ln_1(x), context, keys[0])
         x = x + dropout(y, self.dropout_rate, keys[1])
         return x + dropout(self.mlp(self.ln_2(x)), self.dropout_rate, keys[2])
 
@@ -159,6 +162,11 @@ class Gpt2(nnx.Module):
 
     def finish(self, x: Array) -> Array:
         return self.ln_f(x)
+
+    @property
+    def past_shape(self) -> tuple[int, int]:
+        heads = self.h[0].attn.heads
+        return heads, self.wte.weight.shape[1] // heads
 
 
 class Gpt2LanguageModel(LanguageModel):

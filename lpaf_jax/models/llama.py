@@ -166,14 +166,16 @@ class Attention(nnx.Module):
         self.k_norm = init.rms_norm(self.head_dim, config.rms_norm_eps) if norms else None
         self.dropout_rate = config.attention_dropout
 
-    def __call__(self, x: Array, seen: Array, turns: tuple[Array, ...], key: Array | None) -> Array:
+    def __call__(self, x: Array, context: Context, seen: Array, key: Array | None) -> Array:
         q, k, v = (
             layer(x).reshape(*x.shape[:2], -1, self.head_dim)
             for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, *turns), rotate(k, *turns)
+        q, k = rotate(q, *context.turns), rotate(k, *context.turns)
+        if context.past is not None:
+            k, v = context.past.extend(k, v)
         y = attend(q, k, v, seen, scale=self.head_dim**-0.5, rate=self.dropout_rate, key=key)
         return self.o_proj(y)
 
@@ -214,7 +216,7 @@ class LlamaBlock(nnx.Module):
 
     def __call__(self, x: Array, context: Context, key: Array | None = None) -> Array:
         seen = context.seen[self.kind]
-        x = x + self.self_attn(self.input_layernorm(x), seen, context.turns, key)
+        x = x + self.self_attn(self.input_layernorm(x), context, seen, key)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -257,6 +259,10 @@ class Llama(nnx.Module):
 
     def finish(self, x: Array) -> Array:
         return self.norm(x)
+
+    @property
+    def past_shape(self) -> tuple[int, int]:
+        return self.config.num_key_value_heads, self.config.head_dim
 
 
 class LlamaLanguageModel(LanguageModel):

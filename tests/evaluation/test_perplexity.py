@@ -41,11 +41,21 @@ def by_hand(place: Path, length: int, stride: int) -> tuple[float, int]:
     return float(np.exp(np.mean(lost))), len(lost)
 
 
-@pytest.mark.parametrize(("length", "stride"), [(LENGTH, LENGTH), (LENGTH, 5), (9, 4)])
-def test_perplexity_is_that_of_every_token_once(place: Path, length: int, stride: int) -> None:
-    found = text_perplexity(place / "gpt2", place / "text.txt", length=length, stride=stride)
+@pytest.mark.parametrize(
+    ("length", "stride", "batch"),
+    [(LENGTH, LENGTH, 1), (LENGTH, 5, 1), (LENGTH, 5, 4), (9, 4, 100)],
+)
+def test_perplexity_is_that_of_every_token_once(
+    place: Path, length: int, stride: int, batch: int
+) -> None:
+    chosen = {"length": length, "stride": stride, "batch": batch}
+    done: list[tuple[int, int]] = []
+    found = text_perplexity(
+        place / "gpt2", place / "text.txt", **chosen, on_batch=lambda *told: done.append(told)
+    )
     expected, tokens = by_hand(place, length, stride)
     assert found["tokens"] == tokens
+    assert done == [(i + 1, len(done)) for i in range(len(done))]
     assert found["perplexity"] == pytest.approx(expected, rel=1e-4)
 
 
