@@ -7,6 +7,7 @@ Every finished block is kept on disk, so that a walk that was stopped goes on wh
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -39,11 +40,11 @@ class Outcome(NamedTuple):
 
     Attributes:
         cuts: of all matrices, in their order.
-        perplexity: of the held-out text by "dense" and "compressed" model; empty without one.
+        perplexity: of each held-out text, by "dense" and "compressed" model.
     """
 
     cuts: list[Cut]
-    perplexity: dict[str, float]
+    perplexity: dict[str, dict[str, float]]
 
 
 @one_blas_thread()
@@ -53,7 +54,7 @@ def compress_decoder(
     plan: Plan,
     store: Store,
     *,
-    held_out: np.ndarray | None = None,
+    held_out: Mapping[str, np.ndarray] = MappingProxyType({}),
     say: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Cut every compressible matrix of a decoder, and keep the blocks in `store`.
@@ -64,7 +65,7 @@ def compress_decoder(
         plan: how.
         store: takes every block as it is to be stored: in the dtypes of the source, factors as
             factors. Blocks that it holds are not cut again.
-        held_out: text whose perplexity is taken before and after, (texts, length).
+        held_out: texts whose perplexity is taken before and after, (texts, length) each, by name.
         say: is told of every block.
 
     Raises:
@@ -83,8 +84,8 @@ def compress_decoder(
     model compression" (2024), for the metric and the order of the blocks. There the metric is taken
     apart by Cholesky, here by eigenvalues with a floor, which no singular one breaks.
     """
-    for text in (tokens, held_out):
-        if text is not None and text.shape[1] > source.positions:
+    for text in (tokens, *held_out.values()):
+        if text.shape[1] > source.positions:
             raise LpafError(
                 f"texts of {text.shape[1]} tokens are more than the {source.positions} positions "
                 f"of {source.folder}; give a smaller length"
@@ -93,16 +94,17 @@ def compress_decoder(
     embedder = source.embedder()
     calibration = States.of(embedder, tokens)
     wanted = States.of(embedder, tokens) if plan.block_epochs else None
-    before = None if held_out is None else States.of(embedder, held_out)
-    after = None if held_out is None else States.of(embedder, held_out)
+    before, after = (
+        {name: States.of(embedder, text) for name, text in held_out.items()} for _ in range(2)
+    )
     del embedder
     cuts: list[Cut] = []
     countdown = Countdown()
     for index in range(source.blocks):
         block, kept = source.block(index), store.block(index)
-        for states in (before, wanted):  # those of the dense model
-            if states is not None:
-                states.advance(block)
+        of_dense = [*before.values(), *([] if wanted is None else [wanted])]
+        for states in of_dense:
+            states.advance(block)
         tuned = ""
         if kept is None:
             found = _cut_block(source, block, index, calibration, plan, known)
@@ -114,20 +116,22 @@ def compress_decoder(
             tensors, found = kept
             _put_factors(block, source.prefix(index), tensors, found)
         cuts += found
-        calibration.advance(block)
-        if after is not None:
-            after.advance(block)
+        for states in (calibration, *after.values()):
+            states.advance(block)
         lost = np.mean([cut.error for cut in found])
         left = countdown.left((index + 1) / source.blocks)
         say(
             f"block {index + 1} of {source.blocks}: {'' if kept is None else 'cut before, '}"
             f"{lost:.1%} of the outputs' energy lost{tuned}{left}"
         )
-    perplexity = {}
-    if before is not None and after is not None and held_out is not None:
-        ending = source.ending()
-        for name, states in (("dense", before), ("compressed", after)):
-            perplexity[name] = states.perplexity(ending, held_out)
+    ending = source.ending()
+    perplexity = {
+        name: {
+            model: states[name].perplexity(ending, text)
+            for model, states in (("dense", before), ("compressed", after))
+        }
+        for name, text in held_out.items()
+    }
     return Outcome(cuts, perplexity)
 
 
@@ -142,17 +146,22 @@ def _cut_block(
     """Put factors, as they will be stored, in the place of the layers of `block`."""
     prefix = f"{source.prefix(index)}."
     importance, solver = IMPORTANCES[plan.importance], SOLVERS[plan.solver]
+    shapes, weightings = source.matrices(), known.weightings(index)
     places = [path.removeprefix(prefix) for path in paths_in(source, index)]
-    weightings = known.weightings(index)
+    ranks = {
+        place: _rank_of(shapes[prefix + place], known.ranks[prefix + place]) for place in places
+    }
+    # Of what stays dense nothing need be known.
+    moments = states.moments(block, [place for place in places if ranks[place] is not None])
     cuts = []
-    for place, moment in states.moments(block, places).items():
-        path = f"{prefix}{place}"
-        layer, rank = layer_at(block, place), known.ranks[path]
-        w = layer.kernel[...]
-        m, n = w.shape
-        if rank is None or rank * (m + n) >= m * n:
+    for place in states.in_order(block, places):
+        path, rank = f"{prefix}{place}", ranks[place]
+        m, n = shapes[path]
+        if rank is None:
             cuts.append(Cut(path, (m, n), None, 0.0))
             continue
+        layer, moment = layer_at(block, place), moments[place]
+        w = layer.kernel[...]
         if not jnp.isfinite(moment.second).all():
             raise LpafError(f"{path}: what goes into it is not finite; the model itself overflows")
         weighting = weightings[path]
@@ -168,6 +177,12 @@ def _cut_block(
         _replace(block, place, LowRank(a, b), moved_bias(path, bias, change))
         cuts.append(Cut(path, (m, n), rank, float(output_error(w, a, b, moment.second))))
     return cuts
+
+
+def _rank_of(shape: tuple[int, int], rank: int | None) -> int | None:
+    """The rank, or None where factors would have no fewer numbers than the matrix."""
+    m, n = shape
+    return None if rank is None or rank * (m + n) >= m * n else rank
 
 
 def _tune(

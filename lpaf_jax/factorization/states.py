@@ -46,8 +46,16 @@ class States:
         for part in parts(self.x):
             part[:] = advanced(graphdef, state, part, self.context[len(part)])
 
+    def in_order(self, block: nnx.Module, places: Sequence[str]) -> list[str]:
+        """The layers at `places` in the order in which `block` calls them."""
+        graphdef, state = nnx.split(block)
+        part = next(parts(self.x))
+        return list(shared_inputs(graphdef, tuple(places), state, part, self.context[len(part)]))
+
     def moments(self, block: nnx.Module, places: Sequence[str]) -> dict[str, Moment]:
         """Moments of what goes into the layers at `places` in `block`; equal inputs share one."""
+        if not places:
+            return {}
         graphdef, state = nnx.split(block)
         chosen: tuple[str, ...] = tuple(places)
         total: dict[str, Sums] = {}

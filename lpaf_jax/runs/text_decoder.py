@@ -93,8 +93,9 @@ class Decoder(TextModel):
         say: Callable[[str], None],
     ) -> Result:
         plan, store = self._plan(settings, calibration), Store(work)
-        found = compress_decoder(self._source, calibration, plan, store, held_out=judged, say=say)
-        return Result(found.cuts, found.perplexity)
+        texts = {"judged": judged}
+        found = compress_decoder(self._source, calibration, plan, store, held_out=texts, say=say)
+        return Result(found.cuts, found.perplexity["judged"])
 
     def _plan(self, settings: Settings, calibration: np.ndarray) -> Plan:
         stage = settings.factorize

@@ -1,0 +1,184 @@
+"""SmolLM2-135M cut without training: methods, rank rules and tuned blocks, on two kinds of text.
+
+    python benchmarks/decoders.py                          # all rows, some hours on two cores
+    python benchmarks/decoders.py --params 0.8 --seeds 0   # some of them
+    python benchmarks/decoders.py --show                   # print what is there, run nothing
+
+Every row is cut by the same reviews of IMDb and judged by others, and by Python's own reference
+manual, which no row has seen. Each row is a process of its own, and is kept as it is finished. What
+the rows by two sides have in common, gradients, spectra and what was measured of each cut, is taken
+once a seed, in the first row, and is in its seconds alone.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from provenance import provenance
+
+from lpaf_jax.checkpoints import DecoderOnDisk, resolve_model
+from lpaf_jax.core.files import link, read_json, write_json
+from lpaf_jax.core.machine import peak_memory
+from lpaf_jax.data import load_task, load_tokenizer, sample_blocks, text_tokens, text_windows
+from lpaf_jax.factorization.blocks import compress_decoder
+from lpaf_jax.factorization.dense import Plan
+from lpaf_jax.factorization.store import Store
+
+RESULTS = Path(__file__).parent / "results" / "decoders.json"
+LENGTH = 512
+
+
+class Row(NamedTuple):
+    """A method, by what a `Plan` calls its parts."""
+
+    importance: str
+    solver: str
+    ranks: str
+    block_epochs: int = 0
+
+
+TWO_SIDED = ("two-sided", "metric")
+# The first one takes what the others of two sides share.
+ROWS = {
+    "kfac-svd, measured": Row(*TWO_SIDED, "measured"),
+    "kfac-svd, measured, blocks tuned": Row(*TWO_SIDED, "measured", 4),
+    "kfac-svd, loss": Row(*TWO_SIDED, "loss"),
+    "kfac-svd, share": Row(*TWO_SIDED, "share"),
+    "drone, share (SVD-LLM)": Row("activations", "metric", "share"),
+    "svd, share": Row("none", "plain", "share"),
+}
+
+
+def texts(args: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Pieces to calibrate with, and to judge by."""
+    tokenizer = load_tokenizer(resolve_model("smollm2"))
+    reviews = load_task("imdb")
+    stream = text_tokens(tokenizer, reviews.train.texts)
+    found = {"calibration": sample_blocks(stream, LENGTH, args.samples, args.seed)}
+    for name, of in (("imdb", reviews.test.texts), ("manual", manual())):
+        windows = text_windows(text_tokens(tokenizer, of), LENGTH)
+        whole = (window.ids for window in windows if len(window.ids) == LENGTH)
+        found[name] = np.stack(list(islice(whole, args.held_out)))
+    return found
+
+
+def manual() -> list[str]:
+    """The reference manual that Python carries for `help()`."""
+    from pydoc_data.topics import topics
+
+    return [topics[name] for name in sorted(topics)]
+
+
+def cut(args: argparse.Namespace) -> dict[str, Any]:
+    """One row, in this process."""
+    row, given = ROWS[args.row], texts(args)
+    shared = args.work / f"shared-{args.seed}-{args.samples}"
+    work = args.work / "row"
+    shutil.rmtree(work, ignore_errors=True)
+    if shared.is_dir() and row[:2] == TWO_SIDED:
+        shutil.copytree(shared, work, copy_function=link)
+    plan = Plan(*row[:3], params=args.share, block_epochs=row.block_epochs, seed=args.seed)
+    judged = {name: given[name] for name in ("imdb", "manual")}
+    begun = time.perf_counter()
+    outcome = compress_decoder(
+        DecoderOnDisk(resolve_model("smollm2")),
+        given["calibration"],
+        plan,
+        Store(work),
+        held_out=judged,
+        say=lambda text: print(f"  {text}", file=sys.stderr, flush=True),
+    )
+    seconds = time.perf_counter() - begun
+    if row.ranks == "measured" and not shared.is_dir():
+        own = shutil.ignore_patterns("block-*", "ranks.json")
+        shutil.copytree(work, shared, ignore=own, copy_function=link)
+    shutil.rmtree(work)
+    sizes = [(m * n, m * n if k is None else k * (m + n)) for _, (m, n), k, _ in outcome.cuts]
+    dense, kept = map(sum, zip(*sizes, strict=True))
+    return {
+        "row": args.row,
+        "params": args.share,
+        "seed": args.seed,
+        "samples": args.samples,
+        "perplexity": outcome.perplexity,
+        "kept": kept / dense,
+        "matrices_dense": sum(cut.rank is None for cut in outcome.cuts),
+        "seconds": round(seconds, 1),
+        "peak_memory_bytes": peak_memory(),
+        "tokens": {name: int(x.size) for name, x in given.items()},
+    }
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The mean over seeds, as Markdown."""
+    print("| | kept | IMDb | manual | dense matrices | seconds | peak memory | seeds |")
+    print("|---|---|---|---|---|---|---|---|")
+    for share in sorted({row["params"] for row in rows}, reverse=True):
+        for name in ROWS:
+            of = [row for row in rows if (row["row"], row["params"]) == (name, share)]
+            if not of:
+                continue
+            cells = [name, f"{100 * share:g} %"]
+            for text in ("imdb", "manual"):
+                before, after = (
+                    np.mean([row["perplexity"][text][model] for row in of])
+                    for model in ("dense", "compressed")
+                )
+                cells.append(f"{before:.1f} → {after:.1f}")
+            cells.append(f"{np.mean([row['matrices_dense'] for row in of]):.0f} of 210")
+            cells.append(f"{np.mean([row['seconds'] for row in of]):.0f}")
+            cells.append(f"{max(row['peak_memory_bytes'] for row in of) / 2**30:.2f} GiB")
+            print(f"| {' | '.join(cells)} | {len(of)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--params", type=float, nargs="+", default=[0.8, 0.6, 0.4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--samples", type=int, default=128, help="pieces to calibrate with")
+    parser.add_argument("--held-out", type=int, default=40, help="pieces of each text to judge by")
+    parser.add_argument("--work", type=Path, default=Path("runs/decoders"))
+    parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
+    parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
+    parser.add_argument("--share", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.row is not None:
+        print(json.dumps(cut(args)))
+        return
+    if args.show:
+        show(read_json(RESULTS)["rows"])
+        return
+    args.work.mkdir(parents=True, exist_ok=True)
+    kept = args.work / "rows.json"
+    rows: list[dict[str, Any]] = read_json(kept) if kept.is_file() else []
+    done = {(row["row"], row["params"], row["seed"], row["samples"]) for row in rows}
+    for seed in args.seeds:
+        for share in args.params:
+            for name in ROWS:
+                if (name, share, seed, args.samples) in done:
+                    continue
+                print(f"{name}, {100 * share:g} %, seed {seed}", file=sys.stderr, flush=True)
+                words = ["--row", name, "--share", str(share), "--seed", str(seed)]
+                for option in ("samples", "held_out", "work"):
+                    words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
+                # Before numpy is loaded: threads of OpenBLAS would fight those of XLA.
+                quiet = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+                command = [sys.executable, __file__, *words]
+                found = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=quiet)
+                rows.append(json.loads(found.stdout))
+                write_json(kept, rows)
+                write_json(RESULTS, {"rows": rows} | provenance())
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()
