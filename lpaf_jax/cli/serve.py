@@ -83,7 +83,7 @@ class Predict:
     """
 
     dir: Positional[Path]
-    """Folder of a run, or of a model."""
+    """Folder of a run or of a model."""
     stage: StageName = "final"
     """Which model of a run: as it stood after this stage."""
     batch: int = 32

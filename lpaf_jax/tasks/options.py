@@ -89,10 +89,11 @@ class Options:
     preset: Literal["quick", "standard", "paper"] = "standard"
     """Defaults of all stages: a short real run, the best found, or the paper's shape."""
     calibration: Annotated[Path | None, _FILE] = None
-    """Text that a model is compressed by where there is no task: .txt, or a file with a text a
-    row."""
+    """Text that a model is compressed by where there is no task: .txt, a file with a text a row, or
+    `imdb` or `rotten_tomatoes`, of which it takes the training split, and --held-out the test."""
     held_out: Annotated[Path | None, _FILE] = None
-    """Text by which the model is judged before and after, where there is no task."""
+    """Text by which the model is judged before and after, where there is no task; the end of the
+    other where none is given."""
     samples: int = 128
     """Pieces of the calibration text that are read, at most."""
 
