@@ -9,7 +9,7 @@ else refuse it: under the family's own name they would load it and quietly draw 
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,7 @@ def save_model(
     card: str,
     reads: dict[str, Any] | None = None,
     extra: dict[str, np.ndarray] | None = None,
+    stored: Callable[[str], np.dtype[Any]] | None = None,
 ) -> None:
     """Write `model` as a folder that `load_model` reads; it appears whole or not at all.
 
@@ -157,6 +158,7 @@ def save_model(
         reads: what it reads and is judged by, kept in `config.json` as `lpaf_reads`; see
             `lpaf_jax.tasks.kinds.TaskSpec`.
         extra: further arrays to keep beside the weights, in `state.safetensors`.
+        stored: the dtype that a parameter has in the file, by its path; None is float32 for all.
 
     Raises:
         LpafError: the folder cannot be written.
@@ -173,9 +175,14 @@ def save_model(
         values["tie_word_embeddings"] = model.lm_head is None
     config = saved_config(values, family.architectures[head], records_of(model), label_names)
     config |= {} if reads is None else {"lpaf_reads": reads}
+    if stored is not None and (dtype := dtype_in(values)) is not None:
+        config["dtype"] = dtype
     with atomic_dir(folder) as target:
         write_beside(target, source, config, card)
         tensors = {file_name(path, params): _to_file(path, params, family) for path in params}
+        if stored is not None:
+            narrow = {file_name(path, params): stored(path) for path in params}
+            tensors = {name: x.astype(narrow[name]) for name, x in tensors.items()}
         save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
         if extra is not None:
             arrays = {name: np.ascontiguousarray(array) for name, array in extra.items()}
@@ -250,6 +257,12 @@ def saved_config(
     if records:
         values |= remote_fields(name, architecture) | recorded(records)
     return values
+
+
+def dtype_in(values: Mapping[str, Any]) -> str | None:
+    """The dtype that a parsed `config.json` names for the weights, in its new word or its old."""
+    found: str | None = values.get("dtype", values.get("torch_dtype"))
+    return found
 
 
 def write_beside(target: Path, source: Path, config: dict[str, Any], card: str) -> None:

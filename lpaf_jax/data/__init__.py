@@ -10,7 +10,7 @@ from lpaf_jax.data.batches import (
 )
 from lpaf_jax.data.examples import LESS_IS_BETTER, METRICS, Examples, Kind, Task
 from lpaf_jax.data.glue import GLUE
-from lpaf_jax.data.language import Packed, is_text, pack, split_text
+from lpaf_jax.data.language import Packed, is_text, pack, packed, split_text
 from lpaf_jax.data.metrics import (
     classification_metrics,
     compare_paired,
@@ -72,6 +72,7 @@ __all__ = [
     "mean_kl",
     "normalise_answer",
     "pack",
+    "packed",
     "pearson",
     "perplexity",
     "read_examples",

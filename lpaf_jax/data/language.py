@@ -107,12 +107,18 @@ def pack(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> Packed:
             f"{left_out} tokens, less than a window of {length}: give more text, or a smaller "
             "--length"
         )
+    return packed(whole, tokenizer.pad_id, left_out)
+
+
+def packed(windows: Sequence[np.ndarray], pad_id: int, left_out: int = 0) -> Packed:
+    """Windows of one length as examples."""
+    length = len(windows[0])
     return Packed(
-        ids=whole,
-        types=[np.zeros(length, dtype=np.int32)] * len(whole),
-        labels=np.zeros((len(whole), 0), dtype=np.int32),
+        ids=list(windows),
+        types=[np.zeros(length, dtype=np.int32)] * len(windows),
+        labels=np.zeros((len(windows), 0), dtype=np.int32),
         max_length=length,
-        pad_id=tokenizer.pad_id,
+        pad_id=pad_id,
         left_out=left_out,
     )
 

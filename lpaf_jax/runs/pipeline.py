@@ -26,15 +26,16 @@ from lpaf_jax.evaluation.latency import compare_latency
 from lpaf_jax.factorization.analysis import analyse_pruning
 from lpaf_jax.linalg import rank_for_ratio
 from lpaf_jax.models import as_function, compressible, count_parameters, parameters
-from lpaf_jax.recipes import Recipe, logged_as
+from lpaf_jax.recipes import Recipe
 from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import model_card, result_text
 from lpaf_jax.runs.outcome import describe, finish, finished, full_disk_explained
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings, as_json, check, make_settings
 from lpaf_jax.runs.texts import run_text
+from lpaf_jax.runs.training import run_stage
 from lpaf_jax.solvers import check_biases
-from lpaf_jax.stages import Context, Prune
+from lpaf_jax.stages import Prune
 from lpaf_jax.stages.base import Place
 from lpaf_jax.stages.prune import pruning_arrays
 from lpaf_jax.stages.trainer import layout_of
@@ -49,7 +50,7 @@ from lpaf_jax.tasks.inputs import (
     misplaced_note,
     repeats_note,
 )
-from lpaf_jax.train import Checkpoints, Stopwatch, predict
+from lpaf_jax.train import predict
 
 _LOG = logging.getLogger("lpaf_jax")
 LATENCY_LENGTH = 64
@@ -272,33 +273,13 @@ def do_step(job: Run, inputs: Inputs, progress: Progress, name: str) -> None:
             progress.say(f"{name:<13} taken over from another run")
             return
         progress.say(f"{name:<13} not taken over: {reason}")
-    opened: list[Checkpoints] = []
-    stopwatch = Stopwatch()
-    stands_for: dict[str, int | str] = {
-        "stage": name,
-        "seed": job.settings.seed,
-        "batch": job.settings.batch,
-        "examples": len(inputs.train),
-    }
-
-    def checkpoints(part: str) -> Checkpoints:
-        opened.append(
-            Checkpoints(
-                job.checkpoint(part),
-                stands_for=stands_for,
-                stopwatch=stopwatch,
-                warn=progress.warn,
-            )
-        )
-        return opened[-1]
-
     steps = job.settings.steps
     index = [step for step, _ in steps].index(name)
     before = tuple(Place(job.stage(step), stage) for step, stage in steps[:index])
-    log = logged_as(steps)[name] or name
-    context = Context(inputs, job.settings.training, progress, before, checkpoints, log)
-    model, extra = steps[index][1].run(context)
-    seconds = stopwatch.seconds()
+    training = job.settings.training
+    (model, extra), seconds, opened = run_stage(
+        job, steps, name, inputs, training, progress, before
+    )
     if is_first():
         job.note_seconds(name, seconds)
         save_model(

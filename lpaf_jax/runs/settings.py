@@ -10,7 +10,7 @@ from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.ranges import demand_choice
 from lpaf_jax.recipes import Recipe, make_recipe
 from lpaf_jax.recipes.base import FINAL
-from lpaf_jax.stages import Factorize, FineTune, Prune
+from lpaf_jax.stages import Factorize, FineTune, Prune, Tune
 from lpaf_jax.stages.prune import check_schedule
 from lpaf_jax.tasks.options import NOT_COMPARED as NOT_COMPARED
 from lpaf_jax.tasks.options import Options, check_options
@@ -37,6 +37,8 @@ PRESETS: dict[str, dict[str, Any]] = {"quick": _QUICK, "standard": {}, "paper": 
 
 
 _TRAINING = ("batch", "dtype", "accumulate", "warmup", "weight_decay")
+# Of these there is something to say without a task, too.
+_OF_TUNING = {*_TRAINING, *(f.name for f in dataclasses.fields(Tune))} - {"transfer"}
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,13 @@ class Settings(Options):
 
     @property
     def steps_of_texts(self) -> list[tuple[str, Any]]:
-        """The same without a task: the factorization alone."""
-        return [(FINAL, self.factorize)]
+        """The same without a task: the factorization, and tuning where epochs are asked for."""
+        tunes = [
+            stage for stage in self.method.stages if isinstance(stage, Tune) and not stage.idle
+        ]
+        if not tunes:
+            return [(FINAL, self.factorize)]
+        return [(self.factorize.leaves, self.factorize), (FINAL, tunes[0])]
 
     @property
     def share(self) -> float | None:
@@ -93,7 +100,21 @@ def recipe_of(name: str | None, task: Any, preset: str) -> Recipe:
         raise LpafError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
     if name is None:
         name = RECIPE_OF_TEXTS if task is None else RECIPE
-    return with_preset(make_recipe(name), preset)
+    made = make_recipe(name)
+    return with_preset(made if task is not None else of_texts(made), preset)
+
+
+def of_texts(recipe: Recipe) -> Recipe:
+    """The recipe where a text alone is given: it tunes only if epochs are asked for."""
+    usual = Tune().tune_epochs
+    return recipe.with_stages(
+        *(
+            dataclasses.replace(stage, tune_epochs=0.0)
+            if isinstance(stage, Tune) and stage.tune_epochs == usual
+            else stage
+            for stage in recipe.stages
+        )
+    )
 
 
 def with_preset(recipe: Recipe, preset: str) -> Recipe:
@@ -133,7 +154,8 @@ def make_settings(
         LpafError: an unknown preset, recipe or setting, or a value outside its range.
     """
     if isinstance(recipe, Recipe):
-        method, name = with_preset(recipe, preset) if preset in PRESETS else recipe, recipe.name
+        method, name = recipe if task is not None else of_texts(recipe), recipe.name
+        method = with_preset(method, preset) if preset in PRESETS else method
     else:
         method = recipe_of(recipe, task, preset)
         name = method.name if recipe is None else recipe
@@ -174,13 +196,21 @@ def make_settings(
 
 
 def _check_foreign(own: dict[str, Any], given: dict[str, Any], method: Recipe) -> None:
-    """Without a task a recipe is its factorization: what is said of training would do nothing."""
+    """Without a task what is said of fine-tuning and pruning would do nothing.
+
+    Nor would what is said of tuning, where no epoch of it is asked for.
+    """
     used = {f.name for f in dataclasses.fields(Factorize)} - {"moment_batches"}
+    tunes = [stage for stage in method.with_settings(**own).stages if isinstance(stage, Tune)]
+    tuned = any(not stage.idle for stage in tunes)
+    if tuned:
+        used |= {name for stage in tunes for name in stage.settings()} - {"transfer"}
     usual = method.settings() | {f.name: f.default for f in dataclasses.fields(Options)}
     for name, value in (own | given).items():
-        training = (name in own and name not in used) or name in _TRAINING
+        training = (name in own and name not in used) or (name in _TRAINING and not tuned)
         if training and value != usual[name]:
-            raise SettingError((name,), "is of training, which needs --task: leave it out")
+            needs = "needs --tune-epochs" if name in _OF_TUNING else "needs --task"
+            raise SettingError((name,), f"is of training, which {needs}: leave it out")
 
 
 def check(settings: Settings) -> None:

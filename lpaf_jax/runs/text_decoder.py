@@ -7,26 +7,33 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lpaf_jax.checkpoints import DecoderOnDisk, load_model
-from lpaf_jax.checkpoints.checkpoint import saved_config, write_beside
+from lpaf_jax.checkpoints import DecoderOnDisk, load_model, save_model
+from lpaf_jax.checkpoints.checkpoint import dtype_in, saved_config, write_beside
 from lpaf_jax.checkpoints.names import file_name
 from lpaf_jax.checkpoints.tensors import ShardWriter, share_weights
 from lpaf_jax.checkpoints.weight_files import bytes_of_weights
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.files import atomic_dir
+from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import (
+    METRICS,
+    Task,
     Tokenizer,
+    load_tokenizer,
+    packed,
     sample_and_end,
     sample_blocks,
     text_tokens,
     text_windows,
 )
+from lpaf_jax.data.examples import unlabelled
 from lpaf_jax.factorization.blocks import compress_decoder
 from lpaf_jax.factorization.dense import Plan, scratch_bytes
 from lpaf_jax.factorization.store import Store
 from lpaf_jax.factors import LOW_RANK
 from lpaf_jax.importance import Subject
 from lpaf_jax.models import compressible, parameters
+from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings
 from lpaf_jax.runs.text_models import (
     COLUMN,
@@ -36,6 +43,12 @@ from lpaf_jax.runs.text_models import (
     is_packaged,
     packaged_texts,
 )
+from lpaf_jax.runs.training import run_stage
+from lpaf_jax.stages import FineTune
+from lpaf_jax.stages.base import Place
+from lpaf_jax.stages.trainer import score_of
+from lpaf_jax.tasks.inputs import Inputs
+from lpaf_jax.tasks.kinds import TaskSpec, judged_windows
 from lpaf_jax.train import LANGUAGE
 
 
@@ -123,6 +136,70 @@ class Decoder(TextModel):
         weights = compressible(parameters(model))
         return Subject(model, weights, {}, {}, {}, batches, LANGUAGE.loss)
 
+    def tune(
+        self,
+        settings: Settings,
+        calibration: np.ndarray,
+        judged: np.ndarray,
+        job: Run,
+        progress: Progress,
+    ) -> tuple[float, float]:
+        """Train the factors, and all that is not factorized, on the text that they were fitted to.
+
+        What fine-tuning leaves in a run with a task, the model as it is, is here the teacher.
+        """
+        steps, inputs = settings.steps_of_texts, self._inputs(settings, calibration, judged)
+        training = settings.training
+        if training.accumulate == 1:  # piece by piece: vocabularies are large
+            training = training._replace(accumulate=training.batch)
+        cut, final = steps[0][0], steps[1][0]
+        before = (Place(self._folder, FineTune()), Place(job.stage(cut), settings.factorize))
+        done = run_stage(job, steps, final, inputs, training, progress, before)
+        model = done.saved[0]
+        save_model(
+            model,
+            job.stage(final),
+            source=job.stage(cut),
+            label_names=None,
+            card="",
+            stored=self._dtype_of,
+        )
+        for each in done.opened:
+            each.remove()
+        progress.say("evaluate      the tuned model")
+        saved = load_model(job.stage(final))
+        return score_of(saved, inputs.validation, 1)(parameters(saved)), done.seconds
+
+    def _dtype_of(self, path: str) -> np.dtype[Any]:
+        """That of a parameter in the file; of a factor, that of the matrix it stands for."""
+        known = path if path in self.shapes else f"{path.rpartition('.')[0]}.kernel"
+        return self._source.stored_dtype(known)
+
+    def _inputs(self, settings: Settings, calibration: np.ndarray, judged: np.ndarray) -> Inputs:
+        tokenizer = load_tokenizer(self._folder)
+        train, held = (
+            judged_windows(packed(list(text), tokenizer.pad_id)) for text in (calibration, judged)
+        )
+        assert settings.calibration is not None
+        metrics, nothing = METRICS["language"], unlabelled([])
+        name = settings.calibration.stem
+        return Inputs(
+            source=self._folder,
+            family=self.family,
+            positions=self.positions,
+            shapes=list(self.matrices.values()),
+            biases=self.biases,
+            weight_bytes=self.dense_bytes,
+            task=Task(name, [], nothing, nothing, nothing, kind="language", metrics=metrics),
+            spec=TaskSpec("language", train.max_length, [], metrics, None, 0, no_answer=False),
+            classes=[],
+            order=None,
+            trains_head=False,
+            train=train,
+            validation=held,
+            test=held,
+        )
+
     def assemble(self, result: Result, work: Path, folder: Path) -> None:
         """Put the folder together from the finished blocks and what lies in none."""
         source, store = self._source, Store(work)
@@ -131,7 +208,7 @@ class Decoder(TextModel):
         }
         with atomic_dir(folder) as target:
             config = saved_config(source.values, source.architecture, records)
-            dtype = source.values.get("dtype", source.values.get("torch_dtype"))
+            dtype = dtype_in(source.values)
             config |= {} if dtype is None else {"dtype": dtype}
             write_beside(target, source.folder, config, "")
             writer = ShardWriter(target)

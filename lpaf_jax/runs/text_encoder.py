@@ -73,6 +73,10 @@ class Encoder(TextModel):
     def check(self, settings: Settings) -> None:
         chosen = settings.factorize
         chosen.refuse_blocks("an encoder is cut in memory, and not tuned")
+        if len(settings.steps_of_texts) > 1:
+            raise SettingError(
+                ("tune_epochs",), "is for decoders where a text alone is given: give --task"
+            )
         for name, needs in (
             ("importance", "loss" in IMPORTANCES[chosen.importance].needs),
             ("ranks", RANK_RULES[chosen.ranks].needs_spectra),

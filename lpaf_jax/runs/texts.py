@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,18 @@ def run_text(settings: Settings) -> dict[str, Any]:
         _announce(settings, model, calibration, progress)
         work = job.checkpoint("blocks")
         result = model.cut(settings, calibration, judged, work, progress.say)
-        metrics = _metrics(settings, model, result, length, time.monotonic() - started)
+        cut = settings.steps_of_texts[0][0]
+        model.assemble(result, work, job.stage(cut))
+        scores = {"dense": result.scores["dense"], cut: result.scores["compressed"]}
+        seconds = {cut: time.monotonic() - started}
+        if cut != FINAL:
+            progress.say("stage 2 of 2: tuning the factors")
+            tuned = model.tune(settings, calibration, judged, job, progress)
+            scores[FINAL], seconds[FINAL] = tuned
+        metrics = _metrics(settings, model, result, length, scores, seconds)
         sizes = {"calibration": model.size(calibration)[1], "judged": model.size(judged)[1]}
         metrics["data"] = {f"{name}_tokens": size for name, size in sizes.items()}
         metrics["judged_by"] = judged_by
-        model.assemble(result, work, job.stage(FINAL))
         metrics["bytes_on_disk"] = {
             "dense": model.dense_bytes,
             FINAL: bytes_of_weights(job.stage(FINAL)),
@@ -136,7 +143,12 @@ def _digest(pieces: Iterable[bytes]) -> str:
 
 
 def _metrics(
-    settings: Settings, model: TextModel, result: Result, length: int, seconds: float
+    settings: Settings,
+    model: TextModel,
+    result: Result,
+    length: int,
+    scores: Mapping[str, float],
+    seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     numbers = {path: math.prod(shape) for path, shape in model.shapes.items()}
     dense = sum(m * n for m, n in model.matrices.values())
@@ -151,12 +163,9 @@ def _metrics(
         "metrics": [model.metric],
         "recipe": settings.method.name,
         "about": settings.method.summary,
-        "stages": {
-            "dense": {model.metric: result.scores["dense"]},
-            FINAL: {model.metric: result.scores["compressed"]},
-        },
+        "stages": {name: {model.metric: score} for name, score in scores.items()},
         "described": describe(settings, model.metric, ranks),
-        "retained": result.scores["compressed"] if model.metric == "similarity" else None,
+        "retained": scores[FINAL] if model.metric == "similarity" else None,
         "rank": next(iter(ranks.values())) if len(set(ranks.values())) == 1 else None,
         "ranks": ranks,
         "encoder_params_ratio": kept / dense,
@@ -168,7 +177,8 @@ def _metrics(
         "length": length,
         "output_energy_lost": float(np.mean([cut.error for cut in result.cuts])),
         "matrices": [cut._asdict() for cut in result.cuts],
-        "seconds": {FINAL: round(seconds, 1), "total": round(seconds, 1)},
+        "seconds": {name: round(taken, 1) for name, taken in seconds.items()}
+        | {"total": round(sum(seconds.values()), 1)},
         "peak_memory_bytes": peak_memory(),
         "settings": as_json(settings),
         "versions": versions(),

@@ -107,7 +107,7 @@ class Tune(Stage):
         return Description(
             "Tuned",
             "Tuning the factors",
-            "The factors are trained on the task as they are, without the old matrices beside "
+            "The factors are trained as they are, without the old matrices beside "
             f"them. {self._teacher()}They alone are saved.",
             "The factors were then tuned.",
         )

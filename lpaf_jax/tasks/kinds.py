@@ -12,6 +12,7 @@ from lpaf_jax.data import (
     METRICS,
     Encoded,
     Examples,
+    Packed,
     Questions,
     Tokenizer,
     encode,
@@ -180,14 +181,19 @@ def _spans(tokenizer: Tokenizer, questions: Questions, spec: TaskSpec) -> EvalSe
 
 
 def _windows(tokenizer: Tokenizer, examples: Examples, spec: TaskSpec) -> EvalSet:
-    packed = pack(tokenizer, examples.texts, spec.length)
+    return judged_windows(pack(tokenizer, examples.texts, spec.length))
+
+
+def judged_windows(windows: Packed) -> EvalSet:
+    """Windows of a text, judged by the perplexity of their tokens."""
 
     def score(sums: np.ndarray) -> dict[str, Any]:
-        tokens = sums.size * (spec.length - 1)  # the first of a window has nothing before it
+        # The first of a window has nothing before it.
+        tokens = sums.size * (windows.max_length - 1)
         found = perplexity(float(sums.sum(dtype=np.float64)), tokens)
         return {"perplexity": found, "tokens": tokens, "n": sums.size, "primary": "perplexity"}
 
-    return EvalSet(**vars(packed), score=score, right=None, reduce=log_likelihood)
+    return EvalSet(**vars(windows), score=score, right=None, reduce=log_likelihood)
 
 
 KINDS: Mapping[KindName, Kind] = {

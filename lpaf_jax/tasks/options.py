@@ -98,7 +98,7 @@ class Options:
     """Pieces of the calibration text that are read, at most."""
 
     batch: int = 32
-    """Examples a step."""
+    """Examples a step; pieces of a text, where there is no task."""
     accumulate: int = 1
     """Parts of a batch that pass one after another: the memory of one, the step of all."""
     dtype: Literal["float32", "bfloat16"] = "float32"

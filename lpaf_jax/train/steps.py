@@ -122,7 +122,8 @@ def _accumulated(
     if rows % parts:
         raise ValueError(f"a batch of {rows} cannot be cut into {parts} parts of one size")
     # Every parts-th row, so that each device holds rows of every part.
-    cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), dict(batch))
+    each = rows // parts  # said, as the labels of a text are empty: of them -1 says nothing
+    cut = jax.tree.map(lambda x: x.reshape(each, parts, *x.shape[1:]).swapaxes(0, 1), dict(batch))
     total = jnp.sum(batch["weight"])
 
     def add(found: Any, part: tuple[Array, Batch]) -> tuple[Any, None]:

@@ -18,7 +18,7 @@ from lpaf_jax.runs import pipeline
 from lpaf_jax.runs.text_decoder import Decoder
 from tests.gguf_files import write_gguf
 from tests.tiny import write_model
-from tests.tiny_decoder import LENGTH, write_decoder, write_text
+from tests.tiny_decoder import LENGTH, narrow, write_decoder, write_text
 
 
 @pytest.fixture(scope="module")
@@ -447,3 +447,68 @@ def test_blocks_are_tuned_by_the_text_alone(place: Path) -> None:
         pipeline.compress(
             place / "llama", task=place / "held_out.txt", out=place / "no", block_epochs=1
         )
+
+
+def test_the_factors_are_tuned_on_the_text_where_epochs_are_asked_for(place: Path) -> None:
+    narrow(write_decoder(place / "narrow", "llama"))
+    chosen = {"calibration": place / "calibration.txt", "held_out": place / "held_out.txt"}
+    chosen |= {"samples": 24, "params": 0.4, "quiet": True, "distil": 1.0}
+    tuning = {"tune_epochs": 6, "tune_lr": 3e-3, "batch": 4}
+    found = pipeline.compress(place / "narrow", out=place / "healed", **chosen, **tuning)
+    plain = pipeline.compress(place / "narrow", out=place / "plain", **(chosen | {"distil": 0.0}))
+    assert list(found["stages"]) == ["dense", "factorized", "final"]
+    scores = {name: each["perplexity"] for name, each in found["stages"].items()}
+    assert scores["factorized"] == plain["stages"]["final"]["perplexity"]
+    assert scores["final"] < 0.98 * scores["factorized"]
+    expected = perplexity(place / "healed" / "model", place / "held_out.txt")
+    assert scores["final"] == pytest.approx(expected, rel=1e-3)
+    first, last = (
+        load_file(place / "healed" / name / "model.safetensors")
+        for name in ("stages/factorized", "model")
+    )
+    assert {n: (str(x.dtype), x.shape) for n, x in first.items()} == {
+        n: (str(x.dtype), x.shape) for n, x in last.items()
+    }
+    assert {str(x.dtype) for x in last.values()} == {"bfloat16"}
+    assert set(found["seconds"]) == {"factorized", "final", "total"}
+    page = (place / "healed" / "report.html").read_text()
+    assert "trained as they are" in page
+
+
+def test_tuning_of_a_text_that_was_killed_goes_on(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = {"tune_epochs": 4, "batch": 2, "held_out": place / "held_out.txt"}
+    expected = compress(place, "unbroken", **chosen)["stages"]
+    real, walked = Decoder.assemble, []
+
+    def stop(self: Decoder, *given: Any) -> None:
+        real(self, *given)
+        walked.append(given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "assemble", stop)
+        with pytest.raises(KeyboardInterrupt):
+            compress(place, "broken", **chosen)
+    assert walked
+    assert compress(place, "broken", **chosen)["stages"] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tune_lr": 1e-3}, "tune_lr is of training, which needs --tune-epochs"),
+        ({"batch": 3}, "batch is of training, which needs --tune-epochs"),
+        ({"finetune_epochs": 3.0}, "finetune_epochs is of training, which needs --task"),
+        (
+            {"tune_epochs": 1, "transfer": Path("x.txt")},
+            "transfer is of training, which needs --task",
+        ),
+    ],
+)
+def test_what_is_said_of_training_must_have_a_use(
+    place: Path, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(LpafError, match=message):
+        compress(place, "refused", **given)

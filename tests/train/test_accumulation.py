@@ -11,6 +11,7 @@ import pytest
 from lpaf_jax.models.functional import Outputs
 from lpaf_jax.train import (
     CLASSIFICATION,
+    LANGUAGE,
     REGRESSION,
     SPANS,
     Keys,
@@ -220,3 +221,26 @@ def test_a_batch_without_an_example_is_no_step(parts: int, params: Any) -> None:
     assert int(state.step) == 0
     for path, start in params.items():
         np.testing.assert_array_equal(state.params[path], start)
+
+
+def test_a_text_has_empty_labels() -> None:
+    """Windows of a text are their own labels: there is an array of none."""
+    rows = {
+        "input_ids": np.arange(24, dtype=np.int32).reshape(4, 6) % 5,
+        "attention_mask": np.ones((4, 6), np.int32),
+        "labels": np.zeros((4, 0), np.int32),
+        "weight": np.ones(4, np.float32),
+    }
+    params = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(5, 5)), jnp.float32)}
+
+    def forward(params: Any, fixed: Any, batch: Any, key: Any = None, draws: Any = None) -> Any:
+        return params["w"][batch["input_ids"]]
+
+    found = []
+    for parts in (1, 2, 4):
+        optimizer = optax.sgd(1.0)
+        step = make_step(task_loss(forward, LANGUAGE), optimizer, accumulate=parts)
+        state, _ = step(initial_state(params, optimizer), {}, rows, KEY)
+        found.append(np.asarray(state.params["w"]))
+    for one in found[1:]:
+        np.testing.assert_allclose(one, found[0], atol=1e-6)
