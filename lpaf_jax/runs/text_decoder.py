@@ -146,7 +146,11 @@ class Decoder(TextModel):
     ) -> tuple[float, float]:
         """Train the factors, and all that is not factorized, on the text that they were fitted to.
 
-        What fine-tuning leaves in a run with a task, the model as it is, is here the teacher.
+        What fine-tuning leaves in a run with a task, the model as it is, is here the teacher. The
+        model is read from the folder of the stage before the last one, and written to the last.
+
+        Returns:
+            its score, and the seconds it took.
         """
         steps, inputs = settings.steps_of_texts, self._inputs(settings, calibration, judged)
         training = settings.training

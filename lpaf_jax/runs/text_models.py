@@ -5,11 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import Examples, Tokenizer, load_task
 from lpaf_jax.data.movie_reviews import SOURCES
 from lpaf_jax.factorization.store import Cut
-from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings
 
 COLUMN = "text"
@@ -107,21 +105,6 @@ class TextModel(ABC):
         say: Callable[[str], None],
     ) -> Result:
         """Factorize the model, and judge it before and after."""
-
-    def tune(
-        self,
-        settings: Settings,
-        calibration: Any,
-        judged: Any,
-        job: Run,
-        progress: Progress,
-    ) -> tuple[float, float]:
-        """Tune the model in the folder of the stage before the last one, and write the last.
-
-        Returns:
-            its score, and the seconds it took.
-        """
-        raise NotImplementedError(f"{type(self).__name__} is not tuned by a text alone")
 
     @abstractmethod
     def assemble(self, result: Result, work: Path, folder: Path) -> None:

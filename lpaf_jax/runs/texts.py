@@ -74,6 +74,7 @@ def run_text(settings: Settings) -> dict[str, Any]:
         scores = {"dense": result.scores["dense"], cut: result.scores["compressed"]}
         seconds = {cut: time.monotonic() - started}
         if cut != FINAL:
+            assert isinstance(model, Decoder)  # others have refused it
             progress.say("stage 2 of 2: tuning the factors")
             tuned = model.tune(settings, calibration, judged, job, progress)
             scores[FINAL], seconds[FINAL] = tuned

@@ -313,7 +313,7 @@ def test_two_stages_of_a_kind_keep_their_own_values_on_the_command_line(
     [
         ({"recipe": "drone", "rank": 8}, "rank is one rank for all .*--ranks share .*uniform"),
         ({"recipe": "fwsvd", "importance": "adam"}, "'adam' is known from pruning, and recipe"),
-        ({"task": None, "calibration": "t.txt", "tune_epochs": 3.0}, "tune_epochs is of training"),
+        ({"task": None, "calibration": "t.txt", "tune_lr": 3e-3}, "tune_lr is of training"),
         ({"task": None, "calibration": "t.txt", "batch": 7}, "batch is of training"),
     ],
     ids=str,

@@ -17,7 +17,7 @@ import pytest
 from lpaf_jax import train
 from lpaf_jax.checkpoints import checkpoint
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.runs import pipeline
+from lpaf_jax.runs import training
 from lpaf_jax.runs.pipeline import compress
 from lpaf_jax.stages import FineTune, Prune
 from lpaf_jax.train import Checkpoints, Stopwatch
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 DRIVER = '''
 import functools, os, signal, sys
 from lpaf_jax.cli import app as cli
-from lpaf_jax.runs import pipeline
+from lpaf_jax.runs import training
 from lpaf_jax.checkpoints import checkpoint
 from lpaf_jax.core.progress import Progress
 from lpaf_jax.train import Checkpoints, loop
@@ -44,7 +44,7 @@ class Waiting(Checkpoints):
 
 kind, stage, step = sys.argv[1], sys.argv[2], int(sys.argv[3])
 loop.LOG_EVERY = 5
-pipeline.Checkpoints = functools.partial(Waiting, every=0.0)
+training.Checkpoints = functools.partial(Waiting, every=0.0)
 row, write = Progress.row, checkpoint.save_file
 
 def logged(self, values):
@@ -185,7 +185,7 @@ def test_a_recipe_without_pruning_goes_on_too(tiny: Tiny, finished: Path, tmp_pa
 
 @pytest.fixture
 def saves_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "Checkpoints", functools.partial(Checkpoints, every=0.0))
+    monkeypatch.setattr(training, "Checkpoints", functools.partial(Checkpoints, every=0.0))
 
 
 @pytest.mark.usefixtures("saves_always")
@@ -205,7 +205,7 @@ def test_a_stage_that_diverges_stops_and_what_stood_before_it_serves(
     long = Stopwatch()
     long.go_on_after(5000.0)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "Stopwatch", lambda: long)
+        patch.setattr(training, "Stopwatch", lambda: long)
         patch.setattr(train, "task_loss", breaks_down)
         with pytest.raises(LpafError, match=r"^stage prune: .* at step 15 of 28"):
             compress(**tiny.chosen(run))
