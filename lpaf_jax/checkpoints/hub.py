@@ -38,7 +38,7 @@ def resolve_model(name: str) -> Path:
     if name in _PACKAGED:
         return packaged(name)
     folder = Path(name).expanduser()
-    if folder.suffix == ".gguf" and not folder.is_dir():
+    if _is_gguf(folder):
         return gguf_folder(folder)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -64,11 +64,14 @@ def find_model(place: Path | str, stage: str = "final") -> Path:
     Raises:
         LpafError: there is no such model or stage.
     """
-    name = str(place)
-    known = name in _PACKAGED or (name.endswith(".gguf") and not Path(place).is_dir())
-    if known and stage == "final" and not Path(place).is_dir():
-        return resolve_model(name)
-    return model_folder(Path(place), stage)
+    place = Path(place)
+    if stage == "final" and not place.is_dir() and (str(place) in _PACKAGED or _is_gguf(place)):
+        return resolve_model(str(place))
+    return model_folder(place, stage)
+
+
+def _is_gguf(place: Path) -> bool:
+    return place.suffix == ".gguf" and not place.is_dir()
 
 
 def is_hub_id(name: str) -> bool:

@@ -69,3 +69,14 @@ def drop_repeats(examples: Examples) -> Examples:
             contradicted.add(key)
     kept = [i for key, i in first.items() if key not in contradicted]
     return examples.take(np.array(kept, dtype=np.int64))
+
+
+def evenly(total: int, count: int) -> np.ndarray:
+    """`count` places of `total` at even distances, the first and the last among them."""
+    places: np.ndarray = np.linspace(0, total - 1, min(count, total)).round().astype(int)
+    return np.unique(places)
+
+
+def held_out(total: int, most: int) -> int:
+    """How many pieces at the end are held out: a tenth, at least one, and of one none."""
+    return min(most, max(min(total - 1, 1), total // 10))

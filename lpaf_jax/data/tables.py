@@ -8,13 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data.contents import read_text, refuse_packed
 from lpaf_jax.data.examples import Examples, unlabelled
 from lpaf_jax.data.labels import label_ids, label_values, missing, sorted_names
 from lpaf_jax.data.records import json_records, parquet_columns, parquet_values
+from lpaf_jax.data.split import evenly
 from lpaf_jax.data.values import decoded_column, refuse_nested
 
 TEXT_COLUMN = "sentence"
@@ -269,9 +268,7 @@ def text_lines(path: Path, column: str, count: int) -> Examples:
 
 def spread(texts: Sequence[str], count: int) -> list[str]:
     """`count` of the texts, the first and the last among them, or all where there are fewer."""
-    count = min(count, len(texts))
-    chosen = np.unique(np.linspace(0, len(texts) - 1, count).round().astype(int))
-    return [texts[i] for i in chosen]
+    return [texts[i] for i in evenly(len(texts), count)]
 
 
 def read_examples(

@@ -17,6 +17,7 @@ import numpy as np
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data.batches import Batch
 from lpaf_jax.data.contents import check_text
+from lpaf_jax.data.split import held_out
 from lpaf_jax.data.tables import SUFFIXES, TEXT_COLUMN, table_texts
 from lpaf_jax.data.tokenize import Encoded, Tokenizer
 
@@ -162,7 +163,7 @@ def sample_and_end(
             held.append(block)
             if len(held) > end:
                 yield held.popleft()
-        while len(held) > max(min(total - 1, 1), total // 10):
+        while len(held) > held_out(total, end):
             yield held.popleft()
 
     sample = _sampled(before(), length, count, seed)

@@ -124,7 +124,7 @@ def compress_decoder(
             f"block {index + 1} of {source.blocks}: {'' if kept is None else 'cut before, '}"
             f"{lost:.1%} of the outputs' energy lost{tuned}{left}"
         )
-    ending = source.ending()
+    ending = source.ending() if held_out else None
     perplexity = {
         name: {
             model: states[name].perplexity(ending, text)

@@ -11,6 +11,7 @@ from flax import nnx
 from lpaf_jax.checkpoints import DecoderOnDisk
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.progress import Countdown
+from lpaf_jax.data.split import evenly
 from lpaf_jax.factorization.backward import Backward
 from lpaf_jax.factorization.measured import divergences, scaled
 from lpaf_jax.factorization.store import Store
@@ -118,9 +119,7 @@ def look_ahead(
     def weightings(index: int) -> Mapping[str, Weighting]:
         if not two_sided:
             return whole
-        arrays = store.sides(index)
-        assert arrays is not None
-        paths = paths_in(source, index)
+        arrays, paths = store.sides(index, "right"), paths_in(source, index)
         return {path: Weighting(right=jnp.asarray(arrays[f"{path}:right"])) for path in paths}
 
     return Known(ranks, weightings)
@@ -140,7 +139,7 @@ def _walk_back(
     say: Callable[[str], None],
 ) -> None:
     """Keep of each block its gradients, its spectra in units of the loss and what is measured."""
-    missing = [i for i in reversed(range(source.blocks)) if store.sides(i) is None]
+    missing = [i for i in reversed(range(source.blocks)) if not store.has_sides(i)]
     if not missing:
         return
     states = store.folder / "states"
@@ -165,8 +164,7 @@ def _walk_back(
 
 def _some(tokens: np.ndarray) -> np.ndarray:
     """The texts that gradients are taken of."""
-    chosen = np.linspace(0, len(tokens) - 1, min(_TEXTS, len(tokens)))
-    return tokens[np.unique(chosen.round().astype(int))]
+    return tokens[evenly(len(tokens), _TEXTS)]
 
 
 def scratch_bytes(source: DecoderOnDisk, tokens: np.ndarray, plan: Plan) -> int:
@@ -222,16 +220,13 @@ def _spectra(
     """Singular values of all matrices in units of the loss, or of what was measured."""
     spectra: dict[str, np.ndarray] = {}
     for index in range(source.blocks):
-        arrays = store.sides(index)
-        assert arrays is not None
-        spectra |= {path: arrays[f"{path}:spectrum"] for path in paths_in(source, index)}
+        arrays = store.sides(index, "spectrum")
+        spectra |= {name.removesuffix(":spectrum"): s for name, s in arrays.items()}
     if not RANK_RULES[plan.ranks].measured:
         return spectra
 
     def cuts(index: int) -> dict[str, Solution]:
-        arrays = store.sides(index)
-        assert arrays is not None
-        found = {}
+        arrays, found = store.sides(index, "a", "b", "change"), {}
         for path in paths_in(source, index):
             change = arrays.get(f"{path}:change")
             found[path] = Solution(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import save_file
 
-from lpaf_jax.checkpoints.tensors import read_file
+from lpaf_jax.checkpoints.tensors import opened, read_file
 from lpaf_jax.core.files import atomic_write, read_json, write_json
 
 
@@ -54,10 +54,16 @@ class Store:
     def keep_seen(self, seen: Mapping[str, float]) -> None:
         write_json(self.folder / "seen.json", seen)
 
-    def sides(self, index: int) -> dict[str, np.ndarray] | None:
-        """Arrays that are known of a block before it is cut, by name."""
+    def has_sides(self, index: int) -> bool:
+        """Whether arrays of a block are kept."""
+        return self._file("sides", index).is_file()
+
+    def sides(self, index: int, *kinds: str) -> dict[str, np.ndarray]:
+        """Arrays that are known of a block before it is cut, named `PATH:KIND`, of these kinds."""
         file = self._file("sides", index)
-        return dict(read_file(file)) if file.is_file() else None
+        with opened(file) as arrays:
+            names = [name for name in arrays.keys() if name.rpartition(":")[2] in kinds]  # noqa: SIM118
+            return {name: arrays.get_tensor(name) for name in names}
 
     def keep_sides(self, index: int, arrays: dict[str, np.ndarray]) -> None:
         with atomic_write(self._file("sides", index)) as temporary:

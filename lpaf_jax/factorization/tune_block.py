@@ -46,8 +46,8 @@ def tune_block(
     if not tuned:
         return 0.0, 0.0
     graphdef, state = nnx.split(block)
-    rows = [slice(start, start + len(x)) for start, x in _starts(given.x)]
-    optimiser = optax.adam(optax.cosine_decay_schedule(lr, epochs * len(rows)))
+    pairs = list(zip(parts(given.x), parts(wanted.x), strict=True))
+    optimiser = optax.adam(optax.cosine_decay_schedule(lr, epochs * len(pairs)))
     before = _error(graphdef, state, tuned, given, wanted)
     # Copies: what goes through a step is used up by it.
     untuned, tuned = tuned, jax.tree.map(jnp.copy, tuned)
@@ -55,22 +55,13 @@ def tune_block(
     step = partial(_step, graphdef, optimiser.update)
     order = np.random.default_rng(seed)
     for _ in range(epochs):
-        for i in order.permutation(len(rows)):
-            x, y = given.x[rows[i]], wanted.x[rows[i]]
+        for i in order.permutation(len(pairs)):
+            x, y = pairs[i]
             context = given.context[len(x)]
             tuned, moments = step(tuned, moments, state, x, y, context)
     after = _error(graphdef, state, tuned, given, wanted)
     set_parameters(block, tuned if after < before else untuned)
     return before, min(before, after)
-
-
-def _starts(rows: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """The parts of some texts, each with the number of its first text."""
-    found, start = [], 0
-    for part in parts(rows):
-        found.append((start, part))
-        start += len(part)
-    return found
 
 
 def _error(graphdef: Any, state: Any, tuned: Params, given: States, wanted: States) -> float:

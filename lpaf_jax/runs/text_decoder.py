@@ -35,14 +35,7 @@ from lpaf_jax.importance import Subject
 from lpaf_jax.models import compressible, parameters
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings
-from lpaf_jax.runs.text_models import (
-    COLUMN,
-    JUDGED,
-    Result,
-    TextModel,
-    is_packaged,
-    packaged_texts,
-)
+from lpaf_jax.runs.text_models import COLUMN, JUDGED, Result, TextModel, source_of
 from lpaf_jax.runs.training import run_stage
 from lpaf_jax.stages import FineTune
 from lpaf_jax.stages.base import Place
@@ -230,5 +223,4 @@ class Decoder(TextModel):
 def _tokens(
     settings: Settings, tokenizer: Tokenizer, text: Path, part: Literal["train", "test"]
 ) -> Iterable[np.ndarray]:
-    source = packaged_texts(text, part) if is_packaged(text) else text
-    return text_tokens(tokenizer, source, settings.text_column or COLUMN)
+    return text_tokens(tokenizer, source_of(text, part), settings.text_column or COLUMN)

@@ -15,6 +15,7 @@ from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.files import read_json
 from lpaf_jax.data import Encoded, Tokenizer, encode, eval_batches
 from lpaf_jax.data.examples import unlabelled
+from lpaf_jax.data.split import held_out
 from lpaf_jax.data.tables import spread, text_lines
 from lpaf_jax.factorization import factorize, to_low_rank
 from lpaf_jax.factorization.blocks import output_error
@@ -25,14 +26,7 @@ from lpaf_jax.models.families import FAMILIES, family_name, named_head
 from lpaf_jax.models.functional import inputs_of
 from lpaf_jax.ranks import RANK_RULES
 from lpaf_jax.runs.settings import Settings
-from lpaf_jax.runs.text_models import (
-    COLUMN,
-    JUDGED,
-    Result,
-    TextModel,
-    is_packaged,
-    packaged_texts,
-)
+from lpaf_jax.runs.text_models import COLUMN, JUDGED, Result, TextModel, source_of
 
 _BATCH = 16
 
@@ -95,7 +89,7 @@ class Encoder(TextModel):
             judged = _lines(settings, settings.held_out, "test")
         else:
             given = _lines(settings, settings.calibration, "train", JUDGED)
-            kept = len(given) - min(JUDGED, max(min(len(given) - 1, 1), len(given) // 10))
+            kept = len(given) - held_out(len(given), JUDGED)
             given, judged = spread(given[:kept], settings.samples), given[kept:]
 
         def encoded(texts: list[str]) -> Encoded | None:
@@ -149,9 +143,10 @@ def _lines(
 ) -> list[str]:
     """As many texts as are asked for, and `more`."""
     count = settings.samples + more
-    if is_packaged(text):
-        return spread(packaged_texts(text, part), count)
-    return text_lines(text, settings.text_column or COLUMN, count).texts
+    source = source_of(text, part)
+    if isinstance(source, Path):
+        return text_lines(source, settings.text_column or COLUMN, count).texts
+    return spread(source, count)
 
 
 def _batches(text: Encoded) -> Iterable[dict[str, np.ndarray]]:

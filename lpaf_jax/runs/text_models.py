@@ -21,12 +21,14 @@ def is_packaged(text: Path) -> bool:
     return str(text) in SOURCES and not text.is_file()
 
 
-def packaged_texts(text: Path, part: Literal["train", "test"]) -> list[str]:
-    """The texts of a split of such a data set.
+def source_of(text: Path, part: Literal["train", "test"]) -> Path | list[str]:
+    """A file, or of a packaged data set the texts of a split.
 
     Raises:
         LpafError: the package is not installed.
     """
+    if not is_packaged(text):
+        return text
     found: Examples = getattr(load_task(str(text)), part)
     return found.texts
 

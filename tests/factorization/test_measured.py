@@ -167,12 +167,12 @@ def test_ranks_of_a_decoder_by_what_was_measured(tmp_path: Path) -> None:
     shapes = source.matrices()
     spectra, first = {}, {}
     for index in range(source.blocks):
-        sides = store.sides(index)
-        assert sides is not None
-        for name, spectrum in sides.items():
-            if name.endswith(":spectrum"):
-                path = name.removesuffix(":spectrum")
-                spectra[path], first[path] = spectrum, sides[f"{path}:a"].shape[1]
+        for name, array in store.sides(index, "spectrum", "a").items():
+            path, _, kind = name.rpartition(":")
+            if kind == "spectrum":
+                spectra[path] = array
+            else:
+                first[path] = array.shape[1]
     assert set(first.values()) == {1}  # a tenth of the rank at which factors are as large
     expected = choose_ranks("loss", shapes, params=0.6, spectra=scaled(spectra, first, seen))
     assert ranks["measured"] == expected != ranks["loss"]
