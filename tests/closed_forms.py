@@ -56,6 +56,8 @@ def answer(recipe: str, w: Array, of: Statistics, rank: int) -> tuple[Array, Arr
         "fwsvd": ((fisher / fisher.mean() + 0.1).sum(1), None),
         "lpaf": ((scores / scores.mean() + 0.1).sum(1), None),
         "drone": (second, None),
+        # Of two streams that are the same.
+        "aa-svd": (second, None),
         "awsvd": (np.diag(second), None),
         "lpaf-plus": (shrunk(second, 0.02), shrunk(gradients, 0.1)),
         "kfac-svd": (shrunk(second, 0.02), shrunk(gradients, 0.1)),

@@ -67,7 +67,7 @@ def _multiplied(
         if not path:
             yield name, read(name)
         elif leaf == "bias":
-            yield f"{plain}.bias", read(name)
+            yield f"{plain}.bias", _padded(read(name), layers[path].shape[1:])
         elif path not in done:
             done.add(path)
             of = ((leaf, name) for leaf, name in names[path].items() if leaf != "bias")
@@ -83,9 +83,14 @@ def _product(
     turned = [is_transposed(full, family, paths) for full in paths]
     wide = [x.astype(np.float32) for x in stored.values()]
     factors = {leaf: x.T if back else x for leaf, x, back in zip(stored, wide, turned, strict=True)}
-    dense = np.asarray(layer.kind.dense(factors))
+    dense = _padded(np.asarray(layer.kind.dense(factors)), layer.shape)
     as_stored = dense.T if is_transposed(f"{path}.{layer.kind.replaces}", family, ()) else dense
     return as_stored.astype(next(iter(stored.values())).dtype)
+
+
+def _padded(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros for the channels that are gone: nothing reads what they would give."""
+    return np.pad(x, [(0, full - left) for full, left in zip(shape, x.shape, strict=True)])
 
 
 def _dtype_of(source: Source) -> str:

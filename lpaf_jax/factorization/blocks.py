@@ -6,7 +6,8 @@ sees the states of the blocks compressed before it, so that it is fitted to what
 Every finished block is kept on disk, so that a walk that was stopped goes on where it was.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from lpaf_jax.factorization.states import States
 from lpaf_jax.factorization.store import Cut, Store
 from lpaf_jax.factorization.swap import moved_bias
 from lpaf_jax.factorization.tune_block import tune_block
-from lpaf_jax.importance import IMPORTANCES, with_floor
+from lpaf_jax.importance import IMPORTANCES, Moment, with_floor
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.linalg.arithmetic import ratio
 from lpaf_jax.linalg.scaling import exponent, shift, to_unit
@@ -93,7 +94,8 @@ def compress_decoder(
     known = look_ahead(source, tokens, plan, store, say)
     embedder = source.embedder()
     calibration = States.of(embedder, tokens)
-    wanted = States.of(embedder, tokens) if plan.block_epochs else None
+    streams = "streams" in IMPORTANCES[plan.importance].needs
+    wanted = States.of(embedder, tokens) if plan.block_epochs or streams else None
     before, after = (
         {name: States.of(embedder, text) for name, text in held_out.items()} for _ in range(2)
     )
@@ -102,13 +104,17 @@ def compress_decoder(
     countdown = Countdown()
     for index in range(source.blocks):
         block, kept = source.block(index), store.block(index)
-        of_dense = [*before.values(), *([] if wanted is None else [wanted])]
-        for states in of_dense:
+        for states in before.values():
             states.advance(block)
+        dense = nnx.clone(block)
         tuned = ""
         if kept is None:
-            found = _cut_block(source, block, index, calibration, plan, known)
-            if wanted is not None:
+            beside = (dense, wanted) if streams and wanted is not None else None
+            found = _cut_block(source, block, index, calibration, beside, plan, known)
+        if wanted is not None:
+            wanted.advance(dense)
+        if kept is None:
+            if wanted is not None and plan.block_epochs:
                 tuned = _tune(source, block, index, calibration, wanted, plan)
             tensors = _tensors(source, block, source.prefix(index))
             store.keep_block(index, tensors, found)
@@ -140,6 +146,7 @@ def _cut_block(
     block: nnx.Module,
     index: int,
     states: States,
+    beside: tuple[nnx.Module, States] | None,
     plan: Plan,
     known: Known,
 ) -> list[Cut]:
@@ -151,16 +158,17 @@ def _cut_block(
     ranks = {
         place: _rank_of(shapes[prefix + place], known.ranks[prefix + place]) for place in places
     }
-    # Of what stays dense nothing need be known.
-    moments = states.moments(block, [place for place in places if ranks[place] is not None])
+    groups = states.in_order(block, places)
+    if beside is None:
+        groups = [list(chain(*groups))]
     cuts = []
-    for place in states.in_order(block, places):
+    for place, moment in _with_moments(block, groups, ranks, states, beside):
         path, rank = f"{prefix}{place}", ranks[place]
         m, n = shapes[path]
-        if rank is None:
+        if rank is None or moment is None:
             cuts.append(Cut(path, (m, n), None, 0.0))
             continue
-        layer, moment = layer_at(block, place), moments[place]
+        layer = layer_at(block, place)
         w = layer.kernel[...]
         if not jnp.isfinite(moment.second).all():
             raise LpafError(f"{path}: what goes into it is not finite; the model itself overflows")
@@ -177,6 +185,24 @@ def _cut_block(
         _replace(block, place, LowRank(a, b), moved_bias(path, bias, change))
         cuts.append(Cut(path, (m, n), rank, float(output_error(w, a, b, moment.second))))
     return cuts
+
+
+def _with_moments(
+    block: nnx.Module,
+    groups: Sequence[Sequence[str]],
+    ranks: Mapping[str, int | None],
+    states: States,
+    beside: tuple[nnx.Module, States] | None,
+) -> Iterator[tuple[str, Moment | None]]:
+    """The layers of a block one by one, with the moments of those that are cut.
+
+    Those of a group are taken when it is reached. Where what a layer makes is held against the
+    dense model, the groups before it are then cut: what they have mended must not be mended again.
+    """
+    for group in groups:
+        moments = states.moments(block, [p for p in group if ranks[p] is not None], beside)
+        for place in group:
+            yield place, moments.get(place)
 
 
 def _rank_of(shape: tuple[int, int], rank: int | None) -> int | None:

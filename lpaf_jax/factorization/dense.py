@@ -23,7 +23,7 @@ from lpaf_jax.importance import (
     of_model,
     with_floor,
 )
-from lpaf_jax.importance.gradients import by_gradients
+from lpaf_jax.importance.gradients import by_gradients, is_two_sided
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import layer_at
 from lpaf_jax.ranks import RANK_RULES, choose_ranks, loss_spectrum
@@ -94,7 +94,7 @@ def look_ahead(
     importance, rule = IMPORTANCES[plan.importance], RANK_RULES[plan.ranks]
     check_pair(importance, SOLVERS[plan.solver], plan.ridge)
     shapes, ranks = source.matrices(), store.ranks()
-    two_sided = importance is TWO_SIDED
+    two_sided = is_two_sided(importance)
     whole = {path: Weighting() for path in shapes}
     if importance.of_model is not None and not two_sided:
         assert plan.dense is not None, "this importance needs the dense model"
@@ -169,7 +169,7 @@ def _some(tokens: np.ndarray) -> np.ndarray:
 
 def scratch_bytes(source: DecoderOnDisk, tokens: np.ndarray, plan: Plan) -> int:
     """What a walk back has on disk, at most; 0 where there is none."""
-    if not (plan.importance == TWO_SIDED.name or RANK_RULES[plan.ranks].needs_spectra):
+    if not (is_two_sided(IMPORTANCES[plan.importance]) or RANK_RULES[plan.ranks].needs_spectra):
         return 0
     shapes = source.matrices().values()
     width = max(min(shape) for shape in shapes)
@@ -195,7 +195,7 @@ def _sides_of(
             raise LpafError(f"{path}: its inputs or gradients are not finite; the model overflows")
         weighting = TWO_SIDED.of_inputs(by_gradients(sides.gradients), sides.inputs)
         found[f"{path}:spectrum"] = loss_spectrum(w, weighting)
-        if importance is TWO_SIDED:
+        if is_two_sided(importance):
             assert weighting.right is not None
             found[f"{path}:right"] = np.asarray(weighting.right)
         elif measured:

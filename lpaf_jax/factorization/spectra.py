@@ -60,8 +60,8 @@ def _inputs(moments: Moments) -> Iterator[tuple[list[str], Array, int, int]]:
     for path, moment in moments.items():
         names.setdefault(id(moment.second), []).append(path)
     for of in names.values():
-        second, _, tokens = moments[of[0]]
-        yield of, second, tokens, second.shape[0]
+        moment = moments[of[0]]
+        yield of, moment.second, moment.tokens, len(moment.second)
 
 
 def _roots(moment: Array) -> Array:

@@ -11,7 +11,8 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.data.text import perplexity
-from lpaf_jax.importance.activations import Moment, Sums, input_moments
+from lpaf_jax.importance.activations import Moment, Sums, input_moments, layer_inputs, product
+from lpaf_jax.models.functional import Params
 
 _BATCH = 4  # texts at a time: attention holds (batch, heads, length, length)
 
@@ -46,25 +47,53 @@ class States:
         for part in parts(self.x):
             part[:] = advanced(graphdef, state, part, self.context[len(part)])
 
-    def in_order(self, block: nnx.Module, places: Sequence[str]) -> list[str]:
-        """The layers at `places` in the order in which `block` calls them."""
+    def in_order(self, block: nnx.Module, places: Sequence[str]) -> list[list[str]]:
+        """The layers at `places` in the order in which `block` calls them, by equal inputs."""
         graphdef, state = nnx.split(block)
         part = next(parts(self.x))
-        return list(shared_inputs(graphdef, tuple(places), state, part, self.context[len(part)]))
+        shared = shared_inputs(graphdef, tuple(places), state, part, self.context[len(part)])
+        groups: dict[str, list[str]] = {}
+        for place, first in shared.items():
+            groups.setdefault(first, []).append(place)
+        return list(groups.values())
 
-    def moments(self, block: nnx.Module, places: Sequence[str]) -> dict[str, Moment]:
-        """Moments of what goes into the layers at `places` in `block`; equal inputs share one."""
+    def moments(
+        self,
+        block: nnx.Module,
+        places: Sequence[str],
+        beside: "tuple[nnx.Module, States] | None" = None,
+    ) -> dict[str, Moment]:
+        """Moments of what goes into the layers at `places` in `block`; equal inputs share one.
+
+        Args:
+            block: that the texts are to go through next.
+            places: of its layers.
+            beside: where `cross` is asked for, the dense block and the states before it in the
+                dense model, of the same texts.
+        """
         if not places:
             return {}
         graphdef, state = nnx.split(block)
         chosen: tuple[str, ...] = tuple(places)
         total: dict[str, Sums] = {}
+        crossed: dict[str, Array] = {}
         for part in parts(self.x):
             context = self.context[len(part)]
             total = _with_moments(graphdef, chosen, total, state, part, context)
+        if beside is not None:
+            dense, states = beside
+            graphdefs, weights = zip((graphdef, state), nnx.split(dense), strict=True)
+            for pair in zip(parts(self.x), parts(states.x), strict=True):
+                context = self.context[len(pair[0])]
+                crossed = _with_cross(graphdefs, chosen, crossed, weights, pair, context)
         tokens = self.x.shape[0] * self.x.shape[1]
         mean = {
-            path: Moment(sums.second / tokens, sums.first / tokens, tokens)
+            path: Moment(
+                sums.second / tokens,
+                sums.first / tokens,
+                tokens,
+                None if beside is None else crossed[path] / tokens,
+            )
             for path, sums in total.items()
         }
         shared = shared_inputs(graphdef, chosen, state, part, context)
@@ -103,6 +132,26 @@ def _with_moments(
     context: Any,
 ) -> dict[str, Sums]:
     found, _ = _recorded(graphdef, places, state, x, context)
+    return jax.tree.map(jnp.add, total, found) if total else found
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _with_cross(
+    graphdefs: tuple[Any, Any],
+    places: tuple[str, ...],
+    total: Params,
+    states: tuple[Any, Any],
+    x: tuple[Array, Array],
+    context: Any,
+) -> Params:
+    """Sums of `Σ x̂ᵀx` with those of some texts, x̂ in the first block and x in the second."""
+
+    def inputs(graphdef: Any, state: Any, x: Array) -> dict[str, Array]:
+        block: Any = nnx.merge(graphdef, state)
+        return layer_inputs(block, places, lambda: block(x, context))[1]
+
+    given, wanted = map(inputs, graphdefs, states, x)
+    found = {path: product(given[path], wanted[path]) for path in given}
     return jax.tree.map(jnp.add, total, found) if total else found
 
 

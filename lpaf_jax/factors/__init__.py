@@ -16,6 +16,7 @@ from lpaf_jax.factors.base import (
 )
 from lpaf_jax.factors.low_rank import LOW_RANK, LowRankLinear
 from lpaf_jax.factors.records import FIELDS, read_records, recorded
+from lpaf_jax.factors.sliced import SLICED, SlicedLinear
 
 # Those for PyTorch are read as text, or where torch is.
 import_modules(__name__, skip="_torch")
@@ -24,9 +25,11 @@ __all__ = [
     "FIELDS",
     "KINDS",
     "LOW_RANK",
+    "SLICED",
     "FactorKind",
     "LowRankLinear",
     "Record",
+    "SlicedLinear",
     "StoredAs",
     "kind_at",
     "kind_by_mark",

@@ -74,7 +74,10 @@ class FactorKind(ABC):
 
     @abstractmethod
     def dense(self, factors: Mapping[str, Any]) -> Any:
-        """`W`, (m, n), of factors by leaf, arrays of numpy or of JAX as these are."""
+        """`W`, (m, n), of factors by leaf, arrays of numpy or of JAX as these are.
+
+        It may have fewer rows or columns: those that are not there are zeros, in the end.
+        """
 
     @abstractmethod
     def flop(self, record: Record, shape: tuple[int, int]) -> int:

@@ -27,11 +27,14 @@ class Moment(NamedTuple):
         second: E[xᵀx], (m, m).
         mean: E[x], (m,).
         tokens: how many they were.
+        cross: E[x̂ᵀx], (m, m), where the layer is given x̂ and in the dense model x; None where
+            both are the same.
     """
 
     second: Array
     mean: Array
     tokens: int
+    cross: Array | None = None
 
 
 Moments = dict[str, Moment]
@@ -80,6 +83,14 @@ def input_moments(
     Raises:
         ValueError: the input of a layer has no row for each token.
     """
+    output, seen, shared = layer_inputs(module, paths, run)
+    return output, {path: _moment(path, x, counted) for path, x in seen.items()}, shared
+
+
+def layer_inputs(
+    module: nnx.Module, paths: Iterable[str], run: Callable[[], Any]
+) -> tuple[Any, dict[str, Array], dict[str, str]]:
+    """`run()`, and what went into the layers of `module` while it ran; see `input_moments`."""
     layers = {path: layer_at(module, path) for path in paths}
     seen: dict[str, Array] = {}
     try:
@@ -91,16 +102,21 @@ def input_moments(
             replace_layer(module, path, layer)
     first: dict[int, str] = {}
     shared = {path: first.setdefault(id(x), path) for path, x in seen.items()}
-    return output, {path: _moment(path, seen[path], counted) for path in first.values()}, shared
+    return output, {path: seen[path] for path in first.values()}, shared
 
 
 def _moment(path: str, x: Array, counted: Array) -> Sums:
     if x.shape[:-1] != counted.shape:
         raise ValueError(f"{path}: an input of {x.shape} for tokens of {counted.shape}")
-    rows = jnp.where(counted[..., None] != 0, x, 0).reshape(-1, x.shape[-1])
+    rows = jnp.where(counted[..., None] != 0, x, 0)
+    return Sums(product(rows, rows), jnp.sum(rows, axis=(0, 1), dtype=jnp.float32))
+
+
+def product(x: Array, y: Array) -> Array:
+    """`Σ xᵀy` over the tokens, in float32."""
+    left, right = (each.reshape(-1, each.shape[-1]) for each in (x, y))
     exact = jax.lax.Precision.HIGHEST
-    second = jnp.matmul(rows.T, rows, precision=exact, preferred_element_type=jnp.float32)
-    return Sums(second, jnp.sum(rows, axis=0, dtype=jnp.float32))
+    return jnp.matmul(left.T, right, precision=exact, preferred_element_type=jnp.float32)
 
 
 def activation_moments(model: nnx.Module, batches: Iterable[Batch]) -> Moments:

@@ -14,8 +14,8 @@ from lpaf_jax.importance.activations import Moment, activation_moments
 from lpaf_jax.linalg.scaling import exponent, to_unit
 from lpaf_jax.models.functional import Batch, Params
 
-Part = Literal["entries", "left", "right", "mean"]
-Need = Literal["loss", "pruning", "inputs"]
+Part = Literal["entries", "left", "right", "mean", "cross"]
+Need = Literal["loss", "pruning", "inputs", "streams"]
 
 
 class Weighting(NamedTuple):
@@ -25,12 +25,15 @@ class Weighting(NamedTuple):
         entries: I, (m, n): `Σ_ij I_ij E_ij²`.
         left: L, (m,) or (m, m), and right: R, (n,) or (n, n): `tr L E R Eᵀ`.
         mean: E[x], (m,), of the inputs, for solvers that move the bias.
+        cross: E[x̂ᵀx], (m, m), x̂ the inputs that L is of and x those in the dense model, for
+            solvers that mend what was lost before; None where both are the same.
     """
 
     entries: Array | None = None
     left: Array | None = None
     right: Array | None = None
     mean: Array | None = None
+    cross: Array | None = None
 
 
 class Subject(NamedTuple):
@@ -66,7 +69,8 @@ class Importance:
         summary: what it does, on one line, to be read after "cut".
         gives: the parts of a `Weighting` that it fills; none is plain SVD.
         needs: "loss", gradients of the task or of the next token; "pruning", what step 1 leaves;
-            "inputs", the moments of what goes into each layer.
+            "inputs", the moments of what goes into each layer; "streams", those beside what goes
+            into it in the dense model, which a decoder cut block by block has.
         of_model: what comes of the whole model, by kernel path.
         of_inputs: what the moments of a layer's inputs add. They are those of the model, or, where
             a decoder is cut block by block, those that the blocks before leave.

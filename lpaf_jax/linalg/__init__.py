@@ -6,6 +6,8 @@ row is an input feature.
 
 from lpaf_jax.linalg.als import AlsInfo as AlsInfo
 from lpaf_jax.linalg.als import weighted_als as weighted_als
+from lpaf_jax.linalg.channels import Elimination as Elimination
+from lpaf_jax.linalg.channels import eliminate_channels as eliminate_channels
 from lpaf_jax.linalg.factors import LowRank as LowRank
 from lpaf_jax.linalg.factors import balance as balance
 from lpaf_jax.linalg.factors import weighted_error as weighted_error
@@ -16,6 +18,7 @@ from lpaf_jax.linalg.randomized import randomized_svd as randomized_svd
 from lpaf_jax.linalg.ranks import allocate_ranks as allocate_ranks
 from lpaf_jax.linalg.ranks import allocate_ranks_or_dense as allocate_ranks_or_dense
 from lpaf_jax.linalg.ranks import rank_for_ratio as rank_for_ratio
+from lpaf_jax.linalg.regression import regressed as regressed
 from lpaf_jax.linalg.spectra import effective_rank as effective_rank
 from lpaf_jax.linalg.spectra import empty_columns as empty_columns
 from lpaf_jax.linalg.spectra import empty_rows as empty_rows

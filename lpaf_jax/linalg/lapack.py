@@ -1,4 +1,4 @@
-"""QR, SVD and eigenvalues, one matrix at a time even under `vmap`.
+"""QR, SVD, Cholesky and eigenvalues, one matrix at a time even under `vmap`.
 
 A batched LAPACK call of jaxlib splits its batch over the thread pool that XLA runs on and waits.
 Two such calls that depend on nothing of each other are started at once, and on a CPU of two cores
@@ -10,6 +10,7 @@ beyond 32 × 32 one by one too.
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
+from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float
 
 
@@ -34,6 +35,13 @@ def eigh(x: Float[Array, "m m"]) -> tuple[Float[Array, " m"], Float[Array, "m m"
     """`(x + xᵀ) / 2 = q @ diag(s) @ qᵀ`, s rising."""
     s, q = jnp.linalg.eigh(x)
     return s, q
+
+
+@sequential_vmap
+def solve_positive(x: Float[Array, "m m"], y: Float[Array, "m n"]) -> Float[Array, "m n"]:
+    """`x⁻¹ y` of a positive definite x, by Cholesky; not finite where it is none."""
+    found: Array = cho_solve((jnp.linalg.cholesky(x), True), y)
+    return found
 
 
 def singular_values_of_each(x: Float[Array, "*stack m n"]) -> Float[Array, "*stack r"]:

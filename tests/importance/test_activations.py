@@ -62,7 +62,7 @@ def test_is_the_mean_over_real_tokens_of_outer_products(model: Any) -> None:
     for i in range(LAYERS):
         expected, count = mean_of_outer_products(iter(rows[i]))
         for name in ("query", "key", "value"):
-            second, mean, counted = found[f"{LAYER}.{i}.attention.self.{name}"]
+            second, mean, counted, _ = found[f"{LAYER}.{i}.attention.self.{name}"]
             assert counted == count == 11 + 9
             np.testing.assert_allclose(second, expected, rtol=2e-5, atol=1e-6)
             np.testing.assert_allclose(mean, np.mean(rows[i], axis=0), rtol=2e-5, atol=1e-6)
@@ -98,7 +98,7 @@ def test_every_layer_has_the_moment_of_what_pytorch_gives_it(model: Any, tiny: T
             *("attention.self.value", "intermediate.dense", "output.dense"),
         )
     ]
-    for path, (moment, mean, count) in found.items():
+    for path, (moment, mean, count, _) in found.items():
         expected, number = mean_of_outer_products(iter(rows[path]))
         np.testing.assert_allclose(mean, np.mean(rows[path], axis=0), rtol=3e-5, atol=2e-6)
         assert count == number
@@ -133,7 +133,7 @@ def test_a_factorized_model_is_seen_too(model: Any, tiny: Tiny) -> None:
     to_low_rank(factorized, {p: Solution(svd(w, min(w.shape))) for p, w in kernels.items()})
     expected = activation_moments(model, batches())
     for path, moment in activation_moments(factorized, batches()).items():
-        for found, whole in zip(moment, expected[path], strict=True):
+        for found, whole in zip(moment[:3], expected[path][:3], strict=True):
             np.testing.assert_allclose(found, whole, rtol=1e-3, atol=1e-4)
 
 

@@ -1,0 +1,106 @@
+"""Decoders of fewer feed-forward channels: read here and in PyTorch, and as dense ones."""
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lpaf_jax.checkpoints import load_model, save_model
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.evaluation.inspection import inspect_model
+from lpaf_jax.export.dense import export_dense
+from lpaf_jax.factors import SLICED, SlicedLinear
+from lpaf_jax.models import layer_at, replace_layer
+from tests.factors.folders import FAMILIES, config_of, logits, twin_logits, with_config
+from tests.factors.test_folders import assert_read, read_by_a_stranger
+from tests.tiny_decoder import write_decoder
+
+# (into, out of) the channels of a block, and how many of them each block keeps.
+FEED_FORWARD: dict[str, tuple[list[str], str]] = {
+    "gpt2": (["mlp.c_fc"], "mlp.c_proj"),
+    "llama": (["mlp.gate_proj", "mlp.up_proj"], "mlp.down_proj"),
+}
+BLOCKS = {"gpt2": "transformer.h", "llama": "model.layers"}
+KEPT = (11, 29)
+
+
+def write_sliced(place: Path, family: str) -> Path:
+    source = write_decoder(place / family, family)
+    model, random = load_model(source, head="lm"), np.random.default_rng(0)
+    into, out = FEED_FORWARD[family]
+    for index, count in enumerate(KEPT):
+        prefix = f"{BLOCKS[family]}.{index}"
+        inner = layer_at(model, f"{prefix}.{out}").kernel.shape[0]
+        chosen = np.sort(random.choice(inner, count, replace=False))
+        for path in (f"{prefix}.{name}" for name in into):
+            layer = layer_at(model, path)
+            bias = None if layer.bias is None else layer.bias[...][chosen]
+            replace_layer(model, path, SlicedLinear(layer.kernel[...][:, chosen], bias))
+        layer = layer_at(model, f"{prefix}.{out}")
+        bias = None if layer.bias is None else layer.bias[...]
+        replace_layer(model, f"{prefix}.{out}", SlicedLinear(layer.kernel[...][chosen], bias))
+    folder = place / f"{family}_sliced"
+    save_model(model, folder, source=source, label_names=None, card="# sliced\n")
+    np.save(folder / "expected.npy", logits(model))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("sliced")
+    return {family: write_sliced(place, family) for family in FAMILIES}
+
+
+def test_what_is_written_is_read_here_and_in_pytorch(folders: dict[str, Path]) -> None:
+    read_by_a_stranger(next(iter(folders.values())).parent, *folders.values())
+    for family, folder in folders.items():
+        expected = np.load(folder / "expected.npy")
+        np.testing.assert_array_equal(logits(load_model(folder)), expected)
+        np.testing.assert_allclose(twin_logits(folder), expected, atol=1e-4)
+        assert_read(folder, expected)
+        records = config_of(folder)["lpaf_factors"]
+        hidden, out = 32, f"{BLOCKS[family]}.1.{FEED_FORWARD[family][1]}"
+        assert records[out] == {"kind": "sliced", "inputs": 29, "outputs": hidden}
+
+
+def test_dense_it_is_the_same_model(folders: dict[str, Path], tmp_path: Path) -> None:
+    for family, folder in folders.items():
+        export_dense(folder, tmp_path / family)
+        assert "lpaf_factors" not in config_of(tmp_path / family)
+        found = logits(load_model(tmp_path / family))
+        np.testing.assert_allclose(found, np.load(folder / "expected.npy"), atol=1e-4)
+
+
+def test_inspect_counts_what_is_left(folders: dict[str, Path]) -> None:
+    for family, folder in folders.items():
+        matrices = {each["name"]: each for each in inspect_model(folder)["matrices"]}
+        out = matrices[f"{BLOCKS[family].partition('.')[2]}.0.{FEED_FORWARD[family][1]}"]
+        assert (out["parameters"], out["flop"], out["summary"]) == (11 * 32, 2 * 11 * 32, "11×32")
+        assert out["dense_parameters"] == np.prod(out["shape"]) > 11 * 32
+
+
+@pytest.mark.parametrize("inputs", [0, 49, "many", None, True])
+def test_a_record_that_does_not_fit(inputs: Any) -> None:
+    record = {"kind": "sliced", "inputs": inputs, "outputs": 32}
+    with pytest.raises(ValueError, match=r"inputs, which must be a number from 1 to 48"):
+        SLICED.shapes(record, (48, 32))
+
+
+def test_tensors_of_another_size_than_recorded(tmp_path: Path) -> None:
+    folder = write_sliced(tmp_path, "llama")
+    records = config_of(folder)["lpaf_factors"]
+    out = "model.layers.0.mlp.down_proj"
+    with_config(folder, lpaf_factors=records | {out: SLICED.of_shape(12, 32)})
+    with pytest.raises(LpafError, match=r"down_proj.weight has shape \(32, 11\), which does not"):
+        load_model(folder)
+
+
+def test_an_empty_layer_has_the_shapes_of_a_full_one() -> None:
+    record = SLICED.of_shape(3, 4)
+    empty: Any = SLICED.empty(record, (5, 7), bias=True)
+    full = SLICED.layer({"w": jnp.ones((3, 4))}, jnp.ones(4))
+    assert (empty.w.shape, empty.bias.shape) == ((3, 4), (4,))
+    assert SLICED.record(full) == record
+    assert full(jnp.ones((2, 3))).shape == (2, 4)
