@@ -61,5 +61,6 @@ def answer(recipe: str, w: Array, of: Statistics, rank: int) -> tuple[Array, Arr
         "awsvd": (np.diag(second), None),
         "lpaf-plus": (shrunk(second, 0.02), shrunk(gradients, 0.1)),
         "kfac-svd": (shrunk(second, 0.02), shrunk(gradients, 0.1)),
+        "channels": (shrunk(second, 0.02), shrunk(gradients, 0.1)),
     }
     return nearest(w, rank, *metrics[recipe]), None

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,6 +21,17 @@ from lpaf_jax.models.compressible import is_compressible
 from lpaf_jax.models.families import FAMILIES, Walk, family_name
 from lpaf_jax.models.functional import Params, parameters, set_parameters
 from lpaf_jax.models.initial import Initializer
+
+
+class FeedForward(NamedTuple):
+    """The layers of a block between which its feed-forward channels lie, by path.
+
+    Attributes:
+        into: those that give them. out: the one that takes them.
+    """
+
+    into: tuple[str, ...]
+    out: str
 
 
 class DecoderOnDisk:
@@ -134,6 +145,12 @@ class DecoderOnDisk:
             for path, shape in self.shapes.items()
             if is_compressible(path)
         }
+
+    def feed_forward(self, index: int) -> FeedForward:
+        """The feed-forward layers of a block."""
+        into, out = self._walk.feed_forward
+        prefix = self.prefix(index)
+        return FeedForward(tuple(f"{prefix}.{path}" for path in into), f"{prefix}.{out}")
 
     def outside(self) -> list[str]:
         """Paths of the parameters that lie in no block."""

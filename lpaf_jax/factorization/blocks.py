@@ -18,15 +18,18 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.checkpoints import DecoderOnDisk
+from lpaf_jax.checkpoints.factored import Factored
 from lpaf_jax.checkpoints.names import file_name
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.machine import one_blas_thread
 from lpaf_jax.core.progress import Countdown
-from lpaf_jax.factorization.dense import Known, Plan, look_ahead, paths_in
+from lpaf_jax.factorization.channels import slice_block
+from lpaf_jax.factorization.dense import Known, Plan, factored_in, look_ahead, paths_in
 from lpaf_jax.factorization.states import States
 from lpaf_jax.factorization.store import Cut, Store
 from lpaf_jax.factorization.swap import moved_bias
-from lpaf_jax.factorization.tune_block import tune_block
+from lpaf_jax.factorization.tune_block import CUT_LAYERS, tune_block
+from lpaf_jax.factors import KINDS
 from lpaf_jax.importance import IMPORTANCES, Moment, with_floor
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.linalg.arithmetic import ratio
@@ -154,35 +157,48 @@ def _cut_block(
     prefix = f"{source.prefix(index)}."
     importance, solver = IMPORTANCES[plan.importance], SOLVERS[plan.solver]
     shapes, weightings = source.matrices(), known.weightings(index)
-    places = [path.removeprefix(prefix) for path in paths_in(source, index)]
-    ranks = {
-        place: _rank_of(shapes[prefix + place], known.ranks[prefix + place]) for place in places
-    }
-    groups = states.in_order(block, places)
+    feed = source.feed_forward(index)
+    paths = factored_in(source, plan, index)
+    ranks = {path.removeprefix(prefix): _rank_of(shapes[path], known.ranks[path]) for path in paths}
+    if plan.channels:  # those that give them are cut with the one that takes them
+        ranks[feed.out.removeprefix(prefix)] = known.ranks[feed.out]
+    groups = states.in_order(block, list(ranks))
     if beside is None:
         groups = [list(chain(*groups))]
-    cuts = []
+    cuts: list[Cut] = []
+
+    def as_stored(path: str, x: Array) -> Array:
+        return x.astype(source.stored_dtype(f"{path}.kernel")).astype(jnp.float32)
+
     for place, moment in _with_moments(block, groups, ranks, states, beside):
         path, rank = f"{prefix}{place}", ranks[place]
         m, n = shapes[path]
         if rank is None or moment is None:
-            cuts.append(Cut(path, (m, n), None, 0.0))
+            left = (*feed.into, path) if plan.channels and path == feed.out else (path,)
+            cuts += [Cut(each, shapes[each], None, 0.0) for each in left]
             continue
         layer = layer_at(block, place)
         w = layer.kernel[...]
         if not jnp.isfinite(moment.second).all():
             raise LpafError(f"{path}: what goes into it is not finite; the model itself overflows")
+        if plan.channels and path == feed.out:
+            right = weightings[path].right
+            product = slice_block(block, prefix, feed, rank, moment, right, as_stored)
+            lost = float(output_error(w, product, jnp.eye(n), moment.second))
+            cuts += [Cut(p, (s := shapes[p]), None, lost, (s[0], rank)) for p in feed.into]
+            cuts.append(Cut(path, (m, n), None, lost, (rank, n)))
+            continue
         weighting = weightings[path]
         if importance.of_inputs is not None:
             weighting = importance.of_inputs(weighting, moment)
         weighting = with_floor(weighting, plan.floor)
         factors, change = solve_one(solver, w, weighting, rank, plan.ridge)
-        narrow = source.stored_dtype(f"{path}.kernel")
-        a, b = (x.astype(narrow).astype(jnp.float32) for x in factors)
+        a, b = (as_stored(path, x) for x in factors)
         if not (jnp.isfinite(a).all() and jnp.isfinite(b).all()):
+            narrow = source.stored_dtype(f"{path}.kernel")
             raise LpafError(f"{path}: its factors are not finite as {narrow}, the file's dtype")
         bias = None if layer.bias is None else layer.bias[...]
-        _replace(block, place, LowRank(a, b), moved_bias(path, bias, change))
+        replace_layer(block, place, LowRankLinear(LowRank(a, b), moved_bias(path, bias, change)))
         cuts.append(Cut(path, (m, n), rank, float(output_error(w, a, b, moment.second))))
     return cuts
 
@@ -224,10 +240,10 @@ def _tune(
     before, after = tune_block(block, given, wanted, epochs=epochs, lr=lr, seed=seed)
     for path in paths_in(source, index):
         layer = layer_at(block, path.removeprefix(f"{source.prefix(index)}."))
-        if isinstance(layer, LowRankLinear):
-            narrow = source.stored_dtype(f"{path}.kernel")
-            for factor in (layer.a, layer.b):
-                factor.set_value(factor[...].astype(narrow).astype(jnp.float32))
+        narrow = source.stored_dtype(f"{path}.kernel")
+        for name in CUT_LAYERS.get(type(layer), ()):
+            factor = getattr(layer, name)
+            factor.set_value(factor[...].astype(narrow).astype(jnp.float32))
     return f", states off by {before:.2%}, tuned {after:.2%}"
 
 
@@ -235,19 +251,17 @@ def _put_factors(
     block: nnx.Module, prefix: str, tensors: Mapping[str, np.ndarray], cuts: list[Cut]
 ) -> None:
     for cut in cuts:
-        if cut.rank is not None:
-            names = {f"{cut.path}.{leaf}": leaf for leaf in ("a", "b")}
-            stored = (tensors[file_name(path, names)] for path in names)
-            a, b = (jnp.asarray(x.T, jnp.float32) for x in stored)
-            place = cut.path.removeprefix(f"{prefix}.")
-            bias = tensors.get(f"{cut.path}.up.bias")
-            _replace(
-                block, place, LowRank(a, b), None if bias is None else jnp.asarray(bias, a.dtype)
-            )
-
-
-def _replace(block: nnx.Module, place: str, factors: LowRank, bias: Array | None) -> None:
-    replace_layer(block, place, LowRankLinear(factors, bias))
+        record = cut.record
+        if record is None:
+            continue
+        kind = KINDS[record["kind"]]
+        stored = {
+            leaf: jnp.asarray(tensors[name].T, jnp.float32)
+            for leaf, name in Factored(kind, record, cut.shape).names(cut.path).items()
+            if name in tensors
+        }
+        bias = stored.pop("bias", None)
+        replace_layer(block, cut.path.removeprefix(f"{prefix}."), kind.layer(stored, bias))
 
 
 def _tensors(source: DecoderOnDisk, block: nnx.Module, prefix: str) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """What is to be known of a dense decoder before its first block is cut: ranks, and gradients."""
 
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -7,27 +8,30 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 
 from lpaf_jax.checkpoints import DecoderOnDisk
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.progress import Countdown
 from lpaf_jax.data.split import evenly
 from lpaf_jax.factorization.backward import Backward
-from lpaf_jax.factorization.measured import divergences, scaled
+from lpaf_jax.factorization.channels import kept_channels
+from lpaf_jax.factorization.measured import Changed, divergences, scaled
 from lpaf_jax.factorization.store import Store
 from lpaf_jax.importance import (
     IMPORTANCES,
     TWO_SIDED,
+    Moment,
     Subject,
     Weighting,
     of_model,
     with_floor,
 )
 from lpaf_jax.importance.gradients import by_gradients, is_two_sided
-from lpaf_jax.linalg import LowRank
+from lpaf_jax.linalg import eliminate_channels
 from lpaf_jax.models import layer_at
-from lpaf_jax.ranks import RANK_RULES, choose_ranks, loss_spectrum
-from lpaf_jax.solvers import SOLVERS, Solution, check_pair, solve_one
+from lpaf_jax.ranks import RANK_RULES, Channels, choose_ranks, loss_spectrum
+from lpaf_jax.solvers import SOLVERS, check_pair, solve_one
 
 # Pieces of the text that gradients are taken of: on MiniLM 320 sentences say as much as 5,000.
 _TEXTS = 32
@@ -44,6 +48,7 @@ class Plan(NamedTuple):
         importance, solver, ranks: names of a registered importance, solver and rank rule.
         params: share of the numbers in the compressible matrices that is kept, or `rank`.
         floor, ridge, multiple_of: see `lpaf_jax.factorization.factorize`.
+        channels: whether feed-forward layers lose channels, in the place of becoming factors.
         block_epochs, block_lr, seed: see `tune_block`; 0 epochs tune nothing.
         dense: gives the whole dense model and its data, in memory: for importances that look at
             all of it at once. It is called at most once.
@@ -57,6 +62,7 @@ class Plan(NamedTuple):
     floor: float = 0.0
     ridge: float = 0.0
     multiple_of: int = 1
+    channels: bool = False
     block_epochs: int = 0
     block_lr: float = 1e-4
     seed: int = 0
@@ -67,7 +73,8 @@ class Known(NamedTuple):
     """What is known before the first block is cut.
 
     Attributes:
-        ranks: of every matrix, by the path of its layer; None where it stays dense.
+        ranks: of every matrix, by the path of its layer; None where it stays dense. Where channels
+            go, that of the layer that takes them is how many are left; those before have none.
         weightings: of the layers in a block, by path, before their inputs are looked at.
     """
 
@@ -108,19 +115,26 @@ def look_ahead(
         spectra = _spectra(source, tokens, plan, store, say) if spectral else {}
         ranks = choose_ranks(
             plan.ranks,
-            shapes,
+            {
+                path: shapes[path]
+                for index in range(source.blocks)
+                for path in factored_in(source, plan, index)
+            },
             params=plan.params,
             rank=plan.rank,
             spectra=spectra,
             multiple_of=plan.multiple_of,
+            channels=_channels(source) if plan.channels else {},
         )
         store.keep_ranks(ranks)
 
     def weightings(index: int) -> Mapping[str, Weighting]:
-        if not two_sided:
+        if not store.has_sides(index):
             return whole
-        arrays, paths = store.sides(index, "right"), paths_in(source, index)
-        return {path: Weighting(right=jnp.asarray(arrays[f"{path}:right"])) for path in paths}
+        rights = store.sides(index, "right").items()
+        return dict(whole) | {
+            name.removesuffix(":right"): Weighting(right=jnp.asarray(x)) for name, x in rights
+        }
 
     return Known(ranks, weightings)
 
@@ -128,6 +142,24 @@ def look_ahead(
 def paths_in(source: DecoderOnDisk, index: int) -> list[str]:
     """The paths of the compressible layers in a block."""
     return [path for path in source.matrices() if path.startswith(f"{source.prefix(index)}.")]
+
+
+def factored_in(source: DecoderOnDisk, plan: Plan, index: int) -> list[str]:
+    """The paths of the layers in a block that become factors, if they are not left dense."""
+    feed = source.feed_forward(index)
+    fed = {*feed.into, feed.out} if plan.channels else set()
+    return [path for path in paths_in(source, index) if path not in fed]
+
+
+def _channels(source: DecoderOnDisk) -> dict[str, Channels]:
+    """The feed-forward channels of each block, by the path of the layer that takes them."""
+    shapes, found = source.matrices(), {}
+    for index in range(source.blocks):
+        feed = source.feed_forward(index)
+        count, _ = shapes[feed.out]
+        numbers = sum(math.prod(shapes[path]) for path in (*feed.into, feed.out))
+        found[feed.out] = Channels(count, numbers // count)
+    return found
 
 
 def _walk_back(
@@ -187,13 +219,18 @@ def _sides_of(
     assert TWO_SIDED.of_inputs is not None
     importance, solver = IMPORTANCES[plan.importance], SOLVERS[plan.solver]
     measured, prefix = RANK_RULES[plan.ranks].measured, f"{source.prefix(index)}."
-    paths = {path.removeprefix(prefix): path for path in paths_in(source, index)}
+    out = source.feed_forward(index).out
+    chosen = factored_in(source, plan, index) + ([out] if plan.channels else [])
+    paths = {path.removeprefix(prefix): path for path in chosen}
     found: dict[str, np.ndarray] = {}
     for place, sides in backward.block(index, block, list(paths)).items():
         path, w = paths[place], layer_at(block, place).kernel[...]
         if not (jnp.isfinite(sides.inputs.second).all() and jnp.isfinite(sides.gradients).all()):
             raise LpafError(f"{path}: its inputs or gradients are not finite; the model overflows")
         weighting = TWO_SIDED.of_inputs(by_gradients(sides.gradients), sides.inputs)
+        if plan.channels and path == out:
+            found |= _of_channels(path, w, sides.inputs, weighting.right, measured)
+            continue
         found[f"{path}:spectrum"] = loss_spectrum(w, weighting)
         if is_two_sided(importance):
             assert weighting.right is not None
@@ -204,9 +241,23 @@ def _sides_of(
                 weighting = importance.of_inputs(weighting, sides.inputs)
         if measured:
             weighting = with_floor(weighting, plan.floor)
-            (a, b), change = solve_one(solver, w, weighting, _rank_to_measure(w.shape), plan.ridge)
-            found |= {f"{path}:a": np.asarray(a), f"{path}:b": np.asarray(b)}
+            rank = _rank_to_measure(w.shape)
+            factors, change = solve_one(solver, w, weighting, rank, plan.ridge)
+            found[f"{path}:kernel"] = np.asarray(factors.dense())
             found |= {} if change is None else {f"{path}:change": np.asarray(change)}
+    return found
+
+
+def _of_channels(
+    path: str, w: Array, inputs: Moment, right: Array | None, measured: bool
+) -> dict[str, np.ndarray]:
+    """What is kept of a layer whose channels are to go: R, what they are worth, and a cut."""
+    assert right is not None
+    worth = np.sqrt(np.asarray(eliminate_channels(w, inputs.second, right).errors, np.float64))
+    found = {f"{path}:right": np.asarray(right), f"{path}:spectrum": worth[::-1]}
+    if measured:
+        _, product = kept_channels(w, _channels_to_measure(len(w)), inputs, right)
+        found[f"{path}:kernel"] = np.asarray(product)
     return found
 
 
@@ -225,14 +276,14 @@ def _spectra(
     if not RANK_RULES[plan.ranks].measured:
         return spectra
 
-    def cuts(index: int) -> dict[str, Solution]:
-        arrays, found = store.sides(index, "a", "b", "change"), {}
-        for path in paths_in(source, index):
-            change = arrays.get(f"{path}:change")
-            found[path] = Solution(
-                LowRank(*(jnp.asarray(arrays[f"{path}:{name}"]) for name in "ab")),
-                None if change is None else jnp.asarray(change),
-            )
+    def cuts(index: int) -> dict[str, Changed]:
+        arrays, found = store.sides(index, "kernel", "change"), {}
+        for name, kernel in arrays.items():
+            path, _, kind = name.rpartition(":")
+            if kind == "kernel":
+                change = arrays.get(f"{path}:change")
+                bias = None if change is None else jnp.asarray(change)
+                found[path] = Changed(jnp.asarray(kernel), bias)
         return found
 
     seen = store.seen()
@@ -242,7 +293,13 @@ def _spectra(
         seen = divergences(source, tokens[:texts, :length], cuts, say)
         store.keep_seen(seen)
     ranks = {path: _rank_to_measure(shape) for path, shape in source.matrices().items()}
+    if plan.channels:
+        ranks |= {path: _channels_to_measure(c) for path, (c, _) in _channels(source).items()}
     return scaled(spectra, ranks, seen)
+
+
+def _channels_to_measure(count: int) -> int:
+    return max(1, count // 2)
 
 
 def _rank_to_measure(shape: tuple[int, int]) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,18 @@ from lpaf_jax.solvers import Solution
 _BATCHES = 10
 # No matrix counts for less than this share of the median: below it a rise is rounding.
 _LEAST = 1e-3
+
+
+class Changed(NamedTuple):
+    """A layer with its matrix cut.
+
+    Attributes:
+        kernel: the product of its factors, or the matrix with zeros for channels that are gone.
+        bias: what is added to its bias; None where nothing is.
+    """
+
+    kernel: Array
+    bias: Array | None = None
 
 
 def scaled(
@@ -98,7 +110,7 @@ def _cut(params: Params, path: str, solution: Solution) -> Params:
 def divergences(
     source: DecoderOnDisk,
     tokens: np.ndarray,
-    cuts: Callable[[int], Mapping[str, Solution]],
+    cuts: Callable[[int], Mapping[str, Changed]],
     say: Callable[[str], None],
 ) -> dict[str, float]:
     """`1/T Σ_t KL(p_t ‖ q_t)` of the next token, q from the decoder with one matrix alone cut.
@@ -124,9 +136,9 @@ def divergences(
         block, prefix = source.block(index), f"{source.prefix(index)}."
         for states in walking.values():
             states.advance(block)
-        for path, solution in cuts(index).items():
+        for path, changed in cuts(index).items():
             states = States(dense.x.copy(), dense.context)
-            with_cut = _with_cut(block, path.removeprefix(prefix), solution)
+            with_cut = _with_cut(block, path.removeprefix(prefix), changed)
             states.advance(with_cut)
             walking[path] = states
         dense.advance(block)
@@ -144,13 +156,13 @@ def divergences(
     return {path: found / tokens.size for path, found in total.items()}
 
 
-def _with_cut(block: nnx.Module, place: str, solution: Solution) -> nnx.Module:
-    """The block with the product of the factors in the place of one matrix: of the same graph."""
+def _with_cut(block: nnx.Module, place: str, changed: Changed) -> nnx.Module:
+    """The block with another matrix in the place of one: of the same graph."""
     fresh: nnx.Module = nnx.merge(*nnx.split(block))
     layer = layer_at(fresh, place)
-    layer.kernel = nnx.Param(solution.factors.dense())
-    if solution.bias is not None:
-        layer.bias = nnx.Param(layer.bias[...] + solution.bias)
+    layer.kernel = nnx.Param(changed.kernel)
+    if changed.bias is not None:
+        layer.bias = nnx.Param(layer.bias[...] + changed.bias)
     return fresh
 
 

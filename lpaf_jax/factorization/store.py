@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 from lpaf_jax.checkpoints.tensors import opened, read_file
 from lpaf_jax.core.files import atomic_write, read_json, write_json
+from lpaf_jax.factors import LOW_RANK, SLICED, Record
 
 
 class Cut(NamedTuple):
@@ -19,13 +20,29 @@ class Cut(NamedTuple):
         shape: (m, n).
         rank: k; None where it stayed dense, as factors would have had more numbers.
         error: `E‖x W − x A B‖² / E‖x W‖²` over the calibration text, x as the blocks before, which
-            are compressed, and the rest of its own, which is dense, leave it.
+            are compressed, and the rest of its own, which is dense, leave it. Of layers that lost
+            channels it is that of the layer that takes them.
+        left: (m', n') where channels are gone.
     """
 
     path: str
     shape: tuple[int, int]
     rank: int | None
     error: float
+    left: tuple[int, int] | None = None
+
+    @property
+    def record(self) -> Record | None:
+        """What config.json says of its layer; None where it is as it was."""
+        if self.rank is not None:
+            return LOW_RANK.of_rank(self.rank)
+        return None if self.left is None else SLICED.of_shape(*self.left)
+
+    @property
+    def numbers(self) -> int:
+        """How many are stored."""
+        m, n = self.shape if self.left is None else self.left
+        return m * n if self.rank is None else self.rank * (m + n)
 
 
 class Store:
@@ -76,8 +93,7 @@ class Store:
         note = file.with_suffix(".json")
         if not note.is_file():
             return None
-        cuts = [Cut(path, (m, n), rank, error) for path, (m, n), rank, error in read_json(note)]
-        return dict(read_file(file)), cuts
+        return dict(read_file(file)), [_cut(*values) for values in read_json(note)]
 
     def keep_block(self, index: int, tensors: dict[str, np.ndarray], cuts: list[Cut]) -> None:
         file = self._file("block", index)
@@ -91,3 +107,10 @@ class Store:
 
     def _file(self, kind: str, index: int) -> Path:
         return self.folder / f"{kind}-{index:05d}.safetensors"
+
+
+def _cut(
+    path: str, shape: list[int], rank: int | None, error: float, left: list[int] | None = None
+) -> Cut:
+    (m, n) = shape
+    return Cut(path, (m, n), rank, error, None if left is None else (left[0], left[1]))

@@ -11,8 +11,12 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.factorization.states import States, parts
-from lpaf_jax.models import LowRankLinear, layer_at
+from lpaf_jax.factors import LowRankLinear, SlicedLinear
+from lpaf_jax.models import layer_at
 from lpaf_jax.models.functional import Params, parameters, set_parameters
+
+CUT_LAYERS: dict[type, tuple[str, ...]] = {LowRankLinear: ("a", "b"), SlicedLinear: ("w",)}
+"""What a cut leaves, and the matrices that it has in the place of the dense one."""
 
 
 def tune_block(
@@ -41,7 +45,7 @@ def tune_block(
     tuned = {
         path: value
         for path, value in parameters(block).items()
-        if isinstance(layer_at(block, path.rpartition(".")[0]), LowRankLinear)
+        if type(layer_at(block, path.rpartition(".")[0])) in CUT_LAYERS
     }
     if not tuned:
         return 0.0, 0.0

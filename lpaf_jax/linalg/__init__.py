@@ -15,8 +15,12 @@ from lpaf_jax.linalg.kronecker import Kronecker as Kronecker
 from lpaf_jax.linalg.kronecker import nearest_kronecker as nearest_kronecker
 from lpaf_jax.linalg.metric import metric_svd as metric_svd
 from lpaf_jax.linalg.randomized import randomized_svd as randomized_svd
+from lpaf_jax.linalg.ranks import Choices as Choices
+from lpaf_jax.linalg.ranks import allocate_choices as allocate_choices
 from lpaf_jax.linalg.ranks import allocate_ranks as allocate_ranks
 from lpaf_jax.linalg.ranks import allocate_ranks_or_dense as allocate_ranks_or_dense
+from lpaf_jax.linalg.ranks import channel_choices as channel_choices
+from lpaf_jax.linalg.ranks import rank_choices as rank_choices
 from lpaf_jax.linalg.ranks import rank_for_ratio as rank_for_ratio
 from lpaf_jax.linalg.regression import regressed as regressed
 from lpaf_jax.linalg.spectra import effective_rank as effective_rank

@@ -38,9 +38,9 @@ def eliminate_channels(
 
     To do without a set S of channels costs `min_T tr (W − T)ᵀ C' (W − T) R` over the T whose rows
     in S are zero: the others make up for them as well as the inputs allow, by `C' = C + λ D` with
-    `C = E[xᵀx]` and D its diagonal. The best set of a size cannot be found; this one is greedy. With
-    P the inverse of C' over the channels that are left, and W as these have made up so far, channel
-    j adds
+    `C = E[xᵀx]` and D its diagonal. The best set of a size is too hard to find; this one is greedy.
+    With P the inverse of C' over the channels that are left, and W as these have made up so far,
+    channel j adds
 
         w_j R w_jᵀ / P_jj,    and then    W ← W − P_j w_j / P_jj,    P ← P − P_j P_jᵀ / P_jj.
 

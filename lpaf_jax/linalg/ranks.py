@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -135,20 +136,79 @@ def allocate_ranks_or_dense(
     values = _checked_spectra(spectra, shapes)
     # Free of units, so that no square overflows.
     _, unit = math.frexp(max(s[0] for s in values))
-    ranks, costs, losses = [], [], []
-    for s, (m, n) in zip(values, shapes, strict=True):
-        below = (m * n - 1) // (m + n)  # the largest rank that costs less than the matrix
-        chosen = list(range(multiple_of, below + 1, multiple_of)) or [below] * (below > 0)
-        energy = np.square(np.ldexp(s, -unit))
-        tail = np.append(np.cumsum(energy[::-1])[::-1], 0.0)
-        ranks.append([*chosen, None])
-        costs.append(np.array([*(k * (m + n) for k in chosen), m * n], np.float64))
-        losses.append(np.array([*tail[chosen], 0.0]))
-    least = int(sum(cost[0] for cost in costs))
+    all_choices = [
+        rank_choices(np.ldexp(s, -unit), shape, multiple_of)
+        for s, shape in zip(values, shapes, strict=True)
+    ]
+    least = int(sum(choices.costs[0] for choices in all_choices))
     if not budget >= least:
         raise ValueError(_too_little(budget, len(shapes), least))
+    return allocate_choices(all_choices, budget)
+
+
+class Choices(NamedTuple):
+    """What may become of a part of a model.
+
+    Attributes:
+        sizes: how much of it is kept: a rank, or a number of channels; None is all of it.
+        costs: how many numbers each takes, rising. losses: what each loses.
+    """
+
+    sizes: list[int | None]
+    costs: Float[np.ndarray, " c"]
+    losses: Float[np.ndarray, " c"]
+
+
+def rank_choices(
+    s: Float[np.ndarray, " r"], shape: tuple[int, int], multiple_of: int = 1
+) -> Choices:
+    """The ranks of a matrix (m, n) that cost less than it, and the whole of it.
+
+    Args:
+      s: its singular values, all of them, in falling order.
+      multiple_of: step of the ranks.
+    """
+    m, n = shape
+    below = (m * n - 1) // (m + n)  # the largest rank that costs less than the matrix
+    chosen = list(range(multiple_of, below + 1, multiple_of)) or [below] * (below > 0)
+    tail = np.append(np.cumsum(np.square(s)[::-1])[::-1], 0.0)
+    costs = np.array([*(k * (m + n) for k in chosen), m * n], np.float64)
+    return Choices([*chosen, None], costs, np.array([*tail[chosen], 0.0]))
+
+
+def channel_choices(s: Float[np.ndarray, " m"], price: int, multiple_of: int = 1) -> Choices:
+    """The numbers of channels that may be kept, and all of them.
+
+    Args:
+      s: what each is worth, its square being what is lost without it and those after it are gone:
+        the first to go is the last (see `eliminate_channels`).
+      price: how many numbers one takes, in all matrices that it is in.
+      multiple_of: step of the numbers.
+    """
+    count = len(s)
+    chosen = list(range(multiple_of, count, multiple_of))
+    tail = np.append(np.cumsum(np.square(s)[::-1])[::-1], 0.0)
+    costs = price * np.array([*chosen, count], np.float64)
+    return Choices([*chosen, None], costs, np.array([*tail[chosen], 0.0]))
+
+
+def allocate_choices(choices: Sequence[Choices], budget: float) -> list[int | None]:
+    """The size of each part for the least sum of losses within a budget.
+
+    See `allocate_ranks_or_dense`, which says how this is solved, and how nearly.
+
+    Raises:
+      ValueError: the budget does not pay for the cheapest choice of each.
+    """
+    costs, losses = [each.costs for each in choices], [each.losses for each in choices]
+    least = sum(cost[0] for cost in costs)
+    if not budget >= least:
+        raise ValueError(
+            f"a budget of {budget:g} cannot pay for the least of each of the {len(choices)} parts: "
+            f"that takes {least:g}"
+        )
     taken = _by_price(costs, losses, budget - least)
-    return [choices[i] for choices, i in zip(ranks, taken, strict=True)]
+    return [each.sizes[i] for each, i in zip(choices, taken, strict=True)]
 
 
 def _by_price(costs: list[np.ndarray], losses: list[np.ndarray], left: float) -> list[int]:

@@ -30,11 +30,14 @@ class Walk(NamedTuple):
         blocks: path of the list of its blocks.
         block: `(config, init, index) -> block`.
         table: path of the token embeddings.
+        feed_forward: the layers of a block that give the channels between its feed-forward layers,
+            and the one that takes them, by their paths in it.
     """
 
     blocks: str
     block: Callable[[Any, Initializer, int], nnx.Module]
     table: str
+    feed_forward: tuple[tuple[str, ...], str]
 
 
 class Family(NamedTuple):
@@ -70,7 +73,12 @@ def _llama(name: str) -> Family:
         {"lm": LlamaLanguageModel, "classification": LlamaClassifier},
         {"lm": f"{name}ForCausalLM", "classification": f"{name}ForSequenceClassification"},
         prefix="model",
-        walk=Walk("model.layers", LlamaBlock, "model.embed_tokens.weight"),
+        walk=Walk(
+            "model.layers",
+            LlamaBlock,
+            "model.embed_tokens.weight",
+            (("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"),
+        ),
     )
 
 
@@ -87,7 +95,9 @@ FAMILIES: dict[str, Family] = {
         {"lm": "GPT2LMHeadModel", "classification": "GPT2ForSequenceClassification"},
         prefix="transformer",
         as_stored=_gpt2_stored,
-        walk=Walk("transformer.h", Gpt2Block, "transformer.wte.weight"),
+        walk=Walk(
+            "transformer.h", Gpt2Block, "transformer.wte.weight", (("mlp.c_fc",), "mlp.c_proj")
+        ),
     ),
     "llama": _llama("Llama"),
     "mistral": _llama("Mistral"),

@@ -2,6 +2,7 @@
 
 from lpaf_jax.core.registry import import_modules
 from lpaf_jax.ranks.base import RANK_RULES as RANK_RULES
+from lpaf_jax.ranks.base import Channels as Channels
 from lpaf_jax.ranks.base import RankRule as RankRule
 from lpaf_jax.ranks.base import Ranks as Ranks
 from lpaf_jax.ranks.base import choose_ranks as choose_ranks

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,7 +11,20 @@ from lpaf_jax.core.registry import Registry
 
 Shapes = Mapping[str, tuple[int, int]]
 Ranks = dict[str, int | None]
-"""By path; None where a matrix stays dense, as factors would have no fewer numbers."""
+"""By path; None where a matrix stays dense, as factors would have no fewer numbers. Of channels how
+many are left; None where all are."""
+
+
+class Channels(NamedTuple):
+    """Channels from layers to a layer, which are dropped in all of them.
+
+    Attributes:
+        total: how many there are.
+        price: how many numbers one takes, in all of those layers.
+    """
+
+    total: int
+    price: int
 
 
 @dataclass(frozen=True)
@@ -20,15 +34,18 @@ class RankRule:
     Attributes:
         name: by which it is registered.
         summary: what it does, on one line.
-        choose: `(shapes, share, spectra, multiple_of) -> ranks`: the share of the numbers that may
-            be kept, and the singular values in units of the loss where the rule needs them.
+        choose: `(shapes, share, spectra, multiple_of, channels) -> ranks`: the share of the numbers
+            that may be kept, the singular values in units of the loss where the rule needs them,
+            and the channels whose layers are not among the shapes, by the path of the layer that
+            takes them; in the place of singular values is there what channels are worth, the root
+            of what is lost without each, the first to go last.
         needs_spectra: whether it does.
         measured: whether those are scaled by what each cut alone does to a model's answers.
     """
 
     name: str
     summary: str
-    choose: Callable[[Shapes, float, Mapping[str, np.ndarray], int], Ranks]
+    choose: Callable[[Shapes, float, Mapping[str, np.ndarray], int, Mapping[str, Channels]], Ranks]
     needs_spectra: bool = False
     measured: bool = False
 
@@ -41,6 +58,17 @@ def register_rank_rule(rule: RankRule) -> RankRule:
     return RANK_RULES.add(rule.name, rule)
 
 
+def share_of(channels: Mapping[str, Channels], share: float, multiple_of: int) -> Ranks:
+    """The same share of the channels of each."""
+    found: Ranks = {}
+    for path, (total, _) in channels.items():
+        left = max(1, int(share * total))
+        if left >= multiple_of:
+            left = left // multiple_of * multiple_of
+        found[path] = None if left >= total else left
+    return found
+
+
 def choose_ranks(
     rule: str,
     shapes: Shapes,
@@ -49,15 +77,17 @@ def choose_ranks(
     rank: int | None = None,
     spectra: Mapping[str, np.ndarray] | None = None,
     multiple_of: int = 1,
+    channels: Mapping[str, Channels] | None = None,
 ) -> Ranks:
-    """The rank of every matrix.
+    """The rank of every matrix, and how many channels are left.
 
     Args:
         rule: one of `RANK_RULES`.
         shapes: (m, n) by path.
         params: share of the numbers that may be kept; or `rank`, the same everywhere.
         spectra: by path, for rules that need them; see `loss_spectrum`.
-        multiple_of: step of ranks that differ.
+        multiple_of: step of ranks that differ, and of channels.
+        channels: of feed-forward layers that are not among the shapes.
 
     Raises:
         LpafError: the rule is unknown, or the share pays for no rank at all.
@@ -70,7 +100,7 @@ def choose_ranks(
         return dict.fromkeys(shapes, rank)
     assert params is not None
     try:
-        return chosen.choose(shapes, params, spectra or {}, multiple_of)
+        return chosen.choose(shapes, params, spectra or {}, multiple_of, channels or {})
     except ValueError as error:
         raise LpafError(
             f"{params:.2%} of the compressible weights cannot be kept: {error}"

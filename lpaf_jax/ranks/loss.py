@@ -4,19 +4,25 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lpaf_jax.linalg import allocate_ranks_or_dense
-from lpaf_jax.ranks.base import RankRule, Ranks, Shapes, register_rank_rule
+from lpaf_jax.linalg import allocate_choices, channel_choices, rank_choices
+from lpaf_jax.ranks.base import Channels, RankRule, Ranks, Shapes, register_rank_rule
 
 
 def by_loss(
-    shapes: Shapes, share: float, spectra: Mapping[str, np.ndarray], multiple_of: int
+    shapes: Shapes,
+    share: float,
+    spectra: Mapping[str, np.ndarray],
+    multiple_of: int,
+    channels: Mapping[str, Channels],
 ) -> Ranks:
-    """The ranks of the least `Σ_p Σ_{j>k} s_pj²` within the budget."""
-    budget = int(share * sum(m * n for m, n in shapes.values()))
-    found = allocate_ranks_or_dense(
-        [spectra[path] for path in shapes], list(shapes.values()), budget, multiple_of
-    )
-    return dict(zip(shapes, found, strict=True))
+    """The ranks, and channels, of the least `Σ_p Σ_{j>k} s_pj²` within the budget."""
+    dense = sum(m * n for m, n in shapes.values()) + sum(c * p for c, p in channels.values())
+    choices = [
+        *(rank_choices(spectra[path], shape, multiple_of) for path, shape in shapes.items()),
+        *(channel_choices(spectra[path], p, multiple_of) for path, (_, p) in channels.items()),
+    ]
+    found = allocate_choices(choices, int(share * dense))
+    return dict(zip([*shapes, *channels], found, strict=True))
 
 
 register_rank_rule(

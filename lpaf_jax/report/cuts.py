@@ -23,9 +23,14 @@ def matrices(metrics: Metrics) -> Html | None:
         f"{facts.percent(worst['error'])} in the worst, {matrix_names.short_name(worst['name'])} "
         "(layers are counted from 0)."
     )
-    if whole := sum(cut["rank"] is None for cut in rows):
+    if whole := sum(_is_whole(cut) for cut in rows):
         are = "matrix is" if whole == 1 else "matrices are"
         intro += f" {whole} {are} kept whole, which pays more there than factors would."
+    if any(cut.get("left") for cut in rows):
+        intro += (
+            " Feed-forward layers have lost channels, in all of the matrices that had them; their "
+            "loss is that of the last one, in which the channels left make up for the others."
+        )
     heads = ["Matrix", "in × out", "Rank", "Numbers kept", "Output lost, mean", "Output lost, most"]
     return join(el("p", intro), table(heads, _by_kind(rows), class_="stack"), _each(rows))
 
@@ -66,12 +71,28 @@ def _each(rows: list[Cut]) -> Html:
 
 
 def _ranks(of: list[Cut]) -> str:
-    """`96`, `64 to 128`, or that some are whole."""
-    ranks = sorted(cut["rank"] for cut in of if cut["rank"] is not None)
-    shown = ["full"] if len(ranks) < len(of) else []
-    if ranks:
-        shown.insert(0, f"{ranks[0]}" if ranks[0] == ranks[-1] else f"{ranks[0]} to {ranks[-1]}")
+    """`96`, `64 to 128`, `900 channels`, or that some are whole."""
+    ranks = [cut["rank"] for cut in of if cut["rank"] is not None]
+    channels = [_channels(cut) for cut in of if cut.get("left")]
+    shown = [_range(ranks)] if ranks else []
+    shown += [f"{_range(channels)} channels"] if channels else []
+    shown += ["full"] if any(_is_whole(cut) for cut in of) else []
     return ", ".join(shown)
+
+
+def _range(numbers: list[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return f"{least}" if least == most else f"{least} to {most}"
+
+
+def _is_whole(cut: Cut) -> bool:
+    return cut["rank"] is None and not cut.get("left")
+
+
+def _channels(cut: Cut) -> int:
+    """How many are left on the side where some are gone."""
+    sides = zip(cut["left"], cut["shape"], strict=True)
+    return next((left for left, full in sides if left < full), cut["left"][0])
 
 
 def _shape(cut: Cut) -> str:
@@ -84,4 +105,7 @@ def _dense(cut: Cut) -> int:
 
 
 def _kept(cut: Cut) -> int:
-    return _dense(cut) if cut["rank"] is None else int(cut["rank"] * sum(cut["shape"]))
+    if cut["rank"] is not None:
+        return int(cut["rank"] * sum(cut["shape"]))
+    m, n = cut.get("left") or cut["shape"]
+    return int(m * n)

@@ -30,7 +30,6 @@ from lpaf_jax.data.examples import unlabelled
 from lpaf_jax.factorization.blocks import compress_decoder
 from lpaf_jax.factorization.dense import Plan, scratch_bytes
 from lpaf_jax.factorization.store import Store
-from lpaf_jax.factors import LOW_RANK
 from lpaf_jax.importance import Subject
 from lpaf_jax.models import compressible, parameters
 from lpaf_jax.runs.run import Run
@@ -107,6 +106,7 @@ class Decoder(TextModel):
         stage = settings.factorize
         return Plan(
             **stage.choices(trained=False),
+            channels=stage.feed_forward == "channels",
             block_epochs=stage.block_epochs,
             block_lr=stage.block_lr,
             seed=settings.seed,
@@ -200,9 +200,7 @@ class Decoder(TextModel):
     def assemble(self, result: Result, work: Path, folder: Path) -> None:
         """Put the folder together from the finished blocks and what lies in none."""
         source, store = self._source, Store(work)
-        records = {
-            cut.path: LOW_RANK.of_rank(cut.rank) for cut in result.cuts if cut.rank is not None
-        }
+        records = {cut.path: cut.record for cut in result.cuts if cut.record is not None}
         with atomic_dir(folder) as target:
             config = saved_config(source.values, source.architecture, records)
             dtype = dtype_in(source.values)

@@ -20,7 +20,6 @@ from lpaf_jax.core.machine import peak_memory, versions
 from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import load_tokenizer
 from lpaf_jax.data.movie_reviews import SOURCES
-from lpaf_jax.factorization.store import Cut
 from lpaf_jax.models.families import FAMILIES, family_name
 from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import result_text
@@ -153,7 +152,7 @@ def _metrics(
 ) -> dict[str, Any]:
     numbers = {path: math.prod(shape) for path, shape in model.shapes.items()}
     dense = sum(m * n for m, n in model.matrices.values())
-    kept = sum(_numbers(cut) for cut in result.cuts)
+    kept = sum(cut.numbers for cut in result.cuts)
     total = sum(numbers.values())
     ranks = {cut.path: cut.rank for cut in result.cuts if cut.rank is not None}
     return {
@@ -186,8 +185,3 @@ def _metrics(
         "seed": settings.seed,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-def _numbers(cut: Cut) -> int:
-    m, n = cut.shape
-    return m * n if cut.rank is None else cut.rank * (m + n)

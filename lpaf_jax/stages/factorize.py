@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
@@ -53,8 +53,11 @@ class Factorize(Stage):
     """Importance every entry has at least, as a share of the mean."""
     ridge: float = 0.0
     """Weight of the squared factors in the exact element-wise objective."""
+    feed_forward: Literal["factors", "channels"] = "factors"
+    """What feed-forward layers of a decoder that a text alone compresses become: factors, as all
+    others, or layers of fewer channels."""
     multiple_of: int = 1
-    """Step of ranks that differ, for hardware that wants multiples of 8 or 64."""
+    """Step of ranks that differ, and of channels, for hardware that wants multiples of 8 or 64."""
     moment_batches: int = 40
     """Batches of the training data that moments and Fisher information are taken from."""
     block_epochs: int = 0
@@ -83,6 +86,11 @@ class Factorize(Stage):
         demand_choice(self, "importance", IMPORTANCES)
         demand_choice(self, "solver", SOLVERS)
         demand_choice(self, "ranks", RANK_RULES)
+        demand_choice(self, "feed_forward", ("factors", "channels"))
+        if self.feed_forward == "channels" and self.rank is not None:
+            raise SettingError(
+                ("rank",), "says nothing of how many channels are left: give --params in its place"
+            )
         demand(self, "params", lambda x: x is None or 0 < x <= 1, "in (0, 1]")
         for name in ("floor", "ridge"):
             demand(self, name, lambda x: 0 <= x < math.inf, "finite and at least 0")
@@ -109,6 +117,12 @@ class Factorize(Stage):
         if self.block_epochs:
             raise SettingError(
                 ("block_epochs",), f"is for decoders that a text alone compresses: {why}"
+            )
+        if self.feed_forward == "channels":
+            raise SettingError(
+                ("feed_forward",),
+                "channels go in decoders that a text alone compresses: leave it "
+                "out, or give a decoder and --calibration in the place of --task",
             )
         if "streams" in IMPORTANCES[self.importance].needs:
             raise SettingError(
@@ -142,9 +156,18 @@ class Factorize(Stage):
             if ranks[0] < ranks[-1]:
                 size = f"k from {ranks[0]} to {ranks[-1]}"
         label = f", {size}" if size else ""
-        alike = self.ranks == "uniform"
+        alike, sliced = self.ranks == "uniform", self.feed_forward == "channels"
         which = "All compressible matrices" if alike else "Compressible matrices"
+        names = "query, key, value, attention-output and feed-forward matrices"
+        if sliced:
+            which = "Query, key, value and attention-output matrices"
+            names = "query, key, value and attention-output matrices"
         whole = "" if alike else " Those that are worth all of their numbers stay whole."
+        if sliced:
+            whole += (
+                " Feed-forward layers lose the channels that the loss depends on least; those left "
+                "make up for them as well as they can."
+            )
         return Description(
             "Factorized",
             "Factorizing",
@@ -156,10 +179,10 @@ class Factorize(Stage):
                 if found["retrained"]
                 else "Nothing is trained afterwards."
             ),
-            "made smaller by low-rank factorization: query, key, value, attention-output and "
-            "feed-forward matrices of m × n numbers are stored as products of an m × k and a "
-            f"k × n matrix{label}, cut {weighed.summary}. Embeddings, biases, norms and the head "
-            "are kept whole.",
+            f"made smaller by low-rank factorization: {names} of m × n numbers are stored as "
+            f"products of an m × k and a k × n matrix{label}, cut {weighed.summary}. "
+            + ("Feed-forward layers have fewer channels. " if sliced else "")
+            + "Embeddings, biases, norms and the head are kept whole.",
         )
 
 

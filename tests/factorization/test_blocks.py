@@ -261,7 +261,7 @@ def test_ranks_go_where_they_keep_most_within_the_budget(folder: Path, tmp_path:
 def test_a_matrix_that_factors_would_not_shrink_stays_dense_and_pays_for_no_more() -> None:
     flat, steep = np.ones(8), np.array([1.0, *[1e-3] * 7])
     shapes = {"a": (8, 8), "b": (8, 8)}
-    ranks = RANK_RULES["loss"].choose(shapes, 0.75, {"a": flat, "b": steep}, 1)
+    ranks = RANK_RULES["loss"].choose(shapes, 0.75, {"a": flat, "b": steep}, 1, {})
     # All 64 numbers of the first: factors of full rank would be 128. 32 are left: rank 2.
     assert ranks == {"a": None, "b": 2}
 

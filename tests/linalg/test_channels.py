@@ -29,7 +29,9 @@ def cost(w: Array, second: Array, right: Array, gone: Array, ridge: float) -> fl
     return float(np.trace((w - t).T @ metric @ (w - t) @ right))
 
 
-def one_by_one(w: Array, second: Array, right: Array, ridge: float) -> tuple[list[int], list[float]]:
+def one_by_one(
+    w: Array, second: Array, right: Array, ridge: float
+) -> tuple[list[int], list[float]]:
     order: list[int] = []
     total = [0.0]
     for _ in range(len(w)):

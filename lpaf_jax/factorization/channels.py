@@ -1,0 +1,80 @@
+"""Cut the feed-forward layers of one block of a decoder to fewer channels."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from lpaf_jax.checkpoints.walk import FeedForward
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.factors import SlicedLinear
+from lpaf_jax.importance import Moment
+from lpaf_jax.linalg import eliminate_channels, regressed
+from lpaf_jax.models import layer_at, replace_layer
+
+# Shares of what a channel is worth: what is said of a change is known less well where the inputs
+# are no longer those of the dense model.
+_RIDGE, _RIDGE_OF_STREAMS = 0.01, 0.1
+
+
+def kept_channels(w: Array, count: int, moment: Moment, right: Array | None) -> tuple[Array, Array]:
+    """Which channels are left, and the matrix that takes them, with rows of zeros for the others.
+
+    Those that go are chosen by `eliminate_channels`. The others make up for them as well as they
+    can, `argmin_T E‖x W − x̂_S T‖²`, x̂_S those that are left (see `regressed`).
+
+    Args:
+        w: of the layer that takes the channels.
+        count: how many are left.
+        moment: of what goes into that layer. right: R, of the gradients at what comes out of it.
+    """
+    order = eliminate_channels(w, moment.second, right, ridge=_RIDGE).order
+    kept = jnp.sort(order[len(w) - count :])
+    chosen = jnp.zeros(len(w), w.dtype).at[kept].set(1)
+    cross, ridge = moment.second, _RIDGE
+    if moment.cross is not None:
+        cross, ridge = moment.cross, _RIDGE_OF_STREAMS
+    second = chosen[:, None] * moment.second * chosen[None, :]
+    product = regressed(w, second, chosen[:, None] * cross, ridge)
+    return kept, chosen[:, None] * product
+
+
+def slice_block(
+    block: nnx.Module,
+    prefix: str,
+    feed: FeedForward,
+    count: int,
+    moment: Moment,
+    right: Array | None,
+    rounded: Callable[[str, Array], Array],
+) -> Array:
+    """Put layers of fewer channels into a block; the matrix that takes them, zeros for the others.
+
+    Args:
+        block: whose feed-forward layers are dense.
+        prefix: of the paths in it.
+        feed: of the block, by full paths.
+        count, moment, right: see `kept_channels`.
+        rounded: `(path, kernel) -> kernel` as it will be stored.
+
+    Raises:
+        LpafError: what comes out is not finite.
+    """
+    layers = {p: layer_at(block, p.removeprefix(prefix)) for p in (*feed.into, feed.out)}
+    kernels = {path: layer.kernel[...] for path, layer in layers.items()}
+    biases = {p: None if x.bias is None else x.bias[...] for p, x in layers.items()}
+    kept, product = kept_channels(kernels[feed.out], count, moment, right)
+    product = rounded(feed.out, product)
+    if not jnp.isfinite(product).all():
+        raise LpafError(f"{feed.out}: what is left of it is not finite as the file stores it")
+    for path in feed.into:
+        bias = biases[path]
+        left = None if bias is None else bias[kept]
+        _replace(block, path.removeprefix(prefix), kernels[path][:, kept], left)
+    _replace(block, feed.out.removeprefix(prefix), product[kept], biases[feed.out])
+    return product
+
+
+def _replace(block: nnx.Module, place: str, w: Array, bias: Array | None) -> None:
+    replace_layer(block, place, SlicedLinear(w, bias))
