@@ -12,6 +12,7 @@ once a seed, in the first row, and is in its seconds alone.
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -43,15 +44,21 @@ class Row(NamedTuple):
     solver: str
     ranks: str
     block_epochs: int = 0
+    channels: bool = False
 
 
 TWO_SIDED = ("two-sided", "metric")
-# The first one takes what the others of two sides share.
+# The first one takes what the others of two sides share, with channels and without.
 ROWS = {
+    "channels, measured": Row(*TWO_SIDED, "measured", channels=True),
+    "channels, measured, blocks tuned": Row(*TWO_SIDED, "measured", 4, channels=True),
+    "channels, loss": Row(*TWO_SIDED, "loss", channels=True),
+    "channels, share": Row(*TWO_SIDED, "share", channels=True),
     "kfac-svd, measured": Row(*TWO_SIDED, "measured"),
     "kfac-svd, measured, blocks tuned": Row(*TWO_SIDED, "measured", 4),
     "kfac-svd, loss": Row(*TWO_SIDED, "loss"),
     "kfac-svd, share": Row(*TWO_SIDED, "share"),
+    "aa-svd, share": Row("shifted", "shifted", "share"),
     "drone, share (SVD-LLM)": Row("activations", "metric", "share"),
     "svd, share": Row("none", "plain", "share"),
 }
@@ -80,12 +87,19 @@ def manual() -> list[str]:
 def cut(args: argparse.Namespace) -> dict[str, Any]:
     """One row, in this process."""
     row, given = ROWS[args.row], texts(args)
-    shared = args.work / f"shared-{args.seed}-{args.samples}"
+    kind = "channels" if row.channels else "factors"
+    shared = args.work / f"shared-{args.seed}-{args.samples}-{kind}"
     work = args.work / "row"
     shutil.rmtree(work, ignore_errors=True)
     if shared.is_dir() and row[:2] == TWO_SIDED:
         shutil.copytree(shared, work, copy_function=link)
-    plan = Plan(*row[:3], params=args.share, block_epochs=row.block_epochs, seed=args.seed)
+    plan = Plan(
+        *row[:3],
+        params=args.share,
+        channels=row.channels,
+        block_epochs=row.block_epochs,
+        seed=args.seed,
+    )
     judged = {name: given[name] for name in ("imdb", "manual")}
     begun = time.perf_counter()
     outcome = compress_decoder(
@@ -101,7 +115,7 @@ def cut(args: argparse.Namespace) -> dict[str, Any]:
         own = shutil.ignore_patterns("block-*", "ranks.json")
         shutil.copytree(work, shared, ignore=own, copy_function=link)
     shutil.rmtree(work)
-    sizes = [(m * n, m * n if k is None else k * (m + n)) for _, (m, n), k, _ in outcome.cuts]
+    sizes = [(math.prod(cut.shape), cut.numbers) for cut in outcome.cuts]
     dense, kept = map(sum, zip(*sizes, strict=True))
     return {
         "row": args.row,
@@ -110,7 +124,7 @@ def cut(args: argparse.Namespace) -> dict[str, Any]:
         "samples": args.samples,
         "perplexity": outcome.perplexity,
         "kept": kept / dense,
-        "matrices_dense": sum(cut.rank is None for cut in outcome.cuts),
+        "matrices_dense": sum(cut.record is None for cut in outcome.cuts),
         "seconds": round(seconds, 1),
         "peak_memory_bytes": peak_memory(),
         "tokens": {name: int(x.size) for name, x in given.items()},

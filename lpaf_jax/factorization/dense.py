@@ -27,8 +27,8 @@ from lpaf_jax.importance import (
     of_model,
     with_floor,
 )
-from lpaf_jax.importance.gradients import by_gradients, is_two_sided
-from lpaf_jax.linalg import eliminate_channels
+from lpaf_jax.importance.gradients import by_gradients
+from lpaf_jax.linalg import LowRank, eliminate_channels
 from lpaf_jax.models import layer_at
 from lpaf_jax.ranks import RANK_RULES, Channels, choose_ranks, loss_spectrum
 from lpaf_jax.solvers import SOLVERS, check_pair, solve_one
@@ -101,7 +101,7 @@ def look_ahead(
     importance, rule = IMPORTANCES[plan.importance], RANK_RULES[plan.ranks]
     check_pair(importance, SOLVERS[plan.solver], plan.ridge)
     shapes, ranks = source.matrices(), store.ranks()
-    two_sided = is_two_sided(importance)
+    two_sided = importance is TWO_SIDED
     whole = {path: Weighting() for path in shapes}
     if importance.of_model is not None and not two_sided:
         assert plan.dense is not None, "this importance needs the dense model"
@@ -201,7 +201,7 @@ def _some(tokens: np.ndarray) -> np.ndarray:
 
 def scratch_bytes(source: DecoderOnDisk, tokens: np.ndarray, plan: Plan) -> int:
     """What a walk back has on disk, at most; 0 where there is none."""
-    if not (is_two_sided(IMPORTANCES[plan.importance]) or RANK_RULES[plan.ranks].needs_spectra):
+    if not (plan.importance == TWO_SIDED.name or RANK_RULES[plan.ranks].needs_spectra):
         return 0
     shapes = source.matrices().values()
     width = max(min(shape) for shape in shapes)
@@ -232,7 +232,7 @@ def _sides_of(
             found |= _of_channels(path, w, sides.inputs, weighting.right, measured)
             continue
         found[f"{path}:spectrum"] = loss_spectrum(w, weighting)
-        if is_two_sided(importance):
+        if importance is TWO_SIDED:
             assert weighting.right is not None
             found[f"{path}:right"] = np.asarray(weighting.right)
         elif measured:
@@ -243,7 +243,7 @@ def _sides_of(
             weighting = with_floor(weighting, plan.floor)
             rank = _rank_to_measure(w.shape)
             factors, change = solve_one(solver, w, weighting, rank, plan.ridge)
-            found[f"{path}:kernel"] = np.asarray(factors.dense())
+            found |= {f"{path}:{leaf}": np.asarray(x) for leaf, x in factors._asdict().items()}
             found |= {} if change is None else {f"{path}:change": np.asarray(change)}
     return found
 
@@ -256,8 +256,8 @@ def _of_channels(
     worth = np.sqrt(np.asarray(eliminate_channels(w, inputs.second, right).errors, np.float64))
     found = {f"{path}:right": np.asarray(right), f"{path}:spectrum": worth[::-1]}
     if measured:
-        _, product = kept_channels(w, _channels_to_measure(len(w)), inputs, right)
-        found[f"{path}:kernel"] = np.asarray(product)
+        kept, product = kept_channels(w, _channels_to_measure(len(w)), inputs, right)
+        found |= {f"{path}:kept": np.asarray(kept), f"{path}:rows": np.asarray(product[kept])}
     return found
 
 
@@ -277,13 +277,17 @@ def _spectra(
         return spectra
 
     def cuts(index: int) -> dict[str, Changed]:
-        arrays, found = store.sides(index, "kernel", "change"), {}
-        for name, kernel in arrays.items():
-            path, _, kind = name.rpartition(":")
-            if kind == "kernel":
-                change = arrays.get(f"{path}:change")
-                bias = None if change is None else jnp.asarray(change)
-                found[path] = Changed(jnp.asarray(kernel), bias)
+        arrays, found = store.sides(index, "a", "b", "change", "kept", "rows"), {}
+        for path in dict.fromkeys(name.rpartition(":")[0] for name in arrays):
+            of = {
+                kind: arrays.get(f"{path}:{kind}") for kind in ("a", "b", "change", "kept", "rows")
+            }
+            if of["rows"] is None:
+                kernel = LowRank(jnp.asarray(of["a"]), jnp.asarray(of["b"])).dense()
+            else:
+                kernel = jnp.zeros(source.matrices()[path]).at[of["kept"]].set(of["rows"])
+            bias = None if of["change"] is None else jnp.asarray(of["change"])
+            found[path] = Changed(kernel, bias)
         return found
 
     seen = store.seen()

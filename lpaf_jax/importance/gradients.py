@@ -170,7 +170,7 @@ def _right(subject: Subject) -> dict[str, Weighting]:
     return {f"{path}.kernel": by_gradients(moment) for path, moment in found.items()}
 
 
-def by_inputs(weighting: Weighting, moment: Moment) -> Weighting:
+def _left(weighting: Weighting, moment: Moment) -> Weighting:
     return weighting._replace(left=shrunk(moment.second, SHRINK_INPUTS))
 
 
@@ -181,12 +181,7 @@ TWO_SIDED = register_importance(
         frozenset({"left", "right"}),
         frozenset({"loss", "inputs"}),
         _right,
-        by_inputs,
+        _left,
         source="L = E[xᵀx], R = E[gᵀg]; Martens & Grosse, K-FAC, 2015",
     )
 )
-
-
-def is_two_sided(importance: Importance) -> bool:
-    """Whether it is known from the gradients at the outputs of layers alone, and their inputs."""
-    return importance.of_model is _right

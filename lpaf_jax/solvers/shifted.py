@@ -19,19 +19,19 @@ def _target(w: Array, weighting: Weighting) -> Array:
 
 def _solve(w: Array, weighting: Weighting, rank: int, ridge: float) -> Solution:
     target = _target(w, weighting)
-    return Solution(metric_svd(target, rank, left=weighting.left, right=weighting.right))
+    return Solution(metric_svd(target, rank, left=weighting.left))
 
 
 def _nested(w: Array, weighting: Weighting, rank: int) -> LowRank:
     target = _target(w, weighting)
-    return metric_svd(target, rank, left=weighting.left, right=weighting.right, balanced=False)
+    return metric_svd(target, rank, left=weighting.left, balanced=False)
 
 
 register_solver(
     Solver(
         "shifted",
         "closed form for the outputs of the dense model, of inputs that are no longer its own",
-        frozenset({"left", "right", "cross"}),
+        frozenset({"left", "cross"}),
         _solve,
         needs=frozenset({"left", "cross"}),
         nested=_nested,
