@@ -49,7 +49,7 @@ run: $(BASE)
 
 decoder: $(VENV)/installed-decoder
 	$(FAST_MALLOC) $(VENV)/bin/lpaf compress smollm2 --calibration imdb --held-out imdb \
-		--recipe kfac-svd --params 0.8 --samples 32 --out runs/decoder
+		--recipe channels --params 0.8 --samples 32 --out runs/decoder
 
 test: $(DEV) torch-$(TORCH)
 	$(PYTEST) -m "not slow" $(ARGS)

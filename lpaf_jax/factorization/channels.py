@@ -10,12 +10,12 @@ from lpaf_jax.checkpoints.walk import FeedForward
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.factors import SlicedLinear
 from lpaf_jax.importance import Moment
+from lpaf_jax.importance.shifted import RIDGE
 from lpaf_jax.linalg import eliminate_channels, regressed
 from lpaf_jax.models import layer_at, replace_layer
 
-# Shares of what a channel is worth: what is said of a change is known less well where the inputs
-# are no longer those of the dense model.
-_RIDGE, _RIDGE_OF_STREAMS = 0.01, 0.1
+# Share of what a channel is worth that holds it where it is.
+_RIDGE = 0.01
 
 
 def kept_channels(w: Array, count: int, moment: Moment, right: Array | None) -> tuple[Array, Array]:
@@ -34,7 +34,7 @@ def kept_channels(w: Array, count: int, moment: Moment, right: Array | None) -> 
     chosen = jnp.zeros(len(w), w.dtype).at[kept].set(1)
     cross, ridge = moment.second, _RIDGE
     if moment.cross is not None:
-        cross, ridge = moment.cross, _RIDGE_OF_STREAMS
+        cross, ridge = moment.cross, RIDGE
     second = chosen[:, None] * moment.second * chosen[None, :]
     product = regressed(w, second, chosen[:, None] * cross, ridge)
     return kept, chosen[:, None] * product

@@ -6,12 +6,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from lpaf_jax.linalg.arithmetic import matmul
 from lpaf_jax.linalg.checks import as_floats, check_matrix, check_metric, check_share
 from lpaf_jax.linalg.lapack import solve_positive
 from lpaf_jax.linalg.scaling import exponent, to_unit
+from lpaf_jax.linalg.sharding import on_mesh
 
 
 class Elimination(NamedTuple):
@@ -78,7 +80,14 @@ def eliminate_channels(
     check_share(ridge=share)
     if block < 1:
         raise ValueError(f"block must be at least 1, got {block}")
-    return _eliminate(w, second, right, share, min(block, len(w)))
+    return on_mesh(
+        lambda w, second, right, share: _eliminate(w, second, right, share, min(block, len(w))),
+        w,
+        second,
+        right,
+        share,
+        out=PartitionSpec(),
+    )
 
 
 @partial(jax.jit, static_argnums=4)

@@ -19,8 +19,8 @@ from functools import partial
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from lpaf_jax.linalg import (
-    LowRank, balance, metric_svd, nearest_kronecker, randomized_svd, singular_values, svd,
-    tensor_train, weighted_als, weighted_svd,
+    LowRank, balance, eliminate_channels, metric_svd, nearest_kronecker, randomized_svd, regressed,
+    singular_values, svd, tensor_train, weighted_als, weighted_svd,
 )
 
 rank, path, axes = int(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -54,6 +54,14 @@ for name in sorted({key.split("/")[0] for key in given}):
     results |= {f"{name}/{method}": np.asarray(f.dense()) for method, f in found.items()}
     results[f"{name}/objective"] = np.asarray(info.objective[-1])
     results[f"{name}/singular values"] = np.asarray(singular_values(w))
+    inputs = np.asarray(i)
+    second, cross = (
+        jax.device_put(inputs @ x.T, by_rows) for x in (inputs, inputs + np.asarray(w))
+    )
+    results[f"{name}/regressed"] = np.asarray(regressed(w, second, cross))
+    gone = eliminate_channels(w, second, block=4)
+    results[f"{name}/order of channels"] = np.asarray(gone.order)
+    results[f"{name}/what channels are worth"] = np.asarray(gone.errors)
     results[f"{name}/als outside of jit"] = np.asarray(als(w, i)[0].dense())
     if jax.device_count() > 1:
         # Factors stay where the rows are, and are no copy on every device.
@@ -91,7 +99,7 @@ def test_sharded_rows_give_the_answer_of_one_device(
         }
     one = solved(tmp_path / "one.npz", problems, 1, "Auto")
     assert one.pop("devices") == 1
-    assert len(one) == 13 * len(SHAPES)
+    assert len(one) == 16 * len(SHAPES)
     for axes in ("Auto", "Explicit"):
         many = solved(tmp_path / f"{axes}.npz", problems, DEVICES, axes)
         assert many["devices"] == DEVICES
