@@ -55,9 +55,7 @@ for name in sorted({key.split("/")[0] for key in given}):
     results[f"{name}/objective"] = np.asarray(info.objective[-1])
     results[f"{name}/singular values"] = np.asarray(singular_values(w))
     inputs = np.asarray(i)
-    second, cross = (
-        jax.device_put(inputs @ x.T, by_rows) for x in (inputs, inputs + np.asarray(w))
-    )
+    second, cross = (jnp.asarray(inputs @ x.T) for x in (inputs, inputs + np.asarray(w)))
     results[f"{name}/regressed"] = np.asarray(regressed(w, second, cross))
     gone = eliminate_channels(w, second, block=4)
     results[f"{name}/order of channels"] = np.asarray(gone.order)
