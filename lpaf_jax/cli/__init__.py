@@ -1,10 +1,14 @@
 """The `lpaf` command."""
 
+import sys
 from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; see `lpaf_jax.cli.app.main`."""
-    from lpaf_jax.cli import app
-
+    try:
+        from lpaf_jax.cli import app
+    except KeyboardInterrupt:  # it takes a moment to load, and nothing has begun
+        print("lpaf: interrupted", file=sys.stderr)
+        return 130
     return app.main(argv)

@@ -4,9 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from lpaf_jax import cli
 
 ROOT = Path(__file__).parents[2]
 # The command is at work: something native runs in a thread that Python cannot stop, a word is
@@ -79,3 +83,18 @@ def test_a_signal_ends_the_process_at_once_with_a_line_and_nothing_after_it(
     )
     assert done.stderr == f"lpaf: {told}\n"
     assert (done.returncode, done.stdout) == (code, "begun")
+
+
+def test_ctrl_c_while_the_command_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(MetaPathFinder):
+        def find_spec(self, name: str, path: Any, target: Any = None) -> None:
+            if name == "lpaf_jax.cli.app":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "lpaf_jax.cli.app", raising=False)
+    monkeypatch.delattr("lpaf_jax.cli.app", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    assert cli.main(["recipes"]) == 130
+    assert capsys.readouterr().err == "lpaf: interrupted\n"
