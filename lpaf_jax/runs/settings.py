@@ -10,7 +10,7 @@ from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.ranges import demand_choice
 from lpaf_jax.recipes import Recipe, make_recipe
 from lpaf_jax.recipes.base import FINAL
-from lpaf_jax.stages import Factorize, FineTune, Prune, Tune
+from lpaf_jax.stages import Factorize, FineTune, MixedTune, Prune, Tune
 from lpaf_jax.stages.prune import check_schedule
 from lpaf_jax.tasks.options import NOT_COMPARED as NOT_COMPARED
 from lpaf_jax.tasks.options import Options, check_options
@@ -246,6 +246,13 @@ def _check_untrained(settings: Settings) -> None:
     if "pruning" in IMPORTANCES[chosen.importance].needs:
         raise SettingError(
             ("importance",), f"{chosen.importance!r} is known from pruning, which needs --task"
+        )
+    mixed = any(isinstance(stage, MixedTune) for _, stage in settings.steps_of_texts)
+    if mixed and chosen.feed_forward == "channels":
+        raise SettingError(
+            ("feed_forward",),
+            f"channels that are gone cannot be mixed with those of the dense model, which recipe "
+            f"{name} tunes with: take a recipe with plain tuning, such as channels",
         )
     share = chosen.share(trained=False)
     if share is not None and not 0 < share < 1:

@@ -10,7 +10,9 @@ import pytest
 from lpaf_jax.checkpoints import load_model
 from lpaf_jax.cli import main
 from lpaf_jax.core.errors import LpafError, SettingError
+from lpaf_jax.recipes import Recipe
 from lpaf_jax.runs.settings import make_settings
+from lpaf_jax.stages import Factorize, FineTune, MixedTune
 from tests.one_shot import compress, perplexity, words
 from tests.one_shot import place as place
 from tests.tiny_decoder import LENGTH
@@ -76,9 +78,40 @@ def test_from_the_command_and_as_a_dense_model(place: Path, found: dict[str, Any
         ({"task": "rotten_tomatoes"}, "channels go in decoders that a text alone compresses"),
         ({"calibration": "a.txt", "rank": 8, "ranks": "uniform"}, "how many channels are left"),
         ({"calibration": "a.txt", "feed_forward": "few"}, "feed.forward.*few"),
+        (
+            {
+                "calibration": "a.txt",
+                "recipe": Recipe(FineTune(), Factorize(feed_forward="channels"), MixedTune()),
+                "importance": "activations",
+                "solver": "metric",
+                "tune_epochs": 2.0,
+            },
+            "channels that are gone cannot be mixed",
+        ),
     ],
     ids=str,
 )
 def test_refused(tmp_path: Path, chosen: dict[str, Any], message: str) -> None:
     with pytest.raises((SettingError, LpafError), match=message):
-        make_settings("minilm", recipe="channels", out=tmp_path, **chosen)
+        make_settings("minilm", out=tmp_path, **{"recipe": "channels"} | chosen)
+
+
+def test_what_is_left_is_tuned_by_the_text(place: Path, found: dict[str, Any]) -> None:
+    told = compress(
+        place,
+        "tuned",
+        recipe="channels",
+        held_out=place / "held_out.txt",
+        params=0.5,
+        tune_epochs=4.0,
+        tune_lr=1e-3,
+        batch=2,
+    )
+    stages = told["stages"]
+    assert stages["factorized"] == pytest.approx(found["stages"]["final"])
+    assert stages["final"]["perplexity"] != stages["factorized"]["perplexity"]
+    folder = place / "tuned" / "model"
+    records = json.loads((folder / "config.json").read_text())["lpaf_factors"]
+    assert {each["kind"] for each in records.values()} == {"low_rank", "sliced"}
+    again = perplexity(folder, place / "held_out.txt")
+    assert stages["final"]["perplexity"] == pytest.approx(again, rel=1e-4)
