@@ -75,8 +75,9 @@ def show(kept: dict[str, Any]) -> None:
     beyond = {each["params"]: each for each in kept.get("elsewhere", ())}
     print("| recipe | kept numbers | before tuning | kept | points (p) | elsewhere (p) | seeds |")
     print("|---|---|---|---|---|---|---|")
-    for (recipe, params), pooled in against.items():
+    for recipe, params in dict.fromkeys((r["recipe"], r["params"]) for r in kept["rows"]):
         rows = [r for r in kept["rows"] if (r["recipe"], r["params"]) == (recipe, params)]
+        pooled = against.get((recipe, params))  # none of a regression
         shares = [
             100 * float(np.mean([row[key] / row["dense"] for row in rows]))
             for key in ("before_tuning", "final")
@@ -86,7 +87,7 @@ def show(kept: dict[str, Any]) -> None:
             recipe,
             f"{100 * params:g} %",
             *(f"{share:.1f} %" for share in shares),
-            f"{pooled['points']:+.2f} ({pooled['p']:.3f})",
+            "" if pooled is None else f"{pooled['points']:+.2f} ({pooled['p']:.3f})",
             "" if away is None else f"{away['points']:+.2f} ({away['p']:.3f})",
             str(len(rows)),
         ]
