@@ -117,7 +117,7 @@ def _card(place: Path) -> str:
     return noted(
         card,
         "**Multiplied back**: this is an ordinary checkpoint. The factorized matrices that the "
-        "text below speaks of are stored here as their products, so any tool that knows the "
-        "architecture loads it, and it is neither smaller nor faster than the model it was made "
-        "from. What is below was measured with the factors.",
+        "text below speaks of are stored here as their products, and zeros stand where channels "
+        "are gone, so any tool that knows the architecture loads it, and it is neither smaller nor "
+        "faster than the model it was made from. What is below was measured with the factors.",
     )

@@ -76,13 +76,16 @@ def compress_decoder(
         LpafError: a length is more than the model reads, a share that no rank can keep, or weights
             or activations that are not finite.
 
-    Cost: two passes of the calibration text, and one of the held-out text with either model; for
+    Cost: two passes of the calibration text, and one of the held-out text with either model, and
+    where the layers are held against the dense model two more for each group of layers with one
+    input (four in Llama), with both blocks; for
     each matrix one SVD and for each distinct input an eigendecomposition. Ranks by the loss, and
     the metric of two sides, first walk forward and back with at most 32 of the texts, whose states
     before every block are on disk meanwhile; ranks that are measured walk once more, with a model
     for each matrix (see `divergences`). Memory: a block in float32, the moments of its inputs, the
-    states of all texts (texts × length × hidden × 4 bytes, twice those of a held-out text), the
-    token embeddings.
+    states of all texts (texts × length × hidden × 4 bytes, twice those of a held-out text, and
+    those of the calibration text where blocks are held against the dense ones or tuned), the token
+    embeddings.
 
     Source: Wang et al., "SVD-LLM: truncation-aware singular value decomposition for large language
     model compression" (2024), for the metric and the order of the blocks. There the metric is taken
@@ -109,13 +112,17 @@ def compress_decoder(
         block, kept = source.block(index), store.block(index)
         for states in before.values():
             states.advance(block)
-        dense = nnx.clone(block)
+        dense = None if wanted is None else nnx.clone(block)
         tuned = ""
         if kept is None:
-            beside = (dense, wanted) if streams and wanted is not None else None
+            beside = (
+                (dense, wanted) if streams and dense is not None and wanted is not None else None
+            )
             found = _cut_block(source, block, index, calibration, beside, plan, known)
-        if wanted is not None:
+            beside = None
+        if wanted is not None and dense is not None:
             wanted.advance(dense)
+        dense = None  # before the next one is read
         if kept is None:
             if wanted is not None and plan.block_epochs:
                 tuned = _tune(source, block, index, calibration, wanted, plan)

@@ -10,12 +10,16 @@ from lpaf_jax.checkpoints.walk import FeedForward
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.factors import SlicedLinear
 from lpaf_jax.importance import Moment
-from lpaf_jax.importance.shifted import RIDGE
-from lpaf_jax.linalg import eliminate_channels, regressed
+from lpaf_jax.linalg import Elimination, eliminate_channels, regressed
 from lpaf_jax.models import layer_at, replace_layer
 
 # Share of what a channel is worth that holds it where it is.
 _RIDGE = 0.01
+
+
+def elimination(w: Array, moment: Moment, right: Array | None) -> Elimination:
+    """In which order the channels that a layer takes go, and what each adds to the loss."""
+    return eliminate_channels(w, moment.second, right, ridge=_RIDGE)
 
 
 def kept_channels(w: Array, count: int, moment: Moment, right: Array | None) -> tuple[Array, Array]:
@@ -29,14 +33,14 @@ def kept_channels(w: Array, count: int, moment: Moment, right: Array | None) -> 
         count: how many are left.
         moment: of what goes into that layer. right: R, of the gradients at what comes out of it.
     """
-    order = eliminate_channels(w, moment.second, right, ridge=_RIDGE).order
+    order = elimination(w, moment, right).order
     kept = jnp.sort(order[len(w) - count :])
     chosen = jnp.zeros(len(w), w.dtype).at[kept].set(1)
-    cross, ridge = moment.second, _RIDGE
-    if moment.cross is not None:
-        cross, ridge = moment.cross, RIDGE
     second = chosen[:, None] * moment.second * chosen[None, :]
-    product = regressed(w, second, chosen[:, None] * cross, ridge)
+    if moment.cross is None:
+        product = regressed(w, second, chosen[:, None] * moment.second, _RIDGE)
+    else:
+        product = regressed(w, second, chosen[:, None] * moment.cross)
     return kept, chosen[:, None] * product
 
 
@@ -71,7 +75,8 @@ def slice_block(
     for path in feed.into:
         bias = biases[path]
         left = None if bias is None else bias[kept]
-        _replace(block, path.removeprefix(prefix), kernels[path][:, kept], left)
+        kernel = rounded(path, kernels[path][:, kept])
+        _replace(block, path.removeprefix(prefix), kernel, left)
     _replace(block, feed.out.removeprefix(prefix), product[kept], biases[feed.out])
     return product
 

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.progress import Countdown
 from lpaf_jax.data.split import evenly
 from lpaf_jax.factorization.backward import Backward
-from lpaf_jax.factorization.channels import kept_channels
+from lpaf_jax.factorization.channels import elimination, kept_channels
 from lpaf_jax.factorization.measured import Changed, divergences, scaled
 from lpaf_jax.factorization.store import Store
 from lpaf_jax.importance import (
@@ -28,7 +28,7 @@ from lpaf_jax.importance import (
     with_floor,
 )
 from lpaf_jax.importance.gradients import by_gradients
-from lpaf_jax.linalg import LowRank, eliminate_channels
+from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import layer_at
 from lpaf_jax.ranks import RANK_RULES, Channels, choose_ranks, loss_spectrum
 from lpaf_jax.solvers import SOLVERS, check_pair, solve_one
@@ -253,7 +253,7 @@ def _of_channels(
 ) -> dict[str, np.ndarray]:
     """What is kept of a layer whose channels are to go: R, what they are worth, and a cut."""
     assert right is not None
-    worth = np.sqrt(np.asarray(eliminate_channels(w, inputs.second, right).errors, np.float64))
+    worth = np.sqrt(np.asarray(elimination(w, inputs, right).errors, np.float64))
     found = {f"{path}:right": np.asarray(right), f"{path}:spectrum": worth[::-1]}
     if measured:
         kept, product = kept_channels(w, _channels_to_measure(len(w)), inputs, right)
@@ -276,19 +276,17 @@ def _spectra(
     if not RANK_RULES[plan.ranks].measured:
         return spectra
 
-    def cuts(index: int) -> dict[str, Changed]:
-        arrays, found = store.sides(index, "a", "b", "change", "kept", "rows"), {}
+    def cuts(index: int) -> Iterator[tuple[str, Changed]]:
+        kinds = ("a", "b", "change", "kept", "rows")
+        arrays = store.sides(index, *kinds)
         for path in dict.fromkeys(name.rpartition(":")[0] for name in arrays):
-            of = {
-                kind: arrays.get(f"{path}:{kind}") for kind in ("a", "b", "change", "kept", "rows")
-            }
+            of = {kind: arrays.get(f"{path}:{kind}") for kind in kinds}
             if of["rows"] is None:
                 kernel = LowRank(jnp.asarray(of["a"]), jnp.asarray(of["b"])).dense()
             else:
                 kernel = jnp.zeros(source.matrices()[path]).at[of["kept"]].set(of["rows"])
             bias = None if of["change"] is None else jnp.asarray(of["change"])
-            found[path] = Changed(kernel, bias)
-        return found
+            yield path, Changed(kernel, bias)
 
     seen = store.seen()
     if seen is None:

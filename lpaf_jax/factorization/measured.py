@@ -1,6 +1,6 @@
 """Spectra in units of what cutting one matrix alone does to the model's answers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
@@ -110,7 +110,7 @@ def _cut(params: Params, path: str, solution: Solution) -> Params:
 def divergences(
     source: DecoderOnDisk,
     tokens: np.ndarray,
-    cuts: Callable[[int], Mapping[str, Changed]],
+    cuts: Callable[[int], Iterable[tuple[str, Changed]]],
     say: Callable[[str], None],
 ) -> dict[str, float]:
     """`1/T Σ_t KL(p_t ‖ q_t)` of the next token, q from the decoder with one matrix alone cut.
@@ -121,7 +121,7 @@ def divergences(
     Args:
         source: the dense model, on disk.
         tokens: (texts, length).
-        cuts: of the matrices in a block, by path.
+        cuts: of the matrices in a block, by path, one after the other.
         say: is told of every block.
 
     Cost: on average half a forward pass for each matrix, and the head of the model; the states of
@@ -136,7 +136,7 @@ def divergences(
         block, prefix = source.block(index), f"{source.prefix(index)}."
         for states in walking.values():
             states.advance(block)
-        for path, changed in cuts(index).items():
+        for path, changed in cuts(index):
             states = States(dense.x.copy(), dense.context)
             with_cut = _with_cut(block, path.removeprefix(prefix), changed)
             states.advance(with_cut)

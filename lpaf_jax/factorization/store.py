@@ -21,7 +21,9 @@ class Cut(NamedTuple):
         rank: k; None where it stayed dense, as factors would have had more numbers.
         error: `E‖x W − x A B‖² / E‖x W‖²` over the calibration text, x as the blocks before, which
             are compressed, and the rest of its own, which is dense, leave it. Of layers that lost
-            channels it is that of the layer that takes them.
+            channels it is that of the layer that takes them. Where a layer is held against the
+            dense model (`aa-svd`), the layers of its block before it are compressed as well, and
+            what it mends counts as lost.
         left: (m', n') where channels are gone.
     """
 

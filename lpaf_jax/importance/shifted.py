@@ -3,10 +3,6 @@
 from lpaf_jax.importance.activations import Moment
 from lpaf_jax.importance.base import Importance, Weighting, register_importance
 
-RIDGE = 0.1
-"""Share of what a channel is worth that holds back what is mended of it: the texts say less of a
-change than of a variance. On SmolLM2 a tenth did better than a hundredth."""
-
 
 def _beside(weighting: Weighting, moment: Moment) -> Weighting:
     return weighting._replace(left=moment.second, cross=moment.cross)

@@ -61,7 +61,7 @@ def eliminate_channels(
       ValueError: shapes do not fit, a value is not finite, a metric is visibly not symmetric or has
         negative diagonal entries, or the ridge is out of range.
 
-    Cost: 2 m³ + 2 m² n + m n² FLOP for each n of m, and m / block small systems.
+    Cost: 13/3 m³ + 4 m² n + 4 m n² FLOP, and m / block systems of that size.
     Source: Hassibi & Stork, "Second order derivatives for network pruning: Optimal brain surgeon"
     (1993); of channels Kurtić et al., "ZipLM: inference-aware structured pruning of language
     models" (2023), one by one and without R.
@@ -109,22 +109,21 @@ def _eliminate(
     rows = jnp.pad(scales[:, None] * w, ((0, spare), (0, 0)))
     real = jnp.arange(m + spare) < m
 
-    def worth(rows: Array) -> Array:
-        """`w_j R w_jᵀ` of each row."""
-        through = rows if right is None else matmul(rows, right)
-        return jnp.maximum(jnp.sum(through * rows, axis=1), 0)
+    def weighed(x: Array) -> Array:
+        return x if right is None else matmul(x, right)
 
     def step(i: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        rows, inverse, gone, order, errors = state
-        alone = worth(rows) / jnp.diagonal(inverse)
+        # Of W as it is by now also W R, which would take long to compute anew at each step.
+        rows, through, inverse, gone, order, errors = state
+        alone = jnp.maximum(jnp.sum(through * rows, axis=1), 0) / jnp.diagonal(inverse)
         cost = jnp.where(gone, jnp.inf, jnp.where(real, alone, jnp.finfo(w.dtype).max))
         chosen = lax.top_k(-cost, block)[1]
         # Those that go: what makes up for them is P_B P_BB⁻¹, and P_BB⁻¹ their conditional moment.
         within = inverse[chosen][:, chosen]
         solved = solve_positive(within, jnp.concatenate([rows[chosen], inverse[chosen]], axis=1))
         lost, moved = solved[:, : rows.shape[1]], solved[:, rows.shape[1] :]
-        through = lost if right is None else matmul(lost, right)
-        together = jnp.maximum(jnp.vdot(rows[chosen], through), 0)
+        lost_through = weighed(lost)
+        together = jnp.maximum(jnp.vdot(rows[chosen], lost_through), 0)
         each = jnp.where(real[chosen], alone[chosen], 0)
         total = jnp.sum(each)
         each = each * jnp.where(total > 0, together / jnp.where(total > 0, total, 1), 1)
@@ -132,6 +131,7 @@ def _eliminate(
         start = i * block
         return (
             (rows - matmul(column, lost)).at[chosen].set(0),
+            (through - matmul(column, lost_through)).at[chosen].set(0),
             # What has gone keeps a one on its diagonal, and nothing else.
             (inverse - matmul(column, moved))
             .at[chosen].set(0)
@@ -145,12 +145,13 @@ def _eliminate(
     size = m + spare
     state = (
         rows,
+        weighed(rows),
         inverse,
         jnp.zeros(size, bool),
         jnp.zeros(size, jnp.int32),
         jnp.zeros(size, w.dtype),
     )
-    _, _, _, order, errors = lax.fori_loop(0, size // block, step, state)
+    *_, order, errors = lax.fori_loop(0, size // block, step, state)
     # The unit of w squared, and that of the moment.
     back = jnp.exp2((2 * units[0] + units[1]).astype(w.dtype))
     return Elimination(order[:m], errors[:m] * back)

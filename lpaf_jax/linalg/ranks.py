@@ -140,9 +140,6 @@ def allocate_ranks_or_dense(
         rank_choices(np.ldexp(s, -unit), shape, multiple_of)
         for s, shape in zip(values, shapes, strict=True)
     ]
-    least = int(sum(choices.costs[0] for choices in all_choices))
-    if not budget >= least:
-        raise ValueError(_too_little(budget, len(shapes), least))
     return allocate_choices(all_choices, budget)
 
 
@@ -167,7 +164,13 @@ def rank_choices(
     Args:
       s: its singular values, all of them, in falling order.
       multiple_of: step of the ranks.
+
+    Raises:
+      ValueError: the spectrum does not fit, is not finite, negative or not falling, or
+        `multiple_of` is below 1.
     """
+    _check_step(multiple_of)
+    (s,) = _checked_spectra([s], [shape])
     m, n = shape
     below = (m * n - 1) // (m + n)  # the largest rank that costs less than the matrix
     chosen = list(range(multiple_of, below + 1, multiple_of)) or [below] * (below > 0)
@@ -180,11 +183,17 @@ def channel_choices(s: Float[np.ndarray, " m"], price: int, multiple_of: int = 1
     """The numbers of channels that may be kept, and all of them.
 
     Args:
-      s: what each is worth, its square being what is lost without it and those after it are gone:
-        the first to go is the last (see `eliminate_channels`).
+      s: what each is worth: the root of what is lost as it goes, all after it being gone already
+        (see `eliminate_channels`, whose order is the other way round).
       price: how many numbers one takes, in all matrices that it is in.
       multiple_of: step of the numbers.
+
+    Raises:
+      ValueError: a worth is negative or not finite, or `multiple_of` is below 1.
     """
+    _check_step(multiple_of)
+    if not (np.isfinite(s).all() and (s >= 0).all()):
+        raise ValueError("what channels are worth has negative, NaN or infinite entries")
     count = len(s)
     chosen = list(range(multiple_of, count, multiple_of))
     tail = np.append(np.cumsum(np.square(s)[::-1])[::-1], 0.0)
@@ -204,8 +213,8 @@ def allocate_choices(choices: Sequence[Choices], budget: float) -> list[int | No
     least = sum(cost[0] for cost in costs)
     if not budget >= least:
         raise ValueError(
-            f"a budget of {budget:g} cannot pay for the least of each of the {len(choices)} parts: "
-            f"that takes {least:g}"
+            f"a budget of {budget:,.0f} cannot pay for one step of each of {len(choices)} parts: it "
+            f"counts parameters (it is no ratio), and that takes {least:,.0f}"
         )
     taken = _by_price(costs, losses, budget - least)
     return [each.sizes[i] for each, i in zip(choices, taken, strict=True)]

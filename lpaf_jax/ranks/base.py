@@ -37,8 +37,8 @@ class RankRule:
         choose: `(shapes, share, spectra, multiple_of, channels) -> ranks`: the share of the numbers
             that may be kept, the singular values in units of the loss where the rule needs them,
             and the channels whose layers are not among the shapes, by the path of the layer that
-            takes them; in the place of singular values is there what channels are worth, the root
-            of what is lost without each, the first to go last.
+            takes them. What these are worth stands among the spectra; see
+            `lpaf_jax.linalg.channel_choices`.
         needs_spectra: whether it does.
         measured: whether those are scaled by what each cut alone does to a model's answers.
     """
@@ -62,7 +62,7 @@ def share_of(channels: Mapping[str, Channels], share: float, multiple_of: int) -
     """The same share of the channels of each."""
     found: Ranks = {}
     for path, (total, _) in channels.items():
-        left = max(1, int(share * total))
+        left = max(1, int(share * total * (1 + 1e-12)))  # a whole number stays one
         if left >= multiple_of:
             left = left // multiple_of * multiple_of
         found[path] = None if left >= total else left
@@ -97,6 +97,8 @@ def choose_ranks(
     if rank is not None:
         if rule != "uniform":
             raise SettingError(("rank",), f"is one for all, which --ranks {rule} is not")
+        if channels:
+            raise SettingError(("rank",), "says nothing of how many channels are left")
         return dict.fromkeys(shapes, rank)
     assert params is not None
     try:

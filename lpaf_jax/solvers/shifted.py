@@ -3,7 +3,6 @@
 from jax import Array
 
 from lpaf_jax.importance import Weighting
-from lpaf_jax.importance.shifted import RIDGE
 from lpaf_jax.linalg import LowRank, metric_svd, regressed
 from lpaf_jax.solvers.base import Solution, Solver, register_solver
 
@@ -12,7 +11,7 @@ def _target(w: Array, weighting: Weighting) -> Array:
     if weighting.cross is None:
         return w
     assert weighting.left is not None
-    return regressed(w, weighting.left, weighting.cross, RIDGE)
+    return regressed(w, weighting.left, weighting.cross)
 
 
 def _solve(w: Array, weighting: Weighting, rank: int, ridge: float) -> Solution:

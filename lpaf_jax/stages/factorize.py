@@ -121,8 +121,8 @@ class Factorize(Stage):
         if self.feed_forward == "channels":
             raise SettingError(
                 ("feed_forward",),
-                "channels go in decoders that a text alone compresses: leave it "
-                "out, or give a decoder and --calibration in the place of --task",
+                "channels is for decoders that a text alone compresses: take --feed-forward "
+                "factors, another recipe, or a decoder with --calibration and without --task",
             )
         if "streams" in IMPORTANCES[self.importance].needs:
             raise SettingError(
@@ -165,7 +165,7 @@ class Factorize(Stage):
         whole = "" if alike else " Those that are worth all of their numbers stay whole."
         if sliced:
             whole += (
-                " Feed-forward layers lose the channels that the loss depends on least; those left "
+                " Feed-forward layers lose the channels that can best be done without; those left "
                 "make up for them as well as they can."
             )
         return Description(

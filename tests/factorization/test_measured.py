@@ -136,7 +136,9 @@ def test_models_with_one_matrix_cut_walk_through_the_blocks_together(
     found = divergences(
         source,
         tokens,
-        lambda index: {p: c for p, c in cuts.items() if p.startswith(source.prefix(index) + ".")},
+        lambda index: [
+            each for each in cuts.items() if each[0].startswith(f"{source.prefix(index)}.")
+        ],
         said.append,
     )
     assert len(said) == source.blocks + len(tokens)

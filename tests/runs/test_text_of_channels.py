@@ -75,7 +75,7 @@ def test_from_the_command_and_as_a_dense_model(place: Path, found: dict[str, Any
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"task": "rotten_tomatoes"}, "channels go in decoders that a text alone compresses"),
+        ({"task": "rotten_tomatoes"}, "channels is for decoders that a text alone compresses"),
         ({"calibration": "a.txt", "rank": 8, "ranks": "uniform"}, "how many channels are left"),
         ({"calibration": "a.txt", "feed_forward": "few"}, "feed.forward.*few"),
         (
