@@ -213,8 +213,8 @@ def allocate_choices(choices: Sequence[Choices], budget: float) -> list[int | No
     least = sum(cost[0] for cost in costs)
     if not budget >= least:
         raise ValueError(
-            f"a budget of {budget:,.0f} cannot pay for one step of each of {len(choices)} parts: it "
-            f"counts parameters (it is no ratio), and that takes {least:,.0f}"
+            f"a budget of {budget:,.0f} cannot pay for one step of each of {len(choices)} parts: "
+            f"it counts parameters (it is no ratio), and that takes {least:,.0f}"
         )
     taken = _by_price(costs, losses, budget - least)
     return [each.sizes[i] for each, i in zip(choices, taken, strict=True)]
