@@ -139,16 +139,24 @@ def test_every_choice_the_command_line_offers_is_accepted() -> None:
         "dtype",
         "keep",
         "preset",
+        "feed_forward",
     }
+    for value in literals.pop("feed_forward"):  # of which one is for decoders
+        of_text({"recipe": "kfac-svd", "feed_forward": value})
     for name, values in literals.items():
         for value in values:
             check(settings(**{name: value}))
 
 
+def of_text(chosen: dict[str, Any]) -> Settings:
+    return make_settings("m", out="o", calibration="a.txt", **chosen)
+
+
 @pytest.mark.parametrize("name", list(RECIPES))
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_every_recipe_can_be_run_as_it_is(name: str, preset: str) -> None:
-    made = settings(recipe=name, preset=preset)
+    chosen = {"recipe": name, "preset": preset}
+    made = of_text(chosen) if name in ("aa-svd", "channels") else settings(**chosen)
     assert made.method.name == name
     assert made.steps[0][0] == "dense"
     assert made.steps[-1][0] == "final"
