@@ -251,8 +251,8 @@ def test_factors_have_the_dtype_of_the_file_and_figures_are_of_them(tmp_path: Pa
 @pytest.mark.slow
 def test_ranks_go_where_they_keep_most_within_the_budget(folder: Path, tmp_path: Path) -> None:
     outcome, _ = run(folder, tmp_path, Plan(params=0.6, ranks="loss"))
-    sizes = [m * n if k is None else k * (m + n) for _, (m, n), k, _ in outcome.cuts]
-    dense = sum(m * n for _, (m, n), _, _ in outcome.cuts)
+    sizes = [cut.numbers for cut in outcome.cuts]
+    dense = sum(cut.shape[0] * cut.shape[1] for cut in outcome.cuts)
     assert 0.5 < sum(sizes) / dense <= 0.6
     shares = {size / (c.shape[0] * c.shape[1]) for size, c in zip(sizes, outcome.cuts, strict=True)}
     assert max(shares) - min(shares) > 0.1
