@@ -65,21 +65,16 @@ def slice_block(
     Raises:
         LpafError: what comes out is not finite.
     """
-    layers = {p: layer_at(block, p.removeprefix(prefix)) for p in (*feed.into, feed.out)}
-    kernels = {path: layer.kernel[...] for path, layer in layers.items()}
-    biases = {p: None if x.bias is None else x.bias[...] for p, x in layers.items()}
-    kept, product = kept_channels(kernels[feed.out], count, moment, right)
+    layer = layer_at(block, feed.out.removeprefix(prefix))
+    kept, product = kept_channels(layer.kernel[...], count, moment, right)
     product = rounded(feed.out, product)
     if not jnp.isfinite(product).all():
         raise LpafError(f"{feed.out}: what is left of it is not finite as the file stores it")
+    bias = None if layer.bias is None else layer.bias[...]
+    replace_layer(block, feed.out.removeprefix(prefix), SlicedLinear(product[kept], bias))
     for path in feed.into:
-        bias = biases[path]
-        left = None if bias is None else bias[kept]
-        kernel = rounded(path, kernels[path][:, kept])
-        _replace(block, path.removeprefix(prefix), kernel, left)
-    _replace(block, feed.out.removeprefix(prefix), product[kept], biases[feed.out])
+        layer = layer_at(block, path.removeprefix(prefix))
+        kernel = rounded(path, layer.kernel[...][:, kept])
+        bias = None if layer.bias is None else layer.bias[...][kept]
+        replace_layer(block, path.removeprefix(prefix), SlicedLinear(kernel, bias))
     return product
-
-
-def _replace(block: nnx.Module, place: str, w: Array, bias: Array | None) -> None:
-    replace_layer(block, place, SlicedLinear(w, bias))

@@ -174,9 +174,7 @@ def rank_choices(
     m, n = shape
     below = (m * n - 1) // (m + n)  # the largest rank that costs less than the matrix
     chosen = list(range(multiple_of, below + 1, multiple_of)) or [below] * (below > 0)
-    tail = np.append(np.cumsum(np.square(s)[::-1])[::-1], 0.0)
-    costs = np.array([*(k * (m + n) for k in chosen), m * n], np.float64)
-    return Choices([*chosen, None], costs, np.array([*tail[chosen], 0.0]))
+    return _choices(s, chosen, m + n, m * n)
 
 
 def channel_choices(s: Float[np.ndarray, " m"], price: int, multiple_of: int = 1) -> Choices:
@@ -194,11 +192,14 @@ def channel_choices(s: Float[np.ndarray, " m"], price: int, multiple_of: int = 1
     _check_step(multiple_of)
     if not (np.isfinite(s).all() and (s >= 0).all()):
         raise ValueError("what channels are worth has negative, NaN or infinite entries")
-    count = len(s)
-    chosen = list(range(multiple_of, count, multiple_of))
+    return _choices(s, list(range(multiple_of, len(s), multiple_of)), price, price * len(s))
+
+
+def _choices(s: np.ndarray, sizes: list[int], price: int, whole: int) -> Choices:
+    """Some sizes at a price each, which lose what of `s` lies beyond them, and the whole."""
     tail = np.append(np.cumsum(np.square(s)[::-1])[::-1], 0.0)
-    costs = price * np.array([*chosen, count], np.float64)
-    return Choices([*chosen, None], costs, np.array([*tail[chosen], 0.0]))
+    costs = np.array([*(k * price for k in sizes), whole], np.float64)
+    return Choices([*sizes, None], costs, np.array([*tail[sizes], 0.0]))
 
 
 def allocate_choices(choices: Sequence[Choices], budget: float) -> list[int | None]:
