@@ -77,8 +77,8 @@ def compress_decoder(
             or activations that are not finite.
 
     Cost: two passes of the calibration text, and one of the held-out text with either model, and
-    where the layers are held against the dense model two more for each group of layers with one
-    input (four in Llama), with both blocks; for
+    where the layers are held against the dense model one more of both models for each group of
+    layers with one input (four in Llama) but the first; for
     each matrix one SVD and for each distinct input an eigendecomposition. Ranks by the loss, and
     the metric of two sides, first walk forward and back with at most 32 of the texts, whose states
     before every block are on disk meanwhile; ranks that are measured walk once more, with a model

@@ -77,15 +77,17 @@ class States:
         chosen: tuple[str, ...] = tuple(places)
         total: dict[str, Sums] = {}
         crossed: dict[str, Array] = {}
-        for part in parts(self.x):
-            context = self.context[len(part)]
-            total = _with_moments(graphdef, chosen, total, state, part, context)
-        if beside is not None:
+        if beside is None:
+            for part in parts(self.x):
+                context = self.context[len(part)]
+                total = _with_moments(graphdef, chosen, total, state, part, context)
+        else:
             dense, states = beside
             graphdefs, weights = zip((graphdef, state), nnx.split(dense), strict=True)
             for pair in zip(parts(self.x), parts(states.x), strict=True):
-                context = self.context[len(pair[0])]
-                crossed = _with_cross(graphdefs, chosen, crossed, weights, pair, context)
+                part, given = pair[0], (total, crossed)
+                context = self.context[len(part)]
+                total, crossed = _with_cross(graphdefs, chosen, given, weights, pair, context)
         tokens = self.x.shape[0] * self.x.shape[1]
         mean = {
             path: Moment(
@@ -139,20 +141,21 @@ def _with_moments(
 def _with_cross(
     graphdefs: tuple[Any, Any],
     places: tuple[str, ...],
-    total: Params,
+    total: tuple[dict[str, Sums], Params],
     states: tuple[Any, Any],
     x: tuple[Array, Array],
     context: Any,
-) -> Params:
-    """Sums of `Σ x̂ᵀx` with those of some texts, x̂ in the first block and x in the second."""
+) -> tuple[dict[str, Sums], Params]:
+    """Sums with those of some texts: of x̂ in the first block, and `Σ x̂ᵀx`, x in the second."""
 
     def inputs(graphdef: Any, state: Any, x: Array) -> dict[str, Array]:
         block: Any = nnx.merge(graphdef, state)
         return layer_inputs(block, places, lambda: block(x, context))[1]
 
     given, wanted = map(inputs, graphdefs, states, x)
-    found = {path: product(given[path], wanted[path]) for path in given}
-    return jax.tree.map(jnp.add, total, found) if total else found
+    own = {path: Sums(product(x, x), jnp.sum(x, axis=(0, 1))) for path, x in given.items()}
+    found = own, {path: product(x, wanted[path]) for path, x in given.items()}
+    return jax.tree.map(jnp.add, total, found) if total[0] else found
 
 
 def shared_inputs(
