@@ -31,7 +31,7 @@ from lpaf_jax.factorization.swap import moved_bias
 from lpaf_jax.factorization.tune_block import CUT_LAYERS, tune_block
 from lpaf_jax.factors import KINDS
 from lpaf_jax.importance import IMPORTANCES, Moment, with_floor
-from lpaf_jax.linalg import LowRank
+from lpaf_jax.linalg import LowRank, sparsegpt
 from lpaf_jax.linalg.arithmetic import ratio
 from lpaf_jax.linalg.scaling import exponent, shift, to_unit
 from lpaf_jax.models import LowRankLinear, layer_at, replace_layer
@@ -199,7 +199,8 @@ def _cut_block(
         if importance.of_inputs is not None:
             weighting = importance.of_inputs(weighting, moment)
         weighting = with_floor(weighting, plan.floor)
-        factors, change = solve_one(solver, w, weighting, rank, plan.ridge)
+        target = w if plan.pruned_to == 1 else sparsegpt(w, moment.second, plan.pruned_to)
+        factors, change = solve_one(solver, target, weighting, rank, plan.ridge)
         a, b = (as_stored(path, x) for x in factors)
         if not (jnp.isfinite(a).all() and jnp.isfinite(b).all()):
             narrow = source.stored_dtype(f"{path}.kernel")

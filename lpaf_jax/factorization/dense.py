@@ -49,6 +49,7 @@ class Plan(NamedTuple):
         params: share of the numbers in the compressible matrices that is kept, or `rank`.
         floor, ridge, multiple_of: see `lpaf_jax.factorization.factorize`.
         channels: whether feed-forward layers lose channels, in the place of becoming factors.
+        pruned_to: share of its weights that `sparsegpt` leaves of a matrix before it is factorized.
         block_epochs, block_lr, seed: see `tune_block`; 0 epochs tune nothing.
         dense: gives the whole dense model and its data, in memory: for importances that look at
             all of it at once. It is called at most once.
@@ -63,6 +64,7 @@ class Plan(NamedTuple):
     ridge: float = 0.0
     multiple_of: int = 1
     channels: bool = False
+    pruned_to: float = 1.0
     block_epochs: int = 0
     block_lr: float = 1e-4
     seed: int = 0

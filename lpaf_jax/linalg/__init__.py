@@ -23,6 +23,7 @@ from lpaf_jax.linalg.ranks import channel_choices as channel_choices
 from lpaf_jax.linalg.ranks import rank_choices as rank_choices
 from lpaf_jax.linalg.ranks import rank_for_ratio as rank_for_ratio
 from lpaf_jax.linalg.regression import regressed as regressed
+from lpaf_jax.linalg.sparse import sparsegpt as sparsegpt
 from lpaf_jax.linalg.spectra import effective_rank as effective_rank
 from lpaf_jax.linalg.spectra import empty_columns as empty_columns
 from lpaf_jax.linalg.spectra import empty_rows as empty_rows

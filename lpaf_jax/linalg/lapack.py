@@ -38,6 +38,12 @@ def eigh(x: Float[Array, "m m"]) -> tuple[Float[Array, " m"], Float[Array, "m m"
 
 
 @sequential_vmap
+def cholesky(x: Float[Array, "m m"]) -> Float[Array, "m m"]:
+    """The lower triangle L of a positive definite `x = L Lᵀ`; not finite where it is none."""
+    return jnp.linalg.cholesky(x)
+
+
+@sequential_vmap
 def solve_positive(x: Float[Array, "m m"], y: Float[Array, "m n"]) -> Float[Array, "m n"]:
     """`x⁻¹ y` of a positive definite x, by Cholesky; not finite where it is none."""
     found: Array = cho_solve((jnp.linalg.cholesky(x), True), y)

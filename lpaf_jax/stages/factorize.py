@@ -56,6 +56,9 @@ class Factorize(Stage):
     feed_forward: Literal["factors", "channels"] = "factors"
     """What feed-forward layers of a decoder that a text alone compresses become: factors, as all
     others, or layers of fewer channels."""
+    pruned_to: float = 1.0
+    """Of a decoder that a text alone compresses: share of the weights of each matrix that SparseGPT
+    leaves, of which the factors are made then; 1 prunes nothing."""
     multiple_of: int = 1
     """Step of ranks that differ, and of channels, for hardware that wants multiples of 8 or 64."""
     moment_batches: int = 40
@@ -92,6 +95,7 @@ class Factorize(Stage):
                 ("rank",), "says nothing of how many channels are left: give --params in its place"
             )
         demand(self, "params", lambda x: x is None or 0 < x <= 1, "in (0, 1]")
+        demand(self, "pruned_to", lambda x: 0 < x <= 1, "in (0, 1]")
         for name in ("floor", "ridge"):
             demand(self, name, lambda x: 0 <= x < math.inf, "finite and at least 0")
         if self.rank is not None:
@@ -117,6 +121,12 @@ class Factorize(Stage):
         if self.block_epochs:
             raise SettingError(
                 ("block_epochs",), f"is for decoders that a text alone compresses: {why}"
+            )
+        if self.pruned_to < 1:
+            raise SettingError(
+                ("pruned_to",),
+                "is for decoders that a text alone compresses: with a task a recipe prunes in a "
+                "stage of its own",
             )
         if self.feed_forward == "channels":
             raise SettingError(
