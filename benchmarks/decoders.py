@@ -44,16 +44,16 @@ class Row(NamedTuple):
     solver: str
     ranks: str
     block_epochs: int = 0
-    channels: bool = False
+    channels: str = "none"
 
 
 TWO_SIDED = ("two-sided", "metric")
 # The first one takes what the others of two sides share, with channels and without.
 ROWS = {
-    "channels, measured": Row(*TWO_SIDED, "measured", channels=True),
-    "channels, measured, blocks tuned": Row(*TWO_SIDED, "measured", 4, channels=True),
-    "channels, loss": Row(*TWO_SIDED, "loss", channels=True),
-    "channels, share": Row(*TWO_SIDED, "share", channels=True),
+    "channels, measured": Row(*TWO_SIDED, "measured", channels="all"),
+    "channels, measured, blocks tuned": Row(*TWO_SIDED, "measured", 4, channels="all"),
+    "channels, loss": Row(*TWO_SIDED, "loss", channels="all"),
+    "channels, share": Row(*TWO_SIDED, "share", channels="all"),
     "kfac-svd, measured": Row(*TWO_SIDED, "measured"),
     "kfac-svd, measured, blocks tuned": Row(*TWO_SIDED, "measured", 4),
     "kfac-svd, loss": Row(*TWO_SIDED, "loss"),
@@ -87,8 +87,7 @@ def manual() -> list[str]:
 def cut(args: argparse.Namespace) -> dict[str, Any]:
     """One row, in this process."""
     row, given = ROWS[args.row], texts(args)
-    kind = "channels" if row.channels else "factors"
-    shared = args.work / f"shared-{args.seed}-{args.samples}-{kind}"
+    shared = args.work / f"shared-{args.seed}-{args.samples}-{row.channels}"
     work = args.work / "row"
     shutil.rmtree(work, ignore_errors=True)
     if shared.is_dir() and row[:2] == TWO_SIDED:

@@ -23,15 +23,18 @@ from lpaf_jax.models.functional import Params, parameters, set_parameters
 from lpaf_jax.models.initial import Initializer
 
 
-class FeedForward(NamedTuple):
-    """The layers of a block between which its feed-forward channels lie, by path.
+class Between(NamedTuple):
+    """The layers of a block between which channels lie, by path.
 
     Attributes:
         into: those that give them. out: the one that takes them.
+        head: of values: how many channels a head has. shared: how many queries share a head.
     """
 
     into: tuple[str, ...]
     out: str
+    head: int | None = None
+    shared: int = 1
 
 
 class DecoderOnDisk:
@@ -146,11 +149,19 @@ class DecoderOnDisk:
             if is_compressible(path)
         }
 
-    def feed_forward(self, index: int) -> FeedForward:
+    def feed_forward(self, index: int) -> Between:
         """The feed-forward layers of a block."""
         into, out = self._walk.feed_forward
         prefix = self.prefix(index)
-        return FeedForward(tuple(f"{prefix}.{path}" for path in into), f"{prefix}.{out}")
+        return Between(tuple(f"{prefix}.{path}" for path in into), f"{prefix}.{out}")
+
+    def values_between(self, index: int) -> Between | None:
+        """The layers that give and take the values of attention; None where they share a matrix."""
+        if self._walk.values is None:
+            return None
+        into, out = (f"{self.prefix(index)}.{path}" for path in self._walk.values)
+        heads, keys = self._config.num_attention_heads, self._config.num_key_value_heads
+        return Between((into,), out, self._config.head_dim, heads // keys)
 
     def outside(self) -> list[str]:
         """Paths of the parameters that lie in no block."""

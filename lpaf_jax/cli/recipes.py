@@ -83,6 +83,7 @@ def _needs(recipe: "Recipe") -> str:
     cut = next(stage for stage in recipe.stages if isinstance(stage, Factorize))
     gradients = "loss" in IMPORTANCES[cut.importance].needs or RANK_RULES[cut.ranks].needs_spectra
     found = "a task, or a text for a decoder" if gradients else "a task or a text"
-    if "streams" in IMPORTANCES[cut.importance].needs or cut.feed_forward == "channels":
+    alone = "streams" in IMPORTANCES[cut.importance].needs or cut.pruned_to < 1
+    if alone or cut.channels != "none":
         found = "a text for a decoder"
     return found + (", and a bias in every layer" if SOLVERS[cut.solver].moves_bias else "")

@@ -16,6 +16,7 @@ from lpaf_jax.checkpoints.tensors import Header, read_tensor
 from lpaf_jax.checkpoints.weight_files import refuse_pickled
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.export.rewrite import card_of, noted, rewrite
+from lpaf_jax.factors import Places
 from lpaf_jax.models.families import Family, named_head
 
 _NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
@@ -67,12 +68,14 @@ def _multiplied(
         if not path:
             yield name, read(name)
         elif leaf == "bias":
-            yield f"{plain}.bias", _padded(read(name), layers[path].shape[1:])
+            bias = np.zeros(layers[path].shape[1], (stored := read(name)).dtype)
+            bias[_places(layers[path]).columns] = stored
+            yield f"{plain}.bias", bias
         elif path not in done:
             done.add(path)
             of = ((leaf, name) for leaf, name in names[path].items() if leaf != "bias")
-            stored = {leaf: read(name.removeprefix(lacking)) for leaf, name in of}
-            yield f"{plain}.weight", _product(source.family, path, layers[path], stored)
+            factors = {leaf: read(name.removeprefix(lacking)) for leaf, name in of}
+            yield f"{plain}.weight", _product(source.family, path, layers[path], factors)
 
 
 def _product(
@@ -83,14 +86,15 @@ def _product(
     turned = [is_transposed(full, family, paths) for full in paths]
     wide = [x.astype(np.float32) for x in stored.values()]
     factors = {leaf: x.T if back else x for leaf, x, back in zip(stored, wide, turned, strict=True)}
-    dense = _padded(np.asarray(layer.kind.dense(factors)), layer.shape)
+    # Zeros for the channels that are gone: nothing reads what they would give.
+    dense = np.zeros(layer.shape, np.float32)
+    dense[np.ix_(*_places(layer))] = layer.kind.dense(factors)
     as_stored = dense.T if is_transposed(f"{path}.{layer.kind.replaces}", family, ()) else dense
     return as_stored.astype(next(iter(stored.values())).dtype)
 
 
-def _padded(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Zeros for the channels that are gone: nothing reads what they would give."""
-    return np.pad(x, [(0, full - left) for full, left in zip(shape, x.shape, strict=True)])
+def _places(layer: Factored) -> Places:
+    return layer.kind.places(layer.record, layer.shape)
 
 
 def _dtype_of(source: Source) -> str:

@@ -24,7 +24,7 @@ from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.machine import one_blas_thread
 from lpaf_jax.core.progress import Countdown
 from lpaf_jax.factorization.channels import slice_block
-from lpaf_jax.factorization.dense import Known, Plan, factored_in, look_ahead, paths_in
+from lpaf_jax.factorization.dense import Known, Plan, factored_in, look_ahead, paths_in, sliced_in
 from lpaf_jax.factorization.states import States
 from lpaf_jax.factorization.store import Cut, Store
 from lpaf_jax.factorization.swap import moved_bias
@@ -164,11 +164,10 @@ def _cut_block(
     prefix = f"{source.prefix(index)}."
     importance, solver = IMPORTANCES[plan.importance], SOLVERS[plan.solver]
     shapes, weightings = source.matrices(), known.weightings(index)
-    feed = source.feed_forward(index)
-    paths = factored_in(source, plan, index)
+    between, paths = sliced_in(source, plan, index), factored_in(source, plan, index)
     ranks = {path.removeprefix(prefix): _rank_of(shapes[path], known.ranks[path]) for path in paths}
-    if plan.channels:  # those that give them are cut with the one that takes them
-        ranks[feed.out.removeprefix(prefix)] = known.ranks[feed.out]
+    # Layers that give channels are cut with the one that takes them.
+    ranks |= {path.removeprefix(prefix): known.ranks[path] for path in between}
     groups = states.in_order(block, list(ranks))
     if beside is None:
         groups = [list(chain(*groups))]
@@ -181,19 +180,20 @@ def _cut_block(
         path, rank = f"{prefix}{place}", ranks[place]
         m, n = shapes[path]
         if rank is None or moment is None:
-            left = (*feed.into, path) if plan.channels and path == feed.out else (path,)
+            left = (*between[path].into, path) if path in between else (path,)
             cuts += [Cut(each, shapes[each], None, 0.0) for each in left]
             continue
         layer = layer_at(block, place)
         w = layer.kernel[...]
         if not jnp.isfinite(moment.second).all():
             raise LpafError(f"{path}: what goes into it is not finite; the model itself overflows")
-        if plan.channels and path == feed.out:
+        if path in between:
             right = weightings[path].right
-            product = slice_block(block, prefix, feed, rank, moment, right, as_stored)
+            product = slice_block(block, prefix, between[path], rank, moment, right, as_stored)
             lost = float(output_error(w, product, jnp.eye(n), moment.second))
-            cuts += [Cut(p, (s := shapes[p]), None, lost, (s[0], rank)) for p in feed.into]
-            cuts.append(Cut(path, (m, n), None, lost, (rank, n)))
+            for each in (*between[path].into, path):
+                sliced = layer_at(block, each.removeprefix(prefix))
+                cuts.append(Cut(each, shapes[each], None, lost, sliced.w.shape, sliced.heads))
             continue
         weighting = weightings[path]
         if importance.of_inputs is not None:
@@ -269,7 +269,7 @@ def _put_factors(
             if name in tensors
         }
         bias = stored.pop("bias", None)
-        replace_layer(block, cut.path.removeprefix(f"{prefix}."), kind.layer(stored, bias))
+        replace_layer(block, cut.path.removeprefix(f"{prefix}."), kind.layer(stored, bias, record))
 
 
 def _tensors(source: DecoderOnDisk, block: nnx.Module, prefix: str) -> dict[str, np.ndarray]:

@@ -1,80 +1,213 @@
-"""Cut the feed-forward layers of one block of a decoder to fewer channels."""
+"""Cut the channels between layers of one block of a decoder: of feed-forward layers, of values."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
-from lpaf_jax.checkpoints.walk import FeedForward
+from lpaf_jax.checkpoints.walk import Between
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.factors import SlicedLinear
+from lpaf_jax.factors import Heads, SlicedLinear
 from lpaf_jax.importance import Moment
+from lpaf_jax.importance.gradients import SHRINK_INPUTS, shrunk
 from lpaf_jax.linalg import Elimination, eliminate_channels, regressed
+from lpaf_jax.linalg.arithmetic import matmul
+from lpaf_jax.linalg.lapack import eigh
 from lpaf_jax.models import layer_at, replace_layer
 
 # Share of what a channel is worth that holds it where it is.
 _RIDGE = 0.01
+# How many rows of a matrix are eliminated at a time.
+_ROWS = 32
 
 
-def elimination(w: Array, moment: Moment, right: Array | None) -> Elimination:
+class Turn(NamedTuple):
+    """A basis of the values of each head in which they are dropped, and what it makes of a layer.
+
+    Attributes:
+        of_heads: (h, d, d), columns: the basis of each head of values.
+        turn: (m, m), that of all that goes into the layer, channel by channel: the rows of one are
+            those of all queries that share its head. back: its inverse.
+    """
+
+    of_heads: Array
+    turn: Array
+    back: Array
+
+
+class Space(NamedTuple):
+    """A layer that takes channels, in the basis in which they go.
+
+    Attributes:
+        w: its matrix, (m, n). moment: of what goes into it.
+        unit: rows a channel.
+        turned: the basis, if it is another one than that of the layer.
+    """
+
+    w: Array
+    moment: Moment
+    unit: int
+    turned: Turn | None
+
+
+def in_space(between: Between, w: Array, moment: Moment, right: Array | None) -> Space:
+    """The basis in which the channels of a layer go.
+
+    Those of a feed-forward layer pass a function each, and go as they are. Values pass none: any
+    basis of a head will do, for which its queries make up. Taken is that of the singular vectors of
+    `C^½ [W_1 R^½, W_2 R^½, ...]`, W_i the rows of the queries that share the head and C the mean of
+    the moments of what these take.
+
+    Source: for one query a head and without R the value part of MoDeGPT (Lin et al., 2024).
+    """
+    if between.head is None:
+        return Space(w, moment, 1, None)
+    turned = _turn(w, moment.second, right, between.head, between.shared)
+    turn, back = turned.turn, turned.back
+    cross = None if moment.cross is None else matmul(turn.T, matmul(moment.cross, turn))
+    seen = Moment(
+        matmul(turn.T, matmul(moment.second, turn)), moment.mean @ turn, moment.tokens, cross
+    )
+    return Space(matmul(back, w), seen, between.shared, turned)
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _turn(w: Array, second: Array, right: Array | None, width: int, shared: int) -> Turn:
+    m = len(w)
+    heads = m // (width * shared)
+    rows = w.reshape(heads, shared, width, -1)
+    through = rows if right is None else matmul(w, right).reshape(rows.shape)
+    each = jnp.arange(heads * shared)
+    own = second.reshape(heads * shared, width, heads * shared, width)[each, :, each, :]
+    own = jnp.mean(own.reshape(heads, shared, width, width), axis=1)
+
+    def of_head(second: Array, rows: Array, through: Array) -> tuple[Array, Array]:
+        values, vectors = eigh(shrunk(second, SHRINK_INPUTS))
+        values = jnp.sqrt(jnp.maximum(values, jnp.finfo(w.dtype).eps * values[-1]))
+        root = matmul(vectors * values[None], vectors.T)
+        inverse = matmul(vectors / values[None], vectors.T)
+        gram = jnp.einsum("sin,sjn->ij", rows, through)
+        _, directions = eigh(matmul(root, matmul(gram, root)))
+        directions = directions[:, ::-1]  # the strongest first
+        return matmul(inverse, directions), matmul(directions.T, root)
+
+    # A head that is never given anything is left as it is.
+    alive = jnp.trace(own, axis1=1, axis2=2)[:, None, None] > 0
+    same = jnp.broadcast_to(jnp.eye(width, dtype=w.dtype), own.shape)
+    forth, back = jax.lax.map(lambda of: of_head(*of), (jnp.where(alive, own, same), rows, through))
+    forth, back = jnp.where(alive, forth, same), jnp.where(alive, back, same)
+    # From (head, query, value) to (head, value, query), so that the rows of a channel are together.
+    order = jnp.arange(m).reshape(heads, shared, width).swapaxes(1, 2).reshape(-1)
+    repeated = (jnp.repeat(x, shared, axis=0) for x in (forth, back))
+    turn, back = (jax.scipy.linalg.block_diag(*x) for x in repeated)
+    return Turn(forth, turn[:, order], back[order])
+
+
+def elimination(space: Space, right: Array | None) -> Elimination:
     """In which order the channels that a layer takes go, and what each adds to the loss."""
-    return eliminate_channels(w, moment.second, right, ridge=_RIDGE)
+    w, moment, unit, _ = space
+    block = max(1, _ROWS // unit)
+    return eliminate_channels(w, moment.second, right, ridge=_RIDGE, block=block, unit=unit)
 
 
-def kept_channels(w: Array, count: int, moment: Moment, right: Array | None) -> tuple[Array, Array]:
+def kept_channels(space: Space, count: int, right: Array | None) -> tuple[np.ndarray, Array]:
     """Which channels are left, and the matrix that takes them, with rows of zeros for the others.
 
     Those that go are chosen by `eliminate_channels`. The others make up for them as well as they
     can, `argmin_T E‖x W − x̂_S T‖²`, x̂_S those that are left (see `regressed`).
 
     Args:
-        w: of the layer that takes the channels.
+        space: of the layer that takes the channels.
         count: how many are left.
-        moment: of what goes into that layer. right: R, of the gradients at what comes out of it.
+        right: R, of the gradients at what comes out of it.
     """
-    order = elimination(w, moment, right).order
-    kept = jnp.sort(order[len(w) - count :])
-    chosen = jnp.zeros(len(w), w.dtype).at[kept].set(1)
+    w, moment, unit, _ = space
+    order = elimination(space, right).order
+    kept = jnp.sort(order[len(w) // unit - count :])
+    chosen = jnp.zeros((len(w) // unit, unit), w.dtype).at[kept].set(1).reshape(-1)
     second = chosen[:, None] * moment.second * chosen[None, :]
     if moment.cross is None:
         product = regressed(w, second, chosen[:, None] * moment.second, _RIDGE)
     else:
         product = regressed(w, second, chosen[:, None] * moment.cross)
-    return kept, chosen[:, None] * product
+    return np.asarray(kept), chosen[:, None] * product
 
 
 def slice_block(
     block: nnx.Module,
     prefix: str,
-    feed: FeedForward,
+    between: Between,
     count: int,
     moment: Moment,
     right: Array | None,
     rounded: Callable[[str, Array], Array],
 ) -> Array:
-    """Put layers of fewer channels into a block; the matrix that takes them, zeros for the others.
+    """Put layers of fewer channels into a block; the matrix that takes them, as if of all channels.
 
     Args:
-        block: whose feed-forward layers are dense.
+        block: in which these layers are dense.
         prefix: of the paths in it.
-        feed: of the block, by full paths.
+        between: the layers, by full paths.
         count, moment, right: see `kept_channels`.
         rounded: `(path, kernel) -> kernel` as it will be stored.
 
     Raises:
         LpafError: what comes out is not finite.
     """
-    layer = layer_at(block, feed.out.removeprefix(prefix))
-    kept, product = kept_channels(layer.kernel[...], count, moment, right)
-    product = rounded(feed.out, product)
-    if not jnp.isfinite(product).all():
-        raise LpafError(f"{feed.out}: what is left of it is not finite as the file stores it")
-    bias = None if layer.bias is None else layer.bias[...]
-    replace_layer(block, feed.out.removeprefix(prefix), SlicedLinear(product[kept], bias))
-    for path in feed.into:
+
+    def put(path: str, kernel: Array, bias: Array | None, heads: Heads | None) -> None:
+        if not jnp.isfinite(kernel).all():
+            raise LpafError(f"{path}: what is left of it is not finite as the file stores it")
+        replace_layer(block, path.removeprefix(prefix), SlicedLinear(kernel, bias, heads))
+
+    layer = layer_at(block, between.out.removeprefix(prefix))
+    space = in_space(between, layer.kernel[...], moment, right)
+    kept, product = kept_channels(space, count, right)
+    given, taken, rows = _places(between, space, kept)
+    left = rounded(between.out, product[rows])
+    put(between.out, left, None if layer.bias is None else layer.bias[...], taken)
+    for path in between.into:
         layer = layer_at(block, path.removeprefix(prefix))
-        kernel = rounded(path, layer.kernel[...][:, kept])
-        bias = None if layer.bias is None else layer.bias[...][kept]
-        replace_layer(block, path.removeprefix(prefix), SlicedLinear(kernel, bias))
-    return product
+        kernel = rounded(path, _given(layer.kernel[...], space.turned)[:, kept])
+        bias = None
+        if layer.bias is not None:
+            bias = _given(layer.bias[...][None], space.turned)[0, kept]
+        put(path, kernel, bias, given)
+    whole = jnp.zeros_like(space.w).at[rows].set(left)
+    return whole if space.turned is None else matmul(space.turned.turn, whole)
+
+
+def _given(x: Array, turned: Turn | None) -> Array:
+    """Rows of what a layer gives, (r, channels), in the basis in which channels go."""
+    if turned is None:
+        return x
+    heads, width, _ = turned.of_heads.shape
+    found = jnp.einsum("rhd,hdk->rhk", x.reshape(-1, heads, width), turned.of_heads)
+    return found.reshape(len(x), -1)
+
+
+def _places(
+    between: Between, space: Space, kept: np.ndarray
+) -> tuple[Heads | None, Heads | None, np.ndarray]:
+    """Where the channels that are left lie: as they are given, as they are taken, and in `space`.
+
+    The last are rows of its matrix, in the order in which the layer of fewer channels has them.
+    """
+    width, shared = between.head, between.shared
+    if width is None:
+        return None, None, kept
+    heads = len(space.w) // (width * shared)
+    of = [kept[kept // width == head] for head in range(heads)]
+    left = [len(each) for each in of]
+    rows = [each * shared + query for each in of for query in range(shared)]
+    taken = [count for count in left for _ in range(shared)]
+    return (
+        Heads("outputs", width, tuple(left)),
+        Heads("inputs", width, tuple(taken)),
+        np.concatenate(rows),
+    )

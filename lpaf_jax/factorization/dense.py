@@ -11,17 +11,17 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.checkpoints import DecoderOnDisk
+from lpaf_jax.checkpoints.walk import Between
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.progress import Countdown
 from lpaf_jax.data.split import evenly
 from lpaf_jax.factorization.backward import Backward
-from lpaf_jax.factorization.channels import elimination, kept_channels
+from lpaf_jax.factorization.channels import Space, elimination, in_space, kept_channels
 from lpaf_jax.factorization.measured import Changed, divergences, scaled
 from lpaf_jax.factorization.store import Store
 from lpaf_jax.importance import (
     IMPORTANCES,
     TWO_SIDED,
-    Moment,
     Subject,
     Weighting,
     of_model,
@@ -48,7 +48,8 @@ class Plan(NamedTuple):
         importance, solver, ranks: names of a registered importance, solver and rank rule.
         params: share of the numbers in the compressible matrices that is kept, or `rank`.
         floor, ridge, multiple_of: see `lpaf_jax.factorization.factorize`.
-        channels: whether feed-forward layers lose channels, in the place of becoming factors.
+        channels: what loses channels, in the place of becoming factors: "none" of the layers, those
+            of "feed-forward", or "all": the values of attention, too, where they have a matrix.
         pruned_to: share of its weights that `sparsegpt` leaves of a matrix before it is factorized.
         block_epochs, block_lr, seed: see `tune_block`; 0 epochs tune nothing.
         dense: gives the whole dense model and its data, in memory: for importances that look at
@@ -63,7 +64,7 @@ class Plan(NamedTuple):
     floor: float = 0.0
     ridge: float = 0.0
     multiple_of: int = 1
-    channels: bool = False
+    channels: str = "none"
     pruned_to: float = 1.0
     block_epochs: int = 0
     block_lr: float = 1e-4
@@ -126,7 +127,7 @@ def look_ahead(
             rank=plan.rank,
             spectra=spectra,
             multiple_of=plan.multiple_of,
-            channels=_channels(source) if plan.channels else {},
+            channels=_channels(source, plan),
         )
         store.keep_ranks(ranks)
 
@@ -148,19 +149,28 @@ def paths_in(source: DecoderOnDisk, index: int) -> list[str]:
 
 def factored_in(source: DecoderOnDisk, plan: Plan, index: int) -> list[str]:
     """The paths of the layers in a block that become factors, if they are not left dense."""
-    feed = source.feed_forward(index)
-    fed = {*feed.into, feed.out} if plan.channels else set()
+    between = sliced_in(source, plan, index).values()
+    fed = {path for each in between for path in (*each.into, each.out)}
     return [path for path in paths_in(source, index) if path not in fed]
 
 
-def _channels(source: DecoderOnDisk) -> dict[str, Channels]:
-    """The feed-forward channels of each block, by the path of the layer that takes them."""
+def sliced_in(source: DecoderOnDisk, plan: Plan, index: int) -> dict[str, Between]:
+    """Between which layers of a block channels go, by the path of the one that takes them."""
+    if plan.channels == "none":
+        return {}
+    values = source.values_between(index) if plan.channels == "all" else None
+    found = [source.feed_forward(index), *([] if values is None else [values])]
+    return {each.out: each for each in found}
+
+
+def _channels(source: DecoderOnDisk, plan: Plan) -> dict[str, Channels]:
+    """The channels of all blocks that go, by the path of the layer that takes them."""
     shapes, found = source.matrices(), {}
     for index in range(source.blocks):
-        feed = source.feed_forward(index)
-        count, _ = shapes[feed.out]
-        numbers = sum(math.prod(shapes[path]) for path in (*feed.into, feed.out))
-        found[feed.out] = Channels(count, numbers // count)
+        for out, between in sliced_in(source, plan, index).items():
+            count = shapes[between.into[0]][1]
+            numbers = sum(math.prod(shapes[path]) for path in (*between.into, out))
+            found[out] = Channels(count, numbers // count)
     return found
 
 
@@ -221,8 +231,8 @@ def _sides_of(
     assert TWO_SIDED.of_inputs is not None
     importance, solver = IMPORTANCES[plan.importance], SOLVERS[plan.solver]
     measured, prefix = RANK_RULES[plan.ranks].measured, f"{source.prefix(index)}."
-    out = source.feed_forward(index).out
-    chosen = factored_in(source, plan, index) + ([out] if plan.channels else [])
+    between = sliced_in(source, plan, index)
+    chosen = [*factored_in(source, plan, index), *between]
     paths = {path.removeprefix(prefix): path for path in chosen}
     found: dict[str, np.ndarray] = {}
     for place, sides in backward.block(index, block, list(paths)).items():
@@ -230,8 +240,9 @@ def _sides_of(
         if not (jnp.isfinite(sides.inputs.second).all() and jnp.isfinite(sides.gradients).all()):
             raise LpafError(f"{path}: its inputs or gradients are not finite; the model overflows")
         weighting = TWO_SIDED.of_inputs(by_gradients(sides.gradients), sides.inputs)
-        if plan.channels and path == out:
-            found |= _of_channels(path, w, sides.inputs, weighting.right, measured)
+        if path in between:
+            space = in_space(between[path], w, sides.inputs, weighting.right)
+            found |= _of_channels(path, space, weighting.right, measured)
             continue
         found[f"{path}:spectrum"] = loss_spectrum(w, weighting)
         if importance is TWO_SIDED:
@@ -251,15 +262,18 @@ def _sides_of(
 
 
 def _of_channels(
-    path: str, w: Array, inputs: Moment, right: Array | None, measured: bool
+    path: str, space: Space, right: Array | None, measured: bool
 ) -> dict[str, np.ndarray]:
     """What is kept of a layer whose channels are to go: R, what they are worth, and a cut."""
     assert right is not None
-    worth = np.sqrt(np.asarray(elimination(w, inputs, right).errors, np.float64))
+    worth = np.sqrt(np.asarray(elimination(space, right).errors, np.float64))
     found = {f"{path}:right": np.asarray(right), f"{path}:spectrum": worth[::-1]}
     if measured:
-        kept, product = kept_channels(w, _channels_to_measure(len(w)), inputs, right)
-        found |= {f"{path}:kept": np.asarray(kept), f"{path}:rows": np.asarray(product[kept])}
+        _, product = kept_channels(space, _channels_to_measure(len(worth)), right)
+        rows = np.flatnonzero(np.any(np.asarray(product) != 0, axis=1))
+        found |= {f"{path}:kept": rows, f"{path}:rows": np.asarray(product)[rows]}
+        if space.turned is not None:
+            found[f"{path}:turn"] = np.asarray(space.turned.turn)[:, rows]
     return found
 
 
@@ -279,14 +293,16 @@ def _spectra(
         return spectra
 
     def cuts(index: int) -> Iterator[tuple[str, Changed]]:
-        kinds = ("a", "b", "change", "kept", "rows")
+        kinds = ("a", "b", "change", "kept", "rows", "turn")
         arrays = store.sides(index, *kinds)
         for path in dict.fromkeys(name.rpartition(":")[0] for name in arrays):
             of = {kind: arrays.get(f"{path}:{kind}") for kind in kinds}
             if of["rows"] is None:
                 kernel = LowRank(jnp.asarray(of["a"]), jnp.asarray(of["b"])).dense()
-            else:
+            elif of["turn"] is None:
                 kernel = jnp.zeros(source.matrices()[path]).at[of["kept"]].set(of["rows"])
+            else:
+                kernel = LowRank(jnp.asarray(of["turn"]), jnp.asarray(of["rows"])).dense()
             bias = None if of["change"] is None else jnp.asarray(of["change"])
             yield path, Changed(kernel, bias)
 
@@ -297,8 +313,7 @@ def _spectra(
         seen = divergences(source, tokens[:texts, :length], cuts, say)
         store.keep_seen(seen)
     ranks = {path: _rank_to_measure(shape) for path, shape in source.matrices().items()}
-    if plan.channels:
-        ranks |= {path: _channels_to_measure(c) for path, (c, _) in _channels(source).items()}
+    ranks |= {path: _channels_to_measure(c) for path, (c, _) in _channels(source, plan).items()}
     return scaled(spectra, ranks, seen)
 
 

@@ -28,7 +28,7 @@ class Changed(NamedTuple):
     """A layer with its matrix cut.
 
     Attributes:
-        kernel: the product of its factors, or the matrix with zeros for channels that are gone.
+        kernel: the product of its factors, or the matrix without the channels that are gone.
         bias: what is added to its bias; None where nothing is.
     """
 

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from lpaf_jax.checkpoints.tensors import opened, read_file
 from lpaf_jax.core.files import atomic_write, read_json, write_json
-from lpaf_jax.factors import LOW_RANK, SLICED, Record
+from lpaf_jax.factors import LOW_RANK, SLICED, Heads, Record
 
 
 class Cut(NamedTuple):
@@ -24,7 +24,7 @@ class Cut(NamedTuple):
             channels it is that of the layer that takes them. Where a layer is held against the
             dense model (`aa-svd`), the layers of its block before it are compressed as well, and
             what it mends counts as lost.
-        left: (m', n') where channels are gone.
+        left: (m', n') where channels are gone. heads: whose they were, of values.
     """
 
     path: str
@@ -32,13 +32,14 @@ class Cut(NamedTuple):
     rank: int | None
     error: float
     left: tuple[int, int] | None = None
+    heads: Heads | None = None
 
     @property
     def record(self) -> Record | None:
         """What config.json says of its layer; None where it is as it was."""
         if self.rank is not None:
             return LOW_RANK.of_rank(self.rank)
-        return None if self.left is None else SLICED.of_shape(*self.left)
+        return None if self.left is None else SLICED.of_shape(*self.left, self.heads)
 
     @property
     def numbers(self) -> int:
@@ -112,7 +113,13 @@ class Store:
 
 
 def _cut(
-    path: str, shape: list[int], rank: int | None, error: float, left: list[int] | None = None
+    path: str,
+    shape: list[int],
+    rank: int | None,
+    error: float,
+    left: list[int] | None,
+    heads: list[Any] | None,
 ) -> Cut:
     (m, n) = shape
-    return Cut(path, (m, n), rank, error, None if left is None else (left[0], left[1]))
+    of = None if heads is None else Heads(heads[0], heads[1], tuple(heads[2]))
+    return Cut(path, (m, n), rank, error, None if left is None else (left[0], left[1]), of)

@@ -7,7 +7,7 @@ from jax import Array
 
 from lpaf_jax.checkpoints import records_of
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.factors import LOW_RANK
+from lpaf_jax.factors import LOW_RANK, LowRankLinear
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import Linear, MixedLinear, layer_at, replace_layer
 from lpaf_jax.models.functional import Params
@@ -32,7 +32,7 @@ def to_low_rank(model: nnx.Module, solutions: Mapping[str, Solution]) -> None:
     for path, (factors, change) in solutions.items():
         place = path.removesuffix(".kernel")
         bias = moved_bias(place, _bias(_dense(model, place)), change)
-        replace_layer(model, place, LOW_RANK.layer(factors._asdict(), bias))
+        replace_layer(model, place, LowRankLinear(factors, bias))
 
 
 def moved_bias(place: str, bias: Array | None, change: Array | None) -> Array | None:

@@ -8,6 +8,7 @@ from lpaf_jax.core.registry import import_modules
 from lpaf_jax.factors.base import (
     KINDS,
     FactorKind,
+    Places,
     Record,
     StoredAs,
     kind_at,
@@ -16,7 +17,7 @@ from lpaf_jax.factors.base import (
 )
 from lpaf_jax.factors.low_rank import LOW_RANK, LowRankLinear
 from lpaf_jax.factors.records import FIELDS, read_records, recorded
-from lpaf_jax.factors.sliced import SLICED, SlicedLinear
+from lpaf_jax.factors.sliced import SLICED, Heads, SlicedLinear
 
 # Those for PyTorch are read as text, or where torch is.
 import_modules(__name__, skip="_torch")
@@ -27,7 +28,9 @@ __all__ = [
     "LOW_RANK",
     "SLICED",
     "FactorKind",
+    "Heads",
     "LowRankLinear",
+    "Places",
     "Record",
     "SlicedLinear",
     "StoredAs",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -27,6 +28,13 @@ class StoredAs(NamedTuple):
 
     name: str
     turned: bool
+
+
+class Places(NamedTuple):
+    """Where the rows and the columns of a matrix lie in a larger one, zeros elsewhere."""
+
+    rows: np.ndarray
+    columns: np.ndarray
 
 
 class FactorKind(ABC):
@@ -52,7 +60,7 @@ class FactorKind(ABC):
     replaces: str = "kernel"
 
     @abstractmethod
-    def layer(self, factors: Mapping[str, Array], bias: Array | None) -> nnx.Module:
+    def layer(self, factors: Mapping[str, Array], bias: Array | None, record: Record) -> nnx.Module:
         """The layer `x: (..., m) -> (..., n)` of factors by leaf."""
 
     @abstractmethod
@@ -76,8 +84,12 @@ class FactorKind(ABC):
     def dense(self, factors: Mapping[str, Any]) -> Any:
         """`W`, (m, n), of factors by leaf, arrays of numpy or of JAX as these are.
 
-        It may have fewer rows or columns: those that are not there are zeros, in the end.
+        It may have fewer rows or columns: see `places`.
         """
+
+    def places(self, record: Record, shape: tuple[int, int]) -> Places:
+        """Where the rows and columns that `dense` gives lie in the W of `shape`, (m, n)."""
+        return Places(*map(np.arange, shape))
 
     @abstractmethod
     def flop(self, record: Record, shape: tuple[int, int]) -> int:
@@ -94,7 +106,7 @@ class FactorKind(ABC):
             ValueError: see `shapes`.
         """
         factors = {leaf: jnp.zeros(size) for leaf, size in self.shapes(record, shape).items()}
-        return self.layer(factors, jnp.zeros(shape[1]) if bias else None)
+        return self.layer(factors, jnp.zeros(shape[1]) if bias else None, record)
 
     def size(self, record: Record, shape: tuple[int, int]) -> int:
         """How many numbers are stored, without the bias.

@@ -35,7 +35,9 @@ class LowRankKind(FactorKind):
     mark = "a"
     torch_file = Path(__file__).with_name("low_rank_torch.py")
 
-    def layer(self, factors: Mapping[str, Array], bias: Array | None) -> LowRankLinear:
+    def layer(
+        self, factors: Mapping[str, Array], bias: Array | None, record: Record
+    ) -> LowRankLinear:
         return LowRankLinear(LowRank(factors["a"], factors["b"]), bias)
 
     def record(self, layer: Any) -> Record:

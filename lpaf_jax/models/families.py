@@ -32,12 +32,16 @@ class Walk(NamedTuple):
         table: path of the token embeddings.
         feed_forward: the layers of a block that give the channels between its feed-forward layers,
             and the one that takes them, by their paths in it.
+        values: the layer that gives the values of attention, and the one that takes what it makes
+            of them; None where values share a matrix with queries and keys. The config of such a
+            family says `num_attention_heads`, `num_key_value_heads` and `head_dim`.
     """
 
     blocks: str
     block: Callable[[Any, Initializer, int], nnx.Module]
     table: str
     feed_forward: tuple[tuple[str, ...], str]
+    values: tuple[str, str] | None = None
 
 
 class Family(NamedTuple):
@@ -78,6 +82,7 @@ def _llama(name: str) -> Family:
             LlamaBlock,
             "model.embed_tokens.weight",
             (("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"),
+            ("self_attn.v_proj", "self_attn.o_proj"),
         ),
     )
 

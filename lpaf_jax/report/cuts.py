@@ -27,9 +27,11 @@ def matrices(metrics: Metrics) -> Html | None:
         are = "matrix is" if whole == 1 else "matrices are"
         intro += f" {whole} {are} kept whole, which pays more there than factors would."
     if any(cut.get("left") for cut in rows):
+        values = any(cut.get("heads") for cut in rows)
+        which = "Feed-forward layers" + (" and values of attention" if values else "")
         intro += (
-            " Feed-forward layers have lost channels, in all of the matrices that had them; their "
-            "loss is that of the last one, in which the channels left make up for the others."
+            f" {which} have lost channels, in all of the matrices that had them; their loss is "
+            "that of the last one, in which the channels left make up for the others."
         )
     heads = ["Matrix", "in × out", "Rank", "Numbers kept", "Output lost, mean", "Output lost, most"]
     return join(el("p", intro), table(heads, _by_kind(rows), class_="stack"), _each(rows))

@@ -248,9 +248,9 @@ def _check_untrained(settings: Settings) -> None:
             ("importance",), f"{chosen.importance!r} is known from pruning, which needs --task"
         )
     mixed = any(isinstance(stage, MixedTune) for _, stage in settings.steps_of_texts)
-    if mixed and chosen.feed_forward == "channels":
+    if mixed and chosen.channels != "none":
         raise SettingError(
-            ("feed_forward",),
+            ("channels",),
             f"channels that are gone cannot be mixed with those of the dense model, which recipe "
             f"{name} tunes with: take a recipe with plain tuning, such as channels",
         )

@@ -106,7 +106,7 @@ class Decoder(TextModel):
         stage = settings.factorize
         return Plan(
             **stage.choices(trained=False),
-            channels=stage.feed_forward == "channels",
+            channels=stage.channels,
             pruned_to=stage.pruned_to,
             block_epochs=stage.block_epochs,
             block_lr=stage.block_lr,

@@ -53,9 +53,9 @@ class Factorize(Stage):
     """Importance every entry has at least, as a share of the mean."""
     ridge: float = 0.0
     """Weight of the squared factors in the exact element-wise objective."""
-    feed_forward: Literal["factors", "channels"] = "factors"
-    """What feed-forward layers of a decoder that a text alone compresses become: factors, as all
-    others, or layers of fewer channels."""
+    channels: Literal["none", "feed-forward", "all"] = "none"
+    """Which layers of a decoder that a text alone compresses get fewer channels in the place of
+    factors: none, feed-forward layers, or values of attention, too."""
     pruned_to: float = 1.0
     """Of a decoder that a text alone compresses: share of the weights of each matrix that SparseGPT
     leaves, of which the factors are made then; 1 prunes nothing."""
@@ -89,8 +89,8 @@ class Factorize(Stage):
         demand_choice(self, "importance", IMPORTANCES)
         demand_choice(self, "solver", SOLVERS)
         demand_choice(self, "ranks", RANK_RULES)
-        demand_choice(self, "feed_forward", ("factors", "channels"))
-        if self.feed_forward == "channels" and self.rank is not None:
+        demand_choice(self, "channels", ("none", "feed-forward", "all"))
+        if self.channels != "none" and self.rank is not None:
             raise SettingError(
                 ("rank",), "says nothing of how many channels are left: give --params in its place"
             )
@@ -128,11 +128,11 @@ class Factorize(Stage):
                 "is for decoders that a text alone compresses: with a task a recipe prunes in a "
                 "stage of its own",
             )
-        if self.feed_forward == "channels":
+        if self.channels != "none":
             raise SettingError(
-                ("feed_forward",),
-                "channels is for decoders that a text alone compresses: take --feed-forward "
-                "factors, another recipe, or a decoder with --calibration and without --task",
+                ("channels",),
+                f"{self.channels!r} is for decoders that a text alone compresses: take --channels "
+                "none, another recipe, or a decoder with --calibration and without --task",
             )
         if "streams" in IMPORTANCES[self.importance].needs:
             raise SettingError(
@@ -166,17 +166,20 @@ class Factorize(Stage):
             if ranks[0] < ranks[-1]:
                 size = f"k from {ranks[0]} to {ranks[-1]}"
         label = f", {size}" if size else ""
-        alike, sliced = self.ranks == "uniform", self.feed_forward == "channels"
+        alike = self.ranks == "uniform"
         which = "All compressible matrices" if alike else "Compressible matrices"
         names = "query, key, value, attention-output and feed-forward matrices"
-        if sliced:
-            which = "Query, key, value and attention-output matrices"
-            names = "query, key, value and attention-output matrices"
+        lose = {"none": "", "feed-forward": "Feed-forward layers"}.get(
+            self.channels, "Feed-forward layers, and values of attention,"
+        )
+        if lose:
+            which = "The other compressible matrices"
+            names = "matrices of attention"
         whole = "" if alike else " Those that are worth all of their numbers stay whole."
-        if sliced:
+        if lose:
             whole += (
-                " Feed-forward layers lose the channels that can best be done without; those left "
-                "make up for them as well as they can."
+                f" {lose} lose the channels that can best be done without; those left make up for "
+                "them as well as they can."
             )
         return Description(
             "Factorized",
@@ -191,7 +194,7 @@ class Factorize(Stage):
             ),
             f"made smaller by low-rank factorization: {names} of m × n numbers are stored as "
             f"products of an m × k and a k × n matrix{label}, cut {weighed.summary}. "
-            + ("Feed-forward layers have fewer channels. " if sliced else "")
+            + (f"{lose} have fewer channels. " if lose else "")
             + "Embeddings, biases, norms and the head are kept whole.",
         )
 

@@ -18,8 +18,8 @@ from tests.tiny_decoder import LENGTH, VOCABULARY, write_decoder
 
 RANDOM = np.random.default_rng(1)
 TOKENS = (RANDOM.zipf(1.3, (24, LENGTH)) % VOCABULARY).astype(np.int32)
-PLAN = Plan(ranks="share", params=0.6, channels=True)
-TWO_SIDED = Plan("two-sided", "metric", "loss", params=0.6, channels=True)
+PLAN = Plan(ranks="share", params=0.6, channels="feed-forward")
+TWO_SIDED = Plan("two-sided", "metric", "loss", params=0.6, channels="all")
 # The feed-forward parts of the small models: channels, and what one takes.
 SIZES = {"llama": (48, 3 * 32), "gpt2": (128, 2 * 32)}
 
@@ -135,7 +135,7 @@ def test_tuned_blocks_of_fewer_channels_come_nearer(folder: Path, tmp_path: Path
 def test_with_both_streams_what_attention_has_mended_is_not_mended_again(
     folder: Path, tmp_path: Path
 ) -> None:
-    plan = Plan("shifted", "shifted", ranks="share", params=0.6, channels=True)
+    plan = Plan("shifted", "shifted", ranks="share", params=0.6, channels="feed-forward")
     store, _ = cut(folder, tmp_path, plan)
     source, model = DecoderOnDisk(folder), load_model(folder, head="lm")
     feed, dense = source.feed_forward(0), load_model(folder, head="lm")

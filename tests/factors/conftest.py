@@ -47,7 +47,7 @@ def write_both(second_kind: Scaled) -> Callable[[Path, str], Path]:
             kernel = dense.kernel[...]
             scale = jnp.asarray(np.random.default_rng(i).uniform(0.5, 2, len(kernel)), jnp.float32)
             bias = None if dense.bias is None else dense.bias[...]
-            layer = second_kind.layer({"kernel": kernel, "row_scale": scale}, bias)
+            layer = second_kind.layer({"kernel": kernel, "row_scale": scale}, bias, {})
             replace_layer(model, place_of, layer)
         out = place / f"{family}_both"
         save_model(model, out, source=source, label_names=None, card="# Card\n")

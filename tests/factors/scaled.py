@@ -30,7 +30,9 @@ class Scaled(FactorKind):
     mark = "row_scale"
     torch_file = Path(__file__).with_name("scaled_torch.py")
 
-    def layer(self, factors: Mapping[str, Array], bias: Array | None) -> ScaledLinear:
+    def layer(
+        self, factors: Mapping[str, Array], bias: Array | None, record: Record
+    ) -> ScaledLinear:
         return ScaledLinear(factors["kernel"], factors["row_scale"], bias)
 
     def record(self, layer: Any) -> Record:

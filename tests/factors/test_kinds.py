@@ -24,7 +24,7 @@ def test_an_empty_layer_has_the_shapes_of_a_full_one(bias: bool) -> None:
     empty = LOW_RANK.empty(record, (5, 7), bias=bias)
     assert isinstance(empty, LowRankLinear)
     factors = {"a": jnp.ones((5, 3)), "b": jnp.ones((3, 7))}
-    full = LOW_RANK.layer(factors, jnp.ones(7) if bias else None)
+    full = LOW_RANK.layer(factors, jnp.ones(7) if bias else None, record)
     shapes = [{p: x.shape for p, x in parameters(layer).items()} for layer in (empty, full)]
     assert shapes[0] == shapes[1]
     assert LOW_RANK.record(full) == record
@@ -66,6 +66,6 @@ def test_code_for_pytorch_that_cannot_travel(second_kind, tmp_path, monkeypatch)
 def test_imports_are_those_of_the_kinds_that_are_used(second_kind) -> None:
     one, both = (modeling_code("gpt2", "GPT2LMHeadModel", k) for k in (["low_rank"], list(KINDS)))
     assert "from torch import nn\n" in one
-    assert "from torch import Tensor, nn, ones\n" in both
+    assert "from torch import Tensor, cat, nn, ones\n" in both
     assert both.count("from collections import OrderedDict\n") == 1
     compile(both, "modeling_lpaf.py", "exec")

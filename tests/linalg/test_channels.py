@@ -30,13 +30,14 @@ def cost(w: Array, second: Array, right: Array, gone: Array, ridge: float) -> fl
 
 
 def one_by_one(
-    w: Array, second: Array, right: Array, ridge: float
+    w: Array, second: Array, right: Array, ridge: float, unit: int = 1
 ) -> tuple[list[int], list[float]]:
     order: list[int] = []
     total = [0.0]
-    for _ in range(len(w)):
-        rest = [j for j in range(len(w)) if j not in order]
-        costs = [cost(w, second, right, np.array([*order, j]), ridge) for j in rest]
+    rows = np.arange(len(w)).reshape(-1, unit)
+    for _ in rows:
+        rest = [j for j in range(len(rows)) if j not in order]
+        costs = [cost(w, second, right, rows[[*order, j]].ravel(), ridge) for j in rest]
         order.append(rest[int(np.argmin(costs))])
         total.append(min(costs))
     return order, list(np.diff(total))
@@ -49,6 +50,20 @@ def test_one_by_one_it_is_the_greedy_rule(rng: np.random.Generator, scale: float
     found = eliminate_channels(w, scale * second, right, block=1)
     assert found.order.tolist() == order
     np.testing.assert_allclose(found.errors / scale, errors, rtol=2e-3)
+
+
+@pytest.mark.parametrize("unit", [2, 3, 6])
+def test_rows_of_a_unit_go_together(rng: np.random.Generator, unit: int) -> None:
+    w, second, right = problem(rng, 18, 7)
+    order, errors = one_by_one(w, second, right, 0.01, unit)
+    found = eliminate_channels(w, second, right, block=1, unit=unit)
+    assert found.order.tolist() == order
+    np.testing.assert_allclose(found.errors, errors, rtol=2e-3)
+    # In blocks what goes is another set, of which the sum is exact.
+    found = eliminate_channels(w, second, right, block=2, unit=unit)
+    gone = np.arange(18).reshape(-1, unit)[found.order[:2]].ravel()
+    expected = cost(w, second, right, gone, 0.01)
+    assert found.errors[:2].sum() == pytest.approx(expected, rel=2e-3)
 
 
 @pytest.mark.parametrize("block", [4, 5, 13, 64])
@@ -111,6 +126,8 @@ def test_works_under_jit_and_vmap(rng: np.random.Generator) -> None:
         ({"second": np.triu(np.ones((4, 4)))}, "second is not symmetric"),
         ({"ridge": 0.0}, "ridge must lie in"),
         ({"block": 0}, "block must be at least 1"),
+        ({"unit": 3}, "unit must divide the 4 rows of w, got 3"),
+        ({"unit": 0}, "unit must divide"),
     ],
 )
 def test_errors(changed: dict[str, Any], message: str) -> None:

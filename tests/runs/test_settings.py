@@ -139,10 +139,10 @@ def test_every_choice_the_command_line_offers_is_accepted() -> None:
         "dtype",
         "keep",
         "preset",
-        "feed_forward",
+        "channels",
     }
-    for value in literals.pop("feed_forward"):  # of which one is for decoders
-        of_text({"recipe": "kfac-svd", "feed_forward": value})
+    for value in literals.pop("channels"):  # of which two are for decoders
+        of_text({"recipe": "kfac-svd", "channels": value})
     for name, values in literals.items():
         for value in values:
             check(settings(**{name: value}))

@@ -41,7 +41,8 @@ def test_what_is_told_is_so(place: Path, found: dict[str, Any]) -> None:
     run = place / "channels"
     records = json.loads((run / "model" / "config.json").read_text())["lpaf_factors"]
     sliced = {path: r for path, r in records.items() if r["kind"] == "sliced"}
-    assert {path.rpartition(".")[2] for path in sliced} == {"gate_proj", "up_proj", "down_proj"}
+    places = {"gate_proj", "up_proj", "down_proj", "v_proj", "o_proj"}
+    assert {path.rpartition(".")[2] for path in sliced} == places
     kept = sum(
         np.prod(cut["left"] or cut["shape"])
         if cut["rank"] is None
@@ -54,8 +55,9 @@ def test_what_is_told_is_so(place: Path, found: dict[str, Any]) -> None:
     widths = {r["inputs"] for path, r in sliced.items() if path.endswith("down_proj")}
     for width in widths:
         assert f"{width} channels" in page or f"{min(widths)} to {max(widths)} channels" in page
-    assert "Feed-forward layers have lost channels" in page
-    assert "Feed-forward layers have fewer channels." in (run / "model" / "README.md").read_text()
+    assert "Feed-forward layers and values of attention have lost channels" in page
+    said = "Feed-forward layers, and values of attention, have fewer channels."
+    assert said in (run / "model" / "README.md").read_text()
 
 
 def test_from_the_command_and_as_a_dense_model(place: Path, found: dict[str, Any]) -> None:
@@ -75,13 +77,13 @@ def test_from_the_command_and_as_a_dense_model(place: Path, found: dict[str, Any
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"task": "rotten_tomatoes"}, "channels is for decoders that a text alone compresses"),
+        ({"task": "rotten_tomatoes"}, "'all' is for decoders that a text alone compresses"),
         ({"calibration": "a.txt", "rank": 8, "ranks": "uniform"}, "how many channels are left"),
-        ({"calibration": "a.txt", "feed_forward": "few"}, "feed.forward.*few"),
+        ({"calibration": "a.txt", "channels": "few"}, "channels.*few"),
         (
             {
                 "calibration": "a.txt",
-                "recipe": Recipe(FineTune(), Factorize(feed_forward="channels"), MixedTune()),
+                "recipe": Recipe(FineTune(), Factorize(channels="feed-forward"), MixedTune()),
                 "importance": "activations",
                 "solver": "metric",
                 "tune_epochs": 2.0,
