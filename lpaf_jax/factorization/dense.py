@@ -47,7 +47,7 @@ class Plan(NamedTuple):
     Attributes:
         importance, solver, ranks: names of a registered importance, solver and rank rule.
         params: share of the numbers in the compressible matrices that is kept, or `rank`.
-        floor, ridge, multiple_of: see `lpaf_jax.factorization.factorize`.
+        floor, ridge, multiple_of, least: see `lpaf_jax.factorization.factorize`.
         channels: what loses channels, in the place of becoming factors: "none" of the layers, those
             of "feed-forward", or "all": the values of attention, too, where they have a matrix.
         pruned_to: share of its weights that `sparsegpt` leaves of a matrix before it is factorized.
@@ -64,6 +64,7 @@ class Plan(NamedTuple):
     floor: float = 0.0
     ridge: float = 0.0
     multiple_of: int = 1
+    least: float = 0.0
     channels: str = "none"
     pruned_to: float = 1.0
     block_epochs: int = 0
@@ -127,6 +128,7 @@ def look_ahead(
             rank=plan.rank,
             spectra=spectra,
             multiple_of=plan.multiple_of,
+            least=plan.least,
             channels=_channels(source, plan),
         )
         store.keep_ranks(ranks)

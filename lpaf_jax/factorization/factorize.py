@@ -30,6 +30,7 @@ def factorize(
     floor: float = 0.0,
     ridge: float = 0.0,
     multiple_of: int = 1,
+    least: float = 0.0,
 ) -> dict[str, Solution]:
     """Factors of the matrices in `subject.weights`, by kernel path, but for those that stay dense.
 
@@ -44,6 +45,7 @@ def factorize(
         floor: see `lpaf_jax.importance.measure`.
         ridge: λ of the exact element-wise objective.
         multiple_of: step of ranks that differ.
+        least: share of its own numbers that each matrix keeps where ranks go by the loss.
 
     Raises:
         LpafError: a choice is unknown or does not go with another, or the weights, the importance
@@ -62,7 +64,13 @@ def factorize(
 
     def solved(spectra: Mapping[str, np.ndarray]) -> dict[str, Solution]:
         given = choose_ranks(
-            ranks, shapes, params=params, rank=rank, spectra=spectra, multiple_of=multiple_of
+            ranks,
+            shapes,
+            params=params,
+            rank=rank,
+            spectra=spectra,
+            multiple_of=multiple_of,
+            least=least,
         )
         cut = {path: k for path, k in given.items() if k is not None}
         return solve_all(subject.weights, weightings, cut, solver=solver, ridge=ridge)

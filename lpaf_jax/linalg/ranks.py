@@ -157,27 +157,31 @@ class Choices(NamedTuple):
 
 
 def rank_choices(
-    s: Float[np.ndarray, " r"], shape: tuple[int, int], multiple_of: int = 1
+    s: Float[np.ndarray, " r"], shape: tuple[int, int], multiple_of: int = 1, least: float = 0.0
 ) -> Choices:
     """The ranks of a matrix (m, n) that cost less than it, and the whole of it.
 
     Args:
       s: its singular values, all of them, in falling order.
       multiple_of: step of the ranks.
+      least: share of its numbers that is kept: there is no choice below it.
 
     Raises:
-      ValueError: the spectrum does not fit, is not finite, negative or not falling, or
-        `multiple_of` is below 1.
+      ValueError: the spectrum does not fit, is not finite, negative or not falling,
+        `multiple_of` is below 1, or the share is not in [0, 1).
     """
-    _check_step(multiple_of)
+    _check_step(multiple_of, least)
     (s,) = _checked_spectra([s], [shape])
     m, n = shape
     below = (m * n - 1) // (m + n)  # the largest rank that costs less than the matrix
     chosen = list(range(multiple_of, below + 1, multiple_of)) or [below] * (below > 0)
+    chosen = [k for k in chosen if k * (m + n) >= least * m * n]
     return _choices(s, chosen, m + n, m * n)
 
 
-def channel_choices(s: Float[np.ndarray, " m"], price: int, multiple_of: int = 1) -> Choices:
+def channel_choices(
+    s: Float[np.ndarray, " m"], price: int, multiple_of: int = 1, least: float = 0.0
+) -> Choices:
     """The numbers of channels that may be kept, and all of them.
 
     Args:
@@ -185,14 +189,17 @@ def channel_choices(s: Float[np.ndarray, " m"], price: int, multiple_of: int = 1
         (see `eliminate_channels`, whose order is the other way round).
       price: how many numbers one takes, in all matrices that it is in.
       multiple_of: step of the numbers.
+      least: share of the channels that is kept: there is no choice below it.
 
     Raises:
-      ValueError: a worth is negative or not finite, or `multiple_of` is below 1.
+      ValueError: a worth is negative or not finite, `multiple_of` is below 1, or the share is not
+        in [0, 1).
     """
-    _check_step(multiple_of)
+    _check_step(multiple_of, least)
     if not (np.isfinite(s).all() and (s >= 0).all()):
         raise ValueError("what channels are worth has negative, NaN or infinite entries")
-    return _choices(s, list(range(multiple_of, len(s), multiple_of)), price, price * len(s))
+    chosen = [k for k in range(multiple_of, len(s), multiple_of) if k >= least * len(s)]
+    return _choices(s, chosen, price, price * len(s))
 
 
 def _choices(s: np.ndarray, sizes: list[int], price: int, whole: int) -> Choices:
@@ -294,7 +301,9 @@ def _too_little(budget: int, matrices: int, least: int) -> str:
     )
 
 
-def _check_step(multiple_of: int) -> None:
+def _check_step(multiple_of: int, least: float = 0.0) -> None:
+    if not 0 <= least < 1:
+        raise ValueError(f"least must lie in [0, 1), got {least}")
     if not isinstance(multiple_of, int | np.integer) or multiple_of < 1:
         raise ValueError(f"multiple_of must be a positive integer, got {multiple_of!r}")
 

@@ -3,6 +3,8 @@
 from lpaf_jax.core.registry import import_modules
 from lpaf_jax.ranks.base import RANK_RULES as RANK_RULES
 from lpaf_jax.ranks.base import Channels as Channels
+from lpaf_jax.ranks.base import Limits as Limits
+from lpaf_jax.ranks.base import Parts as Parts
 from lpaf_jax.ranks.base import RankRule as RankRule
 from lpaf_jax.ranks.base import Ranks as Ranks
 from lpaf_jax.ranks.base import choose_ranks as choose_ranks

@@ -27,6 +27,36 @@ class Channels(NamedTuple):
     price: int
 
 
+class Parts(NamedTuple):
+    """What ranks are chosen for.
+
+    Attributes:
+        shapes: (m, n) of the matrices that become factors, by path.
+        spectra: their singular values in units of the loss, where the rule needs them, and what
+            channels are worth (see `lpaf_jax.linalg.channel_choices`).
+        channels: those whose layers are not among the shapes, by the path of the layer that takes
+            them.
+    """
+
+    shapes: Shapes
+    spectra: Mapping[str, np.ndarray]
+    channels: Mapping[str, Channels]
+
+
+class Limits(NamedTuple):
+    """What ranks have to keep to.
+
+    Attributes:
+        share: of all numbers, that may be kept.
+        multiple_of: step of ranks that differ, and of channels.
+        least: share of its own numbers that a part keeps where ranks differ.
+    """
+
+    share: float
+    multiple_of: int = 1
+    least: float = 0.0
+
+
 @dataclass(frozen=True)
 class RankRule:
     """A rule by which ranks are chosen.
@@ -34,18 +64,14 @@ class RankRule:
     Attributes:
         name: by which it is registered.
         summary: what it does, on one line.
-        choose: `(shapes, share, spectra, multiple_of, channels) -> ranks`: the share of the numbers
-            that may be kept, the singular values in units of the loss where the rule needs them,
-            and the channels whose layers are not among the shapes, by the path of the layer that
-            takes them. What these are worth stands among the spectra; see
-            `lpaf_jax.linalg.channel_choices`.
-        needs_spectra: whether it does.
+        choose: `(parts, limits) -> ranks`.
+        needs_spectra: whether it needs the singular values in units of the loss.
         measured: whether those are scaled by what each cut alone does to a model's answers.
     """
 
     name: str
     summary: str
-    choose: Callable[[Shapes, float, Mapping[str, np.ndarray], int, Mapping[str, Channels]], Ranks]
+    choose: Callable[[Parts, Limits], Ranks]
     needs_spectra: bool = False
     measured: bool = False
 
@@ -58,13 +84,13 @@ def register_rank_rule(rule: RankRule) -> RankRule:
     return RANK_RULES.add(rule.name, rule)
 
 
-def share_of(channels: Mapping[str, Channels], share: float, multiple_of: int) -> Ranks:
+def share_of(channels: Mapping[str, Channels], limits: Limits) -> Ranks:
     """The same share of the channels of each."""
     found: Ranks = {}
     for path, (total, _) in channels.items():
-        left = max(1, int(share * total * (1 + 1e-12)))  # a whole number stays one
-        if left >= multiple_of:
-            left = left // multiple_of * multiple_of
+        left = max(1, int(limits.share * total * (1 + 1e-12)))  # a whole number stays one
+        if left >= limits.multiple_of:
+            left = left // limits.multiple_of * limits.multiple_of
         found[path] = None if left >= total else left
     return found
 
@@ -76,8 +102,9 @@ def choose_ranks(
     params: float | None,
     rank: int | None = None,
     spectra: Mapping[str, np.ndarray] | None = None,
-    multiple_of: int = 1,
     channels: Mapping[str, Channels] | None = None,
+    multiple_of: int = 1,
+    least: float = 0.0,
 ) -> Ranks:
     """The rank of every matrix, and how many channels are left.
 
@@ -86,8 +113,8 @@ def choose_ranks(
         shapes: (m, n) by path.
         params: share of the numbers that may be kept; or `rank`, the same everywhere.
         spectra: by path, for rules that need them; see `loss_spectrum`.
-        multiple_of: step of ranks that differ, and of channels.
-        channels: of feed-forward layers that are not among the shapes.
+        channels: see `Parts`.
+        multiple_of, least: see `Limits`.
 
     Raises:
         LpafError: the rule is unknown, or the share pays for no rank at all.
@@ -101,8 +128,9 @@ def choose_ranks(
             raise SettingError(("rank",), "says nothing of how many channels are left")
         return dict.fromkeys(shapes, rank)
     assert params is not None
+    parts = Parts(shapes, spectra or {}, channels or {})
     try:
-        return chosen.choose(shapes, params, spectra or {}, multiple_of, channels or {})
+        return chosen.choose(parts, Limits(params, multiple_of, least))
     except ValueError as error:
         raise LpafError(
             f"{params:.2%} of the compressible weights cannot be kept: {error}"

@@ -1,25 +1,17 @@
 """Ranks go where the loss depends on them most."""
 
-from collections.abc import Mapping
-
-import numpy as np
-
 from lpaf_jax.linalg import allocate_choices, channel_choices, rank_choices
-from lpaf_jax.ranks.base import Channels, RankRule, Ranks, Shapes, register_rank_rule
+from lpaf_jax.ranks.base import Limits, Parts, RankRule, Ranks, register_rank_rule
 
 
-def by_loss(
-    shapes: Shapes,
-    share: float,
-    spectra: Mapping[str, np.ndarray],
-    multiple_of: int,
-    channels: Mapping[str, Channels],
-) -> Ranks:
+def by_loss(parts: Parts, limits: Limits) -> Ranks:
     """The ranks, and channels, of the least `Σ_p Σ_{j>k} s_pj²` within the budget."""
+    (shapes, spectra, channels), (share, multiple_of, least) = parts, limits
+    steps = multiple_of, least
     dense = sum(m * n for m, n in shapes.values()) + sum(c * p for c, p in channels.values())
     choices = [
-        *(rank_choices(spectra[path], shape, multiple_of) for path, shape in shapes.items()),
-        *(channel_choices(spectra[path], p, multiple_of) for path, (_, p) in channels.items()),
+        *(rank_choices(spectra[path], shape, *steps) for path, shape in shapes.items()),
+        *(channel_choices(spectra[path], p, *steps) for path, (_, p) in channels.items()),
     ]
     found = allocate_choices(choices, int(share * dense))
     return dict(zip([*shapes, *channels], found, strict=True))

@@ -61,6 +61,8 @@ class Factorize(Stage):
     leaves, of which the factors are made then; 1 prunes nothing."""
     multiple_of: int = 1
     """Step of ranks that differ, and of channels, for hardware that wants multiples of 8 or 64."""
+    least: float = 0.0
+    """Share of its own numbers that every matrix keeps, where ranks go by the loss."""
     moment_batches: int = 40
     """Batches of the training data that moments and Fisher information are taken from."""
     block_epochs: int = 0
@@ -76,7 +78,7 @@ class Factorize(Stage):
 
     def choices(self, trained: bool = True) -> dict[str, Any]:
         """What `lpaf_jax.factorization.factorize` and `Plan` take."""
-        names = ("importance", "solver", "ranks", "rank", "floor", "ridge", "multiple_of")
+        names = ("importance", "solver", "ranks", "rank", "floor", "ridge", "multiple_of", "least")
         return {n: getattr(self, n) for n in names} | {"params": self.share(trained)}
 
     def check(self) -> None:
@@ -102,6 +104,7 @@ class Factorize(Stage):
             demand(self, "rank", whole(1), "a whole number, at least 1")
         demand(self, "block_epochs", whole(0), "a whole number, at least 0")
         demand(self, "block_lr", lambda x: 0 < x < math.inf, "finite and above 0")
+        demand(self, "least", lambda x: 0 <= x < 1, "in [0, 1)")
         for name in ("multiple_of", "moment_batches"):
             demand(self, name, whole(1), "a whole number, at least 1")
         if self.rank is not None and self.ranks != "uniform":

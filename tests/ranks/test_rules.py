@@ -9,7 +9,7 @@ import pytest
 
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.importance import Weighting
-from lpaf_jax.ranks import RANK_RULES, RankRule, Ranks, choose_ranks, loss_spectrum
+from lpaf_jax.ranks import RANK_RULES, Channels, RankRule, Ranks, choose_ranks, loss_spectrum
 
 SHAPES = {"a": (6, 6), "b": (6, 9), "c": (12, 6)}
 DENSE = sum(m * n for m, n in SHAPES.values())
@@ -53,6 +53,35 @@ def test_the_budget_is_kept(rule: str, share: float, multiple_of: int) -> None:
             if rule != "uniform":
                 assert k * (m + n) < m * n
                 assert k % multiple_of == 0 or k < multiple_of
+
+
+@pytest.mark.parametrize("least", [0.3, 0.5, 0.8])
+def test_no_part_keeps_less_than_the_least(least: float) -> None:
+    shapes = {path: (10 * m, 10 * n) for path, (m, n) in SHAPES.items()}
+    given = spectra(0, shapes)
+    given["a"] *= 1e-3  # of which next to nothing would be kept
+    given["f"] = np.linspace(1e-2, 1e-3, 20)
+    channels = {"f": Channels(20, 400)}
+    free, held = (
+        choose_ranks("loss", shapes, params=0.85, spectra=given, channels=channels, least=each)
+        for each in (0.0, least)
+    )
+    for path, (m, n) in shapes.items():
+        k = held[path]
+        assert k is None or k * (m + n) >= least * m * n
+    assert held["f"] is None or held["f"] >= least * 20
+    assert free["a"] is not None
+    assert free["a"] < 0.3 * 30
+    whole = 100 * DENSE + 20 * 400
+    channels_kept = 20 if held["f"] is None else held["f"]
+    assert numbers({p: held[p] for p in shapes}, shapes) + 400 * channels_kept <= 0.85 * whole
+
+
+def test_a_least_that_the_share_does_not_pay_for() -> None:
+    with pytest.raises(LpafError, match=r"50.00% of the compressible weights cannot be kept"):
+        choose_ranks("loss", SHAPES, params=0.5, spectra=spectra(0), least=0.7)
+    with pytest.raises(LpafError, match=r"least must lie in \[0, 1\)"):
+        choose_ranks("loss", SHAPES, params=0.5, spectra=spectra(0), least=1.0)
 
 
 def test_one_rank_for_all_is_the_largest_there_is() -> None:

@@ -52,6 +52,7 @@ def test_paths_may_be_strings_and_names_paths() -> None:
         *itertools.product(["prune_epochs"], [0, -1, float("inf")]),
         *itertools.product(["finetune_epochs", "tune_epochs"], [-1, float("inf")]),
         *itertools.product(["batch", "mask_every", "rank", "limit"], [0, -3, 2.5, True, "8"]),
+        *itertools.product(["least"], [-0.1, 1]),
         *itertools.product(["multiple_of", "moment_batches", "samples"], [0, 2.5]),
         *itertools.product(["length"], [3, 16.0]),
         *itertools.product(["seed"], [-1, 2**31, 0.5]),
