@@ -105,6 +105,20 @@ def test_a_channel_that_says_what_others_say_costs_what_the_ridge_does(
     assert found.errors[0] < 2e-3 * found.errors[1]
 
 
+def test_a_moment_that_is_not_quite_semi_definite(rng: np.random.Generator) -> None:
+    """Summed in float32, beside channels a thousand times the others: a value head of SmolLM2."""
+    w, second, right = problem(rng, 16, 7)
+    scale = np.sqrt(np.diag(second))
+    values, vectors = np.linalg.eigh(second / np.outer(scale, scale))
+    values[0] = -0.02
+    second = np.outer(scale, scale) * ((vectors * values) @ vectors.T)
+    found = eliminate_channels(w, second, right, ridge=0.01, block=4, unit=2)
+    assert sorted(found.order.tolist()) == list(range(8))
+    assert (found.errors > 0).all()
+    same = eliminate_channels(w, second, right, ridge=0.16, block=4, unit=2)
+    np.testing.assert_allclose(found.errors, same.errors, rtol=1e-3)
+
+
 def test_works_under_jit_and_vmap(rng: np.random.Generator) -> None:
     w, second, right = (
         jnp.asarray(np.stack(each))
