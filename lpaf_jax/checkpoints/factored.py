@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from flax import nnx
 
 from lpaf_jax.checkpoints.names import file_name
@@ -27,6 +28,18 @@ class Factored(NamedTuple):
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the factors by leaf."""
         return self.kind.shapes(self.record, self.shape)
+
+    def whole(self, factors: Mapping[str, Any]) -> np.ndarray:
+        """W, (m, n), of factors by leaf: zeros for the channels that are gone, in float32."""
+        found = np.zeros(self.shape, np.float32)
+        found[np.ix_(*self.kind.places(self.record, self.shape))] = self.kind.dense(factors)
+        return found
+
+    def whole_bias(self, bias: np.ndarray) -> np.ndarray:
+        """The bias, (n,), zeros for the channels that are gone."""
+        found = np.zeros(self.shape[1], bias.dtype)
+        found[self.kind.places(self.record, self.shape).columns] = bias
+        return found
 
     def names(self, path: str) -> dict[str, str]:
         """Names in the file of the factors, and of the bias, of the layer at `path`, by leaf."""

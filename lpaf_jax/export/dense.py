@@ -16,7 +16,6 @@ from lpaf_jax.checkpoints.tensors import Header, read_tensor
 from lpaf_jax.checkpoints.weight_files import refuse_pickled
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.export.rewrite import card_of, noted, rewrite
-from lpaf_jax.factors import Places
 from lpaf_jax.models.families import Family, named_head
 
 _NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
@@ -68,9 +67,7 @@ def _multiplied(
         if not path:
             yield name, read(name)
         elif leaf == "bias":
-            bias = np.zeros(layers[path].shape[1], (stored := read(name)).dtype)
-            bias[_places(layers[path]).columns] = stored
-            yield f"{plain}.bias", bias
+            yield f"{plain}.bias", layers[path].whole_bias(read(name))
         elif path not in done:
             done.add(path)
             of = ((leaf, name) for leaf, name in names[path].items() if leaf != "bias")
@@ -86,15 +83,9 @@ def _product(
     turned = [is_transposed(full, family, paths) for full in paths]
     wide = [x.astype(np.float32) for x in stored.values()]
     factors = {leaf: x.T if back else x for leaf, x, back in zip(stored, wide, turned, strict=True)}
-    # Zeros for the channels that are gone: nothing reads what they would give.
-    dense = np.zeros(layer.shape, np.float32)
-    dense[np.ix_(*_places(layer))] = layer.kind.dense(factors)
+    dense = layer.whole(factors)
     as_stored = dense.T if is_transposed(f"{path}.{layer.kind.replaces}", family, ()) else dense
     return as_stored.astype(next(iter(stored.values())).dtype)
-
-
-def _places(layer: Factored) -> Places:
-    return layer.kind.places(layer.record, layer.shape)
 
 
 def _dtype_of(source: Source) -> str:

@@ -9,7 +9,7 @@ Every finished block is kept on disk, so that a walk that was stopped goes on wh
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,12 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.checkpoints import DecoderOnDisk
-from lpaf_jax.checkpoints.factored import Factored
+from lpaf_jax.checkpoints.factored import Factored, factors_at
 from lpaf_jax.checkpoints.names import file_name
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.machine import one_blas_thread
 from lpaf_jax.core.progress import Countdown
-from lpaf_jax.factorization.channels import slice_block
+from lpaf_jax.factorization.channels import slice_layers
 from lpaf_jax.factorization.dense import Known, Plan, factored_in, look_ahead, paths_in, sliced_in
 from lpaf_jax.factorization.states import States
 from lpaf_jax.factorization.store import Cut, Store
@@ -34,7 +34,7 @@ from lpaf_jax.importance import IMPORTANCES, Moment, with_floor
 from lpaf_jax.linalg import LowRank, sparsegpt
 from lpaf_jax.linalg.arithmetic import ratio
 from lpaf_jax.linalg.scaling import exponent, shift, to_unit
-from lpaf_jax.models import LowRankLinear, layer_at, replace_layer
+from lpaf_jax.models import Linear, LowRankLinear, layer_at, replace_layer
 from lpaf_jax.models.functional import parameters
 from lpaf_jax.solvers import SOLVERS, solve_one
 
@@ -131,6 +131,7 @@ def compress_decoder(
         else:
             tensors, found = kept
             _put_factors(block, source.prefix(index), tensors, found)
+        _multiply_back(source, block, index)
         cuts += found
         for states in (calibration, *after.values()):
             states.advance(block)
@@ -172,9 +173,11 @@ def _cut_block(
     if beside is None:
         groups = [list(chain(*groups))]
     cuts: list[Cut] = []
+    layers: dict[str, Any] = {}
 
-    def as_stored(path: str, x: Array) -> Array:
-        return x.astype(source.stored_dtype(f"{path}.kernel")).astype(jnp.float32)
+    def as_stored(path: str, x: Any) -> np.ndarray:
+        # By numpy, as all that has the shape of a rank: XLA would compile it for each anew.
+        return np.asarray(x).astype(source.stored_dtype(f"{path}.kernel")).astype(np.float32)
 
     for place, moment in _with_moments(block, groups, ranks, states, beside):
         path, rank = f"{prefix}{place}", ranks[place]
@@ -189,11 +192,15 @@ def _cut_block(
             raise LpafError(f"{path}: what goes into it is not finite; the model itself overflows")
         if path in between:
             right = weightings[path].right
-            product = slice_block(block, prefix, between[path], rank, moment, right, as_stored)
-            lost = float(output_error(w, product, jnp.eye(n), moment.second))
-            for each in (*between[path].into, path):
-                sliced = layer_at(block, each.removeprefix(prefix))
-                cuts.append(Cut(each, shapes[each], None, lost, sliced.w.shape, sliced.heads))
+            its = (*between[path].into, path)
+            dense = {each: layer_at(block, each.removeprefix(prefix)) for each in its}
+            found = slice_layers(dense, between[path], rank, moment, right, as_stored)
+            lost = float(output_error(w, jnp.asarray(found.whole), moment.second))
+            for each, sliced in found.layers.items():
+                layers[each.removeprefix(prefix)] = sliced
+                inputs, outputs = sliced.w.shape
+                cuts.append(Cut(each, shapes[each], None, lost, (inputs, outputs), sliced.heads))
+            replace_layer(block, place, Linear(jnp.asarray(found.whole), _bias(layer)))
             continue
         weighting = weightings[path]
         if importance.of_inputs is not None:
@@ -202,13 +209,41 @@ def _cut_block(
         target = w if plan.pruned_to == 1 else sparsegpt(w, moment.second, plan.pruned_to)
         factors, change = solve_one(solver, target, weighting, rank, plan.ridge)
         a, b = (as_stored(path, x) for x in factors)
-        if not (jnp.isfinite(a).all() and jnp.isfinite(b).all()):
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
             narrow = source.stored_dtype(f"{path}.kernel")
             raise LpafError(f"{path}: its factors are not finite as {narrow}, the file's dtype")
-        bias = None if layer.bias is None else layer.bias[...]
-        replace_layer(block, place, LowRankLinear(LowRank(a, b), moved_bias(path, bias, change)))
-        cuts.append(Cut(path, (m, n), rank, float(output_error(w, a, b, moment.second))))
+        product, bias = jnp.asarray(a @ b), moved_bias(path, _bias(layer), change)
+        layers[place] = LowRankLinear(LowRank(jnp.asarray(a), jnp.asarray(b)), bias)
+        cuts.append(Cut(path, (m, n), rank, float(output_error(w, product, moment.second))))
+        replace_layer(block, place, Linear(product, bias))
+    for place, cut in layers.items():
+        replace_layer(block, place, cut)
     return cuts
+
+
+def _bias(layer: Any) -> Array | None:
+    return None if layer.bias is None else layer.bias[...]
+
+
+def _multiply_back(source: DecoderOnDisk, block: nnx.Module, index: int) -> None:
+    """Put dense layers in the place of those that were cut.
+
+    They compute the same, and all blocks are then of one shape: a block of ranks of its own would
+    be compiled anew, for seconds, and stay in memory, 90 MB of them for each of SmolLM2's.
+    """
+    shapes, prefix = source.matrices(), f"{source.prefix(index)}."
+    params = parameters(block)
+    for path in paths_in(source, index):
+        place = path.removeprefix(prefix)
+        kind, leaves = factors_at(params, place)
+        if kind is None:
+            continue
+        record = kind.record(layer_at(block, place))
+        factored = Factored(kind, record, shapes[path])
+        found = {leaf: np.asarray(x) for leaf, x in leaves.items()}
+        bias = found.pop("bias", None)
+        whole = None if bias is None else jnp.asarray(factored.whole_bias(bias))
+        replace_layer(block, place, Linear(jnp.asarray(factored.whole(found)), whole))
 
 
 def _with_moments(
@@ -290,9 +325,9 @@ def _tensors(source: DecoderOnDisk, block: nnx.Module, prefix: str) -> dict[str,
 
 
 @jax.jit
-def output_error(w: Array, a: Array, b: Array, moment: Array) -> Array:
+def output_error(w: Array, product: Array, moment: Array) -> Array:
     """`E‖x W − x A B‖² / E‖x W‖²`, of `moment` E[xᵀx]."""
     unit = exponent(w)
     w, moment = to_unit(w, unit), to_unit(moment, exponent(moment))
-    lost = w - shift(a, -unit) @ b
+    lost = w - shift(product, -unit)
     return ratio(jnp.vdot(lost, moment @ lost), jnp.vdot(w, moment @ w))

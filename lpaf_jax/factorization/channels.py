@@ -1,13 +1,12 @@
-"""Cut the channels between layers of one block of a decoder: of feed-forward layers, of values."""
+"""Cut the channels between layers of a block of a decoder: of feed-forward layers, of values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import Array
 
 from lpaf_jax.checkpoints.walk import Between
@@ -18,7 +17,7 @@ from lpaf_jax.importance.gradients import SHRINK_INPUTS, shrunk
 from lpaf_jax.linalg import Elimination, eliminate_channels, regressed
 from lpaf_jax.linalg.arithmetic import matmul
 from lpaf_jax.linalg.lapack import eigh
-from lpaf_jax.models import layer_at, replace_layer
+from lpaf_jax.models import Linear
 
 # Share of what a channel is worth that holds it where it is.
 _RIDGE = 0.01
@@ -115,7 +114,7 @@ def elimination(space: Space, right: Array | None) -> Elimination:
     return eliminate_channels(w, moment.second, right, ridge=_RIDGE, block=block, unit=unit)
 
 
-def kept_channels(space: Space, count: int, right: Array | None) -> tuple[np.ndarray, Array]:
+def kept_channels(space: Space, count: int, right: Array | None) -> tuple[np.ndarray, np.ndarray]:
     """Which channels are left, and the matrix that takes them, with rows of zeros for the others.
 
     Those that go are chosen by `eliminate_channels`. The others make up for them as well as they
@@ -127,68 +126,88 @@ def kept_channels(space: Space, count: int, right: Array | None) -> tuple[np.nda
         right: R, of the gradients at what comes out of it.
     """
     w, moment, unit, _ = space
-    order = elimination(space, right).order
-    kept = jnp.sort(order[len(w) // unit - count :])
-    chosen = jnp.zeros((len(w) // unit, unit), w.dtype).at[kept].set(1).reshape(-1)
-    second = chosen[:, None] * moment.second * chosen[None, :]
+    order = np.asarray(elimination(space, right).order)
+    kept = np.sort(order[len(order) - count :])
+    # Shapes say nothing of how many are left, so that one program serves all blocks.
+    chosen = np.zeros((len(order), unit), np.float32)
+    chosen[kept] = 1
+    return kept, np.asarray(_without(w, moment, jnp.asarray(chosen.reshape(-1, 1))))
+
+
+@jax.jit
+def _without(w: Array, moment: Moment, chosen: Array) -> Array:
+    second = chosen * moment.second * chosen.T
     if moment.cross is None:
-        product = regressed(w, second, chosen[:, None] * moment.second, _RIDGE)
+        product = regressed(w, second, chosen * moment.second, _RIDGE)
     else:
-        product = regressed(w, second, chosen[:, None] * moment.cross)
-    return np.asarray(kept), chosen[:, None] * product
+        product = regressed(w, second, chosen * moment.cross)
+    return chosen * product
 
 
-def slice_block(
-    block: nnx.Module,
-    prefix: str,
+class Sliced(NamedTuple):
+    """What becomes of the layers between which channels lie.
+
+    Attributes:
+        layers: those of fewer channels, by path.
+        whole: the matrix that takes them all, in a model whose other layers still give them.
+    """
+
+    layers: dict[str, SlicedLinear]
+    whole: np.ndarray
+
+
+def slice_layers(
+    dense: Mapping[str, Linear],
     between: Between,
     count: int,
     moment: Moment,
     right: Array | None,
-    rounded: Callable[[str, Array], Array],
-) -> Array:
-    """Put layers of fewer channels into a block; the matrix that takes them, as if of all channels.
+    rounded: Callable[[str, np.ndarray], np.ndarray],
+) -> Sliced:
+    """Layers of fewer channels.
 
     Args:
-        block: in which these layers are dense.
-        prefix: of the paths in it.
-        between: the layers, by full paths.
+        dense: those there are, by path.
+        between: which ones, by the same paths.
         count, moment, right: see `kept_channels`.
         rounded: `(path, kernel) -> kernel` as it will be stored.
 
     Raises:
         LpafError: what comes out is not finite.
     """
+    layers: dict[str, SlicedLinear] = {}
 
-    def put(path: str, kernel: Array, bias: Array | None, heads: Heads | None) -> None:
-        if not jnp.isfinite(kernel).all():
+    def put(path: str, kernel: np.ndarray, bias: Any, heads: Heads | None) -> np.ndarray:
+        kernel = rounded(path, kernel)
+        if not np.isfinite(kernel).all():
             raise LpafError(f"{path}: what is left of it is not finite as the file stores it")
-        replace_layer(block, path.removeprefix(prefix), SlicedLinear(kernel, bias, heads))
+        bias = None if bias is None else jnp.asarray(bias)
+        layers[path] = SlicedLinear(jnp.asarray(kernel), bias, heads)
+        return kernel
 
-    layer = layer_at(block, between.out.removeprefix(prefix))
-    space = in_space(between, layer.kernel[...], moment, right)
+    out = dense[between.out]
+    space = in_space(between, out.kernel[...], moment, right)
     kept, product = kept_channels(space, count, right)
     given, taken, rows = _places(between, space, kept)
-    left = rounded(between.out, product[rows])
-    put(between.out, left, None if layer.bias is None else layer.bias[...], taken)
     for path in between.into:
-        layer = layer_at(block, path.removeprefix(prefix))
-        kernel = rounded(path, _given(layer.kernel[...], space.turned)[:, kept])
+        layer = dense[path]
         bias = None
         if layer.bias is not None:
             bias = _given(layer.bias[...][None], space.turned)[0, kept]
-        put(path, kernel, bias, given)
-    whole = jnp.zeros_like(space.w).at[rows].set(left)
-    return whole if space.turned is None else matmul(space.turned.turn, whole)
+        put(path, _given(layer.kernel[...], space.turned)[:, kept], bias, given)
+    left = put(between.out, product[rows], None if out.bias is None else out.bias[...], taken)
+    whole = np.zeros_like(product)
+    whole[rows] = left
+    return Sliced(layers, whole if space.turned is None else np.asarray(space.turned.turn) @ whole)
 
 
-def _given(x: Array, turned: Turn | None) -> Array:
+def _given(x: Array, turned: Turn | None) -> np.ndarray:
     """Rows of what a layer gives, (r, channels), in the basis in which channels go."""
     if turned is None:
-        return x
+        return np.asarray(x)
     heads, width, _ = turned.of_heads.shape
     found = jnp.einsum("rhd,hdk->rhk", x.reshape(-1, heads, width), turned.of_heads)
-    return found.reshape(len(x), -1)
+    return np.asarray(found).reshape(len(x), -1)
 
 
 def _places(

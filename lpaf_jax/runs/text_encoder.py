@@ -129,7 +129,7 @@ class Encoder(TextModel):
                 cuts.append(Cut(place, (m, n), None, 0.0))
                 continue
             (a, b), _ = solution
-            lost = float(output_error(w, a, b, moments[place].second))
+            lost = float(output_error(w, a @ b, moments[place].second))
             cuts.append(Cut(place, (m, n), a.shape[1], lost))
         say(f"{len(cuts)} matrices: {np.mean([c.error for c in cuts]):.1%} of the energy lost")
         return Result(cuts, {"dense": 1.0, "compressed": _similarity(before, model, judged)})

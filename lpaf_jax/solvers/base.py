@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from lpaf_jax.core.errors import SettingError
@@ -78,8 +79,9 @@ def solve_cut(solver: Solver, w: Array, weighting: Weighting, rank: Array, most:
 
 def first(solution: Solution, rank: int) -> Solution:
     """The first k columns and rows of what `solve_cut` gives."""
-    (a, b), bias = solution
-    return Solution(LowRank(a[:, :rank], b[:rank]), bias)
+    # On the host: on the device every rank would be compiled.
+    a, b = map(np.asarray, solution.factors)
+    return Solution(LowRank(jnp.asarray(a[:, :rank]), jnp.asarray(b[:rank])), solution.bias)
 
 
 def solve_one(

@@ -26,7 +26,7 @@ from lpaf_jax.importance import (
 )
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import compressible, parameters
-from lpaf_jax.ranks import RANK_RULES, loss_spectrum
+from lpaf_jax.ranks import choose_ranks, loss_spectrum
 from lpaf_jax.recipes import make_recipe
 from lpaf_jax.solvers import Solution
 from lpaf_jax.stages import Factorize
@@ -261,7 +261,7 @@ def test_ranks_go_where_they_keep_most_within_the_budget(folder: Path, tmp_path:
 def test_a_matrix_that_factors_would_not_shrink_stays_dense_and_pays_for_no_more() -> None:
     flat, steep = np.ones(8), np.array([1.0, *[1e-3] * 7])
     shapes = {"a": (8, 8), "b": (8, 8)}
-    ranks = RANK_RULES["loss"].choose(shapes, 0.75, {"a": flat, "b": steep}, 1, {})
+    ranks = choose_ranks("loss", shapes, params=0.75, spectra={"a": flat, "b": steep})
     # All 64 numbers of the first: factors of full rank would be 128. 32 are left: rank 2.
     assert ranks == {"a": None, "b": 2}
 
@@ -294,13 +294,11 @@ def test_spectra_and_errors_near_the_ends_of_float32(power: int) -> None:
     w, x = rng.normal(size=(6, 9)), rng.normal(size=(20, 6))
     a, b = rng.normal(size=(6, 2)), rng.normal(size=(2, 9))
     moment = x.T @ x
-    scaled = (jnp.asarray(np.ldexp(y, power // 2), jnp.float32) for y in (a, b))
-    small = jnp.asarray(np.ldexp(w, power), jnp.float32)
+    small, product = (jnp.asarray(np.ldexp(y, power), jnp.float32) for y in (w, a @ b))
     lost = w - a @ b
     share = np.trace(lost.T @ moment @ lost) / np.trace(w.T @ moment @ w)
-    assert float(output_error(small, *scaled, jnp.asarray(moment))) == pytest.approx(
-        share, rel=1e-5
-    )
+    found = float(output_error(small, product, jnp.asarray(moment)))
+    assert found == pytest.approx(share, rel=1e-5)
     s = np.ldexp(loss_spectrum(small, Weighting(left=jnp.asarray(moment))), -power)
     np.testing.assert_allclose(s, np.linalg.svd(x @ w)[1][:6], rtol=1e-4)
 
