@@ -224,9 +224,12 @@ def cautions(metrics: Metrics) -> list[str]:
 def _mends(metrics: Metrics) -> str:
     """What helps a language model that is ruined."""
     ways = ["keep more (--params)"]
-    if metrics["settings"].get("ranks") in ("uniform", "share"):
+    chosen = metrics["settings"]
+    if chosen.get("ranks") in ("uniform", "share"):
         ways.append("let ranks go where the loss depends on them (--ranks loss)")
     if not facts.is_trained(metrics):
+        if chosen.get("channels") == "none":
+            ways.append("drop channels where factors would stand (--recipe channels)")
         ways.append("train it on a text (--task FILE.txt)")
     text = ", or ".join(ways)
     return f"{text[0].upper()}{text[1:]}."

@@ -174,3 +174,7 @@ def test_a_language_model_that_is_ruined_is_called_so_with_what_helps(text_metri
         assert "factorized model is ruined: its perplexity is 3.4 times the dense one" in caution
         assert "Keep more (--params), or" in caution
         assert ("--ranks loss" in caution) == said
+    for channels, said in (("none", True), ("all", False)):
+        text_metrics["settings"]["channels"] = channels
+        [caution] = [text for text in cautions(text_metrics) if "ruined" in text]
+        assert ("--recipe channels" in caution) == said
