@@ -8,6 +8,11 @@ Every row is cut by the same reviews of IMDb and judged by others, and by Python
 manual, which no row has seen. Each row is a process of its own, and is kept as it is finished. What
 the rows by two sides have in common, gradients, spectra and what was measured of each cut, is taken
 once a seed, in the first row, and is in its seconds alone.
+
+Rows that are tuned pass once more over the pieces that they were calibrated with, the whole model
+by AdamW: the dense one by the next token, the others by what the dense one answers, too. What they
+are held against is the dense model tuned for as many steps: to learn what reviews are like is no
+healing.
 """
 
 import argparse
@@ -22,19 +27,29 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from provenance import provenance
 
-from lpaf_jax.checkpoints import DecoderOnDisk, resolve_model
+from lpaf_jax.checkpoints import DecoderOnDisk, load_model, resolve_model
 from lpaf_jax.core.files import link, read_json, write_json
 from lpaf_jax.core.machine import peak_memory
+from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import load_task, load_tokenizer, sample_blocks, text_tokens, text_windows
-from lpaf_jax.factorization.blocks import compress_decoder
+from lpaf_jax.factorization.blocks import Outcome, compress_decoder
 from lpaf_jax.factorization.dense import Plan
 from lpaf_jax.factorization.store import Store
+from lpaf_jax.runs.run import Run
+from lpaf_jax.runs.settings import make_settings
+from lpaf_jax.runs.text_decoder import Decoder
+from lpaf_jax.runs.text_models import Result
 
 RESULTS = Path(__file__).parent / "results" / "decoders.json"
 LENGTH = 512
+# Of tuning: pieces a step, and the learning rate of AdamW.
+BATCH, LEARNING_RATE = 8, 5e-5
 
 
 class Row(NamedTuple):
@@ -45,21 +60,26 @@ class Row(NamedTuple):
     ranks: str
     block_epochs: int = 0
     channels: str = "none"
+    tuned: bool = False
+    pruned_to: float = 1.0
 
 
 TWO_SIDED = ("two-sided", "metric")
 # The first one takes what the others of two sides share, with channels and without.
 ROWS = {
+    # With all of the numbers: what tuning alone does.
+    "dense": Row("activations", "metric", "share", tuned=True),
     "channels, measured": Row(*TWO_SIDED, "measured", channels="all"),
     "channels, measured, blocks tuned": Row(*TWO_SIDED, "measured", 4, channels="all"),
-    "channels, loss": Row(*TWO_SIDED, "loss", channels="all"),
+    "channels, loss": Row(*TWO_SIDED, "loss", channels="all", tuned=True),
     "channels, share": Row(*TWO_SIDED, "share", channels="all"),
     "kfac-svd, measured": Row(*TWO_SIDED, "measured"),
     "kfac-svd, measured, blocks tuned": Row(*TWO_SIDED, "measured", 4),
-    "kfac-svd, loss": Row(*TWO_SIDED, "loss"),
+    "kfac-svd, loss": Row(*TWO_SIDED, "loss", tuned=True),
     "kfac-svd, share": Row(*TWO_SIDED, "share"),
+    "sparsegpt-svd, loss": Row(*TWO_SIDED, "loss", pruned_to=0.5),
     "aa-svd, share": Row("shifted", "shifted", "share"),
-    "drone, share (SVD-LLM)": Row("activations", "metric", "share"),
+    "drone, share (SVD-LLM)": Row("activations", "metric", "share", tuned=True),
     "svd, share": Row("none", "plain", "share"),
 }
 
@@ -97,6 +117,7 @@ def cut(args: argparse.Namespace) -> dict[str, Any]:
         params=args.share,
         channels=row.channels,
         block_epochs=row.block_epochs,
+        pruned_to=row.pruned_to,
         seed=args.seed,
     )
     judged = {name: given[name] for name in ("imdb", "manual")}
@@ -110,6 +131,8 @@ def cut(args: argparse.Namespace) -> dict[str, Any]:
         say=lambda text: print(f"  {text}", file=sys.stderr, flush=True),
     )
     seconds = time.perf_counter() - begun
+    peak = peak_memory()
+    tuned = tune(args, row, given, outcome) if row.tuned else {}
     if row.ranks == "measured" and not shared.is_dir():
         own = shutil.ignore_patterns("block-*", "ranks.json")
         shutil.copytree(work, shared, ignore=own, copy_function=link)
@@ -122,16 +145,60 @@ def cut(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "samples": args.samples,
         "perplexity": outcome.perplexity,
+        **tuned,
         "kept": kept / dense,
         "matrices_dense": sum(cut.record is None for cut in outcome.cuts),
         "seconds": round(seconds, 1),
-        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes": peak,
         "tokens": {name: int(x.size) for name, x in given.items()},
     }
 
 
+def tune(
+    args: argparse.Namespace, row: Row, given: dict[str, np.ndarray], outcome: Outcome
+) -> dict[str, Any]:
+    """Perplexity after a pass of tuning, and its seconds."""
+    begun, out = time.perf_counter(), args.work / "tuned"
+    shutil.rmtree(out, ignore_errors=True)
+    settings = make_settings(
+        "smollm2",
+        out=out,
+        calibration="imdb",
+        held_out="imdb",
+        recipe="kfac-svd",
+        seed=args.seed,
+        tune_epochs=1.0,
+        tune_lr=LEARNING_RATE,
+        batch=BATCH,
+        distil=0.0 if args.share == 1 else 1.0,
+    )
+    decoder, job = Decoder(resolve_model("smollm2")), Run(settings)
+    progress = Progress(job.folder, quiet=True)
+    with job.opened(args.row):
+        cut, final = (name for name, _ in settings.steps_of_texts)
+        decoder.assemble(Result(outcome.cuts, {}), args.work / "row", job.stage(cut))
+        decoder.tune(settings, given["calibration"], given["imdb"], job, progress)
+        found = {name: perplexity_of(job.stage(final), given[name]) for name in ("imdb", "manual")}
+    shutil.rmtree(out)
+    return {"tuned": found, "tuning_seconds": round(time.perf_counter() - begun, 1)}
+
+
+def perplexity_of(folder: Path, pieces: np.ndarray) -> float:
+    model = load_model(folder, head="lm")
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def total(state: Any, ids: Any) -> Any:
+        log_p = jax.nn.log_softmax(nnx.merge(graphdef, state)(ids)[:, :-1])
+        return jnp.take_along_axis(log_p, ids[:, 1:, None], axis=-1).sum()
+
+    found = sum(float(total(state, ids[None])) for ids in pieces)
+    return math.exp(-found / (pieces.shape[0] * (pieces.shape[1] - 1)))
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     """The mean over seeds, as Markdown."""
+    print("Perplexity: dense → cut → tuned.\n")
     print("| | kept | IMDb | manual | dense matrices | seconds | peak memory | seeds |")
     print("|---|---|---|---|---|---|---|---|")
     for share in sorted({row["params"] for row in rows}, reverse=True):
@@ -146,6 +213,8 @@ def show(rows: list[dict[str, Any]]) -> None:
                     for model in ("dense", "compressed")
                 )
                 cells.append(f"{before:.1f} → {after:.1f}")
+                tuned = [row["tuned"][text] for row in of if "tuned" in row]
+                cells[-1] += f" → {np.mean(tuned):.1f}" if tuned else ""
             cells.append(f"{np.mean([row['matrices_dense'] for row in of]):.0f} of 210")
             cells.append(f"{np.mean([row['seconds'] for row in of]):.0f}")
             cells.append(f"{max(row['peak_memory_bytes'] for row in of) / 2**30:.2f} GiB")
@@ -154,6 +223,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
     parser.add_argument("--params", type=float, nargs="+", default=[0.8, 0.6, 0.4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--samples", type=int, default=128, help="pieces to calibrate with")
@@ -175,9 +245,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = read_json(kept) if kept.is_file() else []
     done = {(row["row"], row["params"], row["seed"], row["samples"]) for row in rows}
     for seed in args.seeds:
-        for share in args.params:
-            for name in ROWS:
-                if (name, share, seed, args.samples) in done:
+        for share in [1.0, *args.params]:
+            for name in args.rows:
+                if (name, share, seed, args.samples) in done or (name == "dense") != (share == 1):
                     continue
                 print(f"{name}, {100 * share:g} %, seed {seed}", file=sys.stderr, flush=True)
                 words = ["--row", name, "--share", str(share), "--seed", str(seed)]

@@ -3,9 +3,9 @@ r"""A checkpoint larger than the memory it is compressed in: peak memory and tim
     python benchmarks/one_shot_memory.py
 
 Writes a synthetic checkpoint in the layout of Llama (random weights of falling spectra, in shards
-with an index), at least 3 GiB, and compresses it with `lpaf compress --calibration` in a process of
-its own, which tells its peak memory. Aim: less than 2.5 GiB. Before that one loads it whole; its
-aim is less than 1.3 times the parameters. The checkpoint is removed at the end.
+with an index), at least 3 GiB, and compresses it with `lpaf compress --calibration` by each recipe
+in a process of its own, which tells its peak memory. Aim: less than 2.5 GiB. Before that one loads
+it whole; its aim is less than 1.3 times the parameters. The checkpoint is removed at the end.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from lpaf_jax.checkpoints.tensors import ShardWriter
 from lpaf_jax.checkpoints.weight_files import weight_files
 from lpaf_jax.core.files import read_json, write_json
-from lpaf_jax.core.machine import usable_cpus
+from lpaf_jax.core.machine import usable_cpus, versions
 
 HERE = Path(__file__).parent
 GIB = 2**30
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=202_048, help="that of Llama 4")
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--recipes", nargs="+", default=["drone", "channels"])
     parser.add_argument("--work", type=Path, default=Path("runs/one_shot_memory"))
     parser.add_argument("--out", type=Path, default=HERE / "results" / "one_shot_memory.json")
     args = parser.parse_args()
@@ -63,16 +64,8 @@ def main() -> None:
     for name, seed in (("calibration", 1), ("held_out", 2)):
         words = np.random.default_rng(seed).zipf(1.2, 10 * args.samples * args.length) % WORDS
         (args.work / f"{name}.txt").write_text(" ".join(f"w{i}" for i in words))
-    command = [
-        *(sys.executable, "-m", "lpaf_jax.cli", "compress", str(folder)),
-        *("--calibration", str(args.work / "calibration.txt")),
-        *("--held-out", str(args.work / "held_out.txt"), "--params", "0.8"),
-        *("--samples", str(args.samples), "--length", str(args.length)),
-        *("--out", str(args.work / "out")),
-    ]
     loading = subprocess.run([sys.executable, "-c", LOAD, str(folder)], capture_output=True)
-    subprocess.run(command, check=True)
-    found = read_json(args.work / "out" / "metrics.json")
+    rows = [compressed(recipe, folder, args) for recipe in args.recipes]
     size = sum(file.stat().st_size for file in weight_files(folder))
     result: dict[str, Any] = {
         **provenance(),
@@ -80,15 +73,34 @@ def main() -> None:
         "text": {"samples": args.samples, "length": args.length},
         "checkpoint_gib": round(size / GIB, 3),
         "loading_peak_over_parameters": round(float(loading.stdout), 3),
-        "compressed_gib": round(found["bytes_on_disk"]["final"] / GIB, 3),
-        "peak_memory_gib": round(found["peak_memory_bytes"] / GIB, 3),
-        "seconds": found["seconds"]["total"],
+        "rows": rows,
         "threads": usable_cpus(),
-        "versions": found["versions"],
+        "versions": versions(),
     }
     write_json(args.out, result)
     print(json.dumps(result, indent=2))
     shutil.rmtree(args.work)
+
+
+def compressed(recipe: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """What one recipe takes."""
+    out = args.work / recipe
+    command = [
+        *(sys.executable, "-m", "lpaf_jax.cli", "compress", str(folder)),
+        *("--calibration", str(args.work / "calibration.txt")),
+        *("--held-out", str(args.work / "held_out.txt"), "--params", "0.8"),
+        *("--samples", str(args.samples), "--length", str(args.length)),
+        *("--recipe", recipe, "--out", str(out)),
+    ]
+    subprocess.run(command, check=True)
+    found = read_json(out / "metrics.json")
+    shutil.rmtree(out)
+    return {
+        "recipe": recipe,
+        "compressed_gib": round(found["bytes_on_disk"]["final"] / GIB, 3),
+        "peak_memory_gib": round(found["peak_memory_bytes"] / GIB, 3),
+        "seconds": found["seconds"]["total"],
+    }
 
 
 def write_checkpoint(folder: Path, args: argparse.Namespace) -> None:
