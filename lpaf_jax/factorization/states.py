@@ -14,7 +14,9 @@ from lpaf_jax.data.text import perplexity
 from lpaf_jax.importance.activations import Moment, Sums, input_moments, layer_inputs, product
 from lpaf_jax.models.functional import Params
 
-_BATCH = 4  # texts at a time: attention holds (batch, heads, length, length)
+# Texts that pass at a time: so many, with no more than so many tokens. Attention holds (batch,
+# heads, length, length), several times where there are gradients.
+_TEXTS, _TOKENS = 4, 1024
 
 
 class States:
@@ -112,8 +114,9 @@ class States:
 
 def parts(rows: np.ndarray) -> Iterator[np.ndarray]:
     """The texts that pass a block at a time, as views."""
-    for start in range(0, len(rows), _BATCH):
-        yield rows[start : start + _BATCH]
+    count = min(_TEXTS, max(1, _TOKENS // rows.shape[1]))
+    for start in range(0, len(rows), count):
+        yield rows[start : start + count]
 
 
 def _recorded(
