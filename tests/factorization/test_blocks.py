@@ -123,7 +123,15 @@ def solutions_in(store: Store, index: int, dense: Subject) -> dict[str, Solution
     return found
 
 
-@pytest.mark.parametrize("recipe", ["svd", "fwsvd", "drone", "awsvd", "afm", "kfac-svd"])
+# Each recipe in a family that can say most of it: of biases, and of gradients block by block.
+@pytest.mark.parametrize(
+    ("folder", "recipe"),
+    [
+        *(("gpt2", name) for name in ("fwsvd", "awsvd", "afm", "kfac-svd")),
+        *(("llama", name) for name in ("svd", "drone", "afm", "kfac-svd")),
+    ],
+    indirect=["folder"],
+)
 def test_each_block_is_cut_for_what_the_compressed_ones_before_it_give(
     folder: Path, tmp_path: Path, recipe: str
 ) -> None:
