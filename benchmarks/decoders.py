@@ -68,7 +68,7 @@ TWO_SIDED = ("two-sided", "metric")
 # The first one takes what the others of two sides share, with channels and without.
 ROWS = {
     # With all of the numbers: what tuning alone does.
-    "dense": Row("activations", "metric", "share", tuned=True),
+    "dense": Row("activations", "metric", "uniform", tuned=True),
     "channels, measured": Row(*TWO_SIDED, "measured", channels="all"),
     "channels, measured, blocks tuned": Row(*TWO_SIDED, "measured", 4, channels="all"),
     "channels, loss": Row(*TWO_SIDED, "loss", channels="all", tuned=True),
@@ -114,7 +114,9 @@ def cut(args: argparse.Namespace) -> dict[str, Any]:
         shutil.copytree(shared, work, copy_function=link)
     plan = Plan(
         *row[:3],
-        params=args.share,
+        # A rank beyond all of them leaves every matrix as it is; the share would round one down.
+        params=None if args.share == 1 else args.share,
+        rank=10**6 if args.share == 1 else None,
         channels=row.channels,
         block_epochs=row.block_epochs,
         pruned_to=row.pruned_to,

@@ -18,7 +18,7 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.checkpoints import DecoderOnDisk
-from lpaf_jax.checkpoints.factored import Factored, factors_at
+from lpaf_jax.checkpoints.factored import Factored
 from lpaf_jax.checkpoints.names import file_name
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.machine import one_blas_thread
@@ -27,7 +27,7 @@ from lpaf_jax.factorization.channels import slice_layers
 from lpaf_jax.factorization.dense import Known, Plan, factored_in, look_ahead, paths_in, sliced_in
 from lpaf_jax.factorization.states import States
 from lpaf_jax.factorization.store import Cut, Store
-from lpaf_jax.factorization.swap import moved_bias
+from lpaf_jax.factorization.swap import bias_of, moved_bias
 from lpaf_jax.factorization.tune_block import CUT_LAYERS, tune_block
 from lpaf_jax.factors import KINDS
 from lpaf_jax.importance import IMPORTANCES, Moment, with_floor
@@ -130,8 +130,7 @@ def compress_decoder(
             store.keep_block(index, tensors, found)
         else:
             tensors, found = kept
-            _put_factors(block, source.prefix(index), tensors, found)
-        _multiply_back(source, block, index)
+        _put_products(block, source.prefix(index), tensors, found)
         cuts += found
         for states in (calibration, *after.values()):
             states.advance(block)
@@ -200,7 +199,7 @@ def _cut_block(
                 layers[each.removeprefix(prefix)] = sliced
                 inputs, outputs = sliced.w.shape
                 cuts.append(Cut(each, shapes[each], None, lost, (inputs, outputs), sliced.heads))
-            replace_layer(block, place, Linear(jnp.asarray(found.whole), _bias(layer)))
+            replace_layer(block, place, Linear(jnp.asarray(found.whole), bias_of(layer)))
             continue
         weighting = weightings[path]
         if importance.of_inputs is not None:
@@ -212,38 +211,13 @@ def _cut_block(
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             narrow = source.stored_dtype(f"{path}.kernel")
             raise LpafError(f"{path}: its factors are not finite as {narrow}, the file's dtype")
-        product, bias = jnp.asarray(a @ b), moved_bias(path, _bias(layer), change)
+        product, bias = jnp.asarray(a @ b), moved_bias(path, bias_of(layer), change)
         layers[place] = LowRankLinear(LowRank(jnp.asarray(a), jnp.asarray(b)), bias)
         cuts.append(Cut(path, (m, n), rank, float(output_error(w, product, moment.second))))
         replace_layer(block, place, Linear(product, bias))
     for place, cut in layers.items():
         replace_layer(block, place, cut)
     return cuts
-
-
-def _bias(layer: Any) -> Array | None:
-    return None if layer.bias is None else layer.bias[...]
-
-
-def _multiply_back(source: DecoderOnDisk, block: nnx.Module, index: int) -> None:
-    """Put dense layers in the place of those that were cut.
-
-    They compute the same, and all blocks are then of one shape: a block of ranks of its own would
-    be compiled anew, for seconds, and stay in memory, 90 MB of them for each of SmolLM2's.
-    """
-    shapes, prefix = source.matrices(), f"{source.prefix(index)}."
-    params = parameters(block)
-    for path in paths_in(source, index):
-        place = path.removeprefix(prefix)
-        kind, leaves = factors_at(params, place)
-        if kind is None:
-            continue
-        record = kind.record(layer_at(block, place))
-        factored = Factored(kind, record, shapes[path])
-        found = {leaf: np.asarray(x) for leaf, x in leaves.items()}
-        bias = found.pop("bias", None)
-        whole = None if bias is None else jnp.asarray(factored.whole_bias(bias))
-        replace_layer(block, place, Linear(jnp.asarray(factored.whole(found)), whole))
 
 
 def _with_moments(
@@ -290,21 +264,28 @@ def _tune(
     return f", states off by {before:.2%}, tuned {after:.2%}"
 
 
-def _put_factors(
+def _put_products(
     block: nnx.Module, prefix: str, tensors: Mapping[str, np.ndarray], cuts: list[Cut]
 ) -> None:
+    """Put what was cut into a block, multiplied back to dense layers, as it is stored.
+
+    All blocks are then of one shape: one of ranks of its own would be compiled anew, for seconds,
+    and stay in memory, 90 MB of it for each block of SmolLM2.
+    """
     for cut in cuts:
         record = cut.record
         if record is None:
             continue
-        kind = KINDS[record["kind"]]
+        layer = Factored(KINDS[record["kind"]], record, cut.shape)
         stored = {
-            leaf: jnp.asarray(tensors[name].T, jnp.float32)
-            for leaf, name in Factored(kind, record, cut.shape).names(cut.path).items()
+            leaf: tensors[name].T.astype(np.float32)
+            for leaf, name in layer.names(cut.path).items()
             if name in tensors
         }
         bias = stored.pop("bias", None)
-        replace_layer(block, cut.path.removeprefix(f"{prefix}."), kind.layer(stored, bias, record))
+        whole = None if bias is None else jnp.asarray(layer.whole_bias(bias))
+        dense = Linear(jnp.asarray(layer.whole(stored)), whole)
+        replace_layer(block, cut.path.removeprefix(f"{prefix}."), dense)
 
 
 def _tensors(source: DecoderOnDisk, block: nnx.Module, prefix: str) -> dict[str, np.ndarray]:
@@ -326,7 +307,7 @@ def _tensors(source: DecoderOnDisk, block: nnx.Module, prefix: str) -> dict[str,
 
 @jax.jit
 def output_error(w: Array, product: Array, moment: Array) -> Array:
-    """`E‖x W − x A B‖² / E‖x W‖²`, of `moment` E[xᵀx]."""
+    """`E‖x W − x V‖² / E‖x W‖²`, V the product and `moment` E[xᵀx]."""
     unit = exponent(w)
     w, moment = to_unit(w, unit), to_unit(moment, exponent(moment))
     lost = w - shift(product, -unit)

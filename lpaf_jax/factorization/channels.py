@@ -11,6 +11,7 @@ from jax import Array
 
 from lpaf_jax.checkpoints.walk import Between
 from lpaf_jax.core.errors import LpafError
+from lpaf_jax.factorization.swap import bias_of
 from lpaf_jax.factors import Heads, SlicedLinear
 from lpaf_jax.importance import Moment
 from lpaf_jax.importance.gradients import SHRINK_INPUTS, shrunk
@@ -191,11 +192,10 @@ def slice_layers(
     given, taken, rows = _places(between, space, kept)
     for path in between.into:
         layer = dense[path]
-        bias = None
-        if layer.bias is not None:
-            bias = _given(layer.bias[...][None], space.turned)[0, kept]
+        bias = bias_of(layer)
+        bias = None if bias is None else _given(bias[None], space.turned)[0, kept]
         put(path, _given(layer.kernel[...], space.turned)[:, kept], bias, given)
-    left = put(between.out, product[rows], None if out.bias is None else out.bias[...], taken)
+    left = put(between.out, product[rows], bias_of(out), taken)
     whole = np.zeros_like(product)
     whole[rows] = left
     return Sliced(layers, whole if space.turned is None else np.asarray(space.turned.turn) @ whole)

@@ -20,7 +20,7 @@ def to_mixed(model: nnx.Module, factors: dict[str, LowRank], masks: Params) -> N
         place = path.removesuffix(".kernel")
         dense = _dense(model, place)
         mask = masks.get(path)
-        replace_layer(model, place, MixedLinear(dense.kernel[...], mask, pair, _bias(dense)))
+        replace_layer(model, place, MixedLinear(dense.kernel[...], mask, pair, bias_of(dense)))
 
 
 def to_low_rank(model: nnx.Module, solutions: Mapping[str, Solution]) -> None:
@@ -31,7 +31,7 @@ def to_low_rank(model: nnx.Module, solutions: Mapping[str, Solution]) -> None:
     """
     for path, (factors, change) in solutions.items():
         place = path.removesuffix(".kernel")
-        bias = moved_bias(place, _bias(_dense(model, place)), change)
+        bias = moved_bias(place, bias_of(_dense(model, place)), change)
         replace_layer(model, place, LowRankLinear(factors, bias))
 
 
@@ -58,7 +58,8 @@ def low_rank_factors(model: nnx.Module) -> dict[str, LowRank]:
     return {f"{path}.kernel": LowRank(layer.a[...], layer.b[...]) for path, layer in layers.items()}
 
 
-def _bias(layer: Linear) -> Array | None:
+def bias_of(layer: Linear) -> Array | None:
+    """The bias of a layer, if it has one."""
     return None if layer.bias is None else layer.bias[...]
 
 
