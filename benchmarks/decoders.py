@@ -5,9 +5,10 @@
     python benchmarks/decoders.py --show                   # print what is there, run nothing
 
 Every row is cut by the same reviews of IMDb and judged by others, and by Python's own reference
-manual, which no row has seen. Each row is a process of its own, and is kept as it is finished. What
-the rows by two sides have in common, gradients, spectra and what was measured of each cut, is taken
-once a seed, in the first row, and is in its seconds alone.
+manual, which no row has seen. Each row is a process of its own, and is kept with its commit as it
+is finished: those that `benchmarks/results/decoders.json` holds are not run again. What the rows by
+two sides have in common, gradients, spectra and what was measured of each cut, is taken once a
+seed, in the first of them, and is in its seconds alone.
 
 Rows that are tuned pass once more over the pieces that they were calibrated with, the whole model
 by AdamW: the dense one by the next token, the others by what the dense one answers, too. What they
@@ -243,8 +244,7 @@ def main() -> None:
         show(read_json(RESULTS)["rows"])
         return
     args.work.mkdir(parents=True, exist_ok=True)
-    kept = args.work / "rows.json"
-    rows: list[dict[str, Any]] = read_json(kept) if kept.is_file() else []
+    rows: list[dict[str, Any]] = read_json(RESULTS)["rows"] if RESULTS.is_file() else []
     done = {(row["row"], row["params"], row["seed"], row["samples"]) for row in rows}
     for seed in args.seeds:
         for share in [1.0, *args.params]:
@@ -259,9 +259,8 @@ def main() -> None:
                 quiet = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
                 command = [sys.executable, __file__, *words]
                 found = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=quiet)
-                rows.append(json.loads(found.stdout))
-                write_json(kept, rows)
-                write_json(RESULTS, {"rows": rows} | provenance())
+                rows.append(json.loads(found.stdout) | provenance())
+                write_json(RESULTS, {"rows": rows})
     show(rows)
 
 

@@ -17,6 +17,8 @@ from lpaf_jax.models.functional import Params
 # Texts that pass at a time: so many, with no more than so many tokens. Attention holds (batch,
 # heads, length, length), several times where there are gradients.
 _TEXTS, _TOKENS = 4, 1024
+# Positions whose logits are held at a time.
+_POSITIONS = 128
 
 
 class States:
@@ -189,8 +191,27 @@ def _likelihood(graphdef: Any, state: Any, x: Array, ids: Array) -> Array:
 
 
 def log_likelihood(ending: Any, x: Array, ids: Array) -> Array:
-    """`Σ log p(token)` of texts after their first tokens, from the states after the last block."""
-    logits = ending.head(ending.body.finish(x))[:, :-1]
-    chosen = jnp.take_along_axis(logits, ids[:, 1:, None], axis=-1)[..., 0]
-    # A log-softmax of all of them would be held several times, and vocabularies are large.
-    return jnp.sum(chosen - jax.nn.logsumexp(logits, axis=-1))
+    """`Σ log p(token)` of texts after their first tokens, from the states after the last block.
+
+    Some positions at a time, and once more where it is differentiated: vocabularies are large.
+    """
+    texts, length = ids.shape
+    size = min(length, _POSITIONS)
+    missing = -length % size
+    following = jnp.pad(ids[:, 1:], ((0, 0), (0, missing + 1)))
+    counted = jnp.broadcast_to(jnp.arange(length + missing) < length - 1, following.shape)
+    x = jnp.pad(ending.body.finish(x), ((0, 0), (0, missing), (0, 0)))
+
+    @jax.checkpoint
+    def of_part(part: tuple[Array, Array, Array]) -> Array:
+        x, wanted, counted = part
+        logits = ending.head(x)
+        chosen = jnp.take_along_axis(logits, wanted[..., None], axis=-1)[..., 0]
+        # A log-softmax of all of them would be held several times.
+        return jnp.where(counted, chosen - jax.nn.logsumexp(logits, axis=-1), 0.0)
+
+    def split(y: Array) -> Array:
+        return jnp.moveaxis(y.reshape(texts, -1, size, *y.shape[2:]), 1, 0)
+
+    found = jax.lax.map(of_part, (split(x), split(following), split(counted)))
+    return jnp.sum(found)

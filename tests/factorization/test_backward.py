@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lpaf_jax.checkpoints import DecoderOnDisk, load_model
 from lpaf_jax.factorization.backward import Backward
+from lpaf_jax.factorization.states import log_likelihood
 from lpaf_jax.importance import activation_moments, gradient_moments
 from lpaf_jax.train import LANGUAGE
 from tests.tiny_decoder import LENGTH, VOCABULARY, write_decoder
@@ -69,3 +72,25 @@ def test_a_walk_that_was_stopped_goes_on_from_its_block(folder: Path, tmp_path: 
     assert again.reached(0)
     for place, sides in again.block(0, source.block(0), places_of(source, 0)).items():
         np.testing.assert_array_equal(sides.gradients, expected[place].gradients)
+
+
+@pytest.mark.parametrize("length", [2, 128, 129, 300])
+def test_a_long_text_passes_the_head_in_parts(length: int) -> None:
+    rng = np.random.default_rng(length)
+    head = jnp.asarray(rng.normal(size=(8, 50)), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(2, length, 8)), jnp.float32)
+    ids = jnp.asarray(rng.integers(0, 50, (2, length)))
+
+    class Ending:
+        body: Any = type("Body", (), {"finish": staticmethod(lambda x: 2 * x)})
+        head: Any = staticmethod(lambda x: x @ head)
+
+    def whole(x: jax.Array) -> jax.Array:
+        log_p = jax.nn.log_softmax(2 * x @ head)[:, :-1]
+        return jnp.take_along_axis(log_p, ids[:, 1:, None], axis=-1).sum()
+
+    found, expected = (
+        jax.value_and_grad(f)(x) for f in (lambda x: log_likelihood(Ending, x, ids), whole)
+    )
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-5)
