@@ -4,6 +4,7 @@
     python benchmarks/lpaf_plus.py                       # Rotten Tomatoes, three seeds
     python benchmarks/lpaf_plus.py --task imdb           # the same recipe, long texts
     python benchmarks/lpaf_plus.py --task runs/ratings.tsv    # a regression
+    python benchmarks/lpaf_plus.py --dense               # the dense model, tuned as long
 
 All are `lpaf compare` with six epochs of tuning, and go on where they were if they are killed. The
 first one runs `lpaf` and `svd-ft` at 16 % as well, with as many steps, and judges the models of
@@ -21,13 +22,21 @@ from rich.console import Console
 from lpaf_jax.core.files import read_json, write_json
 from lpaf_jax.data import sign_flip
 from lpaf_jax.evaluation.serve import load_predictor
+from lpaf_jax.recipes import Recipe, make_recipe
 from lpaf_jax.report.compare import print_comparison
 from lpaf_jax.runs.cells import place_of
 from lpaf_jax.runs.comparison import compare
+from lpaf_jax.stages import Prune
 
 RESULTS = Path(__file__).parent / "results"
 ELSEWHERE = Path("runs/elsewhere.tsv")
 RECIPE, OTHERS, BESIDE = "lpaf-plus", ["lpaf", "svd-ft"], 0.16
+
+
+def as_long() -> Recipe:
+    """The tuning of `lpaf-plus` for a model whose matrices all stay as they are."""
+    stages = (each for each in make_recipe(RECIPE).stages if not isinstance(each, Prune))
+    return Recipe(*stages, name="dense, as long")
 
 
 def elsewhere(found: dict[str, Any], work: Path) -> list[dict[str, Any]]:
@@ -97,6 +106,7 @@ def show(kept: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--task", default="rotten_tomatoes")
+    parser.add_argument("--dense", action="store_true", help="tune the dense model as long")
     parser.add_argument("--preset", default="standard")
     parser.add_argument("--tune-epochs", type=float, default=6.0)
     parser.add_argument("--seeds", type=int, nargs="+")
@@ -106,6 +116,8 @@ def main() -> None:
     args = parser.parse_args()
     own = args.task == "rotten_tomatoes"
     name = "lpaf_plus" + ("" if own else f"_{Path(args.task).stem}")
+    if args.dense:
+        own, name = False, f"{name}_dense"
     if args.show:
         show(read_json(RESULTS / f"{name}.json"))
         return
@@ -120,7 +132,8 @@ def main() -> None:
     params = args.params or ([0.5, 0.25, 0.16, 0.1, 0.06, 0.04] if own else [0.25, 0.16, 0.1])
     seeds = args.seeds or ([0, 1, 2] if own else [0])
     chosen |= {"out": work, "seeds": seeds}
-    found = compare("minilm", recipes=[RECIPE], params=params, baseline=RECIPE, **chosen)
+    recipe = as_long() if args.dense else RECIPE
+    found = compare("minilm", recipes=[recipe], params=[1.0] if args.dense else params, **chosen)
     if own:
         found = compare("minilm", recipes=OTHERS, params=[BESIDE], baseline=RECIPE, **chosen)
     kept = read_json(work / "compare.json") | provenance()

@@ -37,7 +37,10 @@ PAPER = Factorize()
 
 
 class Question(NamedTuple):
-    """Recipes that differ in one thing, and the sizes at which they are tried."""
+    """Recipes that differ in one thing, and the sizes at which they are tried.
+
+    The first recipe is the one that the others are tested against, answer by answer.
+    """
 
     about: str
     recipes: list[Recipe]
@@ -83,8 +86,8 @@ def ridge() -> Question:
     fisher = Factorize(importance="fisher", solver="elementwise")
     adam = Factorize(importance="adam", solver="elementwise")
     found = []
+    with_it = dataclasses.replace
     for value in (0.0, 0.03, 0.3, 3.0):
-        with_it = dataclasses.replace
         found.append(recipe(with_it(fisher, ridge=value), name=f"fisher, exact, ridge {value:g}"))
         name = f"adam, exact, pruned, ridge {value:g}"
         found.append(recipe(HALF, with_it(adam, ridge=value), name=name))
@@ -123,7 +126,9 @@ def figure_three() -> Question:
 
 
 def after_pruning(cut: Factorize, name: str) -> list[Recipe]:
-    found = [recipe(cut, name=name)]
+    # Trained as long as what is pruned, with all of its weights.
+    whole = Prune(prune_from="pretrained", kept=1.0, prune_epochs=3.0)
+    found = [recipe(whole, cut, name=f"not pruned, {name}"), recipe(cut, name=name)]
     for criterion in ("sensitivity", "first-order", "magnitude"):
         # Not 0.3, the default of the stage, in the place of which the preset has its own.
         for kept in (0.5, 0.1) if criterion == "magnitude" else (0.5, 0.25, 0.1):
@@ -134,7 +139,7 @@ def after_pruning(cut: Factorize, name: str) -> list[Recipe]:
 
 
 def tuning() -> Question:
-    # Three epochs of two passes are six of one, beyond which validation stands still (`texts`).
+    # Three epochs of two passes are six of one.
     def mixed(**changes: Any) -> MixedTune:
         return MixedTune(tune_epochs=3.0, **changes)
 
@@ -214,6 +219,25 @@ QUESTIONS: dict[str, Callable[[], Question]] = {
 }
 
 
+def keep(found: dict[str, Any], question: Question) -> None:
+    """Write the cells of a question, what made them and their p beside those of the others."""
+    held = read_json(RESULTS) if RESULTS.is_file() else {"recipes": {}, "rows": []}
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["recipe"], row["params"], row["seed"]
+
+    chances = {key(pair): pair["p"] for pair in found["paired"]}
+    against, rows = question.recipes[0].name, {key(row): row for row in held["rows"]}
+    for row in found["rows"]:
+        if row["recipe"] in {each.name for each in question.recipes}:
+            rows[key(row)] = row | provenance()
+            if key(row) in chances:
+                rows[key(row)] |= {"against": against, "p": chances[key(row)]}
+    facts = {name: found[name] for name in ("settings", "versions", "threads")}
+    recipes = held["recipes"] | found["recipes"]
+    write_json(RESULTS, {**facts, "recipes": recipes, "rows": list(rows.values())})
+
+
 def show(name: str, question: Question, rows: list[dict[str, Any]]) -> None:
     """What is there of a question, as Markdown; the best on validation first."""
     names = {each.name for each in question.recipes}
@@ -222,12 +246,14 @@ def show(name: str, question: Question, rows: list[dict[str, Any]]) -> None:
         if not of:
             continue
         print(f"\n{name}: {question.about}, {100 * share:g} %, {dense(of)}\n")
-        print("| recipe | validation | divergence | test | before tuning | seconds |")
+        print("| recipe | validation | divergence | test (p) | before tuning | seconds |")
         print("|---|---|---|---|---|---|")
         for row in sorted(of, key=lambda r: -r["validation"]):
             valid, test, before = (
                 f"{100 * row[key]:.2f}" for key in ("validation", "final", "before_tuning")
             )
+            if "p" in row:
+                test += f" ({row['p']:.3f} against {row['against']})"
             cells = [row["recipe"], valid, f"{row['divergence']:.4f}", test, before]
             print(f"| {' | '.join(cells)} | {row['seconds']:.0f} |")
 
@@ -241,6 +267,7 @@ def main() -> None:
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(QUESTIONS))
     parser.add_argument("--list", action="store_true", help="say what there is, run nothing")
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
+    parser.add_argument("--only", nargs="+", help="the first recipe, and those that begin so")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--work", type=Path, default=Path("runs/steps"))
     args = parser.parse_args()
@@ -252,8 +279,12 @@ def main() -> None:
             cells = len(question.recipes) * len(question.params)
             print(f"{name}: {question.about} ({cells} cells)")
             continue
+        if args.only:
+            first, *others = question.recipes
+            chosen = [each for each in others if each.name.startswith(tuple(args.only))]
+            question = question._replace(recipes=[first, *chosen])
         if not args.show:
-            compare(
+            found = compare(
                 "minilm",
                 task="rotten_tomatoes",
                 out=args.work,
@@ -262,10 +293,10 @@ def main() -> None:
                 seeds=args.seeds,
                 preset="quick",
                 keep="all",
+                baseline=question.recipes[0].name,
             )
-            write_json(RESULTS, read_json(args.work / "compare.json") | provenance())
-        rows = read_json(RESULTS)["rows"]
-        show(name, question, rows)
+            keep(found, question)
+        show(name, question, read_json(RESULTS)["rows"])
 
 
 if __name__ == "__main__":
