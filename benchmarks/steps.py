@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(QUESTIONS))
     parser.add_argument("--list", action="store_true", help="say what there is, run nothing")
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
-    parser.add_argument("--only", nargs="+", help="the first recipe, and those that begin so")
+    parser.add_argument("--only", nargs="+", help="the first recipe, and those named")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--work", type=Path, default=Path("runs/steps"))
     args = parser.parse_args()
@@ -281,7 +281,7 @@ def main() -> None:
             continue
         if args.only:
             first, *others = question.recipes
-            chosen = [each for each in others if each.name.startswith(tuple(args.only))]
+            chosen = [each for each in others if each.name in args.only]
             question = question._replace(recipes=[first, *chosen])
         if not args.show:
             found = compare(

@@ -29,6 +29,7 @@ def words(folder: Path, out: str, **changed: Any) -> list[str]:
         "held-out": folder / "held_out.txt",
         "samples": 6,
         "params": 0.6,
+        "recipe": "drone",
         "out": folder / out,
     } | changed
     flags = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
@@ -36,8 +37,9 @@ def words(folder: Path, out: str, **changed: Any) -> list[str]:
 
 
 def compress(folder: Path, out: str, **changed: Any) -> dict[str, Any]:
-    chosen = {"calibration": folder / "calibration.txt", "samples": 6, "params": 0.6, "quiet": True}
-    return pipeline.compress(folder / "llama", out=folder / out, **(chosen | changed))
+    chosen = {"samples": 6, "params": 0.6, "recipe": "drone", "quiet": True}
+    given = {"calibration": folder / "calibration.txt"} | chosen | changed
+    return pipeline.compress(folder / "llama", out=folder / out, **given)
 
 
 def perplexity(folder: Path, file: Path) -> float:

@@ -75,7 +75,7 @@ def compress(
         out: folder of the run; an unfinished one is continued.
         task: a task's name, or the path of a json, csv, tsv, jsonl or parquet file; None where
             nothing is to be trained, and `calibration` names a text.
-        recipe: a `Recipe`, or what `lpaf compress --recipe` takes; lpaf unless given, drone
+        recipe: a `Recipe`, or what `lpaf compress --recipe` takes; lpaf unless given, channels
             without a task.
         chosen: fields of `lpaf_jax.tasks.options.Options`, and settings of the stages of the
         recipe.

@@ -16,7 +16,7 @@ from lpaf_jax.tasks.options import NOT_COMPARED as NOT_COMPARED
 from lpaf_jax.tasks.options import Options, check_options
 
 # What a run takes where no recipe is named: with a task, and without one.
-RECIPE, RECIPE_OF_TEXTS = "lpaf", "drone"
+RECIPE, RECIPE_OF_TEXTS = "lpaf", "channels"
 _QUICK = {
     "kept": 0.5,
     "finetune_epochs": 1.25,

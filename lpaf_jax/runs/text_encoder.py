@@ -79,7 +79,8 @@ class Encoder(TextModel):
                 raise SettingError(
                     (name,),
                     f"{getattr(chosen, name)!r} needs gradients, and an encoder has no next token "
-                    "to take them of: give --task with --finetune-epochs 0 --tune-epochs 0",
+                    "to take them of: give --recipe drone, or --task with --finetune-epochs 0 "
+                    "--tune-epochs 0",
                 )
 
     def read(self, settings: Settings, tokenizer: Tokenizer, length: int) -> tuple[Any, Any]:

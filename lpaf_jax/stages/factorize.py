@@ -94,7 +94,9 @@ class Factorize(Stage):
         demand_choice(self, "channels", ("none", "feed-forward", "all"))
         if self.channels != "none" and self.rank is not None:
             raise SettingError(
-                ("rank",), "says nothing of how many channels are left: give --params in its place"
+                ("rank",),
+                "says nothing of how many channels are left: give --params in its place, or a "
+                "recipe that leaves them all, such as drone",
             )
         demand(self, "params", lambda x: x is None or 0 < x <= 1, "in (0, 1]")
         demand(self, "pruned_to", lambda x: 0 < x <= 1, "in (0, 1]")

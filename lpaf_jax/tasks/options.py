@@ -84,8 +84,8 @@ class Options:
     parquet file; or a .txt file, whose next tokens a decoder learns. Without one nothing is
     trained: give --calibration."""
     recipe: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=_OPTIONAL)] = None
-    """The method: one that `lpaf recipes` lists, FILE.py:NAME or FILE.yaml; lpaf, or drone without
-    a task, where none is named."""
+    """The method: one that `lpaf recipes` lists, FILE.py:NAME or FILE.yaml; lpaf, or channels
+    without a task, where none is named."""
     preset: Literal["quick", "standard", "paper"] = "standard"
     """Defaults of all stages: a short real run, the best found, or the paper's shape."""
     calibration: Annotated[Path | None, _FILE] = None

@@ -207,7 +207,7 @@ def test_lost_layers_are_not_counted_as_compression(tmp_path):
         values = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(values | {"num_hidden_layers": 2}))
         out = tmp_path / f"run{layers}"
-        words = ["--calibration", str(text), "--samples", "4", "--quiet"]
+        words = ["--calibration", str(text), "--recipe", "drone", "--samples", "4", "--quiet"]
         assert main(["compress", str(folder), *words, "--out", str(out)]) == 0
         found.append(json.loads((out / "metrics.json").read_text())["bytes_on_disk"])
     source = DecoderOnDisk(tmp_path / "m2")

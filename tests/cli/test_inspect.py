@@ -169,7 +169,8 @@ def test_a_decoder_compressed_without_training(
 ) -> None:
     source = write_decoder(tmp_path / "dense", family)
     text = write_text(tmp_path / "text.txt", 2000, 0)
-    flags = ["--calibration", str(text), "--held-out", str(text), "--params", "0.6", "--quiet"]
+    texts = ["--calibration", str(text), "--held-out", str(text)]
+    flags = [*texts, "--recipe", "drone", "--params", "0.6", "--quiet"]
     words = ["compress", str(source), "--out", str(tmp_path / "run"), *flags]
     assert main([*words, "--samples", "8"]) == 0
     capsys.readouterr()

@@ -176,11 +176,11 @@ def test_a_task_or_a_text_and_not_both() -> None:
         of(task="sst2", held_out="a.txt")
     with pytest.raises(LpafError, match="limit goes with --task alone"):
         of(calibration="a.txt", limit=3)
-    with pytest.raises(LpafError, match="recipe lpaf prunes.*needs a task.*drone"):
+    with pytest.raises(LpafError, match="recipe lpaf prunes.*needs a task.*channels"):
         of(calibration="a.txt", recipe="lpaf")
     with pytest.raises(LpafError, match="'adam' is known from pruning"):
         of(calibration="a.txt", recipe="fwsvd", importance="adam")
-    assert of(calibration="a.txt").method.name == "drone"
+    assert of(calibration="a.txt").method.name == "channels"
     assert of(calibration="a.txt").share == 0.8
 
 

@@ -40,6 +40,7 @@ def test_what_a_config_denies_is_carried_along(place: Path, fields: dict[str, An
         held_out=place / "held_out.txt",
         samples=6,
         params=0.6,
+        recipe="drone",
         quiet=True,
     )
     folder = place / f"{name}-out" / "model"
