@@ -137,7 +137,7 @@ class Factorize(Stage):
             raise SettingError(
                 ("channels",),
                 f"{self.channels!r} is for decoders that a text alone compresses: take --channels "
-                "none, another recipe, or a decoder with --calibration and without --task",
+                "none, a recipe such as drone, or a decoder with --calibration and without --task",
             )
         if "streams" in IMPORTANCES[self.importance].needs:
             raise SettingError(
