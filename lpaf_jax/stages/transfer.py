@@ -1,5 +1,7 @@
 """Texts without labels that the fine-tuned model answers, to learn from beside the task's own."""
 
+import html
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,6 @@ import numpy as np
 from lpaf_jax.checkpoints import load_model
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data import Encoded, Examples, encode, load_tokenizer
-from lpaf_jax.data.split import normalise
 from lpaf_jax.data.tables import TEXT_COLUMN, text_lines
 from lpaf_jax.models import as_function, parameters
 from lpaf_jax.stages.base import Context
@@ -17,6 +18,8 @@ from lpaf_jax.tasks.inputs import Inputs
 from lpaf_jax.train import predict
 
 _BATCH = 64
+# So many words in a row that two texts share are no chance.
+_RUN = 8
 
 
 def with_transfer(context: Context, path: Path, count: int, teacher: Path) -> Encoded:
@@ -33,7 +36,7 @@ def with_transfer(context: Context, path: Path, count: int, teacher: Path) -> En
     """
     inputs, progress = context.inputs, context.progress
     texts = unseen(inputs, text_lines(path, TEXT_COLUMN, count))
-    progress.say(f"transfer: {len(texts):,} texts of {path}, none of them in validation or test")
+    progress.say(f"transfer: {len(texts):,} texts of {path}, nothing of them in validation or test")
     tokenizer = load_tokenizer(inputs.source)
     extra = encode(tokenizer, texts, inputs.spec.length)
     model = load_model(teacher)
@@ -49,17 +52,27 @@ def with_transfer(context: Context, path: Path, count: int, teacher: Path) -> En
 
 
 def unseen(inputs: Inputs, texts: Examples) -> Examples:
-    """Those of the texts that are none of the validation or test split, whatever case or spaces.
+    """Those of the texts of which nothing is in the validation or test split.
+
+    A text is left out if eight words in a row of it, or all where it has fewer, are in a held text
+    (of fewer than eight: are one), whatever the case, marks and markup between them.
 
     Raises:
         LpafError: none is left.
     """
-    held: list[Any] = [inputs.task.validation, inputs.task.test]
-    taken = {normalise(text) for split in held for text in split.texts}
-    places = [i for i, text in enumerate(texts.texts) if normalise(text) not in taken]
+    splits: list[Any] = [inputs.task.validation, inputs.task.test]
+    runs = [_runs(text) for text in texts.texts]
+    known = set().union(*runs)
+    held = {run for split in splits for text in split.texts for run in _runs(text) & known}
+    places = [i for i, each in enumerate(runs) if held.isdisjoint(each)]
     if not places:
         raise LpafError("every text of --transfer is in the validation or test split of the task")
     return texts.take(np.array(places))
+
+
+def _runs(text: str) -> set[str]:
+    words = re.findall(r"\w+", re.sub(r"<[^<>]*>", " ", html.unescape(text)).casefold())
+    return {" ".join(words[i : i + _RUN]) for i in range(max(1, len(words) - _RUN + 1))}
 
 
 def answers(logits: np.ndarray, dtype: Any) -> np.ndarray:

@@ -46,8 +46,8 @@ class Tune(Stage):
     temperature: float = 1.0
     """Temperature at which answers are compared."""
     transfer: Annotated[Path | None, _FILE] = None
-    """Texts without labels, a line or a row of a table each, that the fine-tuned model answers and
-    the factors learn from beside the task's own; an epoch is over both."""
+    """Texts without labels, a line or a row (column `sentence`) each, that the fine-tuned model
+    answers and the factors learn from beside the task's own; an epoch is over both."""
     transfer_samples: int = 10_000
     """So many of them at most."""
 

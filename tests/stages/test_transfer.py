@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from lpaf_jax.checkpoints import load_model
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import load_tokenizer
+from lpaf_jax.data.examples import unlabelled
 from lpaf_jax.runs.pipeline import compress
 from lpaf_jax.runs.settings import make_settings
 from lpaf_jax.stages import Context, FineTune
 from lpaf_jax.stages.base import Place
-from lpaf_jax.stages.transfer import answers, with_transfer
+from lpaf_jax.stages.transfer import answers, unseen, with_transfer
 from lpaf_jax.tasks.inputs import load_inputs
 from tests.tiny import BAD, GOOD, Tiny
 
@@ -56,6 +58,23 @@ def test_the_teacher_gives_the_labels_and_held_texts_stay_out(
         assert found.ids[len(own) + i].tolist() == list(ids)
         logits = model(np.array([ids]))
         assert found.labels[len(own) + i] == int(np.argmax(logits))
+
+
+def test_a_part_of_a_held_text_stays_out_however_it_is_written() -> None:
+    held = "It starts well<br />, but the last hour of this film isn't worth your while. So long!"
+    kept = ["a warm and funny film about nothing much at all", "so long"]
+    out = [
+        "But the last hour of this film isn't worth your while .",
+        "the last hour of this film isn&#39;t worth",
+        "well , but the last hour of this Film and more of my own",
+        "a short one !",
+    ]
+    splits: Any = SimpleNamespace(
+        task=SimpleNamespace(
+            validation=SimpleNamespace(texts=[held]), test=SimpleNamespace(texts=["A short one"])
+        )
+    )
+    assert unseen(splits, unlabelled([*out, *kept])).texts == kept
 
 
 def test_values_of_a_regression_are_the_teachers_own() -> None:
