@@ -93,7 +93,7 @@ def run_case(job: Run, inputs: Inputs) -> dict[str, Any]:
     return {
         "validation_accuracy": accuracy,
         "dense": figures["dense"],
-        "pruned": figures["first_order"],
+        "pruned": figures["pruned"],
         # The largest weights of the dense model at the same sparsity, not trained since.
         "largest_of_dense": figures["magnitude"],
     }

@@ -18,6 +18,7 @@ from provenance import provenance
 from lpaf_jax.checkpoints import load_model
 from lpaf_jax.core.files import read_json, write_json
 from lpaf_jax.models import compressible, parameters
+from lpaf_jax.runs.cells import place_of
 
 mpl.use("Agg")
 HERE = Path(__file__).parent
@@ -31,13 +32,12 @@ SHOWN = "bert.encoder.layer.{}.attention.self.query.kernel"
 
 
 def folder(work: Path, criterion: str, kept: int) -> Path:
-    return work / "runs" / f"{criterion}_to_{kept}_svd-0.16-0"
+    return work / "runs" / place_of(f"{criterion} to {kept} %, svd", 0.16, 0)
 
 
 def row(run: Path) -> dict[str, float]:
     found = read_json(run / "analysis.json")["matrices"]
-    # What was pruned stands beside one-shot magnitude pruning, under the name of the paper's.
-    pruned = [each["first_order"] for each in found]
+    pruned = [each["pruned"] for each in found]
     names = ("effective_rank", "energy_rank", "empty_rows", "empty_columns")
     means = {name: float(np.mean([each[name] for each in pruned])) for name in names}
     stages = read_json(run / "metrics.json")["stages"]

@@ -253,7 +253,7 @@ def costs(table: dict[str, Any], first: str) -> list[str]:
         (E_ft t_ft + E_prune t_prune + E_tune (e t_mixed + (1 − e) t_two)) / (E_ft t_ft)
 
     e = `p_end` is the share of tuning steps before p is 0. As p falls linearly from `p_init`, the
-    p that was measured, a mixed step costs on average (t_mixed(p_init) + t_two) / 2.
+    p that was measured, a mixed step costs on average (t_mixed(p_init) + t_mixed(0)) / 2.
     """
     found = []
     if "run" in table:
@@ -267,17 +267,17 @@ def costs(table: dict[str, Any], first: str) -> list[str]:
             f"{' + '.join(f'{seconds[s]:.0f}' for s in stages)} = {whole:.0f} s, "
             f"{whole / seconds['dense']:.2f} × its fine-tuning"
         )
-    needed = ("dense/fine-tune", "dense/prune", "25/mixed", "25/two-pass")
+    needed = ("dense/fine-tune", "dense/prune", "25/mixed", "25/mixed-at-0", "25/two-pass")
     for length in map(str, table["settings"]["lengths"]):
         cells = [table["rows"].get(r, {}).get(length, {}).get(f"jax {first}") for r in needed]
         if None in cells:
             continue
-        fine, prune, mixed, two = (cell["ms"] for cell in cells if cell)
+        fine, prune, mixed, last, two = (cell["ms"] for cell in cells if cell)
         told = []
         for preset in PRESETS:
             made = make_settings("minilm", task="rotten_tomatoes", out="runs", preset=preset)
             s = made.method.settings()
-            tune = s["p_end"] * (mixed + two) / 2 + (1 - s["p_end"]) * two
+            tune = s["p_end"] * (mixed + last) / 2 + (1 - s["p_end"]) * two
             extra = s["prune_epochs"] * prune + s["tune_epochs"] * tune
             told.append(f"{preset} {1 + extra / (s['finetune_epochs'] * fine):.1f} ×")
         found.append(

@@ -39,9 +39,9 @@ def analyse_pruning(dense: Params, pruned: Params, masks: Params) -> dict[str, A
     kept = sum(int(mask.sum()) for mask in masks.values())
     total = sum(mask.size for mask in masks.values())
     largest = keep_largest([jnp.abs(w) for w in dense.values()], jnp.int32(kept))
-    patterns = {"first_order": masks, "magnitude": dict(zip(dense, largest, strict=True))}
+    patterns = {"pruned": masks, "magnitude": dict(zip(dense, largest, strict=True))}
     by_magnitude = {p: jnp.where(patterns["magnitude"][p], w, 0.0) for p, w in dense.items()}
-    versions = {"dense": dense, "first_order": pruned, "magnitude": by_magnitude}
+    versions = {"dense": dense, "pruned": pruned, "magnitude": by_magnitude}
     spectra = {
         name: {path: singular_values(w) for path, w in version.items()}
         for name, version in versions.items()
@@ -52,7 +52,7 @@ def analyse_pruning(dense: Params, pruned: Params, masks: Params) -> dict[str, A
     for name, of in patterns.items():
         for path, mask in of.items():
             figures[name][path] |= _mask_figures(mask)
-    drops = {path: _drop(figures["dense"][path], figures["first_order"][path]) for path in dense}
+    drops = {path: _drop(figures["dense"][path], figures["pruned"][path]) for path in dense}
     square = {path: drops[path] for path, w in dense.items() if w.shape[0] == w.shape[1]}
     return {
         "sparsity": 1 - kept / total,

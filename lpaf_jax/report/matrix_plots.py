@@ -9,9 +9,9 @@ import numpy as np
 from lpaf_jax.report.matrix_names import kind, order, short_name
 from lpaf_jax.report.svg import BLUE, GREY, GRID, MUTED, ORANGE, svg
 
-METHODS = {"dense": "dense", "first_order": "first-order", "magnitude": "magnitude"}
+METHODS = {"dense": "dense", "pruned": "this run", "magnitude": "magnitude"}
 Groups = dict[str, list[Mapping[str, Any]]]
-COLOURS = {"dense": GREY, "first_order": BLUE, "magnitude": ORANGE}
+COLOURS = {"dense": GREY, "pruned": BLUE, "magnitude": ORANGE}
 
 
 def spectrum(item: Mapping[str, Any], ranks: str, index: int) -> str:
@@ -83,7 +83,7 @@ def pattern(item: Mapping[str, Any], key: str, index: int) -> str:
         axes.set_ylabel("row (input)", labelpad=-14)
         axes.set_title(f"kept by {METHODS[key]}", color=COLOURS[key])
 
-    label = f"Weights of {item['name']} kept by {METHODS[key]} pruning"
+    label = f"Weights of {item['name']} kept by {METHODS[key]}"
     return svg(f"pattern{index}{key}", label, 290, 250, draw)
 
 
@@ -103,7 +103,7 @@ def kept_by_line(item: Mapping[str, Any], index: int) -> str:
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        for place, key in enumerate(("first_order", "magnitude")):
+        for place, key in enumerate(("pruned", "magnitude")):
             mask = unpack(item, key)
             for axis, style in ((1, "solid"), (0, (0, (1.5, 1.5)))):
                 kept = np.sort(mask.mean(axis=axis))[::-1]

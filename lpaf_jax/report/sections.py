@@ -148,21 +148,16 @@ def training(metrics: Metrics, log: Log) -> Html | None:
 
 
 def matrices(metrics: Metrics, analysis: Analysis | None) -> Html | None:
-    """What pruning did to the matrices, first-order beside magnitude; or what factorizing did."""
+    """What pruning did to the matrices, beside magnitude pruning; or what factorizing did."""
     if analysis is None:
         return cuts.matrices(metrics)
     rows = sorted(analysis["matrices"], key=matrix_names.order)
     intro = (
         f"Two ways to choose which {facts.percent(analysis['sparsity'], 0)} of the weights to "
-        "remove, compared on this model: first-order, as the run pruned while it trained, and "
-        "magnitude, which takes the smallest weights off the dense model at once, with no training "
-        "after. The fewer directions the remaining weights use, the less a factorization loses."
+        "remove, compared on this model: what this run pruned while it trained, and magnitude, "
+        "which takes the smallest weights off the dense model at once, with no training after. "
+        "The fewer directions the remaining weights use, the less a factorization loses."
     )
-    if metrics["settings"].get("criterion") == "magnitude":
-        intro = (
-            "This run pruned by magnitude while it trained: what is called first-order below is "
-            "that pruning, next to magnitude pruning of the dense model at once."
-        )
     return join(
         el("p", intro),
         _means(analysis["mean"]),
@@ -176,7 +171,7 @@ def matrices(metrics: Metrics, analysis: Analysis | None) -> Html | None:
         ),
         el("h3", "Singular values"),
         figure(
-            f"Of all {len(rows)} matrices, those whose effective rank first-order pruning lowers "
+            f"Of all {len(rows)} matrices, those whose effective rank this run has lowered "
             "most, in the middle and least (or raises), in this order; in brackets their effective "
             "rank before and after it. Layers are counted from 0. Each curve is scaled to start at "
             "1; the vertical scale is logarithmic. The faster it falls, the smaller the rank that "
@@ -196,9 +191,9 @@ def matrices(metrics: Metrics, analysis: Analysis | None) -> Html | None:
 
 
 def _ranks(rows: list[Mapping[str, Any]], name: str) -> str:
-    """`276 → 91`: the effective rank of a matrix before and after first-order pruning."""
+    """`276 → 91`: the effective rank of a matrix before and after pruning."""
     row = next(row for row in rows if row["name"] == name)
-    before, after = (row[key]["effective_rank"] for key in ("dense", "first_order"))
+    before, after = (row[key]["effective_rank"] for key in ("dense", "pruned"))
     return f"{before:.0f} → {after:.0f}"
 
 
@@ -208,7 +203,7 @@ def _means(mean: Mapping[str, Mapping[str, float]]) -> Html:
     heads += ["Empty rows", "Empty columns"]
     names = {
         "dense": "Dense",
-        "first_order": "First-order, as in this run",
+        "pruned": "Pruned by this run",
         "magnitude": "Magnitude, on the dense model",
     }
     cells = [
@@ -222,12 +217,10 @@ def _means(mean: Mapping[str, Mapping[str, float]]) -> Html:
         ]
         for key, name in names.items()
     ]
-    first, plain, dense = (
-        mean[key]["effective_rank"] for key in ("first_order", "magnitude", "dense")
-    )
+    first, plain, dense = (mean[key]["effective_rank"] for key in ("pruned", "magnitude", "dense"))
     text = (
-        f"The effective rank after first-order pruning is {_beside(first, plain)} that after "
-        f"magnitude pruning and {_beside(first, dense)} that of the dense model."
+        f"The effective rank after pruning is {_beside(first, plain)} that after magnitude pruning "
+        f"and {_beside(first, dense)} that of the dense model."
     )
     return join(el("p", el("strong", text)), table(heads, cells, class_="stack", emphasis=1))
 
@@ -249,7 +242,7 @@ def _pattern(item: Mapping[str, Any], ranks: str, index: int) -> Html:
             "or columns of which little is left; the steeper a curve of shares kept, the more a "
             "few of them hold most of what is left."
         )
-    pictures = [matrix_plots.pattern(item, key, index) for key in ("first_order", "magnitude")]
+    pictures = [matrix_plots.pattern(item, key, index) for key in ("pruned", "magnitude")]
     return figure(caption, *pictures, matrix_plots.kept_by_line(item, index))
 
 

@@ -205,7 +205,7 @@ class MixedTune(Tune):
             layers = len(mixed_paths(model))
             return taught(dual_loss(forward, probability, layers, self.consistency, objective))
 
-        mixed_steps = min(loop.steps, round(self.p_end * loop.steps))
+        mixed_steps = round(self.p_end * loop.steps) if self.p_init > 0 else 0
         probability = linear_replacement(mixed_steps, self.p_init)
         after = context.checkpoints("tune-factors")
         start = after.restore(trainer.fresh(parameters(final), optimizer))

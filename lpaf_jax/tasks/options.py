@@ -87,7 +87,7 @@ class Options:
     """The method: one that `lpaf recipes` lists, FILE.py:NAME or FILE.yaml; lpaf, or channels
     without a task, where none is named."""
     preset: Literal["quick", "standard", "paper"] = "standard"
-    """Defaults of all stages: a short real run, the best found, or the paper's shape."""
+    """Defaults of all stages: a short real run, the usual ones, or the paper's schedule."""
     calibration: Annotated[Path | None, _FILE] = None
     """Text that a model is compressed by where there is no task: .txt, a file with a text a row, or
     `imdb` or `rotten_tomatoes`, of which it takes the training split, and --held-out the test."""

@@ -66,8 +66,8 @@ def prune(
         kept: schedule of the share of weights kept, or one share for all steps. Before the first
             step all are kept.
         compressible: tree of booleans like the parameters, or a function of them that gives it.
-        criterion: which S. The paper's is "first-order", which needs a long schedule and wrecks a
-            model in a short one: see `lpaf_jax.importance.score`.
+        criterion: which S. The paper's is "first-order", which took every model here to chance:
+            see `lpaf_jax.importance.score`.
         scope: the top share is taken over all matrices together, or of each matrix.
         mask_every: steps between updates of the masks. They are also updated at the step where
             the schedule comes to rest, so the share it ends at is met exactly.

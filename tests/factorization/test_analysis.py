@@ -60,17 +60,17 @@ def test_planted_figures(analysis: dict[str, Any], masks: Arrays) -> None:
     rows = {row["name"]: row for row in analysis["matrices"]}
     first, second, third, fourth = (rows[path.removesuffix(".kernel")] for path in PATHS)
     assert first["shape"] == [SIDE, SIDE]
-    assert first["first_order"]["kept"] == pytest.approx(3 / 9)
-    assert first["first_order"]["empty_rows"] == pytest.approx(6 / 9)
-    assert first["first_order"]["empty_columns"] == 0
-    assert first["first_order"]["effective_rank"] <= 3 + 1e-3  # three rows are left
+    assert first["pruned"]["kept"] == pytest.approx(3 / 9)
+    assert first["pruned"]["empty_rows"] == pytest.approx(6 / 9)
+    assert first["pruned"]["empty_columns"] == 0
+    assert first["pruned"]["effective_rank"] <= 3 + 1e-3  # three rows are left
     assert second["dense"]["effective_rank"] <= 2 + 1e-2
     assert second["dense"]["energy_rank"] <= 2
-    assert second["first_order"]["empty_columns"] == pytest.approx(6 / 9)
-    assert third["first_order"]["kept"] == 1
-    assert third["dense"].items() <= third["first_order"].items()
-    assert fourth["first_order"]["effective_rank"] == pytest.approx(1, abs=1e-3)
-    assert fourth["first_order"]["empty_rows"] == pytest.approx(8 / 9)
+    assert second["pruned"]["empty_columns"] == pytest.approx(6 / 9)
+    assert third["pruned"]["kept"] == 1
+    assert third["dense"].items() <= third["pruned"].items()
+    assert fourth["pruned"]["effective_rank"] == pytest.approx(1, abs=1e-3)
+    assert fourth["pruned"]["empty_rows"] == pytest.approx(8 / 9)
     total, kept = sum(m.size for m in masks.values()), sum(m.sum() for m in masks.values())
     assert analysis["sparsity"] == pytest.approx(1 - kept / total)
 
@@ -94,7 +94,7 @@ def test_magnitude_keeps_as_many_where_all_are_equal(masks: Arrays) -> None:
     rng = np.random.default_rng(1)
     dense = {path: rng.choice([-1.0, 1.0], m.shape) for path, m in masks.items()}
     found = analyse(dense, masks)
-    for version in ("first_order", "magnitude"):
+    for version in ("pruned", "magnitude"):
         kept = sum(np.prod(row["shape"]) * row[version]["kept"] for row in found["matrices"])
         assert kept == pytest.approx(sum(m.sum() for m in masks.values()))
 
@@ -106,7 +106,7 @@ def test_nothing_and_everything_kept(share: int, dense: Arrays) -> None:
     assert found["sparsity"] == 1 - share
     json.dumps(found, allow_nan=False)
     for row in found["matrices"]:
-        assert row["magnitude"] == row["first_order"]
+        assert row["magnitude"] == row["pruned"]
         assert row["magnitude"]["kept"] == share
         if not share:
             assert row["magnitude"]["effective_rank"] == 0
@@ -150,7 +150,7 @@ def test_patterns_are_the_masks(analysis: dict[str, Any], dense: Arrays, masks: 
     for pattern in analysis["patterns"]:
         path = pattern["name"] + ".kernel"
         assert pattern["shape"] == [SIDE, SIDE]
-        for version, expected in (("first_order", masks), ("magnitude", magnitude)):
+        for version, expected in (("pruned", masks), ("magnitude", magnitude)):
             bits = np.unpackbits(np.frombuffer(base64.b64decode(pattern[version]), np.uint8))
             unpacked = bits[: SIDE * SIDE].reshape(SIDE, SIDE).astype(bool)
             np.testing.assert_array_equal(unpacked, expected[path])
@@ -162,7 +162,7 @@ def test_spectra_are_relative_to_the_largest(
     assert len(analysis["spectra"]) == 3
     for spectrum in analysis["spectra"]:
         path = spectrum["name"] + ".kernel"
-        for version, matrix in (("dense", dense[path]), ("first_order", dense[path] * masks[path])):
+        for version, matrix in (("dense", dense[path]), ("pruned", dense[path] * masks[path])):
             s = np.linalg.svd(matrix, compute_uv=False)
             np.testing.assert_allclose(spectrum[version], s / s[0], rtol=1e-3, atol=1e-6)
 
@@ -171,7 +171,7 @@ def test_means_are_of_all_matrices(analysis: dict[str, Any]) -> None:
     ranks, masked = {"effective_rank", "energy_rank"}, {"empty_rows", "empty_columns"}
     assert {version: set(mean) for version, mean in analysis["mean"].items()} == {
         "dense": ranks,
-        "first_order": ranks | masked,
+        "pruned": ranks | masked,
         "magnitude": ranks | masked,
     }
     for version, mean in analysis["mean"].items():
@@ -185,7 +185,7 @@ def test_figures_do_not_hang_on_the_scale(dense: Arrays, masks: Arrays, power: i
     scaled = analyse({path: np.ldexp(w, power) for path, w in dense.items()}, masks)
     one = analyse(dense, masks)
     for found, expected in zip(scaled["spectra"], one["spectra"], strict=True):
-        for kind in ("dense", "first_order", "magnitude"):
+        for kind in ("dense", "pruned", "magnitude"):
             assert found[kind] == pytest.approx(expected[kind], rel=1e-3, abs=1e-6)
     for kind, figures in one["mean"].items():
         assert scaled["mean"][kind] == pytest.approx(figures, rel=1e-4)

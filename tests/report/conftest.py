@@ -197,11 +197,11 @@ def synthetic_analysis() -> dict[str, Any]:
     for layer in range(6):
         for kind, shape in KINDS:
             row: dict[str, Any] = {"name": f"encoder.layer.{layer}.{kind}", "shape": list(shape)}
-            for key, rank in (("dense", 318.0), ("first_order", 96.0), ("magnitude", 262.0)):
+            for key, rank in (("dense", 318.0), ("pruned", 96.0), ("magnitude", 262.0)):
                 value = rank + 8 * layer + 12 * rng.standard_normal()
                 row[key] = {"effective_rank": value, "energy_rank": int(0.6 * value)}
                 if key != "dense":
-                    striped = key == "first_order"
+                    striped = key == "pruned"
                     row[key] |= {
                         "kept": 0.25 + 0.03 * rng.standard_normal(),
                         "empty_rows": 0.31 if striped else 0.0,
@@ -216,7 +216,7 @@ def synthetic_analysis() -> dict[str, Any]:
             {
                 "name": name,
                 "dense": _spectrum(rng, 384),
-                "first_order": _spectrum(rng, 240),
+                "pruned": _spectrum(rng, 240),
                 "magnitude": _spectrum(rng, 380),
             }
             for name in (*names, "encoder.layer.3.output.dense")
@@ -225,7 +225,7 @@ def synthetic_analysis() -> dict[str, Any]:
             {
                 "name": name,
                 "shape": list(shape),
-                "first_order": _mask(rng, shape, 0.25, True),
+                "pruned": _mask(rng, shape, 0.25, True),
                 "magnitude": _mask(rng, shape, 0.25, False),
             }
             for name, shape in zip(names, ((384, 384), (384, 1536)), strict=True)
@@ -235,7 +235,7 @@ def synthetic_analysis() -> dict[str, Any]:
                 figure: float(np.mean([m[key][figure] for m in matrices]))
                 for figure in matrices[0][key].keys() - {"kept"}
             }
-            for key in ("dense", "first_order", "magnitude")
+            for key in ("dense", "pruned", "magnitude")
         },
     }
 

@@ -111,7 +111,7 @@ def test_draws_every_figure_and_says_what_it_shows(whole):
     labels = [value for tag, key, value in whole.attributes if (tag, key) == ("svg", "aria-label")]
     assert len(labels) == 2 * 3 + 3 + 2 * 3  # three of them once more for narrow screens
     assert len(set(labels)) == len(labels) - 3
-    for words in ("step of pruning", "weights removed", "layer 5, ff in", "kept by first-order"):
+    for words in ("step of pruning", "weights removed", "layer 5, ff in", "kept by this run"):
         assert words in whole.text
 
 
@@ -135,25 +135,25 @@ def test_says_whose_method_it_is(whole):
 def test_matrices_that_are_shown_come_with_their_ranks(metrics, analysis):
     name = analysis["spectra"][0]["name"]
     row = next(row for row in analysis["matrices"] if row["name"] == name)
-    row["dense"]["effective_rank"], row["first_order"]["effective_rank"] = 275.8, 91.1
+    row["dense"]["effective_rank"], row["pruned"]["effective_rank"] = 275.8, 91.1
     told = matrices(metrics, analysis)
     assert "layer 0, query (276 → 91)" in told
     assert "Layer 0, query, 384 × 384, effective rank 276 → 91." in told
-    assert "Of all 36 matrices, those whose effective rank first-order pruning lowers" in told
+    assert "Of all 36 matrices, those whose effective rank this run has lowered" in told
 
 
 def test_tells_the_means_of_the_matrices(analysis, make_run, metrics):
     mean = {
         "dense": {"effective_rank": 300.0, "energy_rank": 186.4},
-        "first_order": {"effective_rank": 264.0, "energy_rank": 159.0},
+        "pruned": {"effective_rank": 264.0, "energy_rank": 159.0},
         "magnitude": {"effective_rank": 270.0, "energy_rank": 187.0},
     }
-    mean["first_order"] |= {"empty_rows": 0.037, "empty_columns": 0.0121}
+    mean["pruned"] |= {"empty_rows": 0.037, "empty_columns": 0.0121}
     mean["magnitude"] |= {"empty_rows": 0.001, "empty_columns": 0.0}
     page = page_of(make_run(metrics, analysis | {"mean": mean}))
     for words in (
         "Dense 300 186 – –",
-        "First-order, as in this run 264 159 3.7 % 1.2 %",
+        "Pruned by this run 264 159 3.7 % 1.2 %",
         "Magnitude, on the dense model 270 187 0.1 % 0.0 %",
         "is 2 % below that after magnitude pruning and 12 % below that of the dense model",
     ):
@@ -168,7 +168,7 @@ def test_tells_the_means_of_the_matrices(analysis, make_run, metrics):
     ],
 )
 def test_pruning_that_lowers_no_rank_is_told(metrics, analysis, rank, words):
-    for key, value in (("first_order", rank), ("magnitude", 300.0), ("dense", 400.0)):
+    for key, value in (("pruned", rank), ("magnitude", 300.0), ("dense", 400.0)):
         analysis["mean"][key]["effective_rank"] = value
     assert words in matrices(metrics, analysis).replace("\u00a0", " ")
 
@@ -255,7 +255,7 @@ def test_step_one_left_out(make_run, metrics, log):
         ({"criterion": "magnitude"}, "those nearest zero (magnitude pruning)"),
         ({"criterion": "sensitivity"}, "that the loss depends on least"),
         ({"criterion": "first-order"}, "pushing toward zero anyway (movement pruning)"),
-        ({"criterion": "magnitude"}, "what is called first-order below is that pruning"),
+        ({"criterion": "magnitude"}, "what this run pruned while it trained, and magnitude"),
         ({"finetune_epochs": 0}, "as it was given, without further training"),
         ({"recipe": "lpaf-without-step-3"}, "without the old matrices beside them"),
         ({"recipe": "lpaf"}, "uses the matrix that was factorized instead with chance p"),

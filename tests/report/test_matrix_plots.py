@@ -41,7 +41,7 @@ def test_matrices_stand_in_the_order_the_model_uses_them():
 def test_labels_of_close_curves_are_moved_apart(analysis, labels, narrow):
     assert matrix_plots.apart({"a": 3.0, "b": 1.0, "c": 1.1}, 0.5) == {"b": 1.0, "c": 1.5, "a": 3.0}
     for matrix in analysis["matrices"]:
-        matrix["magnitude"] = matrix["first_order"] = matrix["dense"]
+        matrix["magnitude"] = matrix["pruned"] = matrix["dense"]
     at = labels(matrix_plots.effective_ranks(analysis["matrices"], narrow))
     heights = sorted(at[label][1] for label in matrix_plots.METHODS.values())
     assert min(np.diff(heights)) > 9  # the height of a letter
@@ -64,13 +64,13 @@ def test_a_spectrum_ends_where_its_values_are_zero():
     full = np.linspace(1, 0.1, 100)
     cut = np.where(np.arange(100) < 40, full, 0)
     item = {"name": "encoder.layer.0.output.dense", "dense": full.tolist()}
-    item |= {"first_order": cut.tolist(), "magnitude": full.tolist()}
+    item |= {"pruned": cut.tolist(), "magnitude": full.tolist()}
     svg = matrix_plots.spectrum(item, "9 → 4", 0)
 
     def right_end(colour):
         path = re.search(rf'<path d="([^"]*)"[^>]*stroke: {colour}; stroke-width: 1.8', svg)
         return max(float(x) for x in re.findall(r"[ML] ([\d.]+) ", path[1]))
 
-    assert right_end(matrix_plots.COLOURS["first_order"]) < 0.6 * right_end(
+    assert right_end(matrix_plots.COLOURS["pruned"]) < 0.6 * right_end(
         matrix_plots.COLOURS["dense"]
     )
