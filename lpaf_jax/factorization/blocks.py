@@ -7,6 +7,7 @@ Every finished block is kept on disk, so that a walk that was stopped goes on wh
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -29,8 +30,8 @@ from lpaf_jax.factorization.states import States
 from lpaf_jax.factorization.store import Cut, Store
 from lpaf_jax.factorization.swap import bias_of, moved_bias
 from lpaf_jax.factorization.tune_block import CUT_LAYERS, tune_block
-from lpaf_jax.factors import KINDS
-from lpaf_jax.importance import IMPORTANCES, Moment, with_floor
+from lpaf_jax.factors import KINDS, SlicedLinear
+from lpaf_jax.importance import IMPORTANCES, Moment, Weighting, with_floor
 from lpaf_jax.linalg import LowRank, sparsegpt
 from lpaf_jax.linalg.arithmetic import ratio
 from lpaf_jax.linalg.scaling import exponent, shift, to_unit
@@ -162,7 +163,6 @@ def _cut_block(
 ) -> list[Cut]:
     """Put factors, as they will be stored, in the place of the layers of `block`."""
     prefix = f"{source.prefix(index)}."
-    importance, solver = IMPORTANCES[plan.importance], SOLVERS[plan.solver]
     shapes, weightings = source.matrices(), known.weightings(index)
     between, paths = sliced_in(source, plan, index), factored_in(source, plan, index)
     ranks = {path.removeprefix(prefix): _rank_of(shapes[path], known.ranks[path]) for path in paths}
@@ -173,51 +173,62 @@ def _cut_block(
         groups = [list(chain(*groups))]
     cuts: list[Cut] = []
     layers: dict[str, Any] = {}
-
-    def as_stored(path: str, x: Any) -> np.ndarray:
-        # By numpy, as all that has the shape of a rank: XLA would compile it for each anew.
-        return np.asarray(x).astype(source.stored_dtype(f"{path}.kernel")).astype(np.float32)
-
     for place, moment in _with_moments(block, groups, ranks, states, beside):
         path, rank = f"{prefix}{place}", ranks[place]
-        m, n = shapes[path]
+        its = (*between[path].into, path) if path in between else (path,)
         if rank is None or moment is None:
-            left = (*between[path].into, path) if path in between else (path,)
-            cuts += [Cut(each, shapes[each], None, 0.0) for each in left]
+            cuts += [Cut(each, shapes[each], None, 0.0) for each in its]
             continue
-        layer = layer_at(block, place)
-        w = layer.kernel[...]
         if not jnp.isfinite(moment.second).all():
             raise LpafError(f"{path}: what goes into it is not finite; the model itself overflows")
+        dense = {each: layer_at(block, each.removeprefix(prefix)) for each in its}
+        found: Mapping[str, LowRankLinear | SlicedLinear]
         if path in between:
-            right = weightings[path].right
-            its = (*between[path].into, path)
-            dense = {each: layer_at(block, each.removeprefix(prefix)) for each in its}
-            found = slice_layers(dense, between[path], rank, moment, right, as_stored)
-            lost = float(output_error(w, jnp.asarray(found.whole), moment.second))
-            for each, sliced in found.layers.items():
-                layers[each.removeprefix(prefix)] = sliced
-                inputs, outputs = sliced.w.shape
-                cuts.append(Cut(each, shapes[each], None, lost, (inputs, outputs), sliced.heads))
-            replace_layer(block, place, Linear(jnp.asarray(found.whole), bias_of(layer)))
-            continue
-        weighting = weightings[path]
-        if importance.of_inputs is not None:
-            weighting = importance.of_inputs(weighting, moment)
-        weighting = with_floor(weighting, plan.floor)
-        target = w if plan.pruned_to == 1 else sparsegpt(w, moment.second, plan.pruned_to)
-        factors, change = solve_one(solver, target, weighting, rank, plan.ridge)
-        a, b = (as_stored(path, x) for x in factors)
-        if not (np.isfinite(a).all() and np.isfinite(b).all()):
-            narrow = source.stored_dtype(f"{path}.kernel")
-            raise LpafError(f"{path}: its factors are not finite as {narrow}, the file's dtype")
-        product, bias = jnp.asarray(a @ b), moved_bias(path, bias_of(layer), change)
-        layers[place] = LowRankLinear(LowRank(jnp.asarray(a), jnp.asarray(b)), bias)
-        cuts.append(Cut(path, (m, n), rank, float(output_error(w, product, moment.second))))
-        replace_layer(block, place, Linear(product, bias))
-    for place, cut in layers.items():
-        replace_layer(block, place, cut)
+            right, as_stored = weightings[path].right, partial(_as_stored, source)
+            found, whole = slice_layers(dense, between[path], rank, moment, right, as_stored)
+        else:
+            weighting = weightings[path]
+            cut, whole = _factorized(source, path, dense[path], weighting, moment, rank, plan)
+            found = {path: cut}
+        product = jnp.asarray(whole)
+        lost = float(output_error(dense[path].kernel[...], product, moment.second))
+        for each, layer in found.items():
+            layers[each.removeprefix(prefix)] = layer
+            if isinstance(layer, SlicedLinear):
+                inputs, outputs = layer.w.shape
+                cuts.append(Cut(each, shapes[each], None, lost, (inputs, outputs), layer.heads))
+            else:
+                cuts.append(Cut(each, shapes[each], rank, lost))
+        # What comes after it is to be given what it makes now, by a layer of the shape it had.
+        replace_layer(block, place, Linear(product, bias_of(found[path])))
+    for place, layer in layers.items():
+        replace_layer(block, place, layer)
     return cuts
+
+
+def _factorized(
+    source: DecoderOnDisk,
+    path: str,
+    layer: Linear,
+    weighting: Weighting,
+    moment: Moment,
+    rank: int,
+    plan: Plan,
+) -> tuple[LowRankLinear, np.ndarray]:
+    """A layer of factors, as they will be stored, and their product."""
+    importance = IMPORTANCES[plan.importance]
+    if importance.of_inputs is not None:
+        weighting = importance.of_inputs(weighting, moment)
+    weighting, target = with_floor(weighting, plan.floor), layer.kernel[...]
+    if plan.pruned_to < 1:
+        target = sparsegpt(target, moment.second, plan.pruned_to)
+    factors, change = solve_one(SOLVERS[plan.solver], target, weighting, rank, plan.ridge)
+    a, b = (_as_stored(source, path, x) for x in factors)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        narrow = source.stored_dtype(f"{path}.kernel")
+        raise LpafError(f"{path}: its factors are not finite as {narrow}, the file's dtype")
+    bias = moved_bias(path, bias_of(layer), change)
+    return LowRankLinear(LowRank(jnp.asarray(a), jnp.asarray(b)), bias), a @ b
 
 
 def _with_moments(
@@ -236,6 +247,14 @@ def _with_moments(
         moments = states.moments(block, [p for p in group if ranks[p] is not None], beside)
         for place in group:
             yield place, moments.get(place)
+
+
+def _as_stored(source: DecoderOnDisk, path: str, x: Any) -> np.ndarray:
+    """What is left of numbers of the layer at `path` in the dtype that its file has.
+
+    By numpy, as all that has the shape of a rank: XLA would compile it for each anew.
+    """
+    return np.asarray(x).astype(source.stored_dtype(f"{path}.kernel")).astype(np.float32)
 
 
 def _rank_of(shape: tuple[int, int], rank: int | None) -> int | None:

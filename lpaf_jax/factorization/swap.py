@@ -7,7 +7,7 @@ from jax import Array
 
 from lpaf_jax.checkpoints import records_of
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.factors import LOW_RANK, LowRankLinear
+from lpaf_jax.factors import LOW_RANK, LowRankLinear, SlicedLinear
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import Linear, MixedLinear, layer_at, replace_layer
 from lpaf_jax.models.functional import Params
@@ -58,7 +58,7 @@ def low_rank_factors(model: nnx.Module) -> dict[str, LowRank]:
     return {f"{path}.kernel": LowRank(layer.a[...], layer.b[...]) for path, layer in layers.items()}
 
 
-def bias_of(layer: Linear) -> Array | None:
+def bias_of(layer: Linear | LowRankLinear | SlicedLinear) -> Array | None:
     """The bias of a layer, if it has one."""
     return None if layer.bias is None else layer.bias[...]
 

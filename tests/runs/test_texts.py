@@ -92,6 +92,7 @@ def test_a_finished_run_whose_result_is_damaged_is_not_called_finished(
         "held_out": place / "held_out.txt",
         "samples": 6,
         "params": 0.6,
+        "recipe": "drone",
         "quiet": True,
     }
     mend = "give the same command again, which makes what is missing"

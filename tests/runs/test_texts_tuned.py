@@ -11,8 +11,10 @@ from lpaf_jax.checkpoints import load_model, resolve_model
 from lpaf_jax.cli import main
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data import Examples, load_task, tasks
+from lpaf_jax.recipes import Recipe
 from lpaf_jax.runs import pipeline
 from lpaf_jax.runs.text_decoder import Decoder
+from lpaf_jax.stages import Factorize, FineTune, MixedTune
 from tests.gguf_files import write_gguf
 from tests.one_shot import compress, perplexity
 from tests.one_shot import place as place
@@ -59,7 +61,8 @@ def test_a_file_of_llama_cpp_is_written_as_a_folder(
     file = write_gguf(tmp_path / "tiny.Q4_1.gguf", "llama", "Q4_1")
     text = tmp_path / "text.txt"
     text.write_text("In the thin morning the film begins.\n" * 30)
-    chosen = {"calibration": text, "params": 0.6, "length": 16, "quiet": True}
+    chosen = {"recipe": "drone", "params": 0.6, "length": 16, "quiet": True}
+    chosen |= {"calibration": text, "held_out": text}
     found = pipeline.compress(file, out=tmp_path / "run", **chosen)
     assert found["read_from"] == {"bytes": file.stat().st_size, "codes": ["Q4_1"]}
     numbers = found["params"]["dense"]["total"]
@@ -101,7 +104,7 @@ def test_blocks_are_tuned_by_the_text_alone(place: Path) -> None:
 def test_the_factors_are_tuned_on_the_text_where_epochs_are_asked_for(place: Path) -> None:
     narrow(write_decoder(place / "narrow", "llama"))
     chosen = {"calibration": place / "calibration.txt", "held_out": place / "held_out.txt"}
-    chosen |= {"samples": 24, "params": 0.4, "quiet": True, "distil": 1.0}
+    chosen |= {"samples": 24, "params": 0.4, "recipe": "drone", "quiet": True, "distil": 1.0}
     tuning = {"tune_epochs": 6, "tune_lr": 3e-3, "batch": 4}
     found = pipeline.compress(place / "narrow", out=place / "healed", **chosen, **tuning)
     plain = pipeline.compress(place / "narrow", out=place / "plain", **(chosen | {"distil": 0.0}))
@@ -124,11 +127,16 @@ def test_the_factors_are_tuned_on_the_text_where_epochs_are_asked_for(place: Pat
     assert "trained as they are" in page
 
 
-def test_tuning_of_a_text_that_was_killed_goes_on(
+def test_mixed_tuning_of_a_text_that_was_killed_goes_on(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = {"tune_epochs": 4, "batch": 2, "held_out": place / "held_out.txt"}
-    expected = compress(place, "unbroken", **chosen)["stages"]
+    cut = Factorize(importance="activations", solver="metric", ranks="share")
+    chosen = {"recipe": Recipe(FineTune(), cut, MixedTune(), name="mixed")}
+    chosen |= {"tune_epochs": 4, "batch": 2, "held_out": place / "held_out.txt"}
+    found = compress(place, "unbroken", **chosen)
+    expected = found["stages"]
+    assert "with chance p" in found["described"]["final"]["text"]
+    assert expected["final"]["perplexity"] != expected["factorized"]["perplexity"]
     real, walked = Decoder.assemble, []
 
     def stop(self: Decoder, *given: Any) -> None:
