@@ -255,7 +255,9 @@ def show(name: str, question: Question, rows: list[dict[str, Any]]) -> None:
             if "p" in row:
                 test += f" ({row['p']:.3f} against {row['against']})"
             cells = [row["recipe"], valid, f"{row['divergence']:.4f}", test, before]
-            print(f"| {' | '.join(cells)} | {row['seconds']:.0f} |")
+            # None of a cell that took over what another one had made before it was killed.
+            cells.append("" if row["seconds"] is None else f"{row['seconds']:.0f}")
+            print(f"| {' | '.join(cells)} |")
 
 
 def dense(rows: list[dict[str, Any]]) -> str:
