@@ -227,9 +227,10 @@ def keep(found: dict[str, Any], question: Question) -> None:
         return row["recipe"], row["params"], row["seed"]
 
     chances = {key(pair): pair["p"] for pair in found["paired"]}
-    against, rows = question.recipes[0].name, {key(row): row for row in held["rows"]}
+    rows = {key(row): row for row in held["rows"]}
+    against, *others = (each.name for each in question.recipes)
     for row in found["rows"]:
-        if row["recipe"] in {each.name for each in question.recipes}:
+        if row["recipe"] in (against, *others):
             rows[key(row)] = row | provenance()
             if key(row) in chances:
                 rows[key(row)] |= {"against": against, "p": chances[key(row)]}

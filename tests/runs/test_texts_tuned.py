@@ -62,8 +62,7 @@ def test_a_file_of_llama_cpp_is_written_as_a_folder(
     text = tmp_path / "text.txt"
     text.write_text("In the thin morning the film begins.\n" * 30)
     chosen = {"recipe": "drone", "params": 0.6, "length": 16, "quiet": True}
-    chosen |= {"calibration": text, "held_out": text}
-    found = pipeline.compress(file, out=tmp_path / "run", **chosen)
+    found = pipeline.compress(file, out=tmp_path / "run", calibration=text, **chosen)
     assert found["read_from"] == {"bytes": file.stat().st_size, "codes": ["Q4_1"]}
     numbers = found["params"]["dense"]["total"]
     assert 2 * numbers <= found["bytes_on_disk"]["dense"] < 2.1 * numbers  # bfloat16
