@@ -172,7 +172,7 @@ def matrices(metrics: Metrics, analysis: Analysis | None) -> Html | None:
         el("h3", "Singular values"),
         figure(
             f"Of all {len(rows)} matrices, those whose effective rank this run has lowered "
-            "most, in the middle and least (or raises), in this order; in brackets their effective "
+            "most, in the middle and least (or raised), in this order; in brackets their effective "
             "rank before and after it. Layers are counted from 0. Each curve is scaled to start at "
             "1; the vertical scale is logarithmic. The faster it falls, the smaller the rank that "
             "is needed.",
