@@ -28,24 +28,31 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from provenance import provenance
 
 from lpaf_jax.checkpoints import DecoderOnDisk, load_model, resolve_model
 from lpaf_jax.core.files import link, read_json, write_json
 from lpaf_jax.core.machine import peak_memory
 from lpaf_jax.core.progress import Progress
-from lpaf_jax.data import load_task, load_tokenizer, sample_blocks, text_tokens, text_windows
+from lpaf_jax.data import (
+    load_task,
+    load_tokenizer,
+    packed,
+    sample_blocks,
+    text_tokens,
+    text_windows,
+)
 from lpaf_jax.factorization.blocks import Outcome, compress_decoder
 from lpaf_jax.factorization.dense import Plan
 from lpaf_jax.factorization.store import Store
+from lpaf_jax.models.functional import parameters
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import make_settings
 from lpaf_jax.runs.text_decoder import Decoder
 from lpaf_jax.runs.text_models import Result
+from lpaf_jax.stages.trainer import score_of
+from lpaf_jax.tasks.kinds import judged_windows
 
 RESULTS = Path(__file__).parent / "results" / "decoders.json"
 LENGTH = 512
@@ -61,6 +68,7 @@ class Row(NamedTuple):
     ranks: str
     block_epochs: int = 0
     channels: str = "none"
+    channels_by: str = "loss"
     tuned: bool = False
     pruned_to: float = 1.0
 
@@ -81,6 +89,11 @@ ROWS = {
     "sparsegpt-svd, loss": Row(*TWO_SIDED, "loss", pruned_to=0.5),
     "aa-svd, share": Row("shifted", "shifted", "share"),
     "drone, share (SVD-LLM)": Row("activations", "metric", "share", tuned=True),
+    "lorap": Row(
+        *("activations-diagonal", "metric", "values-first"),
+        channels="feed-forward",
+        channels_by="norms",
+    ),
     "svd, share": Row("none", "plain", "share"),
 }
 
@@ -119,6 +132,7 @@ def cut(args: argparse.Namespace) -> dict[str, Any]:
         params=None if args.share == 1 else args.share,
         rank=10**6 if args.share == 1 else None,
         channels=row.channels,
+        channels_by=row.channels_by,
         block_epochs=row.block_epochs,
         pruned_to=row.pruned_to,
         seed=args.seed,
@@ -188,15 +202,8 @@ def tune(
 
 def perplexity_of(folder: Path, pieces: np.ndarray) -> float:
     model = load_model(folder, head="lm")
-    graphdef, state = nnx.split(model)
-
-    @jax.jit
-    def total(state: Any, ids: Any) -> Any:
-        log_p = jax.nn.log_softmax(nnx.merge(graphdef, state)(ids)[:, :-1])
-        return jnp.take_along_axis(log_p, ids[:, 1:, None], axis=-1).sum()
-
-    found = sum(float(total(state, ids[None])) for ids in pieces)
-    return math.exp(-found / (pieces.shape[0] * (pieces.shape[1] - 1)))
+    judged = judged_windows(packed(list(pieces), pad_id=0))
+    return score_of(model, judged, batch_size=1)(parameters(model))
 
 
 def show(rows: list[dict[str, Any]]) -> None:

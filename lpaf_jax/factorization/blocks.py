@@ -173,8 +173,14 @@ def _cut_block(
         groups = [list(chain(*groups))]
     cuts: list[Cut] = []
     layers: dict[str, Any] = {}
-    for place, moment in _with_moments(block, groups, ranks, states, beside):
-        path, rank = f"{prefix}{place}", ranks[place]
+    # What goes into those that give channels, where that says which ones go.
+    before = {
+        path.removeprefix(prefix): each.into[0].removeprefix(prefix)
+        for path, each in between.items()
+        if plan.channels_by == "norms"
+    }
+    for place, moments in _with_moments(block, groups, ranks, states, beside, before):
+        path, rank, moment = f"{prefix}{place}", ranks[place], moments.get(place)
         its = (*between[path].into, path) if path in between else (path,)
         if rank is None or moment is None:
             cuts += [Cut(each, shapes[each], None, 0.0) for each in its]
@@ -185,7 +191,8 @@ def _cut_block(
         found: Mapping[str, LowRankLinear | SlicedLinear]
         if path in between:
             right, as_stored = weightings[path].right, partial(_as_stored, source)
-            found, whole = slice_layers(dense, between[path], rank, moment, right, as_stored)
+            given = moments[before[place]] if place in before else None
+            found, whole = slice_layers(dense, between[path], rank, moment, right, as_stored, given)
         else:
             weighting = weightings[path]
             cut, whole = _factorized(source, path, dense[path], weighting, moment, rank, plan)
@@ -237,16 +244,20 @@ def _with_moments(
     ranks: Mapping[str, int | None],
     states: States,
     beside: tuple[nnx.Module, States] | None,
-) -> Iterator[tuple[str, Moment | None]]:
+    before: Mapping[str, str],
+) -> Iterator[tuple[str, dict[str, Moment]]]:
     """The layers of a block one by one, with the moments of those that are cut.
 
     Those of a group are taken when it is reached. Where what a layer makes is held against the
     dense model, the groups before it are then cut: what they have mended must not be mended again.
+    `before` names layers whose moments are wanted together with those of others.
     """
     for group in groups:
-        moments = states.moments(block, [p for p in group if ranks[p] is not None], beside)
+        asked = [place for place in group if ranks[place] is not None]
+        asked += [before[place] for place in asked if place in before]
+        moments = states.moments(block, asked, beside)
         for place in group:
-            yield place, moments.get(place)
+            yield place, moments
 
 
 def _as_stored(source: DecoderOnDisk, path: str, x: Any) -> np.ndarray:

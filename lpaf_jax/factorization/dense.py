@@ -50,6 +50,7 @@ class Plan(NamedTuple):
         floor, ridge, multiple_of, least: see `lpaf_jax.factorization.factorize`.
         channels: what loses channels, in the place of becoming factors: "none" of the layers, those
             of "feed-forward", or "all": the values of attention, too, where they have a matrix.
+        channels_by: "loss" or "norms", which of them go: see `kept_channels`, `kept_by_norms`.
         pruned_to: share of its weights that `sparsegpt` leaves of a matrix before it is factorized.
         block_epochs, block_lr, seed: see `tune_block`; 0 epochs tune nothing.
         dense: gives the whole dense model and its data, in memory: for importances that look at
@@ -66,6 +67,7 @@ class Plan(NamedTuple):
     multiple_of: int = 1
     least: float = 0.0
     channels: str = "none"
+    channels_by: str = "loss"
     pruned_to: float = 1.0
     block_epochs: int = 0
     block_lr: float = 1e-4

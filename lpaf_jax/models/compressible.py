@@ -1,7 +1,9 @@
 """Which matrices a compression is about, and what share of them a model keeps."""
 
 import re
+from typing import Literal
 
+from lpaf_jax.core.errors import LpafError
 from lpaf_jax.models.functional import Params
 
 _KERNELS = (
@@ -15,6 +17,12 @@ _KERNELS = (
     # Llama
     r"layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
 )
+# Of layers, by the ends of their paths.
+_QUERIES_KEYS = re.compile(r"\.(self\.(query|key)|[qk]_lin|self_attn\.[qk]_proj)$")
+_VALUES_OUTPUTS = re.compile(
+    r"\.(self\.value|attention\.output\.dense|(v|out)_lin|self_attn\.[vo]_proj)$"
+)
+_ALL_IN_ONE = re.compile(r"\.attn\.c_attn$")
 # Of whatever kind its factors are.
 _COMPRESSIBLE = re.compile(rf"(^|\.)({'|'.join(_KERNELS)})\.(?!(bias|mask|draw)$)\w+$")
 
@@ -37,6 +45,24 @@ def compressible_layers(params: Params) -> list[str]:
     """Paths of the layers whose kernel is compressible, in the model's order."""
     found = {path.rpartition(".")[0] for path in compressible(params)}
     return sorted(found, key=lambda p: [int(x) if x.isdigit() else x for x in p.split(".")])
+
+
+def side_of_attention(path: str) -> Literal["looks", "carries"] | None:
+    """Whether a layer says where attention looks, or what it carries; None if it is no part of it.
+
+    Queries and keys say the first, values and outputs the second.
+
+    Raises:
+        LpafError: it does both.
+    """
+    if _ALL_IN_ONE.search(path):
+        raise LpafError(
+            f"{path} holds queries, keys and values in one matrix, which cannot be told apart; "
+            "take another recipe or --ranks share"
+        )
+    if _QUERIES_KEYS.search(path):
+        return "looks"
+    return "carries" if _VALUES_OUTPUTS.search(path) else None
 
 
 def count_parameters(params: Params) -> dict[str, int]:

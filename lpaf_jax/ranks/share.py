@@ -3,7 +3,8 @@
 from lpaf_jax.ranks.base import Limits, Parts, RankRule, Ranks, register_rank_rule, share_of
 
 
-def _share(parts: Parts, limits: Limits) -> Ranks:
+def same_share(parts: Parts, limits: Limits) -> Ranks:
+    """`k = ⌊p m n / (m + n)⌋` of each matrix, and the same share of all channels."""
     found: Ranks = {}
     step = limits.multiple_of
     for path, (m, n) in parts.shapes.items():
@@ -14,4 +15,4 @@ def _share(parts: Parts, limits: Limits) -> Ranks:
     return found | share_of(parts.channels, limits)
 
 
-register_rank_rule(RankRule("share", "the same share of the numbers of each matrix", _share))
+register_rank_rule(RankRule("share", "the same share of the numbers of each matrix", same_share))

@@ -107,6 +107,7 @@ class Decoder(TextModel):
         return Plan(
             **stage.choices(trained=False),
             channels=stage.channels,
+            channels_by=stage.channels_by,
             pruned_to=stage.pruned_to,
             block_epochs=stage.block_epochs,
             block_lr=stage.block_lr,

@@ -56,6 +56,9 @@ class Factorize(Stage):
     channels: Literal["none", "feed-forward", "all"] = "none"
     """Which layers of a decoder that a text alone compresses get fewer channels in the place of
     factors: none, feed-forward layers, or values of attention, too."""
+    channels_by: Literal["loss", "norms"] = "loss"
+    """Which channels go: those without which the loss rises least, the others making up for them;
+    or those of the smallest norms, with nothing made up for."""
     pruned_to: float = 1.0
     """Of a decoder that a text alone compresses: share of the weights of each matrix that SparseGPT
     leaves, of which the factors are made then; 1 prunes nothing."""
@@ -98,6 +101,9 @@ class Factorize(Stage):
                 "says nothing of how many channels are left: give --params in its place, or a "
                 "recipe that leaves them all, such as drone",
             )
+        demand_choice(self, "channels_by", ("loss", "norms"))
+        if self.channels_by == "norms":
+            self._check_norms(RANK_RULES[self.ranks].needs_spectra)
         demand(self, "params", lambda x: x is None or 0 < x <= 1, "in (0, 1]")
         demand(self, "pruned_to", lambda x: 0 < x <= 1, "in (0, 1]")
         for name in ("floor", "ridge"):
@@ -118,6 +124,19 @@ class Factorize(Stage):
         if self.params is not None and self.rank is not None:
             raise SettingError(("params", "rank"), "both choose the rank: leave one of them out")
         check_pair(IMPORTANCES[self.importance], SOLVERS[self.solver], self.ridge)
+
+    def _check_norms(self, by_the_loss: bool) -> None:
+        if self.channels != "feed-forward":
+            raise SettingError(
+                ("channels_by",),
+                "'norms' is for the channels of feed-forward layers: add --channels feed-forward",
+            )
+        if by_the_loss:
+            raise SettingError(
+                ("channels_by", "ranks"),
+                f"{self.ranks!r} says how many channels go by what the loss rises by, which "
+                "'norms' does not look at: take --ranks share, or --channels-by loss",
+            )
 
     def refuse_blocks(self, why: str) -> None:
         """Raise SettingError where what only a walk block by block can do is asked for."""
@@ -183,8 +202,10 @@ class Factorize(Stage):
         whole = "" if alike else " Those that are worth all of their numbers stay whole."
         if lose:
             whole += (
-                f" {lose} lose the channels that can best be done without; those left make up for "
-                "them as well as they can."
+                f" {lose} lose the channels of the smallest norms."
+                if self.channels_by == "norms"
+                else f" {lose} lose the channels that can best be done without; those left make up "
+                "for them as well as they can."
             )
         return Description(
             "Factorized",

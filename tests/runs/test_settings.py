@@ -141,9 +141,12 @@ def test_every_choice_the_command_line_offers_is_accepted() -> None:
         "keep",
         "preset",
         "channels",
+        "channels_by",
     }
     for value in literals.pop("channels"):  # of which two are for decoders
         of_text({"recipe": "kfac-svd", "channels": value})
+    for value in literals.pop("channels_by"):
+        of_text({"recipe": "lorap", "channels_by": value})
     for name, values in literals.items():
         for value in values:
             check(settings(**{name: value}))
@@ -157,7 +160,7 @@ def of_text(chosen: dict[str, Any]) -> Settings:
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_every_recipe_can_be_run_as_it_is(name: str, preset: str) -> None:
     chosen = {"recipe": name, "preset": preset}
-    alone = name in ("aa-svd", "channels", "sparsegpt-svd")
+    alone = name in ("aa-svd", "channels", "lorap", "sparsegpt-svd")
     made = of_text(chosen) if alone else settings(**chosen)
     assert made.method.name == name
     assert made.steps[0][0] == "dense"

@@ -80,6 +80,12 @@ def test_from_the_command_and_as_a_dense_model(place: Path, found: dict[str, Any
         ({"task": "rotten_tomatoes"}, "'all' is for decoders that a text alone compresses"),
         ({"calibration": "a.txt", "rank": 8, "ranks": "uniform"}, "how many channels are left"),
         ({"calibration": "a.txt", "channels": "few"}, "channels.*few"),
+        ({"calibration": "a.txt", "channels_by": "size"}, "channels_by.*size"),
+        ({"calibration": "a.txt", "channels_by": "norms"}, "add --channels feed-forward"),
+        (
+            {"calibration": "a.txt", "channels_by": "norms", "channels": "feed-forward"},
+            "take --ranks share, or --channels-by loss",
+        ),
         (
             {
                 "calibration": "a.txt",
