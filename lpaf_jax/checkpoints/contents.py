@@ -78,7 +78,7 @@ class Source(NamedTuple):
         """
         found = {file_key(header.name, self.family): header for header in self.headers}
         if self.family.walk is not None and _LM_HEAD in found:
-            table = file_key(self.family.walk.table, self.family)
+            table = file_key(f"{self.family.table}.weight", self.family)
             if table not in found and self.family.config(self.values).tie_word_embeddings:
                 found[table] = found.pop(_LM_HEAD)
         return found
@@ -219,7 +219,7 @@ def _untied(source: Source) -> dict[str, Any]:
     if not family.config(values).tie_word_embeddings:
         return {}
     by_key = source.by_key()
-    table = by_key.get(file_key(family.walk.table, family))
+    table = by_key.get(file_key(f"{family.table}.weight", family))
     head = by_key.get(_LM_HEAD)
     if table is None or head is None:
         return {}

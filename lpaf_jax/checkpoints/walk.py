@@ -126,7 +126,7 @@ class DecoderOnDisk:
     def ending(self) -> Any:
         """A model of which `body.finish` and `head` can be used, and nothing else."""
         tied = not any(is_of_head(path, self._family) for path in self.shapes)
-        return self._with(lambda path: tied or path != self._walk.table)
+        return self._with(lambda path: tied or path != f"{self._family.table}.weight")
 
     def block(self, index: int) -> Any:
         """One block, with its weights as float32."""

@@ -61,10 +61,13 @@ def inspect_model(place: Path) -> dict[str, Any]:
     }
     plain = {key: header for key, header in headers.items() if key not in taken}
     matrices = _in_order(_factorized(source, layers) + _dense(plain, family))
-    stored = sum(m["parameters"] for m in matrices)
-    dense = sum(m["dense_parameters"] for m in matrices)
+    # Factorized embeddings are told with the matrices, and are none of the compressible ones.
+    of = [m for m in matrices if is_compressible(f"{m['name']}.kernel")]
+    stored = sum(m["parameters"] for m in of)
+    dense = sum(m["dense_parameters"] for m in of)
+    gone = sum(m["dense_parameters"] - m["parameters"] for m in matrices)
     total = sum(math.prod(header.shape) for header in headers.values())
-    bytes_of = Counter({"matrices": sum(m["bytes"] for m in matrices)})
+    bytes_of = Counter({"matrices": sum(m["bytes"] for m in of)})
     bytes_of["rest"] = sum(header.bytes for header in headers.values()) - bytes_of["matrices"]
     return {
         "folder": str(place),
@@ -81,10 +84,10 @@ def inspect_model(place: Path) -> dict[str, Any]:
             "encoder": stored,
             "encoder_dense": dense,
             "total": total,
-            "total_dense": total - stored + dense,
+            "total_dense": total + gone,
         },
         "encoder_params_ratio": stored / dense if dense else 1.0,
-        "total_params_ratio": total / (total - stored + dense) if total else 1.0,
+        "total_params_ratio": total / (total + gone) if total else 1.0,
         "bytes": dict(bytes_of),
         "bytes_on_disk": bytes_of_weights(place),
     }

@@ -7,7 +7,7 @@ from jax import Array
 
 from lpaf_jax.checkpoints import records_of
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.factors import LOW_RANK, LowRankLinear, SlicedLinear
+from lpaf_jax.factors import KINDS, LOW_RANK, LowRankLinear, SlicedLinear
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import Linear, MixedLinear, layer_at, replace_layer
 from lpaf_jax.models.functional import Params
@@ -56,6 +56,13 @@ def low_rank_factors(model: nnx.Module) -> dict[str, LowRank]:
         if record["kind"] == LOW_RANK.name
     }
     return {f"{path}.kernel": LowRank(layer.a[...], layer.b[...]) for path, layer in layers.items()}
+
+
+def take_embeddings(model: nnx.Module, source: nnx.Module) -> None:
+    """Give `model` the factorized tables of `source`, in the place of its own."""
+    for path, record in records_of(source).items():
+        if KINDS[record["kind"]].replaces != "kernel":
+            replace_layer(model, path, nnx.clone(layer_at(source, path)))
 
 
 def bias_of(layer: Linear | LowRankLinear | SlicedLinear) -> Array | None:

@@ -16,6 +16,7 @@ from lpaf_jax.factors.base import (
     register,
 )
 from lpaf_jax.factors.low_rank import LOW_RANK, LowRankLinear
+from lpaf_jax.factors.low_rank_embedding import LOW_RANK_EMBEDDING, LowRankEmbedding
 from lpaf_jax.factors.records import FIELDS, read_records, recorded
 from lpaf_jax.factors.sliced import SLICED, Heads, SlicedLinear
 
@@ -26,9 +27,11 @@ __all__ = [
     "FIELDS",
     "KINDS",
     "LOW_RANK",
+    "LOW_RANK_EMBEDDING",
     "SLICED",
     "FactorKind",
     "Heads",
+    "LowRankEmbedding",
     "LowRankLinear",
     "Places",
     "Record",

@@ -48,11 +48,7 @@ class LowRankKind(FactorKind):
         return {"kind": self.name, "rank": int(rank)}
 
     def shapes(self, record: Record, shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-        (m, n), rank = shape, record.get("rank")
-        if rank is None:
-            raise ValueError("has no rank")
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-            raise ValueError(f"has rank {rank!r}, which must be a whole number of at least 1")
+        (m, n), rank = shape, rank_in(record)
         return {"a": (m, rank), "b": (rank, n)}
 
     def stored(self, leaf: str) -> StoredAs | None:
@@ -70,6 +66,20 @@ class LowRankKind(FactorKind):
 
     def summary(self, record: Record) -> str:
         return str(record["rank"])
+
+
+def rank_in(record: Record) -> int:
+    """The rank that a record speaks of.
+
+    Raises:
+        ValueError: see `FactorKind.shapes`.
+    """
+    rank = record.get("rank")
+    if rank is None:
+        raise ValueError("has no rank")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise ValueError(f"has rank {rank!r}, which must be a whole number of at least 1")
+    return rank
 
 
 LOW_RANK = LowRankKind()

@@ -29,7 +29,6 @@ class Walk(NamedTuple):
     Attributes:
         blocks: path of the list of its blocks.
         block: `(config, init, index) -> block`.
-        table: path of the token embeddings.
         feed_forward: the layers of a block that give the channels between its feed-forward layers,
             and the one that takes them, by their paths in it.
         values: the layer that gives the values of attention, and the one that takes what it makes
@@ -39,7 +38,6 @@ class Walk(NamedTuple):
 
     blocks: str
     block: Callable[[Any, Initializer, int], nnx.Module]
-    table: str
     feed_forward: tuple[tuple[str, ...], str]
     values: tuple[str, str] | None = None
 
@@ -53,6 +51,7 @@ class Family(NamedTuple):
             whose config names none.
         architectures: what PyTorch calls the model, by head.
         prefix: of all parameters below the head, which a checkpoint without a head leaves out.
+        table: path of the layer of token embeddings.
         as_stored: whether the kernel of the layer at a path lies in the file as (in, out), as
             Conv1D of GPT-2 has it; other linear layers are stored (out, in).
         walk: of a family of decoders.
@@ -62,6 +61,7 @@ class Family(NamedTuple):
     heads: Mapping[Head, Callable[[Any, Array], nnx.Module]]
     architectures: Mapping[Head, str]
     prefix: str
+    table: str
     as_stored: Callable[[str], bool] = lambda layer: False
     walk: Walk | None = None
 
@@ -77,10 +77,10 @@ def _llama(name: str) -> Family:
         {"lm": LlamaLanguageModel, "classification": LlamaClassifier},
         {"lm": f"{name}ForCausalLM", "classification": f"{name}ForSequenceClassification"},
         prefix="model",
+        table="model.embed_tokens",
         walk=Walk(
             "model.layers",
             LlamaBlock,
-            "model.embed_tokens.weight",
             (("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"),
             ("self_attn.v_proj", "self_attn.o_proj"),
         ),
@@ -93,16 +93,16 @@ FAMILIES: dict[str, Family] = {
         {"classification": BertClassifier, "span": BertSpans},
         {"classification": "BertForSequenceClassification", "span": "BertForQuestionAnswering"},
         prefix="bert",
+        table="bert.embeddings.word_embeddings",
     ),
     "gpt2": Family(
         Gpt2Config.from_json,
         {"lm": Gpt2LanguageModel, "classification": Gpt2Classifier},
         {"lm": "GPT2LMHeadModel", "classification": "GPT2ForSequenceClassification"},
         prefix="transformer",
+        table="transformer.wte",
         as_stored=_gpt2_stored,
-        walk=Walk(
-            "transformer.h", Gpt2Block, "transformer.wte.weight", (("mlp.c_fc",), "mlp.c_proj")
-        ),
+        walk=Walk("transformer.h", Gpt2Block, (("mlp.c_fc",), "mlp.c_proj")),
     ),
     "llama": _llama("Llama"),
     "mistral": _llama("Mistral"),
@@ -116,6 +116,7 @@ FAMILIES: dict[str, Family] = {
             "span": "RobertaForQuestionAnswering",
         },
         prefix="roberta",
+        table="roberta.embeddings.word_embeddings",
     ),
     "distilbert": Family(
         DistilBertConfig.from_json,
@@ -125,6 +126,7 @@ FAMILIES: dict[str, Family] = {
             "span": "DistilBertForQuestionAnswering",
         },
         prefix="distilbert",
+        table="distilbert.embeddings.word_embeddings",
     ),
 }
 

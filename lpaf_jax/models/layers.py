@@ -16,7 +16,7 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.factors.layer import by_rows, optional, plus
+from lpaf_jax.factors.layer import by_rows, optional, plus, rows_of
 from lpaf_jax.linalg import LowRank
 
 
@@ -100,23 +100,7 @@ class Embedding(nnx.Module):
         self.weight = nnx.Param(weight)
 
     def __call__(self, index: Array) -> Array:
-        return _rows(self.weight[...], index)
-
-
-@jax.custom_vjp
-def _rows(table: Array, index: Array) -> Array:
-    return table[index]
-
-
-def _rows_backward(given: tuple[Array, Array], g: Array) -> tuple[Array, None]:
-    table, index = given
-    # Thousands of tokens may share a row: in bfloat16 a sum stands still after a few hundred.
-    wide = jnp.promote_types(g.dtype, jnp.float32)
-    summed = jnp.zeros(table.shape, wide).at[index].add(g.astype(wide))
-    return summed.astype(table.dtype), None
-
-
-_rows.defvjp(lambda table, index: (table[index], (table, index)), _rows_backward)
+        return rows_of(self.weight[...], index)
 
 
 class LayerNorm(nnx.Module):

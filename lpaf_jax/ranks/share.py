@@ -11,7 +11,8 @@ def same_share(parts: Parts, limits: Limits) -> Ranks:
         rank = max(1, int(limits.share * m * n / (m + n)))
         if rank >= step:  # a step that the share does not pay for is no step
             rank = rank // step * step
-        found[path] = None if rank * (m + n) >= m * n else rank
+        whole = limits.share >= 1 or rank * (m + n) >= m * n
+        found[path] = None if whole else rank
     return found | share_of(parts.channels, limits)
 
 

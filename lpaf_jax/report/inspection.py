@@ -113,7 +113,7 @@ def _table(found: Mapping[str, Any]) -> Table:
             table.add_section()
         kept = matrix["parameters"] / matrix["dense_parameters"]
         table.add_row(
-            str(layer) if layer != before else "",
+            str(layer) if layer not in (before, -1) else "",
             what,
             " × ".join(map(str, matrix["shape"])),
             matrix["summary"],
@@ -128,11 +128,11 @@ def _table(found: Mapping[str, Any]) -> Table:
 
 def _totals(table: Table, found: Mapping[str, Any]) -> None:
     counts, sizes = found["parameters"], found["bytes"]
-    rest = counts["total"] - counts["encoder"]
+    rest, rest_dense = (counts[f"total{end}"] - counts[f"encoder{end}"] for end in ("", "_dense"))
     whole = sum(sizes.values())
     lines = [
         ("compressible", counts["encoder"], found["encoder_params_ratio"], sizes["matrices"]),
-        ("all the rest", rest, 1.0, sizes["rest"]),
+        ("all the rest", rest, rest / max(1, rest_dense), sizes["rest"]),
         ("whole model", counts["total"], found["total_params_ratio"], whole),
     ]
     table.add_section()

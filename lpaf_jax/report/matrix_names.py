@@ -30,6 +30,8 @@ _KINDS = {
     "mlp.c_proj": "ff out",
     "mlp.down_proj": "ff out",
 }
+# Layers of token embeddings, of all families.
+_TABLES = ("word_embeddings", "wte", "embed_tokens")
 ORDER = list(dict.fromkeys(_KINDS.values()))
 _NAME = re.compile(r"(?:^|\.)(\d+)\.(.+)$")
 
@@ -38,7 +40,7 @@ def parts(name: str) -> tuple[int, str]:
     """The layer's number, and what sort of matrix it is, of a path; -1 where it is in no layer."""
     found = _NAME.search(name)
     if found is None:
-        return -1, name
+        return -1, "token embeddings" if name.endswith(_TABLES) else name
     return int(found[1]), _KINDS.get(found[2], found[2])
 
 

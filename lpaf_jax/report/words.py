@@ -40,8 +40,11 @@ def summary_line(metrics: Metrics) -> str:
         judged = "" if lost == won else f", which {_judged(paired['p'])}"
         examples = "example" if lost == 1 else "examples"
         parts.insert(1, f"{lost} test {examples} lost and {won} won{judged}")
-    weights = facts.percent(metrics["encoder_params_ratio"])
-    return f"{facts.run_name(metrics)}, {weights} of the compressible weights: {'; '.join(parts)}"
+    compressible, total = (
+        facts.percent(metrics[f"{part}_params_ratio"]) for part in ("encoder", "total")
+    )
+    kept = f"{compressible} of the compressible weights, {total} of all"
+    return f"{facts.run_name(metrics)}, {kept}: {'; '.join(parts)}"
 
 
 def _kept(metrics: Metrics) -> str:

@@ -24,6 +24,7 @@ from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import LESS_IS_BETTER, compare_paired
 from lpaf_jax.evaluation.latency import compare_latency
 from lpaf_jax.factorization.analysis import analyse_pruning
+from lpaf_jax.factors import KINDS
 from lpaf_jax.linalg import rank_for_ratio
 from lpaf_jax.models import as_function, compressible, count_parameters, parameters
 from lpaf_jax.recipes import Recipe
@@ -234,8 +235,12 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
 
 
 def ranks_of(model: nnx.Module) -> dict[str, int]:
-    """The rank of every factorized layer, by path."""
-    return {path: record["rank"] for path, record in records_of(model).items() if "rank" in record}
+    """The rank of every factorized matrix, by path; token embeddings are none."""
+    return {
+        path: record["rank"]
+        for path, record in records_of(model).items()
+        if "rank" in record and KINDS[record["kind"]].replaces == "kernel"
+    }
 
 
 def _logits_of(

@@ -249,6 +249,10 @@ def _check_untrained(settings: Settings) -> None:
         raise SettingError(
             ("importance",), f"{chosen.importance!r} is known from pruning, which needs --task"
         )
+    if chosen.embeddings is not None:
+        raise SettingError(
+            ("embeddings",), "is for models with a task: give --task, or leave it out"
+        )
     mixed = any(isinstance(stage, MixedTune) for _, stage in settings.steps_of_texts)
     if mixed and chosen.channels != "none":
         raise SettingError(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from lpaf_jax.importance import Subject
     from lpaf_jax.models.functional import Batch
+    from lpaf_jax.tasks.inputs import Inputs
 
 PARAMS, PARAMS_OF_TEXTS = 0.5, 0.8
 """The share of the compressible numbers that is kept where nothing is asked for: with a task, and
@@ -27,6 +28,7 @@ of a decoder that is not trained afterwards."""
 
 _INT = arg(metavar="INT", help_behavior_hint="(optional)")
 _NAME = arg(metavar="NAME")
+_WIDTH = arg(metavar="FLOAT", help_behavior_hint="(optional)")
 _PARAMS = arg(
     metavar="FLOAT", help_behavior_hint=f"(default: {PARAMS}; {PARAMS_OF_TEXTS} without a task)"
 )
@@ -66,6 +68,9 @@ class Factorize(Stage):
     """Step of ranks that differ, and of channels, for hardware that wants multiples of 8 or 64."""
     least: float = 0.0
     """Share of its own numbers that every matrix keeps, where ranks go by the loss."""
+    embeddings: Annotated[float | None, _WIDTH] = None
+    """Width E of the token embeddings, which become a table of V × E and a matrix of E × H; below
+    1, the share of their numbers that is kept. They are not among those that --params is about."""
     moment_batches: int = 40
     """Batches of the training data that moments and Fisher information are taken from."""
     block_epochs: int = 0
@@ -105,6 +110,12 @@ class Factorize(Stage):
         if self.channels_by == "norms":
             self._check_norms(RANK_RULES[self.ranks].needs_spectra)
         demand(self, "params", lambda x: x is None or 0 < x <= 1, "in (0, 1]")
+        demand(
+            self,
+            "embeddings",
+            lambda x: x is None or 0 < x < 1 or (1 <= x < math.inf and x == int(x)),
+            "a whole number, or a share in (0, 1)",
+        )
         demand(self, "pruned_to", lambda x: 0 < x <= 1, "in (0, 1]")
         for name in ("floor", "ridge"):
             demand(self, name, lambda x: 0 <= x < math.inf, "finite and at least 0")
@@ -138,6 +149,25 @@ class Factorize(Stage):
                 "'norms' does not look at: take --ranks share, or --channels-by loss",
             )
 
+    def check_inputs(self, inputs: "Inputs") -> None:
+        """See `Stage.check_inputs`."""
+        if self.embeddings is None:
+            return
+        from lpaf_jax.checkpoints.checkpoint import shapes_of
+        from lpaf_jax.checkpoints.contents import read_source
+        from lpaf_jax.factorization import embedding_rank
+
+        language = inputs.spec.kind == "language"
+        source = read_source(inputs.source, "lm" if language else None)
+        if language and source.family.config(source.values).tie_word_embeddings:
+            raise SettingError(
+                ("embeddings",),
+                "is for tables that serve the input alone, and the head of this language model is "
+                "tied to its own: factors of one use would add numbers",
+            )
+        rows, hidden = shapes_of(source)[f"{source.family.table}.weight"]
+        embedding_rank((rows, hidden), self.embeddings)
+
     def refuse_blocks(self, why: str) -> None:
         """Raise SettingError where what only a walk block by block can do is asked for."""
         from lpaf_jax.importance import IMPORTANCES
@@ -169,12 +199,24 @@ class Factorize(Stage):
     def run(self, context: Context) -> Saved:
         """Factorize the model before it, weighted by what its data say of it."""
         from lpaf_jax.checkpoints import load_model
-        from lpaf_jax.factorization import factorize, to_low_rank
+        from lpaf_jax.factorization import (
+            factorize,
+            factorize_embeddings,
+            to_low_rank,
+            token_counts,
+        )
+        from lpaf_jax.models import layer_at
+        from lpaf_jax.models.families import FAMILIES
 
         model = load_model(context.before)
         subject = _subject(model, context, self.moment_batches)
         solutions = factorize(subject, **self.choices())
         to_low_rank(model, solutions)
+        if self.embeddings is not None:
+            path = FAMILIES[context.inputs.family].table
+            rows = layer_at(model, path).weight.shape[0]
+            counts = token_counts(context.inputs.train.ids, rows)
+            factorize_embeddings(model, path, self.embeddings, counts)
         return model, None
 
     def describe(self, found: Mapping[str, Any]) -> Description:
@@ -207,21 +249,44 @@ class Factorize(Stage):
                 else f" {lose} lose the channels that can best be done without; those left make up "
                 "for them as well as they can."
             )
+        cut = (
+            f"{which} of m × n numbers are replaced by products of an m × k and a k × n matrix"
+            f"{label}, cut {weighed.summary} ({solver.summary}).{whole} "
+        )
+        stored = (
+            f"{names} of m × n numbers are stored as products of an m × k and a k × n matrix"
+            f"{label}, cut {weighed.summary}. "
+        )
+        if self.params == 1:
+            cut, stored = "The compressible matrices stay as they are. ", ""
+        table, rest = "", "Embeddings"
+        if self.embeddings is not None:
+            table, rest = self._of_table(), "Embeddings of positions"
         return Description(
             "Factorized",
             "Factorizing",
-            f"{which} of m × n numbers are replaced by products of an m × k and a k × n matrix"
-            f"{label}, cut {weighed.summary} ({solver.summary}).{whole} "
+            cut
+            + table
             + (
                 "Nothing has been retrained yet, so the model is usually worse here, to be mended "
                 "in the next stage."
                 if found["retrained"]
                 else "Nothing is trained afterwards."
             ),
-            f"made smaller by low-rank factorization: {names} of m × n numbers are stored as "
-            f"products of an m × k and a k × n matrix{label}, cut {weighed.summary}. "
+            f"made smaller by low-rank factorization: {stored}{table}"
             + (f"{lose} have fewer channels. " if lose else "")
-            + "Embeddings, biases, norms and the head are kept whole.",
+            + f"{rest}, biases, norms and the head are kept whole.",
+        )
+
+    def _of_table(self) -> str:
+        """What is said of the token embeddings, in a sentence."""
+        assert self.embeddings is not None
+        width = f"E = {self.embeddings:g}"
+        if self.embeddings < 1:
+            width = f"{100 * self.embeddings:g} % of their numbers"
+        return (
+            "Token embeddings of V × H numbers are replaced by products of a V × E table and an "
+            f"E × H matrix, {width}, nearest for the tokens that occur most. "
         )
 
 

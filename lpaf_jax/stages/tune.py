@@ -230,7 +230,7 @@ class MixedTune(Tune):
     def _mixed_model(self, context: Context, final: "nnx.Module") -> "nnx.Module":
         """The model before the factorization, its layers mixed with the factors of `final`."""
         from lpaf_jax.checkpoints import load_model
-        from lpaf_jax.factorization import low_rank_factors, to_mixed
+        from lpaf_jax.factorization import low_rank_factors, take_embeddings, to_mixed
         from lpaf_jax.models import parameters, set_parameters
         from lpaf_jax.stages.prune import pruning_arrays
 
@@ -244,6 +244,7 @@ class MixedTune(Tune):
             set_parameters(model, {path: whole[path] for path in factors})
             masks = {}
         to_mixed(model, factors, masks)
+        take_embeddings(model, final)
         set_parameters(model, parameters(final))  # all but the matrices that it has no more
         return model
 

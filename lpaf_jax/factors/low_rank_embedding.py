@@ -1,0 +1,67 @@
+"""A table of embeddings as a narrow one and a matrix: `T ≈ C B`, E (V + H) numbers for V H."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+from jax import Array
+
+from lpaf_jax.factors.base import FactorKind, Record, StoredAs, register
+from lpaf_jax.factors.layer import rows_of
+from lpaf_jax.factors.low_rank import rank_in
+
+
+class LowRankEmbedding(nnx.Module):
+    """Rows of `C B`, C (V, E) and B (E, H), by index: `2 E H` FLOP a token.
+
+    Source: Lan et al., "ALBERT" (2020), which learns both from the start.
+    """
+
+    def __init__(self, codes: Array, basis: Array):
+        self.codes = nnx.Param(codes)
+        self.basis = nnx.Param(basis)
+
+    def __call__(self, index: Array) -> Array:
+        return rows_of(self.codes[...], index) @ self.basis[...]
+
+
+class LowRankEmbeddingKind(FactorKind):
+    """C lies in the file as `codes.weight`, (V, E), and B as `basis.weight`, (H, E).
+
+    These are an `Embedding` and a `Linear` in PyTorch.
+    """
+
+    name = "low_rank_embedding"
+    mark = "codes"
+    replaces = "weight"
+    torch_file = Path(__file__).with_name("low_rank_embedding_torch.py")
+
+    def layer(
+        self, factors: Mapping[str, Array], bias: Array | None, record: Record
+    ) -> LowRankEmbedding:
+        return LowRankEmbedding(factors["codes"], factors["basis"])
+
+    def record(self, layer: Any) -> Record:
+        return {"kind": self.name, "rank": int(layer.codes.shape[1])}
+
+    def shapes(self, record: Record, shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+        (rows, width), rank = shape, rank_in(record)
+        return {"codes": (rows, rank), "basis": (rank, width)}
+
+    def stored(self, leaf: str) -> StoredAs | None:
+        found = {"codes": StoredAs("codes.weight", False), "basis": StoredAs("basis.weight", True)}
+        return found.get(leaf)
+
+    def dense(self, factors: Mapping[str, Any]) -> Any:
+        return factors["codes"] @ factors["basis"]
+
+    def flop(self, record: Record, shape: tuple[int, int]) -> int:
+        return 2 * rank_in(record) * shape[1]
+
+    def summary(self, record: Record) -> str:
+        return str(record["rank"])
+
+
+LOW_RANK_EMBEDDING = LowRankEmbeddingKind()
+register(LOW_RANK_EMBEDDING)

@@ -1,0 +1,169 @@
+"""Tables of embeddings as factors: the formula, the folders, and whole runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lpaf_jax.checkpoints import load_model, save_model
+from lpaf_jax.core.errors import LpafError, SettingError
+from lpaf_jax.evaluation.inspection import inspect_model
+from lpaf_jax.export import export_dense
+from lpaf_jax.factorization import embedding_rank, factorize_embeddings, token_counts
+from lpaf_jax.factors import LOW_RANK_EMBEDDING
+from lpaf_jax.models import layer_at, parameters
+from lpaf_jax.models.families import FAMILIES
+from lpaf_jax.runs.pipeline import compress
+from lpaf_jax.runs.settings import make_settings
+from tests.factors.folders import config_of, factorize, logits, twin_logits, with_config
+from tests.factors.test_folders import assert_read, read_by_a_stranger
+from tests.tiny import Tiny
+from tests.tiny_decoder import VOCABULARY, write_decoder
+
+COUNTS = 1 + np.random.default_rng(4).zipf(1.3, VOCABULARY) % 100
+RANK, HIDDEN = 12, 32
+
+
+def write_embeddings(place: Path, family: str) -> Path:
+    """Two thirds of the matrices are factors, and so are the token embeddings."""
+    dense = write_decoder(place / f"{family}_dense", family, tie_word_embeddings=False)
+    model = load_model(dense)
+    factorize(model)
+    factorize_embeddings(model, FAMILIES[family].table, RANK, COUNTS)
+    save_model(model, place / family, source=dense, label_names=None, card="# Card\n")
+    np.save(place / family / "expected.npy", logits(model))
+    return place / family
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("embeddings")
+    return {family: write_embeddings(place, family) for family in ("gpt2", "llama")}
+
+
+def test_what_is_left_of_a_table_is_nearest_where_tokens_are_frequent(
+    folders: dict[str, Path],
+) -> None:
+    for family, folder in folders.items():
+        path = FAMILIES[family].table
+        table = layer_at(load_model(folder.with_name(f"{family}_dense")), path).weight[...]
+        t = np.asarray(table, np.float64)
+        _, vectors = np.linalg.eigh(t.T @ (COUNTS[:, None] * t))
+        q = vectors[:, -RANK:]
+        found = layer_at(load_model(folder), path)
+        a, b = (np.asarray(x[...]) for x in (found.codes, found.basis))
+        np.testing.assert_allclose(a @ b, t @ q @ q.T, atol=1e-5)
+        np.testing.assert_allclose(a.T @ a, b @ b.T, atol=1e-4)
+
+
+def test_what_is_written_is_read_here_and_in_pytorch(folders: dict[str, Path]) -> None:
+    read_by_a_stranger(next(iter(folders.values())).parent, *folders.values())
+    for family, folder in folders.items():
+        expected = np.load(folder / "expected.npy")
+        np.testing.assert_array_equal(logits(load_model(folder)), expected)
+        np.testing.assert_allclose(twin_logits(folder), expected, atol=1e-4)
+        assert_read(folder, expected)
+        record = config_of(folder)["lpaf_factors"][FAMILIES[family].table]
+        assert record == {"kind": "low_rank_embedding", "rank": RANK}
+
+
+def test_dense_it_is_the_same_model(folders: dict[str, Path], tmp_path: Path) -> None:
+    for family, folder in folders.items():
+        export_dense(folder, tmp_path / family)
+        assert "lpaf_factors" not in config_of(tmp_path / family)
+        found = logits(load_model(tmp_path / family))
+        np.testing.assert_allclose(found, np.load(folder / "expected.npy"), atol=1e-4)
+
+
+def test_inspect_counts_them_with_the_whole_and_not_with_the_matrices(
+    folders: dict[str, Path],
+) -> None:
+    folder = folders["llama"]
+    found, numbers = inspect_model(folder), RANK * (VOCABULARY + HIDDEN)
+    [table] = [m for m in found["matrices"] if m["kind"] == "low_rank_embedding"]
+    assert (table["parameters"], table["flop"]) == (numbers, 2 * RANK * HIDDEN)
+    dense = inspect_model(folder.with_name("llama_dense"))["parameters"]
+    assert found["parameters"]["encoder_dense"] == dense["encoder_dense"]
+    assert found["parameters"]["total_dense"] == dense["total"]
+    gone = dense["encoder"] - found["parameters"]["encoder"] + VOCABULARY * HIDDEN - numbers
+    assert found["parameters"]["total"] == dense["total"] - gone
+
+
+@pytest.mark.parametrize("rank", [None, 0, "many", True])
+def test_a_record_that_does_not_fit(folders: dict[str, Path], tmp_path: Path, rank: Any) -> None:
+    folder = write_embeddings(tmp_path, "llama")
+    records = config_of(folder)["lpaf_factors"]
+    table = {"kind": "low_rank_embedding"} | ({} if rank is None else {"rank": rank})
+    with_config(folder, lpaf_factors=records | {"model.embed_tokens": table})
+    with pytest.raises(LpafError, match="model.embed_tokens, of kind low_rank_embedding, has"):
+        load_model(folder)
+
+
+def test_widths() -> None:
+    assert embedding_rank((50, 32), 12) == 12
+    assert embedding_rank((50, 32), 0.5) == int(0.5 * 1600 / 82)
+    assert embedding_rank((50, 32), 19) == 19
+    with pytest.raises(LpafError, match=r"20 would not make .* 50 × 32 smaller: give 19 at most"):
+        embedding_rank((50, 32), 20)
+    with pytest.raises(LpafError, match="pays for no rank"):
+        embedding_rank((50, 32), 0.01)
+    counts = token_counts([np.array([1, 1, 3]), np.array([3])], 5)
+    np.testing.assert_array_equal(counts, [1, 3, 1, 3, 1])
+
+
+def test_gradients_reach_rows_that_many_tokens_share() -> None:
+    from jax import grad
+
+    codes, basis = jnp.arange(8.0).reshape(4, 2), jnp.ones((2, 3))
+    index = jnp.array([1, 1, 2])
+
+    def total(codes: Any) -> Any:
+        return jnp.sum(LOW_RANK_EMBEDDING.layer({"codes": codes, "basis": basis}, None, {})(index))
+
+    expected = np.array([[0, 0], [6, 6], [3, 3], [0, 0]])
+    np.testing.assert_array_equal(grad(total)(codes), expected)
+
+
+@pytest.mark.parametrize("recipe", ["albert", "lpaf"])
+def test_a_run(tiny: Tiny, tmp_path: Path, recipe: str) -> None:
+    given = {"embeddings": 12} if recipe == "albert" else {"embeddings": 0.7}
+    metrics = compress(**tiny.chosen(tmp_path / "run", recipe=recipe, **given))
+    model = load_model(tmp_path / "run" / "model")
+    dense = load_model(tmp_path / "run" / "stages" / "dense")
+    shape = dense.bert.embeddings.word_embeddings.weight.shape
+    rank = embedding_rank(shape, given["embeddings"])
+    codes = parameters(model)["bert.embeddings.word_embeddings.codes"]
+    assert codes.shape == (shape[0], rank)
+    assert metrics["stages"]["final"]["accuracy"] > 0.8
+    sizes = metrics["params"]
+    gone = sizes["dense"]["encoder"] - sizes["final"]["encoder"]
+    gone += shape[0] * shape[1] - rank * sum(shape)
+    assert sizes["final"]["total"] == sizes["dense"]["total"] - gone
+    assert (gone > 1000) or recipe == "albert"
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "nearest for the tokens that occur most" in card
+    assert "Embeddings of positions, biases, norms and the head are kept whole" in card
+    assert "bert.embeddings.word_embeddings" not in metrics["ranks"]
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert settings["embeddings"] == given["embeddings"]
+
+
+def test_refused_before_any_work(tiny: Tiny, tmp_path: Path) -> None:
+    for value in (0, -1, 1.5, float("nan")):
+        with pytest.raises(SettingError, match="a whole number, or a share"):
+            make_settings("m", task="sst2", out=tmp_path, embeddings=value)
+    with pytest.raises(LpafError, match="would not make the table"):
+        compress(**tiny.chosen(tmp_path / "large", embeddings=1000))
+    assert not (tmp_path / "large").exists()
+    tied = write_decoder(tmp_path / "gpt2", "gpt2")
+    paragraphs = (" ".join(f"w{(i * j) % 50}" for j in range(40)) for i in range(1, 60))
+    (tmp_path / "text.txt").write_text("\n\n".join(paragraphs))
+    given = tiny.chosen(tmp_path / "tied", embeddings=4)
+    given |= {"model": tied, "task": tmp_path / "text.txt"}
+    with pytest.raises(SettingError, match="is tied to its own"):
+        compress(**given)
+    with pytest.raises(SettingError, match="embeddings"):
+        make_settings("m", calibration="a.txt", recipe="drone", embeddings=8, out=tmp_path)
