@@ -57,6 +57,8 @@ def factorize(model: PreTrainedModel) -> None:
         factors = KINDS[record["kind"]](layer, record)
         factors.lpaf_kind = record["kind"]
         model.set_submodule(path, factors)
+        if hasattr(factors, "tie"):
+            factors.tie(model)
 
 
 class LpafBertModel(BertModel):

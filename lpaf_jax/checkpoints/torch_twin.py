@@ -62,7 +62,10 @@ def torch_twin(
     records = read_records(values, folder)
     builders = {kind: _in_torch(KINDS[kind]) for kind in {r["kind"] for r in records.values()}}
     for path, record in records.items():
-        model.set_submodule(path, builders[record["kind"]](model.get_submodule(path), record))
+        factors = builders[record["kind"]](model.get_submodule(path), record)
+        model.set_submodule(path, factors)
+        if hasattr(factors, "tie"):
+            factors.tie(model)
     stored = {
         # A copy: PyTorch takes neither the bfloat16 of numpy nor memory that is read only.
         file_key(names[file, tensor], family): torch.from_numpy(np.array(value, np.float32))

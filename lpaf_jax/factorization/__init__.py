@@ -3,6 +3,7 @@
 from lpaf_jax.factorization.embeddings import (
     embedding_rank,
     factorize_embeddings,
+    head_moment,
     token_counts,
 )
 from lpaf_jax.factorization.factorize import factorize
@@ -12,6 +13,7 @@ __all__ = [
     "embedding_rank",
     "factorize",
     "factorize_embeddings",
+    "head_moment",
     "low_rank_factors",
     "take_embeddings",
     "to_low_rank",

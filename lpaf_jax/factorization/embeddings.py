@@ -2,14 +2,18 @@
 
 from collections.abc import Iterable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.factors import LowRankEmbedding
+from lpaf_jax.importance.activations import product
 from lpaf_jax.linalg import LowRank, balance, metric_svd
-from lpaf_jax.models import layer_at, replace_layer
+from lpaf_jax.models import as_function, layer_at, parameters, replace_layer
+from lpaf_jax.models.functional import Batch, Params
 
 
 def embedding_rank(shape: tuple[int, int], width: float) -> int:
@@ -43,14 +47,40 @@ def token_counts(texts: Iterable[np.ndarray], rows: int) -> np.ndarray:
     return found
 
 
-def factorize_embeddings(model: nnx.Module, path: str, width: float, counts: np.ndarray) -> None:
-    """Put factors in the place of the table T at `path`: `min Σ_v f_v ‖t_v − c_v B‖²`.
+def head_moment(model: nnx.Module, batches: Iterable[Batch]) -> Array:
+    """E[hᵀh], (H, H), h what goes into the head of a language model."""
+    forward, params = as_function(model, hidden=True), parameters(model)
+
+    @jax.jit
+    def sums(params: Params, batch: Batch) -> tuple[Array, Array]:
+        hidden = forward(params, {}, batch).hidden[-1]
+        shown = batch["attention_mask"][..., None].astype(hidden.dtype)
+        return product(hidden * shown, hidden), jnp.sum(shown)
+
+    found = [sums(params, batch) for batch in batches]
+    second, tokens = (sum(part) for part in zip(*found, strict=True))
+    return jnp.asarray(second / tokens)
+
+
+def factorize_embeddings(
+    model: nnx.Module,
+    path: str,
+    width: float,
+    counts: np.ndarray,
+    head: Array | None = None,
+) -> None:
+    """Put factors in the place of the table T at `path`.
+
+    Solves `min Σ_v f_v (t_v − c_v B) M (t_v − c_v B)ᵀ`. M is the identity, or where a head is tied
+    to the table halfway between that and `H C / tr C`: an error of a row is then also one of a
+    logit, of `(t_v − c_v B) C (t_v − c_v B)ᵀ` in the mean.
 
     Args:
         model: whose table it is.
         path: of the layer.
         width: see `embedding_rank`.
         counts: f, of each token.
+        head: C, (H, H), of what goes into a head that is tied to the table.
 
     Raises:
         LpafError: see `embedding_rank`; or the table is not finite.
@@ -61,5 +91,10 @@ def factorize_embeddings(model: nnx.Module, path: str, width: float, counts: np.
     if not jnp.isfinite(table).all():
         raise LpafError(f"{path}: the token embeddings hold NaN or infinity")
     rank = embedding_rank(table.shape, width)
-    found = balance(LowRank(*metric_svd(table, rank, left=jnp.asarray(counts, table.dtype))))
+    right = None
+    if head is not None:
+        hidden = table.shape[1]
+        right = (hidden * head / jnp.trace(head) + jnp.eye(hidden, dtype=head.dtype)) / 2
+    often = jnp.asarray(counts, table.dtype)
+    found = balance(LowRank(*metric_svd(table, rank, left=often, right=right)))
     replace_layer(model, path, LowRankEmbedding(found.a, found.b))

@@ -25,6 +25,10 @@ class LowRankEmbedding(nnx.Module):
     def __call__(self, index: Array) -> Array:
         return rows_of(self.codes[...], index) @ self.basis[...]
 
+    def scores(self, x: Array) -> Array:
+        """`(x Bᵀ) Cᵀ`: (..., H) to (..., V), for a head that is tied to the table."""
+        return (x @ self.basis[...].T) @ self.codes[...].T
+
 
 class LowRankEmbeddingKind(FactorKind):
     """C lies in the file as `codes.weight`, (V, E), and B as `basis.weight`, (H, E).

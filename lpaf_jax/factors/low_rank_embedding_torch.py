@@ -1,9 +1,8 @@
 """A narrow table of embeddings and a matrix in PyTorch."""
 
-from collections import OrderedDict
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def low_rank_embedding(layer: nn.Embedding, record: dict[str, Any]) -> nn.Module:
@@ -11,6 +10,31 @@ def low_rank_embedding(layer: nn.Embedding, record: dict[str, Any]) -> nn.Module
 
     In place of V H numbers `codes.weight`, (V, E), and `basis.weight`, (H, E), have E (V + H).
     """
-    codes = nn.Embedding(layer.num_embeddings, record["rank"], padding_idx=layer.padding_idx)
-    basis = nn.Linear(record["rank"], layer.embedding_dim, bias=False)
-    return nn.Sequential(OrderedDict(codes=codes, basis=basis))
+    return LowRankEmbedding(layer, record["rank"])
+
+
+class LowRankEmbedding(nn.Module):
+    def __init__(self, table: nn.Embedding, rank: int):
+        super().__init__()
+        self.codes = nn.Embedding(table.num_embeddings, rank, padding_idx=table.padding_idx)
+        self.basis = nn.Linear(rank, table.embedding_dim, bias=False)
+
+    def forward(self, index: Tensor) -> Tensor:
+        return self.basis(self.codes(index))
+
+    def tie(self, model: Any) -> None:
+        """Give a head that had the weight of the table its factors."""
+        if model.get_output_embeddings() is not None and model.config.tie_word_embeddings:
+            model.set_output_embeddings(LowRankHead(self))
+            # No weight has the name of another one any more.
+            model._tied_weights_keys, model.all_tied_weights_keys = None, {}
+
+
+class LowRankHead(nn.Module):
+    def __init__(self, table: LowRankEmbedding):
+        super().__init__()
+        self._table = (table,)  # in a tuple, so that its parameters are not found twice
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = self._table[0]
+        return (x @ table.basis.weight) @ table.codes.weight.T

@@ -138,8 +138,8 @@ class Gpt2(nnx.Module):
         return self.h
 
     @property
-    def table(self) -> Array:
-        return self.wte.weight[...]
+    def tokens(self) -> nnx.Module:
+        return self.wte
 
     @property
     def positions(self) -> int:
@@ -166,7 +166,7 @@ class Gpt2(nnx.Module):
     @property
     def past_shape(self) -> tuple[int, int]:
         heads = self.h[0].attn.heads
-        return heads, self.wte.weight.shape[1] // heads
+        return heads, self.ln_f.weight.shape[0] // heads
 
 
 class Gpt2LanguageModel(LanguageModel):

@@ -102,6 +102,10 @@ class Embedding(nnx.Module):
     def __call__(self, index: Array) -> Array:
         return rows_of(self.weight[...], index)
 
+    def scores(self, x: Array) -> Array:
+        """`x Tᵀ`: (..., H) to (..., V), for a head that is tied to the table."""
+        return x @ self.weight[...].T
+
 
 class LayerNorm(nnx.Module):
     """`(x − mean) / sqrt(variance + ε) · weight + bias` over the last axis."""

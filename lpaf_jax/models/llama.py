@@ -236,8 +236,8 @@ class Llama(nnx.Module):
         return self.layers
 
     @property
-    def table(self) -> Array:
-        return self.embed_tokens.weight[...]
+    def tokens(self) -> nnx.Module:
+        return self.embed_tokens
 
     @property
     def positions(self) -> int:

@@ -159,12 +159,6 @@ class Factorize(Stage):
 
         language = inputs.spec.kind == "language"
         source = read_source(inputs.source, "lm" if language else None)
-        if language and source.family.config(source.values).tie_word_embeddings:
-            raise SettingError(
-                ("embeddings",),
-                "is for tables that serve the input alone, and the head of this language model is "
-                "tied to its own: factors of one use would add numbers",
-            )
         rows, hidden = shapes_of(source)[f"{source.family.table}.weight"]
         embedding_rank((rows, hidden), self.embeddings)
 
@@ -202,6 +196,7 @@ class Factorize(Stage):
         from lpaf_jax.factorization import (
             factorize,
             factorize_embeddings,
+            head_moment,
             to_low_rank,
             token_counts,
         )
@@ -216,7 +211,9 @@ class Factorize(Stage):
             path = FAMILIES[context.inputs.family].table
             rows = layer_at(model, path).weight.shape[0]
             counts = token_counts(context.inputs.train.ids, rows)
-            factorize_embeddings(model, path, self.embeddings, counts)
+            tied = context.inputs.spec.kind == "language" and model.lm_head is None
+            head = head_moment(model, subject.batches()) if tied else None
+            factorize_embeddings(model, path, self.embeddings, counts, head)
         return model, None
 
     def describe(self, found: Mapping[str, Any]) -> Description:

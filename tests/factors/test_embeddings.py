@@ -12,7 +12,12 @@ from lpaf_jax.checkpoints import load_model, save_model
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.evaluation.inspection import inspect_model
 from lpaf_jax.export import export_dense
-from lpaf_jax.factorization import embedding_rank, factorize_embeddings, token_counts
+from lpaf_jax.factorization import (
+    embedding_rank,
+    factorize_embeddings,
+    head_moment,
+    token_counts,
+)
 from lpaf_jax.factors import LOW_RANK_EMBEDDING
 from lpaf_jax.models import layer_at, parameters
 from lpaf_jax.models.families import FAMILIES
@@ -23,16 +28,27 @@ from tests.factors.test_folders import assert_read, read_by_a_stranger
 from tests.tiny import Tiny
 from tests.tiny_decoder import VOCABULARY, write_decoder
 
-COUNTS = 1 + np.random.default_rng(4).zipf(1.3, VOCABULARY) % 100
+RANDOM = np.random.default_rng(4)
+COUNTS = 1 + RANDOM.zipf(1.3, VOCABULARY) % 100
 RANK, HIDDEN = 12, 32
+TIED = {"gpt2": True, "llama": False}
+BATCHES = [
+    {
+        "input_ids": RANDOM.integers(1, VOCABULARY, (3, 8)).astype(np.int32),
+        "attention_mask": np.arange(8) < np.array([[8], [5], [2]]),
+    }
+    for _ in range(2)
+]
 
 
 def write_embeddings(place: Path, family: str) -> Path:
     """Two thirds of the matrices are factors, and so are the token embeddings."""
-    dense = write_decoder(place / f"{family}_dense", family, tie_word_embeddings=False)
+    tied = TIED[family]
+    dense = write_decoder(place / f"{family}_dense", family, tie_word_embeddings=tied)
     model = load_model(dense)
     factorize(model)
-    factorize_embeddings(model, FAMILIES[family].table, RANK, COUNTS)
+    head = head_moment(model, BATCHES) if tied else None
+    factorize_embeddings(model, FAMILIES[family].table, RANK, COUNTS, head)
     save_model(model, place / family, source=dense, label_names=None, card="# Card\n")
     np.save(place / family / "expected.npy", logits(model))
     return place / family
@@ -50,13 +66,33 @@ def test_what_is_left_of_a_table_is_nearest_where_tokens_are_frequent(
     for family, folder in folders.items():
         path = FAMILIES[family].table
         table = layer_at(load_model(folder.with_name(f"{family}_dense")), path).weight[...]
-        t = np.asarray(table, np.float64)
-        _, vectors = np.linalg.eigh(t.T @ (COUNTS[:, None] * t))
+        model, t = load_model(folder), np.asarray(table, np.float64)
+        metric = np.eye(HIDDEN)
+        if TIED[family]:
+            c = given_to_head(folder.with_name(f"{family}_dense"))
+            metric = (HIDDEN * c / np.trace(c) + np.eye(HIDDEN)) / 2
+        values, vectors = np.linalg.eigh(metric)
+        half = vectors * np.sqrt(values) @ vectors.T
+        _, vectors = np.linalg.eigh(half @ t.T @ (COUNTS[:, None] * t) @ half)
         q = vectors[:, -RANK:]
-        found = layer_at(load_model(folder), path)
+        found = layer_at(model, path)
         a, b = (np.asarray(x[...]) for x in (found.codes, found.basis))
-        np.testing.assert_allclose(a @ b, t @ q @ q.T, atol=1e-5)
+        expected = t @ half @ q @ q.T @ np.linalg.inv(half)
+        np.testing.assert_allclose(a @ b, expected, atol=1e-3)
         np.testing.assert_allclose(a.T @ a, b @ b.T, atol=1e-4)
+
+
+def given_to_head(folder: Path) -> np.ndarray:
+    """The mean of hᵀh over the tokens of `BATCHES`, of the matrices as they are factorized."""
+    model = load_model(folder)
+    factorize(model)
+    found = []
+    for batch in BATCHES:
+        ids, mask = (jnp.asarray(batch[name]) for name in ("input_ids", "attention_mask"))
+        hidden = model.with_hidden(ids, mask.astype(jnp.int32))[1][-1]
+        found.append(np.asarray(hidden, np.float64)[batch["attention_mask"]])
+    h = np.concatenate(found)
+    return h.T @ h / len(h)
 
 
 def test_what_is_written_is_read_here_and_in_pytorch(folders: dict[str, Path]) -> None:
@@ -158,12 +194,5 @@ def test_refused_before_any_work(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(LpafError, match="would not make the table"):
         compress(**tiny.chosen(tmp_path / "large", embeddings=1000))
     assert not (tmp_path / "large").exists()
-    tied = write_decoder(tmp_path / "gpt2", "gpt2")
-    paragraphs = (" ".join(f"w{(i * j) % 50}" for j in range(40)) for i in range(1, 60))
-    (tmp_path / "text.txt").write_text("\n\n".join(paragraphs))
-    given = tiny.chosen(tmp_path / "tied", embeddings=4)
-    given |= {"model": tied, "task": tmp_path / "text.txt"}
-    with pytest.raises(SettingError, match="is tied to its own"):
-        compress(**given)
     with pytest.raises(SettingError, match="embeddings"):
         make_settings("m", calibration="a.txt", recipe="drone", embeddings=8, out=tmp_path)

@@ -139,11 +139,13 @@ def test_a_run_cut_short_ends_as_an_unbroken_one(place: Place, told: Path, tmp_p
     assert metrics["stages"] == read(told / "metrics.json")["stages"]
 
 
-def test_distillation_and_a_table_of_texts(place: Place, tmp_path: Path) -> None:
+def test_distillation_a_table_of_texts_and_a_narrow_tied_table(
+    place: Place, tmp_path: Path
+) -> None:
     rows = place.text.read_text().split("\n\n")
     (tmp_path / "rows.csv").write_text("\n".join(["body,label", *(f"{row},x" for row in rows)]))
     table = {"task": tmp_path / "rows.csv", "language_model": True, "text_column": "body"}
-    more = {"finetune_epochs": 0, "distil": 0.5, "tune_epochs": 1.0}
+    more = {"finetune_epochs": 0, "distil": 0.5, "tune_epochs": 1.0, "embeddings": 16}
     metrics = compress(**place.chosen(tmp_path / "run", **table, **more))
     found = {name: figures["perplexity"] for name, figures in metrics["stages"].items()}
     assert found["final"] < found["factorized"]
@@ -152,6 +154,9 @@ def test_distillation_and_a_table_of_texts(place: Place, tmp_path: Path) -> None
         for folder in (place.model, tmp_path / "run" / "stages" / "dense")
     )
     assert all((given[name] == dense[name]).all() for name in given)
+    stored = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert stored["transformer.wte.codes.weight"].shape == (VOCABULARY, 16)
+    assert not any(name.startswith(("lm_head", "transformer.wte.weight")) for name in stored)
     (tmp_path / "t.csv").write_text("body\n" + " ".join(rows[:3]) + "\n")
     # The column of the run is that of another file, too.
     assert math.isfinite(evaluate_file(tmp_path / "run", tmp_path / "t.csv")["perplexity"])

@@ -1,0 +1,75 @@
+"""Where numbers are best left out: of the table of embeddings, of the matrices, or of both.
+
+    python benchmarks/embeddings.py            # six cells of some minutes on two cores
+    python benchmarks/embeddings.py --show     # print what is there, run nothing
+
+MiniLM and Rotten Tomatoes, preset `quick`, matrices cut as in `kfac-svd`, tuned as in `lpaf-plus`.
+The table is half of MiniLM: sizes are of the whole model. It goes on where it was if it is killed.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from provenance import provenance
+
+from lpaf_jax.core.files import read_json, write_json
+from lpaf_jax.recipes import Recipe
+from lpaf_jax.runs.comparison import compare
+from lpaf_jax.stages import Factorize, FineTune, Tune
+
+RESULTS = Path(__file__).parent / "results" / "embeddings.json"
+TUNE = Tune(tune_lr=1e-4, distil=1.0, distil_hidden=1.0, temperature=2.0)
+
+
+def matrices(name: str, width: int | None = None) -> Recipe:
+    cut = Factorize(importance="two-sided", solver="metric", ranks="loss", embeddings=width)
+    return Recipe(FineTune(), cut, TUNE, name=name)
+
+
+def table(name: str, width: int) -> Recipe:
+    cut = Factorize(importance="none", solver="plain", ranks="share", embeddings=width)
+    return Recipe(FineTune(), cut, TUNE, name=name)
+
+
+# A recipe, and the shares of the compressible weights that it is to keep.
+CELLS = [
+    (matrices("matrices"), (0.25, 0.04)),
+    (table("table to 128", 128), (1.0,)),
+    (matrices("both, table to 128", 128), (0.76, 0.25)),
+    (matrices("both, table to 64", 64), (0.16,)),
+]
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Largest first, as Markdown."""
+    print("| | matrices | whole model | file | before tuning | final | validation | seconds |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in sorted(rows, key=lambda row: -row["total_params_ratio"]):
+        shares = (row[f"{part}_params_ratio"] for part in ("encoder", "total"))
+        cells = [row["recipe"], *(f"{100 * share:.1f} %" for share in shares)]
+        cells.append(f"{row['bytes'] / 1e6:.1f} MB")
+        scores = (row[key] for key in ("before_tuning", "final", "validation"))
+        cells += [f"{100 * score:.1f} %" for score in scores]
+        cells.append("" if row["seconds"] is None else f"{row['seconds']:.0f}")
+        print(f"| {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
+    parser.add_argument("--work", type=Path, default=Path("runs/embeddings"))
+    args = parser.parse_args()
+    if not args.show:
+        chosen: dict[str, Any] = {"task": "rotten_tomatoes", "out": args.work, "preset": "quick"}
+        for recipe, params in CELLS:
+            found = compare("minilm", recipes=[recipe], params=params, keep="all", **chosen)
+            facts = {name: found[name] for name in ("settings", "versions", "threads")}
+            names = {each.name for each, _ in CELLS}
+            rows = [row | provenance() for row in found["rows"] if row["recipe"] in names]
+            write_json(RESULTS, {**facts, "recipes": found["recipes"], "rows": rows})
+    show(read_json(RESULTS)["rows"])
+
+
+if __name__ == "__main__":
+    main()
