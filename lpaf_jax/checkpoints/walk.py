@@ -119,14 +119,23 @@ class DecoderOnDisk:
         for header in self._headers.values():
             check_finite(header)
 
+    @property
+    def table(self) -> str:
+        """The path of the layer of token embeddings."""
+        return self._family.table
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head has the weight of the token embeddings."""
+        return not any(is_of_head(path, self._family) for path in self.shapes)
+
     def embedder(self) -> Any:
         """A model of which `body.embed` and `body.context` can be used, and nothing else."""
         return self._with(lambda path: not is_of_head(path, self._family))
 
     def ending(self) -> Any:
         """A model of which `body.finish` and `head` can be used, and nothing else."""
-        tied = not any(is_of_head(path, self._family) for path in self.shapes)
-        return self._with(lambda path: tied or path != f"{self._family.table}.weight")
+        return self._with(lambda path: self.tied or path != f"{self.table}.weight")
 
     def block(self, index: int) -> Any:
         """One block, with its weights as float32."""

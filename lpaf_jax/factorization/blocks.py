@@ -29,6 +29,7 @@ from lpaf_jax.factorization.dense import Known, Plan, factored_in, look_ahead, p
 from lpaf_jax.factorization.states import States
 from lpaf_jax.factorization.store import Cut, Store
 from lpaf_jax.factorization.swap import bias_of, moved_bias
+from lpaf_jax.factorization.table import narrow_table, put_table
 from lpaf_jax.factorization.tune_block import CUT_LAYERS, tune_block
 from lpaf_jax.factors import KINDS, SlicedLinear
 from lpaf_jax.importance import IMPORTANCES, Moment, Weighting, with_floor
@@ -99,13 +100,15 @@ def compress_decoder(
                 f"of {source.folder}; give a smaller length"
             )
     known = look_ahead(source, tokens, plan, store, say)
+    if plan.embeddings is not None:
+        narrow_table(source, tokens, plan.embeddings, store, say)
     embedder = source.embedder()
-    calibration = States.of(embedder, tokens)
     streams = "streams" in IMPORTANCES[plan.importance].needs
     wanted = States.of(embedder, tokens) if plan.block_epochs or streams else None
-    before, after = (
-        {name: States.of(embedder, text) for name, text in held_out.items()} for _ in range(2)
-    )
+    before = {name: States.of(embedder, text) for name, text in held_out.items()}
+    put_table(source, embedder, store)
+    calibration = States.of(embedder, tokens)
+    after = {name: States.of(embedder, text) for name, text in held_out.items()}
     del embedder
     cuts: list[Cut] = []
     countdown = Countdown()
@@ -141,14 +144,13 @@ def compress_decoder(
             f"block {index + 1} of {source.blocks}: {'' if kept is None else 'cut before, '}"
             f"{lost:.1%} of the outputs' energy lost{tuned}{left}"
         )
+    perplexity: dict[str, dict[str, float]] = {name: {} for name in held_out}
     ending = source.ending() if held_out else None
-    perplexity = {
-        name: {
-            model: states[name].perplexity(ending, text)
-            for model, states in (("dense", before), ("compressed", after))
-        }
-        for name, text in held_out.items()
-    }
+    for model, of in (("dense", before), ("compressed", after)):
+        for name, text in held_out.items():
+            perplexity[name][model] = of[name].perplexity(ending, text)
+        if ending is not None and source.tied:
+            put_table(source, ending, store)
     return Outcome(cuts, perplexity)
 
 

@@ -51,6 +51,8 @@ class Plan(NamedTuple):
         channels: what loses channels, in the place of becoming factors: "none" of the layers, those
             of "feed-forward", or "all": the values of attention, too, where they have a matrix.
         channels_by: "loss" or "norms", which of them go: see `kept_channels`, `kept_by_norms`.
+        embeddings: what the table of token embeddings is cut to: see `embedding_rank`; None leaves
+            it as it is.
         pruned_to: share of its weights that `sparsegpt` leaves of a matrix before it is factorized.
         block_epochs, block_lr, seed: see `tune_block`; 0 epochs tune nothing.
         dense: gives the whole dense model and its data, in memory: for importances that look at
@@ -68,6 +70,7 @@ class Plan(NamedTuple):
     least: float = 0.0
     channels: str = "none"
     channels_by: str = "loss"
+    embeddings: float | None = None
     pruned_to: float = 1.0
     block_epochs: int = 0
     block_lr: float = 1e-4
@@ -192,7 +195,7 @@ def _walk_back(
         return
     states = store.folder / "states"
     states.mkdir(parents=True, exist_ok=True)
-    backward = Backward(source, _some(tokens), states)
+    backward = Backward(source, some_of(tokens), states)
     if not backward.reached(missing[0]):
         ahead = Countdown()
 
@@ -210,7 +213,7 @@ def _walk_back(
     shutil.rmtree(states)
 
 
-def _some(tokens: np.ndarray) -> np.ndarray:
+def some_of(tokens: np.ndarray) -> np.ndarray:
     """The texts that gradients are taken of."""
     return tokens[evenly(len(tokens), _TEXTS)]
 
@@ -221,7 +224,7 @@ def scratch_bytes(source: DecoderOnDisk, tokens: np.ndarray, plan: Plan) -> int:
         return 0
     shapes = source.matrices().values()
     width = max(min(shape) for shape in shapes)
-    return 4 * (_some(tokens).size * width * source.blocks + sum(n * n for _, n in shapes))
+    return 4 * (some_of(tokens).size * width * source.blocks + sum(n * n for _, n in shapes))
 
 
 def _sides_of(

@@ -62,22 +62,17 @@ def head_moment(model: nnx.Module, batches: Iterable[Batch]) -> Array:
     return jnp.asarray(second / tokens)
 
 
-def factorize_embeddings(
-    model: nnx.Module,
-    path: str,
-    width: float,
-    counts: np.ndarray,
-    head: Array | None = None,
-) -> None:
-    """Put factors in the place of the table T at `path`.
+def factorized_table(
+    table: Array, width: float, counts: np.ndarray, head: Array | None = None
+) -> LowRank:
+    """Factors of a table T of token embeddings.
 
     Solves `min Σ_v f_v (t_v − c_v B) M (t_v − c_v B)ᵀ`. M is the identity, or where a head is tied
     to the table halfway between that and `H C / tr C`: an error of a row is then also one of a
     logit, of `(t_v − c_v B) C (t_v − c_v B)ᵀ` in the mean.
 
     Args:
-        model: whose table it is.
-        path: of the layer.
+        table: (V, H).
         width: see `embedding_rank`.
         counts: f, of each token.
         head: C, (H, H), of what goes into a head that is tied to the table.
@@ -87,14 +82,23 @@ def factorize_embeddings(
 
     Cost: one SVD of the table.
     """
-    table = layer_at(model, path).weight[...]
     if not jnp.isfinite(table).all():
-        raise LpafError(f"{path}: the token embeddings hold NaN or infinity")
-    rank = embedding_rank(table.shape, width)
-    right = None
+        raise LpafError("the token embeddings hold NaN or infinity")
+    rows, hidden = table.shape
+    rank, right = embedding_rank((rows, hidden), width), None
     if head is not None:
-        hidden = table.shape[1]
         right = (hidden * head / jnp.trace(head) + jnp.eye(hidden, dtype=head.dtype)) / 2
     often = jnp.asarray(counts, table.dtype)
-    found = balance(LowRank(*metric_svd(table, rank, left=often, right=right)))
+    return balance(metric_svd(table, rank, left=often, right=right))
+
+
+def factorize_embeddings(
+    model: nnx.Module,
+    path: str,
+    width: float,
+    counts: np.ndarray,
+    head: Array | None = None,
+) -> None:
+    """Put factors in the place of the table at `path`; see `factorized_table`."""
+    found = factorized_table(layer_at(model, path).weight[...], width, counts, head)
     replace_layer(model, path, LowRankEmbedding(found.a, found.b))

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
 from lpaf_jax.checkpoints.tensors import opened, read_file
 from lpaf_jax.core.files import atomic_write, read_json, write_json
 from lpaf_jax.factors import LOW_RANK, SLICED, Heads, Record
+from lpaf_jax.linalg import LowRank
 
 
 class Cut(NamedTuple):
@@ -89,6 +91,18 @@ class Store:
         with atomic_write(self._file("sides", index)) as temporary:
             # safetensors writes the memory of an array as it lies, whatever its strides.
             save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, temporary)
+
+    def table(self) -> LowRank | None:
+        """The factors of the token embeddings, if they were found already, as they are stored."""
+        file = self.folder / "table.safetensors"
+        if not file.is_file():
+            return None
+        found = dict(read_file(file))
+        return LowRank(jnp.asarray(found["codes"]), jnp.asarray(found["basis"]))
+
+    def keep_table(self, codes: np.ndarray, basis: np.ndarray) -> None:
+        with atomic_write(self.folder / "table.safetensors") as temporary:
+            save_file({"codes": codes, "basis": basis}, temporary)
 
     def block(self, index: int) -> tuple[dict[str, np.ndarray], list[Cut]] | None:
         """Tensors by name and cuts of a block, if it is finished."""

@@ -47,7 +47,11 @@ class LowRankEmbeddingKind(FactorKind):
         return LowRankEmbedding(factors["codes"], factors["basis"])
 
     def record(self, layer: Any) -> Record:
-        return {"kind": self.name, "rank": int(layer.codes.shape[1])}
+        return self.of_rank(layer.codes.shape[1])
+
+    def of_rank(self, rank: int) -> Record:
+        """The record of a table of that width."""
+        return {"kind": self.name, "rank": int(rank)}
 
     def shapes(self, record: Record, shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
         (rows, width), rank = shape, rank_in(record)

@@ -249,10 +249,6 @@ def _check_untrained(settings: Settings) -> None:
         raise SettingError(
             ("importance",), f"{chosen.importance!r} is known from pruning, which needs --task"
         )
-    if chosen.embeddings is not None:
-        raise SettingError(
-            ("embeddings",), "is for models with a task: give --task, or leave it out"
-        )
     mixed = any(isinstance(stage, MixedTune) for _, stage in settings.steps_of_texts)
     if mixed and chosen.channels != "none":
         raise SettingError(
@@ -261,7 +257,7 @@ def _check_untrained(settings: Settings) -> None:
             f"{name} tunes with: take a recipe with plain tuning, such as channels",
         )
     share = chosen.share(trained=False)
-    if share is not None and not 0 < share < 1:
+    if share is not None and not (0 < share < 1 or (share == 1 and chosen.embeddings)):
         raise SettingError(("params",), f"is {share}, but must lie between 0 and 1")
 
 

@@ -29,8 +29,11 @@ from lpaf_jax.data import (
 from lpaf_jax.data.examples import unlabelled
 from lpaf_jax.factorization.blocks import compress_decoder
 from lpaf_jax.factorization.dense import Plan, scratch_bytes
+from lpaf_jax.factorization.embeddings import embedding_rank
 from lpaf_jax.factorization.store import Store
+from lpaf_jax.factors import LOW_RANK_EMBEDDING
 from lpaf_jax.importance import Subject
+from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import compressible, parameters
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings
@@ -63,6 +66,10 @@ class Decoder(TextModel):
         )
 
     def check(self, settings: Settings) -> None:
+        width = settings.factorize.embeddings
+        if width is not None:
+            rows, hidden = self.shapes[f"{self._source.table}.weight"]
+            embedding_rank((rows, hidden), width)
         self._source.check_finite()
 
     def read(self, settings: Settings, tokenizer: Tokenizer, length: int) -> tuple[Any, Any]:
@@ -100,7 +107,11 @@ class Decoder(TextModel):
         plan, store = self._plan(settings, calibration), Store(work)
         texts = {"judged": judged}
         found = compress_decoder(self._source, calibration, plan, store, held_out=texts, say=say)
-        return Result(found.cuts, found.perplexity["judged"])
+        saved = 0
+        if (table := store.table()) is not None:
+            rows, width = self.shapes[f"{self._source.table}.weight"]
+            saved = rows * width - table.size
+        return Result(found.cuts, found.perplexity["judged"], saved)
 
     def _plan(self, settings: Settings, calibration: np.ndarray) -> Plan:
         stage = settings.factorize
@@ -108,6 +119,7 @@ class Decoder(TextModel):
             **stage.choices(trained=False),
             channels=stage.channels,
             channels_by=stage.channels_by,
+            embeddings=stage.embeddings,
             pruned_to=stage.pruned_to,
             block_epochs=stage.block_epochs,
             block_lr=stage.block_lr,
@@ -171,8 +183,9 @@ class Decoder(TextModel):
 
     def _dtype_of(self, path: str) -> np.dtype[Any]:
         """That of a parameter in the file; of a factor, that of the matrix it stands for."""
-        known = path if path in self.shapes else f"{path.rpartition('.')[0]}.kernel"
-        return self._source.stored_dtype(known)
+        layer = path.rpartition(".")[0]
+        names = (path, f"{layer}.kernel", f"{layer}.weight")
+        return self._source.stored_dtype(next(name for name in names if name in self.shapes))
 
     def _inputs(self, settings: Settings, calibration: np.ndarray, judged: np.ndarray) -> Inputs:
         tokenizer = load_tokenizer(self._folder)
@@ -203,6 +216,9 @@ class Decoder(TextModel):
         """Put the folder together from the finished blocks and what lies in none."""
         source, store = self._source, Store(work)
         records = {cut.path: cut.record for cut in result.cuts if cut.record is not None}
+        table = store.table()
+        if table is not None:
+            records[source.table] = LOW_RANK_EMBEDDING.of_rank(table.rank)
         with atomic_dir(folder) as target:
             config = saved_config(source.values, source.architecture, records)
             dtype = dtype_in(source.values)
@@ -210,6 +226,10 @@ class Decoder(TextModel):
             write_beside(target, source.folder, config, "")
             writer = ShardWriter(target)
             for path in source.outside():
+                if table is not None and path == f"{source.table}.weight":
+                    for name, value in _stored_table(source, table).items():
+                        writer.add(name, value)
+                    continue
                 writer.add(file_name(path, source.shapes), source.stored(path))
             for index in range(source.blocks):
                 kept = store.block(index)
@@ -218,6 +238,16 @@ class Decoder(TextModel):
                     writer.add(name, value)
             writer.close()
             share_weights(target)
+
+
+def _stored_table(source: DecoderOnDisk, table: LowRank) -> dict[str, np.ndarray]:
+    """The factors of the token embeddings by their names in a file, as they lie there."""
+    narrow = source.stored_dtype(f"{source.table}.weight")
+    params = {f"{source.table}.codes": table.a, f"{source.table}.basis": table.b.T}
+    return {
+        file_name(path, params): np.ascontiguousarray(np.asarray(x).astype(narrow))
+        for path, x in params.items()
+    }
 
 
 def _tokens(

@@ -67,6 +67,10 @@ class Encoder(TextModel):
     def check(self, settings: Settings) -> None:
         chosen = settings.factorize
         chosen.refuse_blocks("an encoder is cut in memory, and not tuned")
+        if chosen.embeddings is not None:
+            raise SettingError(
+                ("embeddings",), "is for decoders where a text alone is given: give --task"
+            )
         if len(settings.steps_of_texts) > 1:
             raise SettingError(
                 ("tune_epochs",), "is for decoders where a text alone is given: give --task"

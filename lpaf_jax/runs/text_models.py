@@ -39,10 +39,12 @@ class Result(NamedTuple):
     Attributes:
         cuts: of all matrices.
         scores: of the "dense" and of the "compressed" model, by the metric of the model.
+        saved: numbers that the token embeddings have no more.
     """
 
     cuts: list[Cut]
     scores: dict[str, float]
+    saved: int = 0
 
 
 class TextModel(ABC):

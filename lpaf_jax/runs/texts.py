@@ -154,6 +154,7 @@ def _metrics(
     dense = sum(m * n for m, n in model.matrices.values())
     kept = sum(cut.numbers for cut in result.cuts)
     total = sum(numbers.values())
+    left = total - dense + kept - result.saved
     ranks = {cut.path: cut.rank for cut in result.cuts if cut.rank is not None}
     return {
         "model": settings.model,
@@ -169,10 +170,10 @@ def _metrics(
         "rank": next(iter(ranks.values())) if len(set(ranks.values())) == 1 else None,
         "ranks": ranks,
         "encoder_params_ratio": kept / dense,
-        "total_params_ratio": (total - dense + kept) / total,
+        "total_params_ratio": left / total,
         "params": {
             "dense": {"encoder": dense, "total": total},
-            FINAL: {"encoder": kept, "total": total - dense + kept},
+            FINAL: {"encoder": kept, "total": left},
         },
         "length": length,
         "output_energy_lost": float(np.mean([cut.error for cut in result.cuts])),

@@ -194,5 +194,3 @@ def test_refused_before_any_work(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(LpafError, match="would not make the table"):
         compress(**tiny.chosen(tmp_path / "large", embeddings=1000))
     assert not (tmp_path / "large").exists()
-    with pytest.raises(SettingError, match="embeddings"):
-        make_settings("m", calibration="a.txt", recipe="drone", embeddings=8, out=tmp_path)

@@ -1,0 +1,77 @@
+"""The table of token embeddings of a decoder on disk, as two factors."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from lpaf_jax.checkpoints import DecoderOnDisk
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.progress import Countdown
+from lpaf_jax.factorization.dense import some_of
+from lpaf_jax.factorization.embeddings import factorized_table, token_counts
+from lpaf_jax.factorization.states import States, parts
+from lpaf_jax.factorization.store import Store
+from lpaf_jax.factors import LowRankEmbedding
+from lpaf_jax.importance.activations import product
+from lpaf_jax.models import layer_at, replace_layer
+
+
+def narrow_table(
+    source: DecoderOnDisk,
+    tokens: np.ndarray,
+    width: float,
+    store: Store,
+    say: Callable[[str], None],
+) -> None:
+    """Keep the factors of the table in `store`, as they will be stored.
+
+    Args:
+        source: the dense model.
+        tokens: calibration text: what counts is how often a token occurs in it.
+        width: see `lpaf_jax.factorization.embedding_rank`.
+        store: does nothing where it holds them.
+        say: is told of the progress.
+
+    Raises:
+        LpafError: see `factorized_table`; or they are not finite in the dtype of the file.
+
+    Cost: see `factorized_table`; where the head is tied to the table, a pass of at most 32 of the
+    texts through the dense model.
+    """
+    if store.table() is not None:
+        return
+    path = f"{source.table}.weight"
+    embedder = source.embedder()
+    head = _given_to_head(source, embedder, some_of(tokens), say) if source.tied else None
+    table = layer_at(embedder, source.table).weight[...]
+    found = factorized_table(table, width, token_counts(tokens, len(table)), head)
+    narrow = source.stored_dtype(path)
+    codes, basis = (np.asarray(x).astype(narrow).astype(np.float32) for x in found)
+    if not (np.isfinite(codes).all() and np.isfinite(basis).all()):
+        raise LpafError(f"{path}: its factors are not finite as {narrow}, the file's dtype")
+    store.keep_table(codes, basis)
+
+
+def put_table(source: DecoderOnDisk, model: nnx.Module, store: Store) -> None:
+    """Put the factors that `store` holds, if any, in the place of the table of `model`."""
+    found = store.table()
+    if found is not None:
+        replace_layer(model, source.table, LowRankEmbedding(found.a, found.b))
+
+
+def _given_to_head(
+    source: DecoderOnDisk, embedder: nnx.Module, tokens: np.ndarray, say: Callable[[str], None]
+) -> Array:
+    """E[hᵀh] of what goes into the head of the dense model."""
+    states, ahead = States.of(embedder, tokens), Countdown()
+    for index in range(source.blocks):
+        states.advance(source.block(index))
+        done = index + 1
+        left = ahead.left(done / source.blocks)
+        say(f"block {done} of {source.blocks}: forward, to see what the head is given{left}")
+    body = source.ending().body
+    given = [jnp.asarray(body.finish(x)) for x in parts(states.x)]
+    return sum((product(h, h) for h in given), start=jnp.zeros(())) / tokens.size
