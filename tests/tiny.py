@@ -2,13 +2,17 @@
 
 import csv
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
@@ -222,11 +226,25 @@ def weights(folder: Path) -> bytes:
     return (folder / "model" / "model.safetensors").read_bytes()
 
 
+@contextmanager
+def shared(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A folder of all workers; the first one to ask makes what is in it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """The tiny model and its task."""
-    folder = tmp_path_factory.mktemp("tiny")
-    return Tiny(write_model(folder / "bert"), write_table(folder / "task.csv", sentences(160)))
+    with shared(tmp_path_factory, "tiny") as folder:
+        made = Tiny(folder / "bert", folder / "task.csv")
+        if not folder.is_dir():
+            folder.mkdir()
+            write_model(made.model)
+            write_table(made.data, sentences(160))
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -234,8 +252,9 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole run. Shared by all tests: read it, copy it, never change it."""
     from lpaf_jax.runs.pipeline import compress
 
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    compress(**tiny.chosen(folder))
+    with shared(tmp_path_factory, "finished") as folder:
+        if not (folder / "metrics.json").is_file():
+            compress(**tiny.chosen(folder))
     return folder
 
 
