@@ -64,10 +64,11 @@ def main() -> None:
         chosen: dict[str, Any] = {"task": "rotten_tomatoes", "out": args.work, "preset": "quick"}
         for recipe, params in CELLS:
             found = compare("minilm", recipes=[recipe], params=params, keep="all", **chosen)
-            facts = {name: found[name] for name in ("settings", "versions", "threads")}
-            names = {each.name for each, _ in CELLS}
-            rows = [row | provenance() for row in found["rows"] if row["recipe"] in names]
-            write_json(RESULTS, {**facts, "recipes": found["recipes"], "rows": rows})
+            held = read_json(RESULTS)["rows"] if RESULTS.is_file() else []
+            rows = [row for row in held if row["recipe"] != recipe.name]
+            rows += [row | provenance() for row in found["rows"] if row["recipe"] == recipe.name]
+            facts = {name: found[name] for name in ("settings", "versions", "threads", "recipes")}
+            write_json(RESULTS, {**facts, "rows": rows})
     show(read_json(RESULTS)["rows"])
 
 

@@ -8,6 +8,7 @@ gives what it has compiled to the others, and takes what they have.
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -29,6 +30,7 @@ class Exchange:
             self.now()
 
     def now(self) -> None:
+        self._shared.mkdir(parents=True, exist_ok=True)
         ours, theirs = (
             {entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")}
             for folder in (self._own, self._shared)
@@ -38,7 +40,8 @@ class Exchange:
             shutil.copyfile(self._own / name, part)
             part.replace(self._shared / name)
         for name in theirs - ours:
-            shutil.copyfile(self._shared / name, self._own / name)
+            with suppress(FileNotFoundError):  # another session has thrown it away
+                shutil.copyfile(self._shared / name, self._own / name)
 
 
 _KEY = pytest.StashKey[Exchange]()
@@ -48,13 +51,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
     kept = _kept(session.config)
-    if sum(entry.stat().st_size for entry in os.scandir(kept)) > _MOST:
+    if kept is not None and sum(entry.stat().st_size for entry in os.scandir(kept)) > _MOST:
         shutil.rmtree(kept)
 
 
-def _kept(config: pytest.Config) -> Path:
-    assert config.cache is not None
-    return config.cache.mkdir("compiled")
+def _kept(config: pytest.Config) -> Path | None:
+    """What is kept from session to session; nothing where pytest is told to keep nothing."""
+    cache = getattr(config, "cache", None)
+    return None if cache is None else cache.mkdir("compiled")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -70,7 +74,8 @@ def _compiled_once(
 ) -> Iterator[None]:
     """Processes that tests start, and may kill, read what there is and write nothing."""
     own = tmp_path_factory.mktemp("compiled")
-    exchange = pytestconfig.stash[_KEY] = Exchange(_kept(pytestconfig), own)
+    kept = _kept(pytestconfig)
+    exchange = pytestconfig.stash[_KEY] = Exchange(own if kept is None else kept, own)
     exchange.now()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(own))

@@ -9,7 +9,8 @@ This file comes with the weights, so that they load with torch and transformers 
 
 What it does, for whoever asks whether to trust it: it builds the ordinary model of transformers,
 then puts what `KINDS` has for it in the place of each layer that `lpaf_factors` in config.json
-names: a layer of fewer numbers, its weight stored as factors, or with channels gone.
+names: a layer of fewer numbers, its weight stored as factors, or with channels gone. A head that
+has the weight of token embeddings has their factors, too.
 Everything else, the loading of weights included, is what transformers does. Nothing here opens a
 file or a connection, or runs code from anywhere else.
 

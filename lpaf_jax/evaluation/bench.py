@@ -149,7 +149,10 @@ def _difference(dense: Path, compressed: Path) -> str | None:
     one, other = inspect_model(dense), inspect_model(compressed)
     if one["family"] != other["family"]:
         return f"the one is of family {one['family']}, the other of {other['family']}"
-    own, theirs = ({m["name"]: tuple(m["shape"]) for m in x["matrices"]} for x in (one, other))
+    own, theirs = (
+        {m["name"]: tuple(m["shape"]) for m in found["matrices"] if m["compressible"]}
+        for found in (one, other)
+    )
     for name in own | theirs:
         if own.get(name) != theirs.get(name):
             words = (" × ".join(map(str, x.get(name, ("absent",)))) for x in (own, theirs))

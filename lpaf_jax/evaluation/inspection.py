@@ -37,9 +37,11 @@ def inspect_model(place: Path) -> dict[str, Any]:
         JSON values. `matrices` has one entry for each matrix that is compressible or factorized:
         its `name`, `shape` (in, out), the `kind` of its factors (None where it is dense), `rank`
         (None where it has none), `summary` (what a table shows of its factors), `parameters`
-        stored, `dense_parameters`, `flop` a token, `bytes` and `dtype`; `parameters` has the sums
-        of these, as in the metrics of a run. A finished `run` has the primary `metric` of its task
-        and its value, `scores`, by stage; without a task, `judged_by` names the text.
+        stored, `dense_parameters`, `flop` a token, `bytes` and `dtype`, and whether it is
+        `compressible`, which factorized embeddings are not; `parameters` has the sums of those that
+        are ("encoder") and of all there is, as in the metrics of a run. A finished `run` has the
+        primary `metric` of its task and its value, `scores`, by stage; without a task, `judged_by`
+        names the text.
 
     Raises:
         LpafError: a file is missing or damaged, the family is not known, or the model is
@@ -61,8 +63,7 @@ def inspect_model(place: Path) -> dict[str, Any]:
     }
     plain = {key: header for key, header in headers.items() if key not in taken}
     matrices = _in_order(_factorized(source, layers) + _dense(plain, family))
-    # Factorized embeddings are told with the matrices, and are none of the compressible ones.
-    of = [m for m in matrices if is_compressible(f"{m['name']}.kernel")]
+    of = [m for m in matrices if m["compressible"]]
     stored = sum(m["parameters"] for m in of)
     dense = sum(m["dense_parameters"] for m in of)
     gone = sum(m["dense_parameters"] - m["parameters"] for m in matrices)
@@ -157,6 +158,7 @@ def _matrix(
         **facts,
         "parameters": sum(math.prod(header.shape) for header in headers),
         "dense_parameters": math.prod(shape),
+        "compressible": is_compressible(f"{name}.kernel"),
         "flop": flop,
         "bytes": sum(header.bytes for header in headers),
         "dtype": headers[0].dtype,

@@ -102,7 +102,8 @@ class Store:
 
     def keep_table(self, codes: np.ndarray, basis: np.ndarray) -> None:
         with atomic_write(self.folder / "table.safetensors") as temporary:
-            save_file({"codes": codes, "basis": basis}, temporary)
+            arrays = {"codes": codes, "basis": basis}
+            save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, temporary)
 
     def block(self, index: int) -> tuple[dict[str, np.ndarray], list[Cut]] | None:
         """Tensors by name and cuts of a block, if it is finished."""

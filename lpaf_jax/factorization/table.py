@@ -73,5 +73,5 @@ def _given_to_head(
         left = ahead.left(done / source.blocks)
         say(f"block {done} of {source.blocks}: forward, to see what the head is given{left}")
     body = source.ending().body
-    given = [jnp.asarray(body.finish(x)) for x in parts(states.x)]
+    given = (jnp.asarray(body.finish(x)) for x in parts(states.x))
     return sum((product(h, h) for h in given), start=jnp.zeros(())) / tokens.size

@@ -38,7 +38,7 @@ class Places(NamedTuple):
 
 
 class FactorKind(ABC):
-    """What takes the place of a dense weight `W`, (m, n), in `y = x W + c`.
+    """What takes the place of a dense weight `W`, (m, n): of `y = x W + c`, or a table of rows.
 
     Parameters are known by their leaf, the name of an attribute of the Flax layer: "a" of
     `encoder.layer.0.output.dense.a`. A layer has them itself, and none below them.
@@ -48,10 +48,12 @@ class FactorKind(ABC):
         mark: a leaf that layers of this kind have, and no other layer has.
         replaces: leaf of the dense weight.
         torch_file: source for PyTorch. It defines `NAME(layer, record) -> nn.Module`, from the
-            dense layer, a `Linear` or the `Conv1D` of GPT-2, whose parameters have the names that
-            `stored` gives. It is put into the modelling file that travels with the weights, and so
-            imports by `from torch import ...` or of the standard library, and nothing else; other
-            names that it defines begin with that of the kind.
+            dense layer, a `Linear`, the `Conv1D` of GPT-2 or an `Embedding`, to a layer whose
+            parameters have the names that `stored` gives. If that has a `tie(model)`, it is called
+            once the layer is in its place: a table gives a head that is tied to it its factors, as
+            its `scores` do here. It is put into the modelling file that travels with the weights,
+            and so imports by `from torch import ...` or of the standard library, and nothing else;
+            other names that it defines begin with that of the kind.
     """
 
     name: str

@@ -24,7 +24,8 @@ class LowRankEmbedding(nn.Module):
 
     def tie(self, model: Any) -> None:
         """Give a head that had the weight of the table its factors."""
-        if model.get_output_embeddings() is not None and model.config.tie_word_embeddings:
+        head, tied = model.get_output_embeddings(), model.config.tie_word_embeddings
+        if head is not None and tied and model.get_input_embeddings() is self:
             model.set_output_embeddings(LowRankHead(self))
             # No weight has the name of another one any more.
             model._tied_weights_keys, model.all_tied_weights_keys = None, {}

@@ -47,13 +47,11 @@ def compressible_layers(params: Params) -> list[str]:
     return sorted(found, key=lambda p: [int(x) if x.isdigit() else x for x in p.split(".")])
 
 
-def side_of_attention(path: str) -> Literal["looks", "carries"] | None:
-    """Whether a layer says where attention looks, or what it carries; None if it is no part of it.
-
-    Queries and keys say the first, values and outputs the second.
+def side_of_attention(path: str) -> Literal["query-key", "value-output"] | None:
+    """Which pair of matrices of attention a layer is of; None if it is no part of it.
 
     Raises:
-        LpafError: it does both.
+        LpafError: it is of both.
     """
     if _ALL_IN_ONE.search(path):
         raise LpafError(
@@ -61,8 +59,8 @@ def side_of_attention(path: str) -> Literal["looks", "carries"] | None:
             "take another recipe or --ranks share"
         )
     if _QUERIES_KEYS.search(path):
-        return "looks"
-    return "carries" if _VALUES_OUTPUTS.search(path) else None
+        return "query-key"
+    return "value-output" if _VALUES_OUTPUTS.search(path) else None
 
 
 def count_parameters(params: Params) -> dict[str, int]:

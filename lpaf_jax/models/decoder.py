@@ -83,7 +83,7 @@ class Body(Protocol):
         ...
 
     @property
-    def tokens(self) -> Any:
+    def embeddings(self) -> Any:
         """The token embeddings, which give a tied head its `scores`, too."""
         ...
 
@@ -214,19 +214,19 @@ class LanguageModel(Decoder):
     """The next token at every place, by a head of its own or by the embeddings (tied)."""
 
     def _add_head(self, config: Any, init: Initializer) -> None:
-        vocabulary, hidden = self.body.tokens.weight.shape
+        vocabulary, hidden = self.body.embeddings.weight.shape
         tied = config.tie_word_embeddings
         self.lm_head = None if tied else init.linear(hidden, vocabulary, bias=False)
 
     def head(self, x: Array) -> Array:
-        return self.body.tokens.scores(x) if self.lm_head is None else self.lm_head(x)
+        return self.body.embeddings.scores(x) if self.lm_head is None else self.lm_head(x)
 
 
 class Classifier(Decoder):
     """Classes of a text, from the state of its last token (see `last_token`)."""
 
     def _add_head(self, config: Any, init: Initializer) -> None:
-        hidden = self.body.tokens.weight.shape[1]
+        hidden = self.body.embeddings.weight.shape[1]
         self.score = init.linear(hidden, config.num_labels, bias=False)
         self.num_labels, self.pad_token_id = config.num_labels, config.pad_token_id
 

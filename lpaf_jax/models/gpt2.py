@@ -138,7 +138,7 @@ class Gpt2(nnx.Module):
         return self.h
 
     @property
-    def tokens(self) -> nnx.Module:
+    def embeddings(self) -> nnx.Module:
         return self.wte
 
     @property

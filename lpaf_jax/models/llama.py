@@ -236,7 +236,7 @@ class Llama(nnx.Module):
         return self.layers
 
     @property
-    def tokens(self) -> nnx.Module:
+    def embeddings(self) -> nnx.Module:
         return self.embed_tokens
 
     @property

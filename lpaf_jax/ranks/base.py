@@ -1,6 +1,6 @@
 """Who gets which rank: the protocol of rules, and their registry."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,6 +67,7 @@ class RankRule:
         choose: `(parts, limits) -> ranks`.
         needs_spectra: whether it needs the singular values in units of the loss.
         measured: whether those are scaled by what each cut alone does to a model's answers.
+        check: `(paths)` of the layers: raises LpafError where it has no answer for one of them.
     """
 
     name: str
@@ -74,6 +75,7 @@ class RankRule:
     choose: Callable[[Parts, Limits], Ranks]
     needs_spectra: bool = False
     measured: bool = False
+    check: Callable[[Iterable[str]], None] = lambda paths: None
 
 
 RANK_RULES: Registry[RankRule] = Registry("rank rule")

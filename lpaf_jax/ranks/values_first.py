@@ -1,13 +1,14 @@
 """Three times as much for values and outputs of attention as for queries and keys."""
 
 import math
+from collections.abc import Iterable
 
 from lpaf_jax.models.compressible import side_of_attention
 from lpaf_jax.ranks.base import Limits, Parts, RankRule, Ranks, register_rank_rule
 from lpaf_jax.ranks.share import same_share
 
 # Of the numbers that attention keeps: what values and outputs have.
-_CARRIES = 0.75
+_FIRST = 0.75
 
 
 def _values_first(parts: Parts, limits: Limits) -> Ranks:
@@ -18,16 +19,16 @@ def _values_first(parts: Parts, limits: Limits) -> Ranks:
     keys and values, which it does not speak of, both of a pair keep the same share.
     """
     sides = {path: side_of_attention(path) for path in parts.shapes}
-    numbers = {"looks": 0, "carries": 0}
+    numbers = {"query-key": 0, "value-output": 0}
     for path, side in sides.items():
         if side is not None:
             numbers[side] += math.prod(parts.shapes[path])
     kept = limits.share * sum(numbers.values())
-    carries = min(_CARRIES * kept, float(numbers["carries"]))
+    first = min(_FIRST * kept, float(numbers["value-output"]))
     shares = {
         None: limits.share,
-        "carries": carries / max(1, numbers["carries"]),
-        "looks": (kept - carries) / max(1, numbers["looks"]),
+        "value-output": first / max(1, numbers["value-output"]),
+        "query-key": (kept - first) / max(1, numbers["query-key"]),
     }
     found: Ranks = {}
     for path, side in sides.items():
@@ -39,10 +40,16 @@ def _values_first(parts: Parts, limits: Limits) -> Ranks:
     return found | same_share(parts._replace(shapes={}), limits)
 
 
+def _check(paths: Iterable[str]) -> None:
+    for path in paths:
+        side_of_attention(path)
+
+
 register_rank_rule(
     RankRule(
         "values-first",
         "of attention three times as much for values and outputs as for queries and keys",
         _values_first,
+        check=_check,
     )
 )

@@ -25,14 +25,17 @@ def matrices(metrics: Metrics) -> Html | None:
     )
     if whole := sum(_is_whole(cut) for cut in rows):
         are = "matrix is" if whole == 1 else "matrices are"
-        intro += f" {whole} {are} kept whole, which pays more there than factors would."
+        pays = ", which pays more there than factors would" if whole < len(rows) else ""
+        intro += f" {whole} {are} kept whole{pays}."
     if any(cut.get("left") for cut in rows):
         values = any(cut.get("heads") for cut in rows)
         which = "Feed-forward layers" + (" and values of attention" if values else "")
         intro += (
             f" {which} have lost channels, in all of the matrices that had them; their loss is "
-            "that of the last one, in which the channels left make up for the others."
+            "that of the last one"
         )
+        made_up = metrics["settings"].get("channels_by") != "norms"
+        intro += ", in which the channels left make up for the others." if made_up else "."
     heads = ["Matrix", "in × out", "Rank", "Numbers kept", "Output lost, mean", "Output lost, most"]
     return join(el("p", intro), table(heads, _by_kind(rows), class_="stack"), _each(rows))
 

@@ -15,7 +15,7 @@ _LABELS = 8
 
 
 def print_inspection(found: Mapping[str, Any], console: Console) -> None:
-    """What the model is, a row for each compressible matrix, totals and ratios."""
+    """What the model is, a row for each matrix that is compressible or factorized, and totals."""
     console.print(_facts(found))
     console.print(_table(found))
     if not found["factorized"]:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lpaf_jax.models.families import FAMILIES
+
 # Paths below a block, of all families -> what the matrix does, in the order a block uses them.
 _KINDS = {
     "attention.self.query": "query",
@@ -30,8 +32,7 @@ _KINDS = {
     "mlp.c_proj": "ff out",
     "mlp.down_proj": "ff out",
 }
-# Layers of token embeddings, of all families.
-_TABLES = ("word_embeddings", "wte", "embed_tokens")
+_TABLES = tuple({family.table.rpartition(".")[2] for family in FAMILIES.values()})
 ORDER = list(dict.fromkeys(_KINDS.values()))
 _NAME = re.compile(r"(?:^|\.)(\d+)\.(.+)$")
 

@@ -18,8 +18,8 @@ def explanations(metrics: Metrics) -> dict[str, str]:
 GLOSSARY = {
     "Compressible weights": (
         "The numbers in the query, key, value, attention-output and feed-forward matrices of "
-        "every layer. Embeddings, biases, norms and the head are left alone, so the whole "
-        "model shrinks by less than these do."
+        "every layer. Embeddings, biases, norms and the head are not among them, so that the "
+        "whole model has another share left than these have."
     ),
     "Accuracy kept": "The final model's accuracy divided by the dense model's.",
     "95 % interval": (

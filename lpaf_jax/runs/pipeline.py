@@ -134,12 +134,14 @@ def run(settings: Settings) -> dict[str, Any]:
 def plan(settings: Settings, inputs: Inputs) -> str:
     """How much of the compressible weights is to be kept, and with what ranks, in words."""
     chosen, share = settings.factorize, settings.share
+    table = "" if chosen.embeddings is None else f", token embeddings to {chosen.embeddings:g}"
     if chosen.ranks != "uniform":
         assert share is not None
-        return f"{_percent(share)} of the compressible weights to keep, ranks by {chosen.ranks}"
+        kept = f"{_percent(share)} of the compressible weights to keep"
+        return f"{kept}, ranks by {chosen.ranks}{table}"
     rank = one_rank(settings, inputs)
     kept = _percent(share_of_rank(rank, inputs))
-    return f"rank {rank} everywhere, {kept} of the compressible weights"
+    return f"rank {rank} everywhere, {kept} of the compressible weights{table}"
 
 
 def one_rank(settings: Settings, inputs: Inputs) -> int:

@@ -35,6 +35,7 @@ from lpaf_jax.factors import LOW_RANK_EMBEDDING
 from lpaf_jax.importance import Subject
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import compressible, parameters
+from lpaf_jax.ranks import RANK_RULES
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings
 from lpaf_jax.runs.text_models import COLUMN, JUDGED, Result, TextModel, source_of
@@ -66,6 +67,7 @@ class Decoder(TextModel):
         )
 
     def check(self, settings: Settings) -> None:
+        RANK_RULES[settings.factorize.ranks].check(self.matrices)
         width = settings.factorize.embeddings
         if width is not None:
             rows, hidden = self.shapes[f"{self._source.table}.weight"]

@@ -112,6 +112,7 @@ def _model_in(folder: Path) -> TextModel:
 def _announce(settings: Settings, model: TextModel, calibration: Any, progress: Progress) -> None:
     share, chosen = settings.share, settings.factorize
     kept = f"rank {chosen.rank}" if share is None else f"{share:.0%} of their numbers to keep"
+    kept += "" if chosen.embeddings is None else f", token embeddings to {chosen.embeddings:g}"
     progress.say(
         f"recipe {settings.method.name}: {settings.model}, {len(model.matrices)} matrices, {kept}"
     )

@@ -30,7 +30,8 @@ _INT = arg(metavar="INT", help_behavior_hint="(optional)")
 _NAME = arg(metavar="NAME")
 _WIDTH = arg(metavar="FLOAT", help_behavior_hint="(optional)")
 _PARAMS = arg(
-    metavar="FLOAT", help_behavior_hint=f"(default: {PARAMS}; {PARAMS_OF_TEXTS} without a task)"
+    metavar="FLOAT",
+    help_behavior_hint=f"(default: the recipe's, or {PARAMS}; {PARAMS_OF_TEXTS} without a task)",
 )
 
 
@@ -60,7 +61,7 @@ class Factorize(Stage):
     factors: none, feed-forward layers, or values of attention, too."""
     channels_by: Literal["loss", "norms"] = "loss"
     """Which channels go: those without which the loss rises least, the others making up for them;
-    or those of the smallest norms, with nothing made up for."""
+    or those of the smallest norms, but for the smallest hundredth, with nothing made up for."""
     pruned_to: float = 1.0
     """Of a decoder that a text alone compresses: share of the weights of each matrix that SparseGPT
     leaves, of which the factors are made then; 1 prunes nothing."""
@@ -151,6 +152,9 @@ class Factorize(Stage):
 
     def check_inputs(self, inputs: "Inputs") -> None:
         """See `Stage.check_inputs`."""
+        from lpaf_jax.ranks import RANK_RULES
+
+        RANK_RULES[self.ranks].check(inputs.biases)
         if self.embeddings is None:
             return
         from lpaf_jax.checkpoints.checkpoint import shapes_of
@@ -179,8 +183,9 @@ class Factorize(Stage):
         if self.channels != "none":
             raise SettingError(
                 ("channels",),
-                f"{self.channels!r} is for decoders that a text alone compresses: take --channels "
-                "none, a recipe such as drone, or a decoder with --calibration and without --task",
+                f"{self.channels!r} is for decoders that a text alone compresses: take a recipe "
+                "that leaves channels alone, such as drone, or a decoder with --calibration and "
+                "without --task",
             )
         if "streams" in IMPORTANCES[self.importance].needs:
             raise SettingError(
@@ -241,7 +246,7 @@ class Factorize(Stage):
         whole = "" if alike else " Those that are worth all of their numbers stay whole."
         if lose:
             whole += (
-                f" {lose} lose the channels of the smallest norms."
+                f" {lose} lose the channels of the smallest norms but for the smallest hundredth."
                 if self.channels_by == "norms"
                 else f" {lose} lose the channels that can best be done without; those left make up "
                 "for them as well as they can."
@@ -254,11 +259,11 @@ class Factorize(Stage):
             f"{names} of m × n numbers are stored as products of an m × k and a k × n matrix"
             f"{label}, cut {weighed.summary}. "
         )
-        if self.params == 1:
+        if not ranks and self.channels == "none":
             cut, stored = "The compressible matrices stay as they are. ", ""
-        table, rest = "", "Embeddings"
+        table, rest = "", "Embeddings, biases, norms and the head are kept whole."
         if self.embeddings is not None:
-            table, rest = self._of_table(), "Embeddings of positions"
+            table, rest = self._of_table(), "All else is kept whole."
         return Description(
             "Factorized",
             "Factorizing",
@@ -272,7 +277,7 @@ class Factorize(Stage):
             ),
             f"made smaller by low-rank factorization: {stored}{table}"
             + (f"{lose} have fewer channels. " if lose else "")
-            + f"{rest}, biases, norms and the head are kept whole.",
+            + rest,
         )
 
     def _of_table(self) -> str:
@@ -283,7 +288,8 @@ class Factorize(Stage):
             width = f"{100 * self.embeddings:g} % of their numbers"
         return (
             "Token embeddings of V × H numbers are replaced by products of a V × E table and an "
-            f"E × H matrix, {width}, nearest for the tokens that occur most. "
+            f"E × H matrix, {width}, nearest for the tokens that occur most; a head that is tied "
+            "to them uses the same. "
         )
 
 

@@ -284,7 +284,7 @@ class TestTiedHeads:
                 np.testing.assert_array_equal(
                     model.lm_head.weight.detach(), tensors["lm_head.weight"]
                 )
-        assert DecoderOnDisk(folder).embedder().body.tokens.weight.shape == (50, 32)
+        assert DecoderOnDisk(folder).embedder().body.embeddings.weight.shape == (50, 32)
         assert warned() == []
 
     def test_a_classifier_does_not_ask(self, folder, warned):

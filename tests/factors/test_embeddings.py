@@ -10,6 +10,7 @@ import pytest
 
 from lpaf_jax.checkpoints import load_model, save_model
 from lpaf_jax.core.errors import LpafError, SettingError
+from lpaf_jax.evaluation.bench import find_pair
 from lpaf_jax.evaluation.inspection import inspect_model
 from lpaf_jax.export import export_dense
 from lpaf_jax.factorization import (
@@ -25,7 +26,7 @@ from lpaf_jax.runs.pipeline import compress
 from lpaf_jax.runs.settings import make_settings
 from tests.factors.folders import config_of, factorize, logits, twin_logits, with_config
 from tests.factors.test_folders import assert_read, read_by_a_stranger
-from tests.tiny import Tiny
+from tests.tiny import WORDS, Tiny
 from tests.tiny_decoder import VOCABULARY, write_decoder
 
 RANDOM = np.random.default_rng(4)
@@ -138,6 +139,28 @@ def test_a_record_that_does_not_fit(folders: dict[str, Path], tmp_path: Path, ra
         load_model(folder)
 
 
+def test_an_encoder_is_read_here_and_in_pytorch(tiny: Tiny, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from lpaf_jax.checkpoints.torch_twin import torch_twin
+
+    model, words = load_model(tiny.model, num_labels=2), len(WORDS)
+    factorize_embeddings(model, FAMILIES["bert"].table, 9, np.ones(words, int))
+    out = tmp_path / "narrow"
+    save_model(model, out, source=tiny.model, label_names=["no", "yes"], card="# Card\n")
+    ids = np.random.default_rng(0).integers(1, words, (2, 7))
+    expected = np.asarray(model(jnp.asarray(ids)))
+    np.testing.assert_array_equal(load_model(out)(jnp.asarray(ids)), expected)
+    with torch.no_grad():
+        theirs = torch_twin(out)(torch.tensor(ids)).logits.numpy()
+    np.testing.assert_allclose(theirs, expected, atol=1e-5)
+
+
+def test_the_dense_model_beside_it_is_found(folders: dict[str, Path]) -> None:
+    for family, folder in folders.items():
+        pair = find_pair(folder, folder.with_name(f"{family}_dense"))
+        assert pair.dense == folder.with_name(f"{family}_dense")
+
+
 def test_widths() -> None:
     assert embedding_rank((50, 32), 12) == 12
     assert embedding_rank((50, 32), 0.5) == int(0.5 * 1600 / 82)
@@ -176,7 +199,7 @@ def test_a_run_that_mixes_ranks(tiny: Tiny, tmp_path: Path) -> None:
     assert metrics["params"]["final"]["total"] == sum(x.size for x in final.values())
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "nearest for the tokens that occur most" in card
-    assert "Embeddings of positions, biases, norms and the head are kept whole" in card
+    assert "All else is kept whole." in card
     assert table not in metrics["ranks"]
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert settings["embeddings"] == 0.7
