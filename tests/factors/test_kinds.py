@@ -45,7 +45,7 @@ def test_a_mark_and_a_name_are_taken_once() -> None:
     twin.name, twin.mark = LOW_RANK.name, "other"
     with pytest.raises(LpafError, match="'low_rank' is registered already"):
         register(twin)
-    assert list(KINDS) == ["low_rank", "sliced"]
+    assert list(KINDS) == ["low_rank", "low_rank_embedding", "sliced"]
     assert KINDS["low_rank"] is register(LOW_RANK)
 
 
