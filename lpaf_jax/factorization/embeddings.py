@@ -74,8 +74,8 @@ def factorized_table(
     to the table halfway between that and `H C / tr C`: an error of a row is then also one of a
     logit, of `(t_v − c_v B) C (t_v − c_v B)ᵀ` in the mean.
 
-    With Q the first E eigenvectors of `M^½ Tᵀ diag(f) T M^½` it is `C = T M^½ Q`, `B = Qᵀ M^-½`: a
-    row is best where it is projected, whatever its f.
+    With Q the first E eigenvectors of `M^½ Tᵀ diag(f) T M^½` it is `c_v = t_v M^½ Q` and
+    `B = Qᵀ M^-½`: a row is best where it is projected, whatever its f.
 
     Args:
         table: (V, H).

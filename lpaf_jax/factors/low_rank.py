@@ -25,7 +25,18 @@ class LowRankLinear(nnx.Module):
         return by_rows(x, lambda rows: plus(factors.apply(rows), self.bias))
 
 
-class LowRankKind(FactorKind):
+class RankedKind(FactorKind):
+    """A kind whose record is its rank."""
+
+    def of_rank(self, rank: int) -> Record:
+        """The record of a layer of that rank."""
+        return {"kind": self.name, "rank": int(rank)}
+
+    def summary(self, record: Record) -> str:
+        return str(record["rank"])
+
+
+class LowRankKind(RankedKind):
     """A, (m, k), lies in the file as `down.weight`, (k, m), and B, (k, n), as `up.weight`, (n, k).
 
     These are two `Linear`s in PyTorch, of which the second has the bias.
@@ -43,10 +54,6 @@ class LowRankKind(FactorKind):
     def record(self, layer: Any) -> Record:
         return self.of_rank(layer.a.shape[1])
 
-    def of_rank(self, rank: int) -> Record:
-        """The record of a layer of that rank."""
-        return {"kind": self.name, "rank": int(rank)}
-
     def shapes(self, record: Record, shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
         (m, n), rank = shape, rank_in(record)
         return {"a": (m, rank), "b": (rank, n)}
@@ -63,9 +70,6 @@ class LowRankKind(FactorKind):
 
     def flop(self, record: Record, shape: tuple[int, int]) -> int:
         return 2 * self.size(record, shape)
-
-    def summary(self, record: Record) -> str:
-        return str(record["rank"])
 
 
 def rank_in(record: Record) -> int:

@@ -7,9 +7,9 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
-from lpaf_jax.factors.base import FactorKind, Record, StoredAs, register
+from lpaf_jax.factors.base import Record, StoredAs, register
 from lpaf_jax.factors.layer import rows_of
-from lpaf_jax.factors.low_rank import rank_in
+from lpaf_jax.factors.low_rank import RankedKind, rank_in
 
 
 class LowRankEmbedding(nnx.Module):
@@ -30,7 +30,7 @@ class LowRankEmbedding(nnx.Module):
         return (x @ self.basis[...].T) @ self.codes[...].T
 
 
-class LowRankEmbeddingKind(FactorKind):
+class LowRankEmbeddingKind(RankedKind):
     """C lies in the file as `codes.weight`, (V, E), and B as `basis.weight`, (H, E).
 
     These are an `Embedding` and a `Linear` in PyTorch.
@@ -49,10 +49,6 @@ class LowRankEmbeddingKind(FactorKind):
     def record(self, layer: Any) -> Record:
         return self.of_rank(layer.codes.shape[1])
 
-    def of_rank(self, rank: int) -> Record:
-        """The record of a table of that width."""
-        return {"kind": self.name, "rank": int(rank)}
-
     def shapes(self, record: Record, shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
         (rows, width), rank = shape, rank_in(record)
         return {"codes": (rows, rank), "basis": (rank, width)}
@@ -66,9 +62,6 @@ class LowRankEmbeddingKind(FactorKind):
 
     def flop(self, record: Record, shape: tuple[int, int]) -> int:
         return 2 * rank_in(record) * shape[1]
-
-    def summary(self, record: Record) -> str:
-        return str(record["rank"])
 
 
 LOW_RANK_EMBEDDING = LowRankEmbeddingKind()

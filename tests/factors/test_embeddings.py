@@ -12,7 +12,6 @@ from lpaf_jax.checkpoints import load_model, save_model
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.evaluation.bench import find_pair
 from lpaf_jax.evaluation.inspection import inspect_model
-from lpaf_jax.export import export_dense
 from lpaf_jax.factorization import (
     embedding_rank,
     factorize_embeddings,
@@ -24,8 +23,8 @@ from lpaf_jax.models import layer_at, parameters
 from lpaf_jax.models.families import FAMILIES
 from lpaf_jax.runs.pipeline import compress
 from lpaf_jax.runs.settings import make_settings
-from tests.factors.folders import config_of, factorize, logits, twin_logits, with_config
-from tests.factors.test_folders import assert_read, read_by_a_stranger
+from tests.factors.folders import config_of, factorize, logits, with_config
+from tests.factors.test_folders import assert_read_everywhere, assert_same_when_dense
 from tests.tiny import WORDS, Tiny
 from tests.tiny_decoder import VOCABULARY, write_decoder
 
@@ -97,22 +96,14 @@ def given_to_head(folder: Path) -> np.ndarray:
 
 
 def test_what_is_written_is_read_here_and_in_pytorch(folders: dict[str, Path]) -> None:
-    read_by_a_stranger(next(iter(folders.values())).parent, *folders.values())
+    assert_read_everywhere(folders)
     for family, folder in folders.items():
-        expected = np.load(folder / "expected.npy")
-        np.testing.assert_array_equal(logits(load_model(folder)), expected)
-        np.testing.assert_allclose(twin_logits(folder), expected, atol=1e-4)
-        assert_read(folder, expected)
         record = config_of(folder)["lpaf_factors"][FAMILIES[family].table]
         assert record == {"kind": "low_rank_embedding", "rank": RANK}
 
 
 def test_dense_it_is_the_same_model(folders: dict[str, Path], tmp_path: Path) -> None:
-    for family, folder in folders.items():
-        export_dense(folder, tmp_path / family)
-        assert "lpaf_factors" not in config_of(tmp_path / family)
-        found = logits(load_model(tmp_path / family))
-        np.testing.assert_allclose(found, np.load(folder / "expected.npy"), atol=1e-4)
+    assert_same_when_dense(folders, tmp_path)
 
 
 def test_inspect_counts_them_with_the_whole_and_not_with_the_matrices(

@@ -47,6 +47,24 @@ def read_by_a_stranger(place: Path, *folders: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def assert_read_everywhere(folders: dict[str, Path]) -> None:
+    """Here, by the twin and by a stranger, as the model was that was written."""
+    read_by_a_stranger(next(iter(folders.values())).parent, *folders.values())
+    for folder in folders.values():
+        expected = np.load(folder / "expected.npy")
+        np.testing.assert_array_equal(logits(load_model(folder)), expected)
+        np.testing.assert_allclose(twin_logits(folder), expected, atol=1e-4)
+        assert_read(folder, expected)
+
+
+def assert_same_when_dense(folders: dict[str, Path], place: Path) -> None:
+    for family, folder in folders.items():
+        export_dense(folder, place / family)
+        assert "lpaf_factors" not in config_of(place / family)
+        found = logits(load_model(place / family))
+        np.testing.assert_allclose(found, np.load(folder / "expected.npy"), atol=1e-4)
+
+
 def assert_read(folder: Path, expected: np.ndarray) -> None:
     read = np.load(folder / "read.npz")
     np.testing.assert_allclose(read["logits"], expected, atol=1e-4)

@@ -10,11 +10,10 @@ import pytest
 from lpaf_jax.checkpoints import load_model, save_model
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.evaluation.inspection import inspect_model
-from lpaf_jax.export.dense import export_dense
 from lpaf_jax.factors import SLICED, Heads, SlicedLinear
 from lpaf_jax.models import layer_at, replace_layer
-from tests.factors.folders import FAMILIES, config_of, logits, twin_logits, with_config
-from tests.factors.test_folders import assert_read, read_by_a_stranger
+from tests.factors.folders import FAMILIES, config_of, logits, with_config
+from tests.factors.test_folders import assert_read_everywhere, assert_same_when_dense
 from tests.tiny_decoder import write_decoder
 
 # (into, out of) the channels of a block, and how many of them each block keeps.
@@ -68,12 +67,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_what_is_written_is_read_here_and_in_pytorch(folders: dict[str, Path]) -> None:
-    read_by_a_stranger(next(iter(folders.values())).parent, *folders.values())
+    assert_read_everywhere(folders)
     for family, folder in folders.items():
-        expected = np.load(folder / "expected.npy")
-        np.testing.assert_array_equal(logits(load_model(folder)), expected)
-        np.testing.assert_allclose(twin_logits(folder), expected, atol=1e-4)
-        assert_read(folder, expected)
         records = config_of(folder)["lpaf_factors"]
         hidden, out = 32, f"{BLOCKS[family]}.1.{FEED_FORWARD[family][1]}"
         assert records[out] == {"kind": "sliced", "inputs": 29, "outputs": hidden}
@@ -83,11 +78,7 @@ def test_what_is_written_is_read_here_and_in_pytorch(folders: dict[str, Path]) -
 
 
 def test_dense_it_is_the_same_model(folders: dict[str, Path], tmp_path: Path) -> None:
-    for family, folder in folders.items():
-        export_dense(folder, tmp_path / family)
-        assert "lpaf_factors" not in config_of(tmp_path / family)
-        found = logits(load_model(tmp_path / family))
-        np.testing.assert_allclose(found, np.load(folder / "expected.npy"), atol=1e-4)
+    assert_same_when_dense(folders, tmp_path)
 
 
 def test_inspect_counts_what_is_left(folders: dict[str, Path]) -> None:
