@@ -90,7 +90,7 @@ def test_each_matrix_is_nearest_in_its_outputs(folders: Folders, tmp_path: Path)
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"recipe": None}, "'all' is for decoders .*: take .* a recipe such as drone"),
+        ({"recipe": None}, "'all' is for decoders .*: take a recipe that leaves .*, such as drone"),
         ({"recipe": "kfac-svd"}, "importance 'two-sided' needs gradients, .* give --recipe drone"),
         ({"ranks": "loss"}, "ranks 'loss' needs gradients"),
         ({"length": 33}, "length is 33, but the model reads 32"),
