@@ -15,7 +15,7 @@ from provenance import provenance
 
 from lpaf_jax.checkpoints import load_model
 from lpaf_jax.core.files import read_json, write_json
-from lpaf_jax.factorization import factorize, to_low_rank
+from lpaf_jax.factorization import factorize, to_factors
 from lpaf_jax.importance import Subject
 from lpaf_jax.models import compressible, parameters
 from lpaf_jax.runs.settings import make_settings
@@ -56,7 +56,7 @@ def main() -> None:
             ) / sum(float(jnp.sum(jnp.square(w))) for w in weights.values())
             seconds = time.monotonic() - started
             model = load_model(pruned)
-            to_low_rank(model, found)
+            to_factors(model, found)
             accuracy = score_of(model, inputs.validation, 32)(parameters(model))
             rows.append(
                 {"ratio": ratio, "solver": solver, "importance": kind, "floor": floor}

@@ -20,7 +20,7 @@ from lpaf_jax.checkpoints import load_model
 from lpaf_jax.core.files import read_json
 from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import Encoded
-from lpaf_jax.factorization import to_low_rank, to_mixed
+from lpaf_jax.factorization import to_factors, to_mixed
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import (
     BertConfig,
@@ -123,7 +123,7 @@ def row_of(kind: str, job: Job) -> Row:
         if kind.startswith("mixed"):
             to_mixed(model, factors, random_masks(parameters(model)))
         else:
-            to_low_rank(model, {path: Solution(pair) for path, pair in factors.items()})
+            to_factors(model, {path: Solution(pair) for path, pair in factors.items()})
     settings = make_settings("minilm", task="rotten_tomatoes", out="runs")
     optimizer, _ = optimizer_of(settings.training, settings.value("finetune_lr"), TOTAL_STEPS)
     if kind == "prune":

@@ -41,6 +41,14 @@ class Factored(NamedTuple):
         found[self.kind.places(self.record, self.shape).columns] = bias
         return found
 
+    def read(self, path: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Factors, and the bias where there is one, by leaf, of a file's tensors, in float32."""
+        return {
+            leaf: self.kind.filed(leaf, tensors[name]).astype(np.float32)
+            for leaf, name in self.names(path).items()
+            if name in tensors
+        }
+
     def names(self, path: str) -> dict[str, str]:
         """Names in the file of the factors, and of the bias, of the layer at `path`, by leaf."""
         paths = [f"{path}.{leaf}" for leaf in (*self.sizes(), "bias")]
@@ -52,10 +60,16 @@ def records_of(model: nnx.Module) -> dict[str, Record]:
     found: dict[str, Record] = {}
     for path in parameters(model):
         layer, _, leaf = path.rpartition(".")
-        kind = kind_by_mark(leaf)
-        if kind is not None:
-            found[layer] = kind.record(layer_at(model, layer))
+        if kind_by_mark(leaf) is not None:
+            found[layer] = record_of(layer_at(model, layer))
     return found
+
+
+def record_of(layer: nnx.Module) -> Record:
+    """The record of a layer of factors."""
+    marks = (kind_by_mark(leaf) for leaf in parameters(layer))
+    kind = next(kind for kind in marks if kind is not None)
+    return kind.record(layer)
 
 
 def factored(

@@ -19,7 +19,7 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.checkpoints import DecoderOnDisk
-from lpaf_jax.checkpoints.factored import Factored
+from lpaf_jax.checkpoints.factored import Factored, record_of, records_of
 from lpaf_jax.checkpoints.names import file_name
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.machine import one_blas_thread
@@ -28,15 +28,15 @@ from lpaf_jax.factorization.channels import slice_layers
 from lpaf_jax.factorization.dense import Known, Plan, factored_in, look_ahead, paths_in, sliced_in
 from lpaf_jax.factorization.states import States
 from lpaf_jax.factorization.store import Cut, Store
-from lpaf_jax.factorization.swap import bias_of, moved_bias
+from lpaf_jax.factorization.swap import FactorLayer, bias_of, layer_of, moved_bias
 from lpaf_jax.factorization.table import narrow_table, put_table
 from lpaf_jax.factorization.tune_block import CUT_LAYERS, tune_block
 from lpaf_jax.factors import KINDS, SlicedLinear
 from lpaf_jax.importance import IMPORTANCES, Moment, Weighting, with_floor
-from lpaf_jax.linalg import LowRank, sparsegpt
+from lpaf_jax.linalg import sparsegpt
 from lpaf_jax.linalg.arithmetic import ratio
 from lpaf_jax.linalg.scaling import exponent, shift, to_unit
-from lpaf_jax.models import Linear, LowRankLinear, layer_at, replace_layer
+from lpaf_jax.models import Linear, layer_at, replace_layer
 from lpaf_jax.models.functional import parameters
 from lpaf_jax.solvers import SOLVERS, solve_one
 
@@ -101,7 +101,7 @@ def compress_decoder(
             )
     known = look_ahead(source, tokens, plan, store, say)
     if plan.embeddings is not None:
-        narrow_table(source, tokens, plan.embeddings, store, say)
+        narrow_table(source, tokens, plan.embeddings, plan.embeddings_as, store, say)
     embedder = source.embedder()
     streams = "streams" in IMPORTANCES[plan.importance].needs
     wanted = States.of(embedder, tokens) if plan.block_epochs or streams else None
@@ -167,7 +167,11 @@ def _cut_block(
     prefix = f"{source.prefix(index)}."
     shapes, weightings = source.matrices(), known.weightings(index)
     between, paths = sliced_in(source, plan, index), factored_in(source, plan, index)
-    ranks = {path.removeprefix(prefix): _rank_of(shapes[path], known.ranks[path]) for path in paths}
+    ranked = SOLVERS[plan.solver].ranked
+    ranks = {
+        path.removeprefix(prefix): _rank_of(ranked(shapes[path]), known.ranks[path])
+        for path in paths
+    }
     # Layers that give channels are cut with the one that takes them.
     ranks |= {path.removeprefix(prefix): known.ranks[path] for path in between}
     groups = states.in_order(block, list(ranks))
@@ -190,7 +194,7 @@ def _cut_block(
         if not jnp.isfinite(moment.second).all():
             raise LpafError(f"{path}: what goes into it is not finite; the model itself overflows")
         dense = {each: layer_at(block, each.removeprefix(prefix)) for each in its}
-        found: Mapping[str, LowRankLinear | SlicedLinear]
+        found: Mapping[str, FactorLayer | SlicedLinear]
         if path in between:
             right, as_stored = weightings[path].right, partial(_as_stored, source)
             given = moments[before[place]] if place in before else None
@@ -203,11 +207,7 @@ def _cut_block(
         lost = float(output_error(dense[path].kernel[...], product, moment.second))
         for each, layer in found.items():
             layers[each.removeprefix(prefix)] = layer
-            if isinstance(layer, SlicedLinear):
-                inputs, outputs = layer.w.shape
-                cuts.append(Cut(each, shapes[each], None, lost, (inputs, outputs), layer.heads))
-            else:
-                cuts.append(Cut(each, shapes[each], rank, lost))
+            cuts.append(Cut(each, shapes[each], record_of(layer), lost))
         # What comes after it is to be given what it makes now, by a layer of the shape it had.
         replace_layer(block, place, Linear(product, bias_of(found[path])))
     for place, layer in layers.items():
@@ -223,7 +223,7 @@ def _factorized(
     moment: Moment,
     rank: int,
     plan: Plan,
-) -> tuple[LowRankLinear, np.ndarray]:
+) -> tuple[FactorLayer, np.ndarray]:
     """A layer of factors, as they will be stored, and their product."""
     importance = IMPORTANCES[plan.importance]
     if importance.of_inputs is not None:
@@ -232,12 +232,14 @@ def _factorized(
     if plan.pruned_to < 1:
         target = sparsegpt(target, moment.second, plan.pruned_to)
     factors, change = solve_one(SOLVERS[plan.solver], target, weighting, rank, plan.ridge)
-    a, b = (_as_stored(source, path, x) for x in factors)
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+    narrowed = [_as_stored(source, path, x) for x in factors]
+    if not all(np.isfinite(x).all() for x in narrowed):
         narrow = source.stored_dtype(f"{path}.kernel")
         raise LpafError(f"{path}: its factors are not finite as {narrow}, the file's dtype")
     bias = moved_bias(path, bias_of(layer), change)
-    return LowRankLinear(LowRank(jnp.asarray(a), jnp.asarray(b)), bias), a @ b
+    cut = layer_of(type(factors)(*map(jnp.asarray, narrowed)), bias)
+    kind = KINDS[record_of(cut)["kind"]]
+    return cut, kind.dense(dict(zip(CUT_LAYERS[type(cut)], narrowed, strict=True)))
 
 
 def _with_moments(
@@ -309,11 +311,7 @@ def _put_products(
         if record is None:
             continue
         layer = Factored(KINDS[record["kind"]], record, cut.shape)
-        stored = {
-            leaf: tensors[name].T.astype(np.float32)
-            for leaf, name in layer.names(cut.path).items()
-            if name in tensors
-        }
+        stored = layer.read(cut.path, tensors)
         bias = stored.pop("bias", None)
         whole = None if bias is None else jnp.asarray(layer.whole_bias(bias))
         dense = Linear(jnp.asarray(layer.whole(stored)), whole)
@@ -322,7 +320,7 @@ def _put_products(
 
 def _tensors(source: DecoderOnDisk, block: nnx.Module, prefix: str) -> dict[str, np.ndarray]:
     """The parameters of a block by their names in a file, as they are to be stored."""
-    params, found = parameters(block), {}
+    params, records, found = parameters(block), records_of(block), {}
     for path, value in params.items():
         full = f"{prefix}.{path}"
         if full in source.shapes:
@@ -330,8 +328,9 @@ def _tensors(source: DecoderOnDisk, block: nnx.Module, prefix: str) -> dict[str,
             if path.endswith(".bias"):  # which a method may have moved
                 stored = np.asarray(value).astype(stored.dtype)
         else:
-            narrow = source.stored_dtype(f"{full.rpartition('.')[0]}.kernel")
-            stored = np.asarray(value).T.astype(narrow)
+            layer, _, leaf = path.rpartition(".")
+            as_filed = KINDS[records[layer]["kind"]].filed(leaf, np.asarray(value))
+            stored = as_filed.astype(source.stored_dtype(f"{prefix}.{layer}.kernel"))
         # safetensors writes the memory of an array as it lies: a transposed view is scrambled.
         found[f"{prefix}.{file_name(path, params)}"] = np.ascontiguousarray(stored)
     return found

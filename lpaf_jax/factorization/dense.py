@@ -51,8 +51,8 @@ class Plan(NamedTuple):
         channels: what loses channels, in the place of becoming factors: "none" of the layers, those
             of "feed-forward", or "all": the values of attention, too, where they have a matrix.
         channels_by: "loss" or "norms", which of them go: see `kept_channels`, `kept_by_norms`.
-        embeddings: what the table of token embeddings is cut to: see `embedding_rank`; None leaves
-            it as it is.
+        embeddings, embeddings_as: what the table of token embeddings is cut to, and in which form:
+            see `table_record`; None leaves it as it is.
         pruned_to: share of its weights that `sparsegpt` leaves of a matrix before it is factorized.
         block_epochs, block_lr, seed: see `tune_block`; 0 epochs tune nothing.
         dense: gives the whole dense model and its data, in memory: for importances that look at
@@ -71,6 +71,7 @@ class Plan(NamedTuple):
     channels: str = "none"
     channels_by: str = "loss"
     embeddings: float | None = None
+    embeddings_as: str = "low-rank"
     pruned_to: float = 1.0
     block_epochs: int = 0
     block_lr: float = 1e-4

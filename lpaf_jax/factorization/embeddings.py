@@ -1,6 +1,8 @@
 """Factorize the token embeddings of a model, by how often tokens occur."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +11,9 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.factors import LowRankEmbedding
+from lpaf_jax.factors import KINDS, LOW_RANK_EMBEDDING, Record
 from lpaf_jax.importance.activations import product
-from lpaf_jax.linalg import LowRank, balance
+from lpaf_jax.linalg import LowRank, balance, tensor_train
 from lpaf_jax.models import as_function, layer_at, parameters, replace_layer
 from lpaf_jax.models.functional import Batch, Params
 
@@ -19,16 +21,25 @@ from lpaf_jax.models.functional import Batch, Params
 _ROWS = 4096
 
 
-def embedding_rank(shape: tuple[int, int], width: float) -> int:
-    """The rank E that `--embeddings` asks for.
+Factors = dict[str, Array]
 
-    Args:
-        shape: (V, H) of the table.
-        width: E itself, or below 1 the share of its numbers that may be kept.
 
-    Raises:
-        LpafError: E (V + H) numbers are no fewer than V H, or a share pays for no rank.
+class TableForm(NamedTuple):
+    """What a table of token embeddings can become.
+
+    Attributes:
+        text: of V × H numbers are replaced by ..., for people.
+        record: `(shape, width)` to what config.json will say; raises LpafError where that is no
+            smaller.
+        solve: `(T, record, counts, C) -> factors` by leaf, of a finite table.
     """
+
+    text: str
+    record: Callable[[tuple[int, int], float], Record]
+    solve: Callable[[Array, Record, np.ndarray, Array | None], Factors]
+
+
+def _low_rank(shape: tuple[int, int], width: float) -> Record:
     rows, hidden = shape
     rank = int(width * rows * hidden / (rows + hidden)) if width < 1 else int(width)
     if rank < 1:
@@ -39,7 +50,40 @@ def embedding_rank(shape: tuple[int, int], width: float) -> int:
             f"--embeddings {rank} would not make the table of {rows} × {hidden} smaller: give "
             f"{most} at most"
         )
-    return rank
+    return LOW_RANK_EMBEDDING.of_rank(rank)
+
+
+def _of_share(width: float, form: str) -> float:
+    """`width`, which must be a share for a form that has no width."""
+    if width >= 1:
+        raise LpafError(
+            f"--embeddings {width:g} is a width, which --embeddings-as {form} has not: give the "
+            "share of the numbers that may be kept, such as 0.5"
+        )
+    return width
+
+
+def _kronecker(shape: tuple[int, int], width: float) -> Record:
+    """One product, of the longest pieces that the share pays for."""
+    (rows, hidden), share = shape, _of_share(width, "kronecker")
+    kind = KINDS["kronecker_embedding"]
+    for pattern in range(2, hidden + 1):
+        record = {"kind": kind.name, "rank": 1, "pattern": pattern}
+        if hidden % pattern == 0 and kind.size(record, shape) <= share * rows * hidden + pattern:
+            return record
+    raise LpafError(f"--embeddings {share:g} pays for no product of a table of {rows} × {hidden}")
+
+
+def _trains(shape: tuple[int, int], width: float) -> Record:
+    """Two cores, whose digits are as near each other as H has them; the largest rank."""
+    (_, hidden), share = shape, _of_share(width, "trains")
+    first = max(d for d in range(1, math.isqrt(hidden) + 1) if hidden % d == 0)
+    rank = min(int(share * hidden / (first + hidden // first)), first)
+    if rank < 1 or first == 1:
+        raise LpafError(
+            f"--embeddings {share:g} pays for no tensor train of {first} · {hidden // first}"
+        )
+    return {"kind": "train_embedding", "rank": rank, "digits": [first, hidden // first]}
 
 
 def token_counts(texts: Iterable[np.ndarray], rows: int) -> np.ndarray:
@@ -65,9 +109,9 @@ def head_moment(model: nnx.Module, batches: Iterable[Batch]) -> Array:
     return jnp.asarray(second / tokens)
 
 
-def factorized_table(
-    table: Array, width: float, counts: np.ndarray, head: Array | None = None
-) -> LowRank:
+def _solve_low_rank(
+    table: Array, record: Record, counts: np.ndarray, head: Array | None
+) -> Factors:
     """Factors of a table T of token embeddings.
 
     Solves `min Σ_v f_v (t_v − c_v B) M (t_v − c_v B)ᵀ`. M is the identity, or where a head is tied
@@ -79,19 +123,13 @@ def factorized_table(
 
     Args:
         table: (V, H).
-        width: see `embedding_rank`.
+        record: of the rank E.
         counts: f, of each token.
         head: C, (H, H), of what goes into a head that is tied to the table.
 
-    Raises:
-        LpafError: see `embedding_rank`; or the table is not finite.
-
     Cost: 2 V H (H + E) + O(H³) FLOP in float64, some thousand rows at a time.
     """
-    if not jnp.isfinite(table).all():
-        raise LpafError("the token embeddings hold NaN or infinity")
     t, (rows, hidden) = np.asarray(table), table.shape
-    rank = embedding_rank((rows, hidden), width)
     half = back = np.eye(hidden)
     if head is not None:
         c = np.asarray(head, np.float64)
@@ -101,9 +139,87 @@ def factorized_table(
     for start in range(0, rows, _ROWS):
         some = t[start : start + _ROWS].astype(np.float64) @ half
         gram += some.T @ (counts[start : start + _ROWS, None] * some)
-    q = np.linalg.eigh(gram)[1][:, -rank:]
+    q = np.linalg.eigh(gram)[1][:, -record["rank"] :]
     codes, basis = t @ (half @ q).astype(t.dtype), (q.T @ back).astype(t.dtype)
-    return balance(LowRank(jnp.asarray(codes), jnp.asarray(basis)))
+    balanced = balance(LowRank(jnp.asarray(codes), jnp.asarray(basis)))
+    return {"codes": balanced.a, "basis": balanced.b}
+
+
+def _solve_kronecker(
+    table: Array, record: Record, counts: np.ndarray, head: Array | None
+) -> Factors:
+    """Solve `min Σ_v f_v ‖t_v − Σ_t a_vt ⊗ b_t‖²`, the b of norm 1.
+
+    With every row as one of H/f × f they are the first r directions of all of them together, by
+    their counts. What goes into a tied head has no say.
+    """
+    t, width = np.asarray(table), record["pattern"]
+    pieces = t.reshape(len(t), -1, width).astype(np.float64)
+    gram = np.einsum("v,vij,vik->jk", counts.astype(np.float64), pieces, pieces, optimize=True)
+    q = np.linalg.eigh(gram)[1][:, ::-1][:, : record["rank"]]
+    found = {"pieces": (pieces @ q).swapaxes(1, 2), "patterns": q.T}
+    return {leaf: jnp.asarray(x.astype(t.dtype)) for leaf, x in found.items()}
+
+
+def _solve_trains(table: Array, record: Record, counts: np.ndarray, head: Array | None) -> Factors:
+    """Every row by itself, whatever its count and the head."""
+    digits, rank = tuple(record["digits"]), record["rank"]
+
+    @jax.jit
+    @jax.vmap
+    def split(row: Array) -> tuple[Array, ...]:
+        return tensor_train(row[None], ((1,) * len(digits), digits), rank).cores
+
+    parts = [split(table[start : start + _ROWS]) for start in range(0, len(table), _ROWS)]
+    cores = (jnp.concatenate(core)[:, :, 0] for core in zip(*parts, strict=True))
+    return {f"core_{i}": core for i, core in enumerate(cores, 1)}
+
+
+FORMS = {
+    "low-rank": TableForm(
+        "products of a V × E table and an E × H matrix", _low_rank, _solve_low_rank
+    ),
+    "kronecker": TableForm(
+        "Kronecker products of a V × H/f table and a row of f", _kronecker, _solve_kronecker
+    ),
+    "trains": TableForm("a tensor train for every token", _trains, _solve_trains),
+}
+"""By the name that `--embeddings-as` has for them."""
+
+
+def table_record(form: str, shape: tuple[int, int], width: float) -> Record:
+    """What config.json will say of a table that `--embeddings` makes smaller.
+
+    Args:
+        form: one of `FORMS`.
+        shape: (V, H) of the table.
+        width: E itself, or below 1 the share of its numbers that may be kept.
+
+    Raises:
+        LpafError: it would be no smaller, or a share pays for nothing.
+    """
+    return FORMS[form].record(shape, width)
+
+
+def factorized_table(
+    form: str, table: Array, width: float, counts: np.ndarray, head: Array | None = None
+) -> tuple[Record, Factors]:
+    """What a table T becomes: its record, and its factors by leaf.
+
+    Args:
+        form: one of `FORMS`. width: see `table_record`.
+        table: (V, H).
+        counts: f, of each token.
+        head: C, (H, H), of what goes into a head that is tied to the table.
+
+    Raises:
+        LpafError: see `table_record`; or the table is not finite.
+    """
+    if not jnp.isfinite(table).all():
+        raise LpafError("the token embeddings hold NaN or infinity")
+    rows, hidden = table.shape
+    record = table_record(form, (rows, hidden), width)
+    return record, FORMS[form].solve(table, record, counts, head)
 
 
 def factorize_embeddings(
@@ -112,7 +228,13 @@ def factorize_embeddings(
     width: float,
     counts: np.ndarray,
     head: Array | None = None,
+    form: str = "low-rank",
 ) -> None:
     """Put factors in the place of the table at `path`; see `factorized_table`."""
-    found = factorized_table(layer_at(model, path).weight[...], width, counts, head)
-    replace_layer(model, path, LowRankEmbedding(found.a, found.b))
+    table = layer_at(model, path).weight[...]
+    put_factors(model, path, *factorized_table(form, table, width, counts, head))
+
+
+def put_factors(model: nnx.Module, path: str, record: Record, factors: Factors) -> None:
+    """Put the layer of these factors in the place of the table at `path`."""
+    replace_layer(model, path, KINDS[record["kind"]].layer(factors, None, record))

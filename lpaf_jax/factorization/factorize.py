@@ -65,7 +65,7 @@ def factorize(
     def solved(spectra: Mapping[str, np.ndarray]) -> dict[str, Solution]:
         given = choose_ranks(
             ranks,
-            shapes,
+            {path: SOLVERS[solver].ranked(shape) for path, shape in shapes.items()},
             params=params,
             rank=rank,
             spectra=spectra,
@@ -111,8 +111,10 @@ def solve_all(
                 return chosen.solve(w, weighting, most, ridge)
             return solve_cut(chosen, w, weighting, rank, most)
 
-        solved = zip(paths, solve_each(solve, problems), strict=True)
-        found |= {path: first(solution, ranks[path]) for path, solution in solved}
+        solved = dict(zip(paths, solve_each(solve, problems), strict=True))
+        if chosen.nested is not None:
+            solved = {path: first(solution, ranks[path]) for path, solution in solved.items()}
+        found |= solved
     return {path: found[path] for path in ranks}
 
 

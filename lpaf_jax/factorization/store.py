@@ -1,17 +1,16 @@
 """What a walk through a decoder has found, on disk, so that it goes on where it was stopped."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
 from lpaf_jax.checkpoints.tensors import opened, read_file
 from lpaf_jax.core.files import atomic_write, read_json, write_json
-from lpaf_jax.factors import LOW_RANK, SLICED, Heads, Record
-from lpaf_jax.linalg import LowRank
+from lpaf_jax.factors import KINDS, Record
 
 
 class Cut(NamedTuple):
@@ -20,34 +19,26 @@ class Cut(NamedTuple):
     Attributes:
         path: of its layer.
         shape: (m, n).
-        rank: k; None where it stayed dense, as factors would have had more numbers.
+        record: what config.json says of its layer; None where it stayed dense, as factors would
+            have had more numbers.
         error: `E‖x W − x A B‖² / E‖x W‖²` over the calibration text, x as the blocks before, which
             are compressed, and the rest of its own, which is dense, leave it. Of layers that lost
             channels it is that of the layer that takes them. Where a layer is held against the
             dense model (`aa-svd`), the layers of its block before it are compressed as well, and
             what it mends counts as lost.
-        left: (m', n') where channels are gone. heads: whose they were, of values.
     """
 
     path: str
     shape: tuple[int, int]
-    rank: int | None
+    record: Record | None
     error: float
-    left: tuple[int, int] | None = None
-    heads: Heads | None = None
-
-    @property
-    def record(self) -> Record | None:
-        """What config.json says of its layer; None where it is as it was."""
-        if self.rank is not None:
-            return LOW_RANK.of_rank(self.rank)
-        return None if self.left is None else SLICED.of_shape(*self.left, self.heads)
 
     @property
     def numbers(self) -> int:
         """How many are stored."""
-        m, n = self.shape if self.left is None else self.left
-        return m * n if self.rank is None else self.rank * (m + n)
+        if self.record is None:
+            return math.prod(self.shape)
+        return KINDS[self.record["kind"]].size(self.record, self.shape)
 
 
 class Store:
@@ -92,18 +83,17 @@ class Store:
             # safetensors writes the memory of an array as it lies, whatever its strides.
             save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, temporary)
 
-    def table(self) -> LowRank | None:
-        """The factors of the token embeddings, if they were found already, as they are stored."""
-        file = self.folder / "table.safetensors"
-        if not file.is_file():
+    def table(self) -> tuple[Record, dict[str, np.ndarray]] | None:
+        """Record and factors of the token embeddings, if they were found already."""
+        record = self._json("table")
+        if record is None:
             return None
-        found = dict(read_file(file))
-        return LowRank(jnp.asarray(found["codes"]), jnp.asarray(found["basis"]))
+        return record, dict(read_file(self.folder / "table.safetensors"))
 
-    def keep_table(self, codes: np.ndarray, basis: np.ndarray) -> None:
+    def keep_table(self, record: Record, factors: Mapping[str, np.ndarray]) -> None:
         with atomic_write(self.folder / "table.safetensors") as temporary:
-            arrays = {"codes": codes, "basis": basis}
-            save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, temporary)
+            save_file({name: np.ascontiguousarray(x) for name, x in factors.items()}, temporary)
+        write_json(self.folder / "table.json", record)  # last: where it is, the factors are whole
 
     def block(self, index: int) -> tuple[dict[str, np.ndarray], list[Cut]] | None:
         """Tensors by name and cuts of a block, if it is finished."""
@@ -111,7 +101,8 @@ class Store:
         note = file.with_suffix(".json")
         if not note.is_file():
             return None
-        return dict(read_file(file)), [_cut(*values) for values in read_json(note)]
+        cuts = [Cut(path, (m, n), *rest) for path, (m, n), *rest in read_json(note)]
+        return dict(read_file(file)), cuts
 
     def keep_block(self, index: int, tensors: dict[str, np.ndarray], cuts: list[Cut]) -> None:
         file = self._file("block", index)
@@ -125,16 +116,3 @@ class Store:
 
     def _file(self, kind: str, index: int) -> Path:
         return self.folder / f"{kind}-{index:05d}.safetensors"
-
-
-def _cut(
-    path: str,
-    shape: list[int],
-    rank: int | None,
-    error: float,
-    left: list[int] | None,
-    heads: list[Any] | None,
-) -> Cut:
-    (m, n) = shape
-    of = None if heads is None else Heads(heads[0], heads[1], tuple(heads[2]))
-    return Cut(path, (m, n), rank, error, None if left is None else (left[0], left[1]), of)

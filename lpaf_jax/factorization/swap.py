@@ -7,11 +7,14 @@ from jax import Array
 
 from lpaf_jax.checkpoints import records_of
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.factors import KINDS, LOW_RANK, LowRankLinear, SlicedLinear
-from lpaf_jax.linalg import LowRank
+from lpaf_jax.factors import KINDS, LOW_RANK, KroneckerLinear, LowRankLinear, SlicedLinear
+from lpaf_jax.linalg import Kronecker, LowRank
 from lpaf_jax.models import Linear, MixedLinear, layer_at, replace_layer
 from lpaf_jax.models.functional import Params
 from lpaf_jax.solvers import Solution
+
+FactorLayer = LowRankLinear | KroneckerLinear
+"""What a solution makes of a layer."""
 
 
 def to_mixed(model: nnx.Module, factors: dict[str, LowRank], masks: Params) -> None:
@@ -23,7 +26,7 @@ def to_mixed(model: nnx.Module, factors: dict[str, LowRank], masks: Params) -> N
         replace_layer(model, place, MixedLinear(dense.kernel[...], mask, pair, bias_of(dense)))
 
 
-def to_low_rank(model: nnx.Module, solutions: Mapping[str, Solution]) -> None:
+def to_factors(model: nnx.Module, solutions: Mapping[str, Solution]) -> None:
     """Let every layer in `solutions` (by kernel path) hold its factors alone.
 
     Raises:
@@ -32,7 +35,14 @@ def to_low_rank(model: nnx.Module, solutions: Mapping[str, Solution]) -> None:
     for path, (factors, change) in solutions.items():
         place = path.removesuffix(".kernel")
         bias = moved_bias(place, bias_of(_dense(model, place)), change)
-        replace_layer(model, place, LowRankLinear(factors, bias))
+        replace_layer(model, place, layer_of(factors, bias))
+
+
+def layer_of(factors: LowRank | Kronecker, bias: Array | None) -> FactorLayer:
+    """The layer that a solution makes."""
+    if isinstance(factors, Kronecker):
+        return KroneckerLinear(factors, bias)
+    return LowRankLinear(factors, bias)
 
 
 def moved_bias(place: str, bias: Array | None, change: Array | None) -> Array | None:
@@ -65,7 +75,7 @@ def take_embeddings(model: nnx.Module, source: nnx.Module) -> None:
             replace_layer(model, path, nnx.clone(layer_at(source, path)))
 
 
-def bias_of(layer: Linear | LowRankLinear | SlicedLinear) -> Array | None:
+def bias_of(layer: Linear | FactorLayer | SlicedLinear) -> Array | None:
     """The bias of a layer, if it has one."""
     return None if layer.bias is None else layer.bias[...]
 

@@ -1,4 +1,4 @@
-"""The table of token embeddings of a decoder on disk, as two factors."""
+"""The table of token embeddings of a decoder on disk, as factors."""
 
 from collections.abc import Callable
 
@@ -11,18 +11,18 @@ from lpaf_jax.checkpoints import DecoderOnDisk
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.progress import Countdown
 from lpaf_jax.factorization.dense import some_of
-from lpaf_jax.factorization.embeddings import factorized_table, token_counts
+from lpaf_jax.factorization.embeddings import factorized_table, put_factors, token_counts
 from lpaf_jax.factorization.states import States, parts
 from lpaf_jax.factorization.store import Store
-from lpaf_jax.factors import LowRankEmbedding
 from lpaf_jax.importance.activations import product
-from lpaf_jax.models import layer_at, replace_layer
+from lpaf_jax.models import layer_at
 
 
 def narrow_table(
     source: DecoderOnDisk,
     tokens: np.ndarray,
     width: float,
+    form: str,
     store: Store,
     say: Callable[[str], None],
 ) -> None:
@@ -31,7 +31,7 @@ def narrow_table(
     Args:
         source: the dense model.
         tokens: calibration text: what counts is how often a token occurs in it.
-        width: see `lpaf_jax.factorization.embedding_rank`.
+        width, form: see `lpaf_jax.factorization.table_record`.
         store: does nothing where it holds them.
         say: is told of the progress.
 
@@ -47,19 +47,21 @@ def narrow_table(
     embedder = source.embedder()
     head = _given_to_head(source, embedder, some_of(tokens), say) if source.tied else None
     table = layer_at(embedder, source.table).weight[...]
-    found = factorized_table(table, width, token_counts(tokens, len(table)), head)
+    counts = token_counts(tokens, len(table))
+    record, found = factorized_table(form, table, width, counts, head)
     narrow = source.stored_dtype(path)
-    codes, basis = (np.asarray(x).astype(narrow).astype(np.float32) for x in found)
-    if not (np.isfinite(codes).all() and np.isfinite(basis).all()):
+    stored = {leaf: np.asarray(x).astype(narrow).astype(np.float32) for leaf, x in found.items()}
+    if not all(np.isfinite(x).all() for x in stored.values()):
         raise LpafError(f"{path}: its factors are not finite as {narrow}, the file's dtype")
-    store.keep_table(codes, basis)
+    store.keep_table(record, stored)
 
 
 def put_table(source: DecoderOnDisk, model: nnx.Module, store: Store) -> None:
     """Put the factors that `store` holds, if any, in the place of the table of `model`."""
     found = store.table()
     if found is not None:
-        replace_layer(model, source.table, LowRankEmbedding(found.a, found.b))
+        record, factors = found
+        put_factors(model, source.table, record, {x: jnp.asarray(v) for x, v in factors.items()})
 
 
 def _given_to_head(

@@ -11,11 +11,15 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.factorization.states import States, parts
-from lpaf_jax.factors import LowRankLinear, SlicedLinear
+from lpaf_jax.factors import KroneckerLinear, LowRankLinear, SlicedLinear
 from lpaf_jax.models import layer_at
 from lpaf_jax.models.functional import Params, parameters, set_parameters
 
-CUT_LAYERS: dict[type, tuple[str, ...]] = {LowRankLinear: ("a", "b"), SlicedLinear: ("w",)}
+CUT_LAYERS: dict[type, tuple[str, ...]] = {
+    LowRankLinear: ("a", "b"),
+    KroneckerLinear: ("outer", "inner"),
+    SlicedLinear: ("w",),
+}
 """What a cut leaves, and the matrices that it has in the place of the dense one."""
 
 

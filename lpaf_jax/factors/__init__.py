@@ -15,6 +15,7 @@ from lpaf_jax.factors.base import (
     kind_by_mark,
     register,
 )
+from lpaf_jax.factors.kronecker import KroneckerLinear
 from lpaf_jax.factors.low_rank import LOW_RANK, LowRankLinear
 from lpaf_jax.factors.low_rank_embedding import LOW_RANK_EMBEDDING, LowRankEmbedding
 from lpaf_jax.factors.records import FIELDS, read_records, recorded
@@ -31,6 +32,7 @@ __all__ = [
     "SLICED",
     "FactorKind",
     "Heads",
+    "KroneckerLinear",
     "LowRankEmbedding",
     "LowRankLinear",
     "Places",

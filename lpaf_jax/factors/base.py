@@ -82,6 +82,11 @@ class FactorKind(ABC):
     def stored(self, leaf: str) -> StoredAs | None:
         """How a factor, or "bias", lies in the file; None: as in a dense layer."""
 
+    def filed(self, leaf: str, x: np.ndarray) -> np.ndarray:
+        """A factor, or the bias, as it lies in the file; and one that lies there, as it is here."""
+        stored = self.stored(leaf)
+        return x.T if stored is not None and stored.turned else x
+
     @abstractmethod
     def dense(self, factors: Mapping[str, Any]) -> Any:
         """`W`, (m, n), of factors by leaf, arrays of numpy or of JAX as these are.

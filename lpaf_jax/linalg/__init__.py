@@ -12,6 +12,7 @@ from lpaf_jax.linalg.factors import LowRank as LowRank
 from lpaf_jax.linalg.factors import balance as balance
 from lpaf_jax.linalg.factors import weighted_error as weighted_error
 from lpaf_jax.linalg.kronecker import Kronecker as Kronecker
+from lpaf_jax.linalg.kronecker import kronecker_shapes as kronecker_shapes
 from lpaf_jax.linalg.kronecker import nearest_kronecker as nearest_kronecker
 from lpaf_jax.linalg.metric import metric_svd as metric_svd
 from lpaf_jax.linalg.randomized import randomized_svd as randomized_svd

@@ -6,6 +6,8 @@ y = f.apply(x)  # two small products a term instead of x @ w
 ```
 """
 
+import math
+from itertools import product
 from typing import NamedTuple
 
 import jax
@@ -33,8 +35,8 @@ class Kronecker(NamedTuple):
         """`x @ dense()` without forming a Kronecker product, for m = m1 m2 and n = n1 n2.
 
         The side whose small product comes out cheaper is contracted first:
-        2 r min(m1 n2 (m2 + n1), m2 n1 (m1 + n2)) FLOP a row of `x`, with r m1 n2 or r m2 n1 numbers
-        a row in between. For a stack use `jax.vmap`.
+        2 `cost` FLOP a row of `x`, with r m1 n2 or r m2 n1 numbers a row in between. For a stack
+        use `jax.vmap`.
         """
         (_, m1, n1), (_, m2, n2) = self.a.shape, self.b.shape
         x = x.reshape(*x.shape[:-1], m1, m2)
@@ -59,9 +61,48 @@ class Kronecker(NamedTuple):
         return self.a.shape[-3]
 
     @property
+    def cost(self) -> int:
+        """Multiplications that `apply` takes for a row of x."""
+        return self.cost_of(self.a.shape[-3:], self.b.shape[-3:])
+
+    @staticmethod
+    def cost_of(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+        """`r min(m1 n2 (m2 + n1), m2 n1 (m1 + n2))`, of shapes (r, m1, n1) and (r, m2, n2)."""
+        (r, m1, n1), (_, m2, n2) = a, b
+        return r * min(m1 * n2 * (m2 + n1), m2 * n1 * (m1 + n2))
+
+    @property
     def size(self) -> int:
         """How many numbers are stored."""
         return self.a.size + self.b.size
+
+
+def kronecker_shapes(m: int, n: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((m1, n1), (m2, n2)) with m1 m2 = m and n1 n2 = n, of which one term has fewest numbers.
+
+    That is m1 n1 + m2 n2, least where both are near √(m n). Of equal ones m1 is nearest to √m, so
+    that neither factor is a row or a column: (24, 32) and (16, 48) for a matrix of 384 × 1536.
+
+    Raises:
+      ValueError: a side is less than 1.
+
+    Cost: O(√m + √n) and the pairs of their divisors.
+    """
+    for side in (m, n):
+        if side < 1:
+            raise ValueError(f"sides must be at least 1, got {(m, n)}")
+
+    def order(of: tuple[int, int]) -> tuple[int, float, int]:
+        m1, n1 = of
+        return m1 * n1 + (m // m1) * (n // n1), abs(math.log(m1 * m1 / m)), -m1
+
+    m1, n1 = min(product(_divisors(m), _divisors(n)), key=order)
+    return (m1, n1), (m // m1, n // n1)
+
+
+def _divisors(n: int) -> list[int]:
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return sorted({*small, *(n // d for d in small)})
 
 
 def nearest_kronecker(

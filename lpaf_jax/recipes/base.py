@@ -121,9 +121,9 @@ class Recipe:
                     f"recipe {self.name} has {kinds[i]} {where} {kinds[cuts[0]]}: put it {there} it"
                 )
 
-        self._check_importance(cuts[0])
+        self._check_cut(cuts[0])
 
-    def _check_importance(self, cut: int) -> None:
+    def _check_cut(self, cut: int) -> None:
         from lpaf_jax.importance import IMPORTANCES
 
         stage = self.stages[cut]
@@ -134,6 +134,13 @@ class Recipe:
                 ("importance",),
                 f"{stage.importance!r} is known from pruning, and recipe {self.name} does not "
                 "prune: take one that does, such as lpaf",
+            )
+        mixed = any(isinstance(each, MixedTune) for each in self.stages[cut:])
+        if mixed and not stage.low_rank:
+            raise SettingError(
+                ("solver",),
+                f"{stage.solver!r} makes no two thin factors, which recipe {self.name} mixes with "
+                "the matrices that they came from: take one that does not, such as lpaf-plus",
             )
 
     def steps(self) -> list[tuple[str, Stage]]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lpaf_jax.factors import KINDS
 from lpaf_jax.report import facts, matrix_names
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.markup import Child, Html, details, el, join, table
@@ -27,8 +28,8 @@ def matrices(metrics: Metrics) -> Html | None:
         are = "matrix is" if whole == 1 else "matrices are"
         pays = ", which pays more there than factors would" if whole < len(rows) else ""
         intro += f" {whole} {are} kept whole{pays}."
-    if any(cut.get("left") for cut in rows):
-        values = any(cut.get("heads") for cut in rows)
+    if any(_kind(cut) == "sliced" for cut in rows):
+        values = any("heads" in cut["record"] for cut in rows if _kind(cut) == "sliced")
         which = "Feed-forward layers" + (" and values of attention" if values else "")
         intro += (
             f" {which} have lost channels, in all of the matrices that had them; their loss is "
@@ -76,11 +77,15 @@ def _each(rows: list[Cut]) -> Html:
 
 
 def _ranks(of: list[Cut]) -> str:
-    """`96`, `64 to 128`, `900 channels`, or that some are whole."""
-    ranks = [cut["rank"] for cut in of if cut["rank"] is not None]
-    channels = [_channels(cut) for cut in of if cut.get("left")]
-    shown = [_range(ranks)] if ranks else []
-    shown += [f"{_range(channels)} channels"] if channels else []
+    """`96`, `64 to 128`, `90 terms`, `900 channels`, or that some are whole."""
+    shown = []
+    for kind, count, unit in (
+        ("low_rank", lambda cut: cut["record"]["rank"], ""),
+        ("kronecker", lambda cut: cut["record"]["rank"], " terms"),
+        ("sliced", _channels, " channels"),
+    ):
+        counts = [count(cut) for cut in of if _kind(cut) == kind]
+        shown += [f"{_range(counts)}{unit}"] if counts else []
     shown += ["full"] if any(_is_whole(cut) for cut in of) else []
     return ", ".join(shown)
 
@@ -91,13 +96,17 @@ def _range(numbers: list[int]) -> str:
 
 
 def _is_whole(cut: Cut) -> bool:
-    return cut["rank"] is None and not cut.get("left")
+    return cut["record"] is None
+
+
+def _kind(cut: Cut) -> str | None:
+    return None if cut["record"] is None else str(cut["record"]["kind"])
 
 
 def _channels(cut: Cut) -> int:
     """How many are left on the side where some are gone."""
-    sides = zip(cut["left"], cut["shape"], strict=True)
-    return next((left for left, full in sides if left < full), cut["left"][0])
+    given, taken = (int(cut["record"][side]) for side in ("inputs", "outputs"))
+    return given if given < cut["shape"][0] else taken
 
 
 def _shape(cut: Cut) -> str:
@@ -110,7 +119,5 @@ def _dense(cut: Cut) -> int:
 
 
 def _kept(cut: Cut) -> int:
-    if cut["rank"] is not None:
-        return int(cut["rank"] * sum(cut["shape"]))
-    m, n = cut.get("left") or cut["shape"]
-    return int(m * n)
+    record, (m, n) = cut["record"], cut["shape"]
+    return _dense(cut) if record is None else KINDS[record["kind"]].size(record, (m, n))

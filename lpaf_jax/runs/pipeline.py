@@ -35,7 +35,7 @@ from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings, as_json, check, make_settings
 from lpaf_jax.runs.texts import run_text
 from lpaf_jax.runs.training import run_stage
-from lpaf_jax.solvers import check_biases
+from lpaf_jax.solvers import SOLVERS, check_biases
 from lpaf_jax.stages import Prune
 from lpaf_jax.stages.base import Place
 from lpaf_jax.stages.prune import pruning_arrays
@@ -140,7 +140,7 @@ def plan(settings: Settings, inputs: Inputs) -> str:
         kept = f"{_percent(share)} of the compressible weights to keep"
         return f"{kept}, ranks by {chosen.ranks}{table}"
     rank = one_rank(settings, inputs)
-    kept = _percent(share_of_rank(rank, inputs))
+    kept = _percent(share_of_rank(rank, settings, inputs))
     return f"rank {rank} everywhere, {kept} of the compressible weights{table}"
 
 
@@ -150,19 +150,26 @@ def one_rank(settings: Settings, inputs: Inputs) -> int:
     if share is None:
         assert settings.factorize.rank is not None
         return settings.factorize.rank
-    return rank_for_ratio(inputs.shapes, share)
+    return rank_for_ratio(_ranked(settings, inputs), share)
 
 
 def _check_ranks(settings: Settings, inputs: Inputs) -> None:
     rank = settings.factorize.rank
-    largest = min(min(shape) for shape in inputs.shapes)
+    largest = min(map(min, _ranked(settings, inputs)))
     if rank is not None and rank > largest:
-        raise SettingError(("rank",), f"{rank} is more than {largest}, the smallest side there is")
+        raise SettingError(("rank",), f"{rank} is more than {largest}, the largest rank for all")
 
 
-def share_of_rank(rank: int, inputs: Inputs) -> float:
+def share_of_rank(rank: int, settings: Settings, inputs: Inputs) -> float:
     """`k Σ(m + n) / Σ m n`: what factors of rank k hold, as a share of the matrices' numbers."""
-    return rank * sum(map(sum, inputs.shapes)) / sum(m * n for m, n in inputs.shapes)
+    shapes = _ranked(settings, inputs)
+    return rank * sum(map(sum, shapes)) / sum(m * n for m, n in shapes)
+
+
+def _ranked(settings: Settings, inputs: Inputs) -> list[tuple[int, int]]:
+    """The shapes of the matrices whose ranks are chosen; see `Solver.ranked`."""
+    ranked = SOLVERS[settings.factorize.solver].ranked
+    return [ranked(shape) for shape in inputs.shapes]
 
 
 def _share_missed(settings: Settings, inputs: Inputs) -> str | None:
@@ -171,13 +178,13 @@ def _share_missed(settings: Settings, inputs: Inputs) -> str | None:
     if asked is None or settings.factorize.ranks != "uniform":
         return None
     rank = one_rank(settings, inputs)
-    reached = share_of_rank(rank, inputs)
+    reached = share_of_rank(rank, settings, inputs)
     if abs(reached - asked) <= 0.1 * asked:
         return None
     return (
         f"{_percent(asked)} was asked for: ranks are whole numbers, and each takes "
-        f"{_percent(share_of_rank(1, inputs))} of the compressible weights, so rank {rank} is the "
-        + ("least there is" if reached > asked else "largest within it")
+        f"{_percent(share_of_rank(1, settings, inputs))} of the compressible weights, so rank "
+        f"{rank} is the " + ("least there is" if reached > asked else "largest within it")
     )
 
 

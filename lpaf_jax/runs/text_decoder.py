@@ -1,6 +1,7 @@
 """A decoder that a text alone compresses, block by block from disk."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -29,11 +30,10 @@ from lpaf_jax.data import (
 from lpaf_jax.data.examples import unlabelled
 from lpaf_jax.factorization.blocks import compress_decoder
 from lpaf_jax.factorization.dense import Plan, scratch_bytes
-from lpaf_jax.factorization.embeddings import embedding_rank
+from lpaf_jax.factorization.embeddings import table_record
 from lpaf_jax.factorization.store import Store
-from lpaf_jax.factors import LOW_RANK_EMBEDDING
+from lpaf_jax.factors import KINDS, Record
 from lpaf_jax.importance import Subject
-from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import compressible, parameters
 from lpaf_jax.ranks import RANK_RULES
 from lpaf_jax.runs.run import Run
@@ -68,10 +68,10 @@ class Decoder(TextModel):
 
     def check(self, settings: Settings) -> None:
         RANK_RULES[settings.factorize.ranks].check(self.matrices)
-        width = settings.factorize.embeddings
-        if width is not None:
+        chosen = settings.factorize
+        if chosen.embeddings is not None:
             rows, hidden = self.shapes[f"{self._source.table}.weight"]
-            embedding_rank((rows, hidden), width)
+            table_record(chosen.embeddings_as, (rows, hidden), chosen.embeddings)
         self._source.check_finite()
 
     def read(self, settings: Settings, tokenizer: Tokenizer, length: int) -> tuple[Any, Any]:
@@ -111,8 +111,8 @@ class Decoder(TextModel):
         found = compress_decoder(self._source, calibration, plan, store, held_out=texts, say=say)
         saved = 0
         if (table := store.table()) is not None:
-            rows, width = self.shapes[f"{self._source.table}.weight"]
-            saved = rows * width - table.size
+            shape = self.shapes[f"{self._source.table}.weight"]
+            saved = math.prod(shape) - sum(x.size for x in table[1].values())
         return Result(found.cuts, found.perplexity["judged"], saved)
 
     def _plan(self, settings: Settings, calibration: np.ndarray) -> Plan:
@@ -122,6 +122,7 @@ class Decoder(TextModel):
             channels=stage.channels,
             channels_by=stage.channels_by,
             embeddings=stage.embeddings,
+            embeddings_as=stage.embeddings_as,
             pruned_to=stage.pruned_to,
             block_epochs=stage.block_epochs,
             block_lr=stage.block_lr,
@@ -220,7 +221,7 @@ class Decoder(TextModel):
         records = {cut.path: cut.record for cut in result.cuts if cut.record is not None}
         table = store.table()
         if table is not None:
-            records[source.table] = LOW_RANK_EMBEDDING.of_rank(table.rank)
+            records[source.table] = table[0]
         with atomic_dir(folder) as target:
             config = saved_config(source.values, source.architecture, records)
             dtype = dtype_in(source.values)
@@ -229,7 +230,7 @@ class Decoder(TextModel):
             writer = ShardWriter(target)
             for path in source.outside():
                 if table is not None and path == f"{source.table}.weight":
-                    for name, value in _stored_table(source, table).items():
+                    for name, value in _stored_table(source, *table).items():
                         writer.add(name, value)
                     continue
                 writer.add(file_name(path, source.shapes), source.stored(path))
@@ -242,14 +243,15 @@ class Decoder(TextModel):
             share_weights(target)
 
 
-def _stored_table(source: DecoderOnDisk, table: LowRank) -> dict[str, np.ndarray]:
+def _stored_table(
+    source: DecoderOnDisk, record: Record, factors: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """The factors of the token embeddings by their names in a file, as they lie there."""
-    narrow = source.stored_dtype(f"{source.table}.weight")
-    params = {f"{source.table}.codes": table.a, f"{source.table}.basis": table.b.T}
-    return {
-        file_name(path, params): np.ascontiguousarray(np.asarray(x).astype(narrow))
-        for path, x in params.items()
-    }
+    narrow, kind = source.stored_dtype(f"{source.table}.weight"), KINDS[record["kind"]]
+    paths, found = [f"{source.table}.{leaf}" for leaf in factors], {}
+    for path, (leaf, x) in zip(paths, factors.items(), strict=True):
+        found[file_name(path, paths)] = np.ascontiguousarray(kind.filed(leaf, x)).astype(narrow)
+    return found
 
 
 def _tokens(

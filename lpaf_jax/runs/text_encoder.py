@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from lpaf_jax.checkpoints import load_model, records_of, save_model
+from lpaf_jax.checkpoints.factored import record_of
 from lpaf_jax.checkpoints.weight_files import bytes_of_weights
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.files import read_json
@@ -17,11 +18,11 @@ from lpaf_jax.data import Encoded, Tokenizer, encode, eval_batches
 from lpaf_jax.data.examples import unlabelled
 from lpaf_jax.data.split import held_out
 from lpaf_jax.data.tables import spread, text_lines
-from lpaf_jax.factorization import factorize, to_low_rank
+from lpaf_jax.factorization import factorize, to_factors
 from lpaf_jax.factorization.blocks import output_error
 from lpaf_jax.factorization.store import Cut
 from lpaf_jax.importance import IMPORTANCES, Subject, activation_moments
-from lpaf_jax.models import compressible, parameters
+from lpaf_jax.models import compressible, layer_at, parameters
 from lpaf_jax.models.families import FAMILIES, family_name, named_head
 from lpaf_jax.models.functional import inputs_of
 from lpaf_jax.ranks import RANK_RULES
@@ -125,7 +126,7 @@ class Encoder(TextModel):
         moments = activation_moments(model, batches())
         subject = Subject(model, self._weights, {}, {}, {}, batches, None)
         found = factorize(subject, **settings.factorize.choices(trained=False))
-        to_low_rank(model, found)
+        to_factors(model, found)
         cuts = []
         for path, w in self._weights.items():
             place, solution = path.removesuffix(".kernel"), found.get(path)
@@ -133,9 +134,8 @@ class Encoder(TextModel):
             if solution is None:
                 cuts.append(Cut(place, (m, n), None, 0.0))
                 continue
-            (a, b), _ = solution
-            lost = float(output_error(w, a @ b, moments[place].second))
-            cuts.append(Cut(place, (m, n), a.shape[1], lost))
+            lost = float(output_error(w, solution.factors.dense(), moments[place].second))
+            cuts.append(Cut(place, (m, n), record_of(layer_at(model, place)), lost))
         say(f"{len(cuts)} matrices: {np.mean([c.error for c in cuts]):.1%} of the energy lost")
         return Result(cuts, {"dense": 1.0, "compressed": _similarity(before, model, judged)})
 

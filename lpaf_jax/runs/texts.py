@@ -156,7 +156,11 @@ def _metrics(
     kept = sum(cut.numbers for cut in result.cuts)
     total = sum(numbers.values())
     left = total - dense + kept - result.saved
-    ranks = {cut.path: cut.rank for cut in result.cuts if cut.rank is not None}
+    ranks = {
+        cut.path: cut.record["rank"]
+        for cut in result.cuts
+        if cut.record is not None and "rank" in cut.record
+    }
     return {
         "model": settings.model,
         "task": None,

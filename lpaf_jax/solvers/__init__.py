@@ -1,6 +1,7 @@
 """How a weighted factorization is solved: every module here registers its own solvers."""
 
 from lpaf_jax.core.registry import import_modules
+from lpaf_jax.solvers.base import PRODUCT as PRODUCT
 from lpaf_jax.solvers.base import SOLVERS as SOLVERS
 from lpaf_jax.solvers.base import Solution as Solution
 from lpaf_jax.solvers.base import Solver as Solver

@@ -14,18 +14,36 @@ from lpaf_jax.core.errors import SettingError
 from lpaf_jax.core.registry import Registry
 from lpaf_jax.importance import IMPORTANCES, Importance, Weighting
 from lpaf_jax.importance.base import Part
-from lpaf_jax.linalg import LowRank, balance
+from lpaf_jax.linalg import Kronecker, LowRank, balance
+
+
+class Form(NamedTuple):
+    """What a solver makes of a matrix, for people.
+
+    Attributes:
+        text: of m × n numbers are replaced by ...
+        size: what its rank is called.
+        method: what this is called.
+    """
+
+    text: str
+    size: str
+    method: str
+
+
+PRODUCT = Form("products of an m × k and a k × n matrix", "k", "low-rank factorization")
 
 
 class Solution(NamedTuple):
     """What becomes of a matrix.
 
     Attributes:
-        factors: A and B, balanced (AᵀA = BBᵀ): an adaptive optimiser then moves both alike.
+        factors: A and B, balanced (AᵀA = BBᵀ): an adaptive optimiser then moves both alike; or
+            the terms of a sum of Kronecker products.
         bias: what is added to the bias of the layer, (n,); None where nothing is.
     """
 
-    factors: LowRank
+    factors: LowRank | Kronecker
     bias: Array | None = None
 
 
@@ -44,6 +62,9 @@ class Solver:
             With it all ranks are solved by one compiled program.
         ridge: whether it has a term `λ (‖A‖² + ‖B‖²)`.
         moves_bias: whether a solution has a bias, so that every layer must have one.
+        ranked: `(m, n)` of a matrix to that of the one whose rank it chooses, of as many numbers:
+            its solutions of rank k have k times the sum of the sides.
+        form: what its solutions are, and what one of rank k is, for people.
     """
 
     name: str
@@ -54,6 +75,8 @@ class Solver:
     nested: Callable[[Array, Weighting, int], LowRank] | None = None
     ridge: bool = False
     moves_bias: bool = False
+    ranked: Callable[[tuple[int, int]], tuple[int, int]] = lambda shape: shape
+    form: Form = PRODUCT
 
 
 SOLVERS: Registry[Solver] = Registry("solver")
@@ -80,6 +103,7 @@ def solve_cut(solver: Solver, w: Array, weighting: Weighting, rank: Array, most:
 def first(solution: Solution, rank: int) -> Solution:
     """The first k columns and rows of what `solve_cut` gives."""
     # On the host: on the device every rank would be compiled.
+    assert isinstance(solution.factors, LowRank)
     a, b = map(np.asarray, solution.factors)
     return Solution(LowRank(jnp.asarray(a[:, :rank]), jnp.asarray(b[:rank])), solution.bias)
 

@@ -72,6 +72,10 @@ class Factorize(Stage):
     embeddings: Annotated[float | None, _WIDTH] = None
     """Width E of the token embeddings, which become a table of V × E and a matrix of E × H; below
     1, the share of their numbers that is kept. They are not among those that --params is about."""
+    embeddings_as: Literal["low-rank", "kronecker", "trains"] = "low-rank"
+    """What the token embeddings become: those two; one Kronecker product of a table of V × H/f and
+    a row of f; or a tensor train for every token. The last two take a share, and look at no head
+    that is tied to them."""
     moment_batches: int = 40
     """Batches of the training data that moments and Fisher information are taken from."""
     block_epochs: int = 0
@@ -117,6 +121,7 @@ class Factorize(Stage):
             lambda x: x is None or 0 < x < 1 or (1 <= x < math.inf and x == int(x)),
             "a whole number, or a share in (0, 1)",
         )
+        demand_choice(self, "embeddings_as", ("low-rank", "kronecker", "trains"))
         demand(self, "pruned_to", lambda x: 0 < x <= 1, "in (0, 1]")
         for name in ("floor", "ridge"):
             demand(self, name, lambda x: 0 <= x < math.inf, "finite and at least 0")
@@ -136,6 +141,19 @@ class Factorize(Stage):
         if self.params is not None and self.rank is not None:
             raise SettingError(("params", "rank"), "both choose the rank: leave one of them out")
         check_pair(IMPORTANCES[self.importance], SOLVERS[self.solver], self.ridge)
+        if RANK_RULES[self.ranks].needs_spectra and not self.low_rank:
+            raise SettingError(
+                ("ranks", "solver"),
+                f"{self.ranks!r} knows what ranks are worth, and not what solver {self.solver} "
+                "makes: take --ranks share",
+            )
+
+    @property
+    def low_rank(self) -> bool:
+        """Whether the factors are two thin matrices, and no other form."""
+        from lpaf_jax.solvers import PRODUCT, SOLVERS
+
+        return SOLVERS[self.solver].form is PRODUCT
 
     def _check_norms(self, by_the_loss: bool) -> None:
         if self.channels != "feed-forward":
@@ -159,12 +177,12 @@ class Factorize(Stage):
             return
         from lpaf_jax.checkpoints.checkpoint import shapes_of
         from lpaf_jax.checkpoints.contents import read_source
-        from lpaf_jax.factorization import embedding_rank
+        from lpaf_jax.factorization import table_record
 
         language = inputs.spec.kind == "language"
         source = read_source(inputs.source, "lm" if language else None)
         rows, hidden = shapes_of(source)[f"{source.family.table}.weight"]
-        embedding_rank((rows, hidden), self.embeddings)
+        table_record(self.embeddings_as, (rows, hidden), self.embeddings)
 
     def refuse_blocks(self, why: str) -> None:
         """Raise SettingError where what only a walk block by block can do is asked for."""
@@ -202,7 +220,7 @@ class Factorize(Stage):
             factorize,
             factorize_embeddings,
             head_moment,
-            to_low_rank,
+            to_factors,
             token_counts,
         )
         from lpaf_jax.models import layer_at
@@ -211,14 +229,15 @@ class Factorize(Stage):
         model = load_model(context.before)
         subject = _subject(model, context, self.moment_batches)
         solutions = factorize(subject, **self.choices())
-        to_low_rank(model, solutions)
+        to_factors(model, solutions)
         if self.embeddings is not None:
             path = FAMILIES[context.inputs.family].table
             rows = layer_at(model, path).weight.shape[0]
             counts = token_counts(context.inputs.train.ids, rows)
             tied = context.inputs.spec.kind == "language" and model.lm_head is None
             head = head_moment(model, subject.batches()) if tied else None
-            factorize_embeddings(model, path, self.embeddings, counts, head)
+            form = self.embeddings_as
+            factorize_embeddings(model, path, self.embeddings, counts, head, form)
         return model, None
 
     def describe(self, found: Mapping[str, Any]) -> Description:
@@ -227,12 +246,13 @@ class Factorize(Stage):
         from lpaf_jax.solvers import SOLVERS
 
         weighed, solver = IMPORTANCES[self.importance], SOLVERS[self.solver]
+        form = solver.form
         ranks = sorted(found["ranks"].values())
         size = ""
         if ranks:
-            size = f"k = {ranks[0]}"
+            size = f"{form.size} = {ranks[0]}"
             if ranks[0] < ranks[-1]:
-                size = f"k from {ranks[0]} to {ranks[-1]}"
+                size = f"{form.size} from {ranks[0]} to {ranks[-1]}"
         label = f", {size}" if size else ""
         alike = self.ranks == "uniform"
         which = "All compressible matrices" if alike else "Compressible matrices"
@@ -252,12 +272,11 @@ class Factorize(Stage):
                 "for them as well as they can."
             )
         cut = (
-            f"{which} of m × n numbers are replaced by products of an m × k and a k × n matrix"
-            f"{label}, cut {weighed.summary} ({solver.summary}).{whole} "
+            f"{which} of m × n numbers are replaced by {form.text}{label}, cut {weighed.summary} "
+            f"({solver.summary}).{whole} "
         )
         stored = (
-            f"{names} of m × n numbers are stored as products of an m × k and a k × n matrix"
-            f"{label}, cut {weighed.summary}. "
+            f"{names} of m × n numbers are stored as {form.text}{label}, cut {weighed.summary}. "
         )
         if not ranks and self.channels == "none":
             cut, stored = "The compressible matrices stay as they are. ", ""
@@ -275,21 +294,23 @@ class Factorize(Stage):
                 if found["retrained"]
                 else "Nothing is trained afterwards."
             ),
-            f"made smaller by low-rank factorization: {stored}{table}"
+            f"made smaller by {form.method}: {stored}{table}"
             + (f"{lose} have fewer channels. " if lose else "")
             + rest,
         )
 
     def _of_table(self) -> str:
         """What is said of the token embeddings, in a sentence."""
+        from lpaf_jax.factorization import FORMS
+
         assert self.embeddings is not None
         width = f"E = {self.embeddings:g}"
         if self.embeddings < 1:
             width = f"{100 * self.embeddings:g} % of their numbers"
+        near = ", nearest for the tokens that occur most" if self.embeddings_as != "trains" else ""
         return (
-            "Token embeddings of V × H numbers are replaced by products of a V × E table and an "
-            f"E × H matrix, {width}, nearest for the tokens that occur most; a head that is tied "
-            "to them uses the same. "
+            f"Token embeddings of V × H numbers are replaced by {FORMS[self.embeddings_as].text}, "
+            f"{width}{near}; a head that is tied to them uses the same. "
         )
 
 

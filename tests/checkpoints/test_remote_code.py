@@ -20,7 +20,7 @@ from lpaf_jax.checkpoints import load_model, save_model
 from lpaf_jax.checkpoints.remote_code import MODELING_FILE, modeling_code, remote_fields
 from lpaf_jax.data import load_tokenizer
 from lpaf_jax.export import export_factorized
-from lpaf_jax.factorization import to_low_rank
+from lpaf_jax.factorization import to_factors
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import compressible, parameters
 from lpaf_jax.models.families import FAMILIES
@@ -189,7 +189,7 @@ def written_by_us(
         path: Solution(LowRank(*map(jnp.asarray, factors(np.asarray(kernel), 3 + number % 4))))
         for number, (path, kernel) in enumerate(compressible(parameters(ours)).items())
     }
-    to_low_rank(ours, low)
+    to_factors(ours, low)
     classes = list("abc") if model.architecture.endswith("ForSequenceClassification") else None
     save_model(ours, folder, source=source, label_names=classes, card="")
     if model.architecture == WITH_TOKENIZER:

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from lpaf_jax.checkpoints import load_model, save_model
 from lpaf_jax.cli import main
-from lpaf_jax.factorization.swap import to_low_rank
+from lpaf_jax.factorization.swap import to_factors
 from lpaf_jax.linalg import svd
 from lpaf_jax.models import as_function, compressible, parameters
 from lpaf_jax.solvers import Solution
@@ -243,7 +243,7 @@ def test_a_decoder_is_exported_whatever_way_round_its_weights_lie(
     model = load_model(source)
     kernels = compressible(parameters(model))
     factors = {p: Solution(svd(w, 5 + i % 3)) for i, (p, w) in enumerate(kernels.items())}
-    to_low_rank(model, factors)
+    to_factors(model, factors)
     cut = tmp_path / "cut"
     save_model(model, cut, source=source, label_names=None, card="# cut\n")
     ids = np.random.default_rng(0).integers(1, 50, (2, 7)).astype(np.int32)

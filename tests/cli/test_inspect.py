@@ -180,7 +180,10 @@ def test_a_decoder_compressed_without_training(
     assert found["head"] == "lm"
     assert found["encoder_params_ratio"] == pytest.approx(record["encoder_params_ratio"])
     assert found["total_params_ratio"] == pytest.approx(record["total_params_ratio"])
-    ranks = {cut["path"]: (cut["rank"], cut["shape"]) for cut in record["matrices"]}
+    ranks = {
+        cut["path"]: (cut["record"] and cut["record"]["rank"], cut["shape"])
+        for cut in record["matrices"]
+    }
     prefix = {"gpt2": "transformer", "llama": "model"}[family]
     for matrix in found["matrices"]:
         assert ranks[f"{prefix}.{matrix['name']}"] == (matrix["rank"], matrix["shape"])

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from lpaf_jax.checkpoints import DecoderOnDisk, load_model
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.factorization import to_low_rank
+from lpaf_jax.factorization import to_factors
 from lpaf_jax.factorization.blocks import Outcome, compress_decoder, output_error
 from lpaf_jax.factorization.dense import Plan
 from lpaf_jax.factorization.states import advanced
@@ -57,7 +57,7 @@ def factors_in(store: Store, index: int) -> dict[str, LowRank]:
     return {
         cut.path: LowRank(*(tensors[f"{cut.path}.{n}.weight"].T for n in ("down", "up")))
         for cut in cuts
-        if cut.rank is not None
+        if cut.record is not None
     }
 
 
@@ -105,7 +105,7 @@ def whole(folder: Path, store: Store, recipe: str) -> dict[str, Any]:
             )
             rank = solution.factors.a.shape[1]
             expected[path] = solution, answer(recipe, weights[path], statistics, rank)
-        to_low_rank(model, found)
+        to_factors(model, found)
     return expected
 
 
@@ -175,7 +175,7 @@ def test_errors_and_perplexity_are_those_of_the_model_that_is_kept(
         share = np.trace(lost.T @ moment @ lost) / np.trace(w.T @ moment @ w)
         assert cut.error == pytest.approx(share, rel=1e-3)
     found = {"dense": perplexity(model)}
-    to_low_rank(model, by_kernel(first | factors_in(store, 1)))
+    to_factors(model, by_kernel(first | factors_in(store, 1)))
     found["compressed"] = perplexity(model)
     assert outcome.perplexity["other"] == pytest.approx(found, rel=1e-4)
     assert found["compressed"] != pytest.approx(found["dense"], rel=1e-3)
@@ -252,7 +252,7 @@ def test_factors_have_the_dtype_of_the_file_and_figures_are_of_them(tmp_path: Pa
     assert {str(x.dtype) for x in kept[0].values()} == {"bfloat16"}
     model = load_model(folder, head="lm")
     for index in range(2):
-        to_low_rank(model, by_kernel(factors_in(store, index)))
+        to_factors(model, by_kernel(factors_in(store, index)))
     assert outcome.perplexity["other"]["compressed"] == pytest.approx(perplexity(model), rel=1e-4)
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from lpaf_jax.checkpoints import DecoderOnDisk, load_model
-from lpaf_jax.factorization import factorize, to_low_rank
+from lpaf_jax.factorization import factorize, to_factors
 from lpaf_jax.factorization.blocks import compress_decoder
 from lpaf_jax.factorization.dense import Plan
 from lpaf_jax.factorization.measured import Changed, divergences, measured_spectra, scaled
@@ -75,7 +75,7 @@ def test_a_spectrum_says_what_the_cut_does(
     before, factors = answers(subject.model), []
     for path, solution in cut.items():
         model = load_model(tiny.model, num_labels=2)
-        to_low_rank(model, {path: solution})
+        to_factors(model, {path: solution})
         seen = apart(before, answers(model))
         tail = found[path][RANKS[path] :]
         assert 0.5 * np.sum(tail**2) == pytest.approx(seen, rel=1e-3)
@@ -150,7 +150,7 @@ def test_models_with_one_matrix_cut_walk_through_the_blocks_together(
     dense = log_p(load_model(source.folder, head="lm"))
     for path in list(cuts)[:: 3 if family == "llama" else 2]:
         model = load_model(source.folder, head="lm")
-        to_low_rank(model, {f"{path}.kernel": pairs[path]})
+        to_factors(model, {f"{path}.kernel": pairs[path]})
         apart = np.sum(np.exp(dense) * (dense - log_p(model)), axis=-1)
         assert found[path] == pytest.approx(apart.mean(), rel=1e-3), path
 

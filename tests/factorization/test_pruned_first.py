@@ -36,8 +36,8 @@ def test_factors_are_those_of_what_sparsegpt_leaves(tmp_path: Path) -> None:
         left = np.asarray(sparsegpt(w, second, 0.4), np.float64)
         assert np.count_nonzero(left) == round(0.4 * left.size)
         down, up = (tensors[f"{cut.path}.{n}.weight"].T for n in ("down", "up"))
-        assert cut.rank is not None
-        expected = nearest(left, cut.rank, np.asarray(second, np.float64))
+        assert cut.record is not None
+        expected = nearest(left, cut.record["rank"], np.asarray(second, np.float64))
         np.testing.assert_allclose(down @ up, expected, atol=2e-4 * abs(expected).max())
         lost = np.asarray(w, np.float64) - expected
         error = np.trace(lost.T @ second @ lost) / np.trace(w.T @ second @ w)

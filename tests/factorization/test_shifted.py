@@ -9,7 +9,7 @@ import pytest
 
 from lpaf_jax.checkpoints import DecoderOnDisk, load_model
 from lpaf_jax.core.errors import SettingError
-from lpaf_jax.factorization import to_low_rank
+from lpaf_jax.factorization import to_factors
 from lpaf_jax.factorization.blocks import compress_decoder
 from lpaf_jax.factorization.dense import Plan
 from lpaf_jax.factorization.store import Store
@@ -83,7 +83,7 @@ def test_what_was_lost_before_is_mended_in_every_layer_once(folder: Path, cut: S
                 np.testing.assert_allclose(a @ b, wanted, atol=2e-3, err_msg=place)
                 pair = LowRank(jnp.asarray(a), jnp.asarray(b))
                 found[f"{place}.kernel"] = Solution(pair, None)
-            to_low_rank(model, found)
+            to_factors(model, found)
 
 
 def test_a_walk_that_was_stopped_goes_on_with_both_streams(

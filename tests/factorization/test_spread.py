@@ -36,7 +36,7 @@ matrices = [jax.tree.map(jnp.asarray, tree) for tree in matrices]
 subject = Subject(None, *matrices, {}, lambda count=None: (), lambda *_: 0)
 found = {"devices": jax.device_count()}
 for solver in sys.argv[4:]:
-    kind = "none" if solver == "plain" else "score"
+    kind = "score" if SOLVERS[solver].uses else "none"
     solutions = factorize(subject, importance=kind, solver=solver, rank=rank, floor=floor)
     factors = {path: each.factors for path, each in solutions.items()}
     found[solver] = jax.tree.map(np.asarray, factors)
@@ -95,7 +95,7 @@ def test_factors_are_those_of_one_device(solver: str, matrices: Any, spread: Any
     nothing: Any = None
     given = jax.tree.map(jnp.asarray, matrices)
     subject = Subject(nothing, *given, {}, lambda count=None: (), lambda *_: jnp.float32(0))
-    kind = "none" if solver == "plain" else "score"
+    kind = "score" if SOLVERS[solver].uses else "none"
     one = factorize(subject, importance=kind, solver=solver, rank=RANK, floor=FLOOR)
     assert spread[solver].keys() == one.keys()
     # Rounding moves the sweep at which the exact solver stops, on some processors by more than one.

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.factorization import low_rank_factors, to_low_rank, to_mixed
+from lpaf_jax.factorization import low_rank_factors, to_factors, to_mixed
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import (
     BertClassifier,
@@ -105,7 +105,7 @@ def mixed(
 @pytest.fixture(scope="module")
 def low_rank(dense: BertClassifier, small: dict[str, LowRank]) -> BertClassifier:
     model = nnx.clone(dense)
-    to_low_rank(model, solutions(small))
+    to_factors(model, solutions(small))
     return model
 
 
@@ -120,7 +120,7 @@ def test_full_rank_factors_give_the_dense_model(
     model = nnx.clone(dense)
     expected = np.asarray(dense_forward(parameters(model), {}, BATCH))
     whole = {path: truncated(w, min(w.shape)) for path, w in kernels.items()}
-    to_low_rank(model, solutions(whole))
+    to_factors(model, solutions(whole))
     np.testing.assert_allclose(logits(model), expected, atol=1e-4)
 
 
@@ -182,7 +182,7 @@ def test_without_masks_the_dense_kernel_is_whole(
 
 def test_only_dense_layers_are_swapped(low_rank: BertClassifier, small: dict[str, LowRank]) -> None:
     with pytest.raises(TypeError, match="LowRankLinear, not a dense"):
-        to_low_rank(low_rank, solutions(small))
+        to_factors(low_rank, solutions(small))
     with pytest.raises(TypeError, match="LowRankLinear, not a dense"):
         to_mixed(low_rank, small, {})
     assert not any(isinstance(m, MixedLinear) for _, m in nnx.iter_modules(low_rank))
@@ -191,7 +191,7 @@ def test_only_dense_layers_are_swapped(low_rank: BertClassifier, small: dict[str
 def test_a_solution_may_move_the_bias(dense: BertClassifier, small: dict[str, LowRank]) -> None:
     model, path = nnx.clone(dense), next(iter(small))
     change = jnp.arange(small[path].b.shape[1], dtype=jnp.float32)
-    to_low_rank(model, {path: Solution(small[path], change)})
+    to_factors(model, {path: Solution(small[path], change)})
     name = path.replace(".kernel", ".bias")
     before, after = parameters(dense), parameters(model)
     np.testing.assert_allclose(after.pop(name), before.pop(name) + change, rtol=1e-6)
@@ -212,8 +212,8 @@ def test_a_layer_without_a_bias_has_none_to_move() -> None:
     model = Model()
     pair = LowRank(jnp.ones((4, 1)), jnp.ones((1, 3)))
     with pytest.raises(LpafError, match="dense has no bias, and the solution moves it"):
-        to_low_rank(model, {"body.dense.kernel": Solution(pair, jnp.zeros(3))})
-    to_low_rank(model, {"body.dense.kernel": Solution(pair)})
+        to_factors(model, {"body.dense.kernel": Solution(pair, jnp.zeros(3))})
+    to_factors(model, {"body.dense.kernel": Solution(pair)})
     assert parameters(model).keys() == {"body.dense.a", "body.dense.b"}
 
 

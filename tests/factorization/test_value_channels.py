@@ -11,6 +11,7 @@ from lpaf_jax.factorization import channels
 from lpaf_jax.factorization.blocks import compress_decoder
 from lpaf_jax.factorization.dense import Plan
 from lpaf_jax.factorization.store import Cut, Store
+from lpaf_jax.factors import Heads
 from lpaf_jax.importance import Moment
 from lpaf_jax.importance.activations import layer_inputs
 from lpaf_jax.models import layer_at
@@ -40,6 +41,12 @@ def first(
     return kept[0], {cut.path: cut for cut in kept[1]}
 
 
+def heads_of(cut: Cut) -> Heads:
+    assert cut.record is not None
+    found = cut.record["heads"]
+    return Heads(found["side"], found["width"], tuple(found["left"]))
+
+
 def given_to_out(folder: Path) -> np.ndarray:
     model = load_model(folder, head="lm")
     _, inputs, _ = layer_inputs(model, [OUT], lambda: model(TOKENS))
@@ -54,9 +61,7 @@ def test_queries_make_up_for_the_values_that_are_gone(
     folder: Path, first: tuple[dict[str, np.ndarray], dict[str, Cut]]
 ) -> None:
     tensors, cuts = first
-    given, taken = cuts[VALUE].heads, cuts[OUT].heads
-    assert given is not None
-    assert taken is not None
+    given, taken = map(heads_of, (cuts[VALUE], cuts[OUT]))
     count = int(0.6 * HEADS * WIDTH)
     assert (given.side, given.width, sum(given.left)) == ("outputs", WIDTH, count)
     assert taken == ("inputs", WIDTH, tuple(np.repeat(given.left, SHARED)))

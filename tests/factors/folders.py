@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lpaf_jax.checkpoints import load_model, save_model
-from lpaf_jax.factorization import to_low_rank
+from lpaf_jax.factorization import to_factors
 from lpaf_jax.factors import FIELDS
 from lpaf_jax.linalg import svd
 from lpaf_jax.models import compressible, parameters
@@ -58,7 +58,7 @@ def factorize(model: Any) -> None:
     """Two thirds of the matrices at rank 3, 4, ..., the rest dense."""
     matrices = list(compressible(parameters(model)).items())
     chosen = [pair for i, pair in enumerate(matrices) if i % 3]
-    to_low_rank(model, {path: Solution(svd(w, 3 + i)) for i, (path, w) in enumerate(chosen)})
+    to_factors(model, {path: Solution(svd(w, 3 + i)) for i, (path, w) in enumerate(chosen)})
 
 
 def write_low_rank(place: Path, family: str) -> Path:

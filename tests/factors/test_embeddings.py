@@ -13,9 +13,9 @@ from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.evaluation.bench import find_pair
 from lpaf_jax.evaluation.inspection import inspect_model
 from lpaf_jax.factorization import (
-    embedding_rank,
     factorize_embeddings,
     head_moment,
+    table_record,
     token_counts,
 )
 from lpaf_jax.factors import LOW_RANK_EMBEDDING
@@ -152,14 +152,19 @@ def test_the_dense_model_beside_it_is_found(folders: dict[str, Path]) -> None:
         assert pair.dense == folder.with_name(f"{family}_dense")
 
 
+def rank_of(shape: tuple[int, int], width: float) -> int:
+    rank: int = table_record("low-rank", shape, width)["rank"]
+    return rank
+
+
 def test_widths() -> None:
-    assert embedding_rank((50, 32), 12) == 12
-    assert embedding_rank((50, 32), 0.5) == int(0.5 * 1600 / 82)
-    assert embedding_rank((50, 32), 19) == 19
+    assert rank_of((50, 32), 12) == 12
+    assert rank_of((50, 32), 0.5) == int(0.5 * 1600 / 82)
+    assert rank_of((50, 32), 19) == 19
     with pytest.raises(LpafError, match=r"20 would not make .* 50 × 32 smaller: give 19 at most"):
-        embedding_rank((50, 32), 20)
+        rank_of((50, 32), 20)
     with pytest.raises(LpafError, match="pays for no rank"):
-        embedding_rank((50, 32), 0.01)
+        rank_of((50, 32), 0.01)
     counts = token_counts([np.array([1, 1, 3]), np.array([3])], 5)
     np.testing.assert_array_equal(counts, [1, 3, 1, 3, 1])
 
@@ -185,7 +190,7 @@ def test_a_run_that_mixes_ranks(tiny: Tiny, tmp_path: Path) -> None:
     )
     table = "bert.embeddings.word_embeddings"
     shape = dense[f"{table}.weight"].shape
-    assert final[f"{table}.codes"].shape == (shape[0], embedding_rank(shape, 0.7))
+    assert final[f"{table}.codes"].shape == (shape[0], rank_of(shape, 0.7))
     assert metrics["stages"]["final"]["accuracy"] > 0.8
     assert metrics["params"]["final"]["total"] == sum(x.size for x in final.values())
     card = (tmp_path / "run" / "model" / "README.md").read_text()

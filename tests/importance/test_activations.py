@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lpaf_jax.checkpoints import load_model
-from lpaf_jax.factorization import to_low_rank
+from lpaf_jax.factorization import to_factors
 from lpaf_jax.importance import activation_moments
 from lpaf_jax.linalg import svd
 from lpaf_jax.models import compressible, parameters
@@ -130,7 +130,7 @@ def test_the_model_stays_as_it_was(model: Any) -> None:
 def test_a_factorized_model_is_seen_too(model: Any, tiny: Tiny) -> None:
     factorized = load_model(tiny.model, num_labels=2)
     kernels = compressible(parameters(factorized))
-    to_low_rank(factorized, {p: Solution(svd(w, min(w.shape))) for p, w in kernels.items()})
+    to_factors(factorized, {p: Solution(svd(w, min(w.shape))) for p, w in kernels.items()})
     expected = activation_moments(model, batches())
     for path, moment in activation_moments(factorized, batches()).items():
         for found, whole in zip(moment[:3], expected[path][:3], strict=True):

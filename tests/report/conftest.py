@@ -68,7 +68,9 @@ def synthetic_text_metrics(held_out: bool = True) -> dict[str, Any]:
         {
             "path": f"transformer.h.{layer}.{kind}",
             "shape": list(shape),
-            "rank": None if (kind, layer) == ("attn.c_proj", 0) else 384 + 32 * layer,
+            "record": None
+            if (kind, layer) == ("attn.c_proj", 0)
+            else {"kind": "low_rank", "rank": 384 + 32 * layer},
             "error": 0.01 * (1 + layer),
         }
         for layer in range(6)
@@ -81,7 +83,7 @@ def synthetic_text_metrics(held_out: bool = True) -> dict[str, Any]:
         "held_out": "texts/news.txt" if held_out else None,
         "params": 0.8,
     }
-    ranks = {cut["path"]: cut["rank"] for cut in cuts if cut["rank"] is not None}
+    ranks = {cut["path"]: cut["record"]["rank"] for cut in cuts if cut["record"] is not None}
     return {
         "model": "/models/distilgpt2",
         "task": None,

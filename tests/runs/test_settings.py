@@ -142,6 +142,7 @@ def test_every_choice_the_command_line_offers_is_accepted() -> None:
         "preset",
         "channels",
         "channels_by",
+        "embeddings_as",
     }
     for value in literals.pop("channels"):  # of which two are for decoders
         of_text({"recipe": "kfac-svd", "channels": value})

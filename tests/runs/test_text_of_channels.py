@@ -44,9 +44,9 @@ def test_what_is_told_is_so(place: Path, found: dict[str, Any]) -> None:
     places = {"gate_proj", "up_proj", "down_proj", "v_proj", "o_proj"}
     assert {path.rpartition(".")[2] for path in sliced} == places
     kept = sum(
-        np.prod(cut["left"] or cut["shape"])
-        if cut["rank"] is None
-        else cut["rank"] * sum(cut["shape"])
+        cut["record"]["inputs"] * cut["record"]["outputs"]
+        if cut["record"]["kind"] == "sliced"
+        else cut["record"]["rank"] * sum(cut["shape"])
         for cut in found["matrices"]
     )
     assert found["params"]["final"]["encoder"] == kept

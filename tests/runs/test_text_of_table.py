@@ -12,6 +12,7 @@ from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.factorization import table
 from lpaf_jax.factorization.embeddings import factorized_table, head_moment, token_counts
 from lpaf_jax.factorization.store import Store
+from lpaf_jax.factors import KINDS
 from lpaf_jax.models import layer_at, parameters
 from lpaf_jax.runs import pipeline
 from lpaf_jax.runs.settings import make_settings
@@ -72,26 +73,50 @@ def test_the_folder_is_what_was_judged(place: Path) -> None:
 def test_the_table_is_that_of_the_whole_model_in_memory(place: Path, tmp_path: Path) -> None:
     source, store = DecoderOnDisk(place), Store(tmp_path)
     store.folder.mkdir(exist_ok=True)
-    table.narrow_table(source, TOKENS, WIDTH, store, lambda text: None)
+    table.narrow_table(source, TOKENS, WIDTH, "low-rank", store, lambda text: None)
     model = load_model(place)
     batch = {"input_ids": TOKENS, "attention_mask": np.ones_like(TOKENS)}
     head = head_moment(model, [batch]) if place.name == "gpt2" else None
     whole = layer_at(model, TABLES[place.name]).weight[...]
-    expected = factorized_table(whole, WIDTH, token_counts(TOKENS, VOCABULARY), head)
+    counts = token_counts(TOKENS, VOCABULARY)
+    record, expected = factorized_table("low-rank", whole, WIDTH, counts, head)
     found = store.table()
     assert found is not None
-    np.testing.assert_allclose(
-        found.dense(), expected.dense(), atol=1e-3 if head is not None else 0.01
-    )
+    assert found[0] == record
+    kind = KINDS[record["kind"]]
+    tolerance = 1e-3 if head is not None else 0.01
+    np.testing.assert_allclose(kind.dense(found[1]), kind.dense(expected), atol=tolerance)
 
 
 def test_what_was_found_is_not_found_again(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path)
-    store.keep_table(np.ones((3, 2), np.float32), np.ones((2, 4), np.float32))
+    ones = {"codes": np.ones((3, 2), np.float32), "basis": np.ones((2, 4), np.float32)}
+    store.keep_table({"kind": "low_rank_embedding", "rank": 2}, ones)
     monkeypatch.setattr(table, "factorized_table", None)
-    table.narrow_table(DecoderOnDisk(place), TOKENS, WIDTH, store, lambda text: None)
+    table.narrow_table(DecoderOnDisk(place), TOKENS, WIDTH, "low-rank", store, lambda text: None)
+
+
+@pytest.mark.parametrize("form", ["kronecker", "trains"])
+def test_in_another_form(place: Path, form: str) -> None:
+    chosen: dict[str, Any] = {"recipe": "tensorgpt"} if form == "trains" else {"params": 0.6}
+    if form == "trains":
+        chosen["params"] = 1.0
+    found = compress(place, form, embeddings=0.5, embeddings_as=form, **chosen)
+    folder = place.parent / form / "model"
+    expected = perplexity(folder, place.parent / "held_out.txt")
+    assert found["stages"]["final"]["perplexity"] == pytest.approx(expected, rel=1e-4)
+    arrays = parameters(load_model(folder))
+    assert found["params"]["final"]["total"] == sum(x.size for x in arrays.values())
+    records = json.loads((folder / "config.json").read_text())["lpaf_factors"]
+    assert (
+        records[TABLES[place.name]]["kind"]
+        == {
+            "kronecker": "kronecker_embedding",
+            "trains": "train_embedding",
+        }[form]
+    )
 
 
 def test_alone_and_tuned(place: Path) -> None:

@@ -1,0 +1,112 @@
+"""Runs that make sums of Kronecker products, with a task and by a text, and their exports."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lpaf_jax.checkpoints import load_model, records_of
+from lpaf_jax.cli import main
+from lpaf_jax.linalg import kronecker_shapes
+from lpaf_jax.models import as_function, layer_at, parameters
+from lpaf_jax.runs import pipeline
+from tests.one_shot import perplexity
+from tests.tiny import WORDS, Tiny
+from tests.tiny_decoder import write_decoder, write_text
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shapeshifter") / "run"
+    pipeline.compress(**tiny.chosen(out, recipe="shapeshifter", params=0.4))
+    return out
+
+
+@pytest.fixture(scope="module")
+def by_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("text")
+    model = write_decoder(place / "gpt2", "gpt2")
+    texts = {name: write_text(place / f"{name}.txt", 400, seed=i) for i, name in enumerate("ab")}
+    chosen = {"recipe": "shapeshifter", "params": 0.5, "samples": 6, "block_epochs": 2}
+    pipeline.compress(
+        model, out=place / "run", calibration=texts["a"], held_out=texts["b"], quiet=True, **chosen
+    )
+    return place
+
+
+def figures(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    return found
+
+
+def test_a_task_ends_in_sums_within_the_share(trained: Path) -> None:
+    model, found = load_model(trained / "model"), figures(trained)
+    records = records_of(model)
+    assert {each["kind"] for each in records.values()} == {"kronecker"}
+    for path, record in records.items():
+        outer, inner = record["outer"], record["inner"]
+        shape = outer[0] * inner[0], outer[1] * inner[1]
+        assert (tuple(outer), tuple(inner)) == kronecker_shapes(*shape), path
+    kept = found["encoder_params_ratio"]
+    assert 0.3 < kept <= 0.4
+    assert found["ranks"] == {path: record["rank"] for path, record in records.items()}
+    told = found["described"]["factorized"]["text"]
+    assert "replaced by sums of r Kronecker products, r" in told
+    assert "sums of r Kronecker products" in (trained / "model" / "README.md").read_text()
+
+
+def test_the_walk_cuts_and_tunes_what_its_folder_holds(by_text: Path) -> None:
+    found, folder = figures(by_text / "run"), by_text / "run" / "model"
+    expected = perplexity(folder, by_text / "b.txt")
+    assert found["stages"]["final"]["perplexity"] == pytest.approx(expected, rel=1e-4)
+    model = load_model(folder)
+    records, cuts = records_of(model), {cut["path"]: cut for cut in found["matrices"]}
+    assert {path: cut["record"] for path, cut in cuts.items()} == records
+    sizes = {p: layer_at(model, p).outer.size + layer_at(model, p).inner.size for p in records}
+    assert found["params"]["final"]["encoder"] == sum(sizes.values())
+    page = (by_text / "run" / "report.html").read_text()
+    ranks = {record["rank"] for record in records.values()}
+    assert all(f"{rank} terms" in page for rank in ranks)
+
+
+@pytest.fixture(scope="module")
+def batch() -> dict[str, np.ndarray]:
+    mask = np.arange(9) < np.array([9, 4, 1])[:, None]
+    ids = np.random.default_rng(5).integers(4, len(WORDS), mask.shape)
+    whole = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    return {name: x.astype(np.int32) for name, x in whole.items()}
+
+
+def export(run: Path, out: Path, kind: str) -> Path:
+    assert main(["export", str(run), "--format", kind, "--out", str(out)]) == 0
+    return out
+
+
+def test_programs_answer_as_the_model_does(
+    trained: Path, tmp_path: Path, batch: dict[str, np.ndarray]
+) -> None:
+    for name in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    import onnxruntime
+    import torch
+    from jax import export as jax_export
+    from safetensors.numpy import load_file
+
+    from lpaf_jax.checkpoints.torch_twin import torch_twin
+
+    model = load_model(trained / "model")
+    expected = np.asarray(as_function(model)(parameters(model), {}, batch))
+    wide = {name: x.astype(np.int64) for name, x in batch.items()}
+    with torch.no_grad():
+        twin = torch_twin(trained / "model")(**{n: torch.tensor(x) for n, x in wide.items()})
+    np.testing.assert_allclose(twin.logits.numpy(), expected, atol=1e-4)
+    session = onnxruntime.InferenceSession(export(trained, tmp_path / "o", "onnx") / "model.onnx")
+    for rows in (slice(None), slice(1, 2)):
+        given = {name: x[rows] for name, x in wide.items()}
+        np.testing.assert_allclose(session.run(None, given)[0], expected[rows], atol=1e-4)
+    out = export(trained, tmp_path / "s", "stablehlo")
+    program = jax_export.deserialize(bytearray((out / "model.stablehlo").read_bytes()))
+    found = program.call(load_file(out / "weights.safetensors"), batch)
+    np.testing.assert_allclose(np.asarray(found), expected, atol=1e-5)

@@ -1,0 +1,166 @@
+"""Tables of embeddings as Kronecker products and as tensor trains: here, in PyTorch, and dense."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lpaf_jax.checkpoints import load_model, save_model
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.evaluation.inspection import inspect_model
+from lpaf_jax.factorization import factorize_embeddings, table_record
+from lpaf_jax.factors import KINDS
+from lpaf_jax.models import layer_at
+from lpaf_jax.models.families import FAMILIES
+from tests.factors.folders import config_of, factorize, logits
+from tests.factors.test_folders import assert_read_everywhere, assert_same_when_dense
+from tests.tiny import WORDS, Tiny
+from tests.tiny_decoder import VOCABULARY, write_decoder
+
+COUNTS = 1 + np.random.default_rng(4).zipf(1.3, VOCABULARY) % 100
+HIDDEN = 32
+# What is left of 32 numbers a row: 16 and a pattern of 2; two cores 4 · 8 of rank 1.
+RECORDS: dict[str, dict[str, Any]] = {
+    "kronecker": {"kind": "kronecker_embedding", "rank": 1, "pattern": 2},
+    "trains": {"kind": "train_embedding", "rank": 1, "digits": [4, 8]},
+}
+NUMBERS = {"kronecker": 16 * VOCABULARY + 2, "trains": 12 * VOCABULARY}
+TIED = {"gpt2": True, "llama": False}
+
+
+@pytest.fixture(scope="module", params=list(RECORDS))
+def form(request: Any) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def folders(form: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place, found = tmp_path_factory.mktemp(form), {}
+    for family, tied in TIED.items():
+        dense = write_decoder(place / f"{family}_dense", family, tie_word_embeddings=tied)
+        model = load_model(dense)
+        factorize(model)
+        factorize_embeddings(model, FAMILIES[family].table, 0.51, COUNTS, form=form)
+        found[family] = place / family
+        save_model(model, place / family, source=dense, label_names=None, card="# Card\n")
+        np.save(place / family / "expected.npy", logits(model))
+    return found
+
+
+def table_of(folder: Path, family: str) -> np.ndarray:
+    table = layer_at(load_model(folder), FAMILIES[family].table)
+    return np.asarray(table(jnp.arange(VOCABULARY)), np.float64)
+
+
+def test_every_row_is_the_nearest_of_its_form(folders: dict[str, Path], form: str) -> None:
+    for family, folder in folders.items():
+        t = table_of(folder.with_name(f"{family}_dense"), family)
+        if form == "trains":
+            u, s, vt = np.linalg.svd(t.reshape(-1, 4, 8))
+            expected = (u[:, :, :1] * s[:, None, :1]) @ vt[:, :1]
+        else:
+            pairs = t.reshape(VOCABULARY, 16, 2)
+            _, vectors = np.linalg.eigh(np.einsum("v,vij,vik->jk", COUNTS * 1.0, pairs, pairs))
+            pattern = vectors[:, -1]
+            expected = (pairs @ pattern)[..., None] * pattern
+        np.testing.assert_allclose(table_of(folder, family), expected.reshape(t.shape), atol=1e-4)
+
+
+def test_what_is_written_is_read_here_and_in_pytorch(folders: dict[str, Path], form: str) -> None:
+    assert_read_everywhere(folders)
+    for family, folder in folders.items():
+        assert config_of(folder)["lpaf_factors"][FAMILIES[family].table] == RECORDS[form]
+
+
+def test_dense_it_is_the_same_model(folders: dict[str, Path], tmp_path: Path) -> None:
+    assert_same_when_dense(folders, tmp_path)
+
+
+def test_inspect_counts_them(folders: dict[str, Path], form: str) -> None:
+    for folder in folders.values():
+        found = inspect_model(folder)["matrices"]
+        [table] = [each for each in found if each["kind"] == RECORDS[form]["kind"]]
+        assert table["parameters"] == NUMBERS[form]
+        assert table["flop"] == {"kronecker": 2 * HIDDEN, "trains": 2 * 4 * 8}[form]
+
+
+def test_an_encoder_is_read_here_and_in_pytorch(tiny: Tiny, tmp_path: Path, form: str) -> None:
+    torch = pytest.importorskip("torch")
+    from lpaf_jax.checkpoints.torch_twin import torch_twin
+
+    model, words = load_model(tiny.model, num_labels=2), len(WORDS)
+    factorize_embeddings(model, FAMILIES["bert"].table, 0.6, np.ones(words, int), form=form)
+    out = tmp_path / "small"
+    save_model(model, out, source=tiny.model, label_names=["no", "yes"], card="# Card\n")
+    ids = np.random.default_rng(0).integers(1, words, (2, 7))
+    expected = np.asarray(model(jnp.asarray(ids)))
+    np.testing.assert_array_equal(load_model(out)(jnp.asarray(ids)), expected)
+    with torch.no_grad():
+        theirs = torch_twin(out)(torch.tensor(ids)).logits.numpy()
+    np.testing.assert_allclose(theirs, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("digits", [[4, 8], [2, 4, 4], [2, 2, 2, 4]])
+def test_trains_of_any_length(digits: list[int]) -> None:
+    torch = pytest.importorskip("torch")
+    from lpaf_jax.factors.train_embedding_torch import train_embedding
+
+    random, kind = np.random.default_rng(0), KINDS["train_embedding"]
+    record = {"kind": "train_embedding", "rank": 3, "digits": digits}
+    sizes = kind.shapes(record, (11, HIDDEN))
+    factors = {leaf: random.normal(size=size).astype(np.float32) for leaf, size in sizes.items()}
+    row = factors["core_1"][5]
+    for leaf in list(sizes)[1:]:
+        row = np.tensordot(row, factors[leaf][5], axes=1)
+    expected = kind.dense(factors)
+    np.testing.assert_allclose(expected[5], row.reshape(-1), rtol=1e-4)
+    layer: Any = kind.layer({leaf: jnp.asarray(x) for leaf, x in factors.items()}, None, record)
+    assert kind.record(layer) == record
+    index = np.array([[5, 1], [10, 5]])
+    np.testing.assert_allclose(layer(jnp.asarray(index)), expected[index], rtol=1e-5, atol=1e-5)
+    x = random.normal(size=(2, 3, HIDDEN)).astype(np.float32)
+    np.testing.assert_allclose(layer.scores(jnp.asarray(x)), x @ expected.T, rtol=1e-4, atol=1e-4)
+    theirs = train_embedding(torch.nn.Embedding(11, HIDDEN), record)
+    theirs.load_state_dict({leaf: torch.tensor(x) for leaf, x in factors.items()})
+    with torch.no_grad():
+        found = theirs(torch.tensor(index)).numpy()
+    np.testing.assert_allclose(found, expected[index], rtol=1e-5, atol=1e-5)
+    flop = jax.jit(layer.__call__).lower(jnp.zeros(1, int)).cost_analysis()["flops"]
+    assert kind.flop(record, (11, HIDDEN)) == pytest.approx(flop, abs=40)
+
+
+@pytest.mark.parametrize(
+    ("form", "shape", "width", "message"),
+    [
+        ("kronecker", (50, 32), 128, "128 is a width, which --embeddings-as kronecker has not"),
+        ("trains", (50, 32), 128, "128 is a width"),
+        ("kronecker", (50, 31), 0.5, None),
+        ("kronecker", (50, 32), 0.01, "pays for no product of a table of 50 × 32"),
+        ("trains", (50, 32), 0.2, "pays for no tensor train of 4 · 8"),
+        ("trains", (50, 31), 0.5, "pays for no tensor train of 1 · 31"),
+    ],
+)
+def test_sizes(form: str, shape: tuple[int, int], width: float, message: str | None) -> None:
+    if message is None:
+        assert table_record(form, shape, width)["pattern"] == 31
+        return
+    with pytest.raises(LpafError, match=message):
+        table_record(form, shape, width)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed", "message"),
+    [
+        ("kronecker_embedding", {"pattern": 3}, "has patterns of 3, which does not divide 32"),
+        ("kronecker_embedding", {"pattern": None}, "has patterns of None"),
+        ("train_embedding", {"digits": [4, 4]}, r"digits \[4, 4\], whose product is not 32"),
+        ("train_embedding", {"digits": [True, 32]}, "must be whole numbers"),
+        ("train_embedding", {"digits": None}, "must be whole numbers"),
+    ],
+)
+def test_a_record_that_does_not_fit(kind: str, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        KINDS[kind].shapes({"rank": 1} | changed, (VOCABULARY, HIDDEN))
