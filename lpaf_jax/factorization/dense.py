@@ -123,10 +123,11 @@ def look_ahead(
         _walk_back(source, tokens, plan, whole, store, say)
     if ranks is None:
         spectra = _spectra(source, tokens, plan, store, say) if spectral else {}
+        ranked = SOLVERS[plan.solver].ranked
         ranks = choose_ranks(
             plan.ranks,
             {
-                path: shapes[path]
+                path: ranked(shapes[path])
                 for index in range(source.blocks)
                 for path in factored_in(source, plan, index)
             },

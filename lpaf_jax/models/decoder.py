@@ -23,6 +23,7 @@ from jax import Array
 
 from lpaf_jax.models.initial import Initializer, split_key
 from lpaf_jax.models.layers import dropout
+from lpaf_jax.models.maps import note_scores
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 """Kinds of layers, as `layer_types` of a `config.json` has them."""
@@ -299,5 +300,6 @@ def attend(
     scores = jnp.einsum("bqghd,bkgd->bghqk", q, k, preferred_element_type=wide) * scale
     # Minus infinity would make a row of padding alone NaN.
     scores = jnp.where(seen[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    note_scores(scores)
     weights = dropout(jax.nn.softmax(scores, axis=-1).astype(q.dtype), rate, key)
     return jnp.einsum("bghqk,bkgd->bqghd", weights, v).reshape(batch, length, -1)

@@ -12,6 +12,7 @@ from jax import Array
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.models.initial import split_key
 from lpaf_jax.models.layers import dropout
+from lpaf_jax.models.maps import note_scores
 
 Config = TypeVar("Config")
 
@@ -44,7 +45,9 @@ def attend(
     # Softmax over narrow numbers loses the small weights.
     wide = jnp.promote_types(narrow, jnp.float32)
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide)
-    weights = jax.nn.softmax(scores / math.sqrt(q.shape[-1]) + bias, axis=-1)
+    scores = scores / math.sqrt(q.shape[-1]) + bias
+    note_scores(scores)
+    weights = jax.nn.softmax(scores, axis=-1)
     weights = dropout(weights.astype(narrow), rate, key)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(shape)
 

@@ -13,6 +13,7 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.models.layers import Draw, Mask, MixedLinear
+from lpaf_jax.models.maps import attention_maps
 
 Params = dict[str, Array]
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
@@ -25,10 +26,12 @@ class Outputs(NamedTuple):
     Attributes:
         logits: of its head.
         hidden: (layers + 1, batch, length, width): after the embeddings and after every layer.
+        maps: log attention, (layers, batch, heads, queries, keys), where it is asked for.
     """
 
     logits: Array
     hidden: Array | None
+    maps: Array | None = None
 
 
 def inputs_of(batch: Batch) -> dict[str, Any]:
@@ -93,7 +96,11 @@ Forward = Callable[..., Any]
 
 
 def as_function(
-    model: nnx.Module, *, hidden: bool = False, dtype: jnp.dtype | type | None = None
+    model: nnx.Module,
+    *,
+    hidden: bool = False,
+    maps: bool = False,
+    dtype: jnp.dtype | type | None = None,
 ) -> Forward:
     """`forward(params, fixed, batch, key=None, draws=None) -> logits`, pure in all arguments.
 
@@ -103,6 +110,7 @@ def as_function(
 
     Args:
         hidden: return `Outputs`, the logits and the hidden states.
+        maps: return `Outputs` with hidden states and attention.
         dtype: of activations and matrices, `jnp.bfloat16` for one: the matrices are cast on their
             way in, so gradients have the dtype of the parameters (float32 masters). Softmax and
             layer norms are computed, and outputs returned, in float32.
@@ -132,9 +140,11 @@ def as_function(
             leaves.append((path, variable.replace(value)))
         merged: Any = nnx.merge(graphdef, nnx.from_flat_state(leaves))
         inputs = inputs_of(batch)
-        if not hidden:
+        if not (hidden or maps):
             return merged(**inputs, key=key).astype(jnp.float32)
-        logits, states = merged.with_hidden(**inputs, key=key)
-        return Outputs(logits.astype(jnp.float32), jnp.stack(states).astype(jnp.float32))
+        with attention_maps() as found:
+            logits, states = merged.with_hidden(**inputs, key=key)
+        seen = jnp.stack(found) if maps else None
+        return Outputs(logits.astype(jnp.float32), jnp.stack(states).astype(jnp.float32), seen)
 
     return forward

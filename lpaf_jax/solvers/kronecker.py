@@ -1,6 +1,7 @@
 """The nearest sum of Kronecker products, in which every entry counts the same."""
 
 import math
+from collections.abc import Callable
 
 from jax import Array
 
@@ -8,25 +9,41 @@ from lpaf_jax.importance import Weighting
 from lpaf_jax.linalg import kronecker_shapes, nearest_kronecker
 from lpaf_jax.solvers.base import Form, Solution, Solver, register_solver
 
-
-def _solve(w: Array, _: Weighting, rank: int, ridge: float) -> Solution:
-    m, n = w.shape
-    return Solution(nearest_kronecker(w, kronecker_shapes(m, n), rank))
+Shapes = tuple[tuple[int, int], tuple[int, int]]
 
 
-def _ranked(shape: tuple[int, int]) -> tuple[int, int]:
-    """With a block a row, a term is an outer product: (m1 n1, m2 n2)."""
-    outer, inner = kronecker_shapes(*shape)
-    return math.prod(outer), math.prod(inner)
+def _pairs(m: int, n: int) -> Shapes:
+    """The smaller side halved, the rows where both are equal: (m/2, n) and (2, 1)."""
+    if m <= n and m % 2 == 0:
+        return (m // 2, n), (2, 1)
+    return ((m, n // 2), (1, 2)) if n % 2 == 0 else ((m, n), (1, 1))
+
+
+def _solver(name: str, summary: str, shapes: Callable[[int, int], Shapes]) -> Solver:
+    def solve(w: Array, _: Weighting, rank: int, ridge: float) -> Solution:
+        m, n = w.shape
+        return Solution(nearest_kronecker(w, shapes(m, n), rank))
+
+    def ranked(shape: tuple[int, int]) -> tuple[int, int]:
+        """With a block a row, a term is an outer product: (m1 n1, m2 n2)."""
+        outer, inner = shapes(*shape)
+        return math.prod(outer), math.prod(inner)
+
+    form = Form("sums of r Kronecker products", "r", "Kronecker factorization")
+    return Solver(name, summary, frozenset(), solve, ranked=ranked, form=form)
 
 
 register_solver(
-    Solver(
+    _solver(
         "kronecker",
         "nearest sum of Kronecker products, of the shapes with the fewest numbers",
-        frozenset(),
-        _solve,
-        ranked=_ranked,
-        form=Form("sums of r Kronecker products", "r", "Kronecker factorization"),
+        kronecker_shapes,
+    )
+)
+register_solver(
+    _solver(
+        "kronecker-pairs",
+        "nearest Kronecker product of half a matrix and a pair of numbers",
+        _pairs,
     )
 )

@@ -50,10 +50,10 @@ class Trainer:
         self._begun = False
         self._layout = layout_of(training)
 
-    def function(self, model: nnx.Module, hidden: bool = False) -> Forward:
+    def function(self, model: nnx.Module, *, hidden: bool = False, maps: bool = False) -> Forward:
         """The model as a function that computes in the dtype of the training."""
         narrow = None if self._training.dtype == "float32" else jnp.dtype(self._training.dtype)
-        return as_function(model, hidden=hidden, dtype=narrow)
+        return as_function(model, hidden=hidden, maps=maps, dtype=narrow)
 
     def fresh(self, params: Params, optimizer: optax.GradientTransformation) -> TrainState:
         """The state before the first step."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flax import nnx
 
     from lpaf_jax.data import Encoded
-    from lpaf_jax.models.functional import Params
+    from lpaf_jax.models.functional import Forward, Params
     from lpaf_jax.stages.trainer import Trainer
     from lpaf_jax.tasks.inputs import Inputs
     from lpaf_jax.train import Loss, Objective, TrainState
@@ -43,6 +43,8 @@ class Tune(Stage):
     """Weight of the fine-tuned model's answers in the loss while the factors are tuned."""
     distil_hidden: float = 0.0
     """Weight of its hidden states there."""
+    distil_attention: float = 0.0
+    """Weight of its attention there."""
     temperature: float = 1.0
     """Temperature at which answers are compared."""
     transfer: Annotated[Path | None, _FILE] = None
@@ -65,7 +67,7 @@ class Tune(Stage):
         demand(self, "transfer_samples", whole(1), "a whole number, at least 1")
         if self.transfer is not None and not self.transfer.is_file():
             raise SettingError(("transfer",), f"is {self.transfer}, which is no file")
-        for name in ("tune_epochs", "distil", "distil_hidden"):
+        for name in ("tune_epochs", "distil", "distil_hidden", "distil_attention"):
             demand(self, name, lambda x: 0 <= x < math.inf, "finite and at least 0")
 
     def check_inputs(self, inputs: "Inputs") -> None:
@@ -96,7 +98,7 @@ class Tune(Stage):
         optimizer, rate = optimizer_of(training, self.tune_lr, loop.steps)
         trainer = Trainer(training, loop, context.progress)
         taught, objective, fixed = self._distillation(context, trainer)
-        loss = taught(task_loss(trainer.function(final, self.distil_hidden > 0), objective))
+        loss = taught(task_loss(self._function(trainer, final), objective))
         checkpoints = context.checkpoints("tune")
         state = trainer.run(loss, optimizer, parameters(final), fixed, checkpoints, rate)
         set_parameters(final, on_host(state.params))
@@ -114,8 +116,13 @@ class Tune(Stage):
 
     def _teacher(self) -> str:
         """What is learnt from the fine-tuned model, in a sentence."""
-        weighed = {"answers": self.distil, "hidden states": self.distil_hidden}
-        learnt = " and ".join(name for name, weight in weighed.items() if weight > 0)
+        weighed = {
+            "answers": self.distil,
+            "hidden states": self.distil_hidden,
+            "attention": self.distil_attention,
+        }
+        *most, last = [name for name, weight in weighed.items() if weight > 0] or [""]
+        learnt = f"{', '.join(most)} and {last}" if most else last
         text = f"They also learn from the {learnt} of the dense model. " if learnt else ""
         if self.transfer is not None:
             text += "Beside the task's own texts they see others, which the dense model answers. "
@@ -131,6 +138,11 @@ class Tune(Stage):
         assert dense is not None, "a recipe begins with fine-tuning"
         return with_transfer(context, self.transfer, self.transfer_samples, dense.folder)
 
+    def _function(self, trainer: "Trainer", model: "nnx.Module") -> "Forward":
+        """The model, with what of it is compared with the dense one."""
+        hidden, maps = self.distil_hidden > 0, self.distil_attention > 0
+        return trainer.function(model, hidden=hidden, maps=maps)
+
     def _distillation(
         self, context: Context, trainer: "Trainer"
     ) -> "tuple[Callable[[Loss], Loss], Objective, Params]":
@@ -143,14 +155,18 @@ class Tune(Stage):
         from lpaf_jax.train import distilled, teacher_parameters, with_teacher
 
         objective = context.inputs.kind.objective
-        if self.distil == 0 and self.distil_hidden == 0:
+        if self.distil == self.distil_hidden == self.distil_attention == 0:
             return lambda loss: loss, objective, {}
         dense = context.last(FineTune)
         assert dense is not None, "a recipe begins with fine-tuning"
         model = load_model(dense.folder)
-        forward = trainer.function(model, self.distil_hidden > 0)
+        forward = self._function(trainer, model)
         learnt = distilled(
-            objective, self.distil, temperature=self.temperature, hidden=self.distil_hidden
+            objective,
+            self.distil,
+            temperature=self.temperature,
+            hidden=self.distil_hidden,
+            maps=self.distil_attention,
         )
         fixed = teacher_parameters(parameters(model))
         return lambda loss: with_teacher(loss, forward), learnt, fixed
@@ -201,7 +217,7 @@ class MixedTune(Tune):
         taught, objective, fixed = self._distillation(context, trainer)
 
         def loss_of(model: "nnx.Module") -> "Loss":
-            forward = trainer.function(model, self.distil_hidden > 0)
+            forward = self._function(trainer, model)
             layers = len(mixed_paths(model))
             return taught(dual_loss(forward, probability, layers, self.consistency, objective))
 

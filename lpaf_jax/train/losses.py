@@ -169,40 +169,53 @@ LANGUAGE = Objective(
 
 
 def distilled(
-    objective: Objective, weight: float = 1.0, *, temperature: float = 1.0, hidden: float = 0.0
+    objective: Objective,
+    weight: float = 1.0,
+    *,
+    temperature: float = 1.0,
+    hidden: float = 0.0,
+    maps: float = 0.0,
 ) -> Objective:
     """`objective` with what a teacher says added to its loss.
 
         L' = L + w · distance(y, y_teacher; T) + h · mean ‖H − H_teacher‖² / d
+               + a · mean KL(A_teacher ‖ A)
 
-    The mean is over layers, over the tokens of an example that are no padding, and then over the
-    examples, so that a batch in parts is the whole batch. `with_teacher` puts the outputs of the
-    teacher in the batch. The student needs as many hidden states of the same width, which a
-    factorization never changes.
+    The means are over layers (and heads), over the tokens of an example that are no padding, and
+    then over the examples, so that a batch in parts is the whole batch. `with_teacher` puts the
+    outputs of the teacher in the batch. The student needs as many hidden states of the same width,
+    and as many heads, which a factorization never changes.
 
     Args:
         objective: of the task.
-        weight: w. temperature: T. hidden: h; with more than 0, student and teacher are functions
-            that return hidden states: `as_function(model, hidden=True)`.
+        weight: w. temperature: T. hidden: h. maps: a, of attention. With more than 0, student and
+            teacher are functions that return it: `as_function(model, hidden=True, maps=True)`.
 
-    Source: Sun et al., "Patient knowledge distillation" (2019), for hidden states.
+    Source: Sun et al., "Patient knowledge distillation" (2019), for hidden states; Edalati et al.,
+    "Kronecker decomposition for GPT compression" (2022), for attention.
     """
 
     def loss(outputs: Any, batch: Batch) -> Array:
         ours, theirs = _outputs(outputs), _outputs(batch[TEACHER])
         value = objective.loss(ours.logits, batch)
         value = value + weight * objective.distance(ours.logits, theirs.logits, batch, temperature)
-        if hidden == 0:
-            return value
-        if ours.hidden is None or theirs.hidden is None:
-            raise ValueError(
-                "distilled: hidden states are missing; make student and teacher with "
-                "as_function(model, hidden=True)"
-            )
-        apart = jnp.square(ours.hidden - theirs.hidden).mean((0, -1))
         tokens = batch["attention_mask"]
-        rows = jnp.sum(tokens * apart, axis=-1) / jnp.maximum(jnp.sum(tokens, axis=-1), 1)
-        return value + hidden * _mean(rows, batch["weight"])
+
+        def over_tokens(apart: Array) -> Array:
+            rows = jnp.sum(tokens * apart, axis=-1) / jnp.maximum(jnp.sum(tokens, axis=-1), 1)
+            return _mean(rows, batch["weight"])
+
+        if hidden > 0:
+            if ours.hidden is None or theirs.hidden is None:
+                raise ValueError(_missing("hidden states", "hidden"))
+            apart = jnp.square(ours.hidden - theirs.hidden).mean((0, -1))
+            value = value + hidden * over_tokens(apart)
+        if maps > 0:
+            if ours.maps is None or theirs.maps is None:
+                raise ValueError(_missing("attention maps", "maps"))
+            apart = jnp.sum(jnp.exp(theirs.maps) * (theirs.maps - ours.maps), axis=-1)
+            value = value + maps * over_tokens(apart.mean((0, 2)))
+        return value
 
     return Objective(
         loss,
@@ -212,6 +225,13 @@ def distilled(
         lambda student, teacher, batch, t: objective.distance(
             _outputs(student).logits, _outputs(teacher).logits, batch, t
         ),
+    )
+
+
+def _missing(what: str, flag: str) -> str:
+    return (
+        f"distilled: {what} are missing; make student and teacher with "
+        f"as_function(model, {flag}=True)"
     )
 
 

@@ -66,6 +66,7 @@ def test_the_walk_cuts_and_tunes_what_its_folder_holds(by_text: Path) -> None:
     assert {path: cut["record"] for path, cut in cuts.items()} == records
     sizes = {p: layer_at(model, p).outer.size + layer_at(model, p).inner.size for p in records}
     assert found["params"]["final"]["encoder"] == sum(sizes.values())
+    assert 0.45 < found["encoder_params_ratio"] <= 0.5
     page = (by_text / "run" / "report.html").read_text()
     ranks = {record["rank"] for record in records.values()}
     assert all(f"{rank} terms" in page for rank in ranks)
@@ -110,3 +111,30 @@ def test_programs_answer_as_the_model_does(
     program = jax_export.deserialize(bytearray((out / "model.stablehlo").read_bytes()))
     found = program.call(load_file(out / "weights.safetensors"), batch)
     np.testing.assert_allclose(np.asarray(found), expected, atol=1e-5)
+
+
+def test_kngpt2_cuts_every_second_block_and_learns_from_what_is_in_between(by_text: Path) -> None:
+    out = by_text / "kngpt2"
+    texts = {"calibration": by_text / "a.txt", "held_out": by_text / "b.txt"}
+    chosen = {"samples": 6, "tune_epochs": 2.0, "tune_lr": 3e-3, "batch": 2, "quiet": True}
+    found = pipeline.compress(by_text / "gpt2", out=out, recipe="kngpt2", **texts, **chosen)
+    model = load_model(out / "model")
+    records = records_of(model)
+    assert records.pop("transformer.wte") == {
+        "kind": "kronecker_embedding",
+        "rank": 1,
+        "pattern": 2,
+    }
+    layers = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    assert set(records) == {f"transformer.h.1.{layer}" for layer in layers}
+    pairs = {path.rpartition(".h.1.")[2]: record["inner"] for path, record in records.items()}
+    assert pairs == {key: [2, 1] for key in layers} | {"mlp.c_proj": [1, 2]}
+    assert found["encoder_params_ratio"] == pytest.approx(0.75, abs=1e-3)
+    stages = {name: figures["perplexity"] for name, figures in found["stages"].items()}
+    assert stages["final"] < stages["factorized"]
+    expected = perplexity(out / "model", by_text / "b.txt")
+    assert stages["final"] == pytest.approx(expected, rel=1e-4)
+    assert (
+        "learn from the hidden states and attention of the dense model"
+        in (found["described"]["final"]["text"])
+    )

@@ -37,6 +37,7 @@ from tests.models.twins import (
     POSITIONS,
     positions,
     sentences,
+    torch_maps,
     torch_model,
     torch_outputs,
     twin,
@@ -74,6 +75,17 @@ def test_logits_and_hidden_states_are_those_of_pytorch(case: Any, outputs: Any, 
     for one, other in zip(hidden, states, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
     assert np.ptp(logits, axis=0).max() > 0.1, "the inputs would not tell one row from another"
+
+
+def test_attention_is_that_of_pytorch(case: Any) -> None:
+    _, _, theirs, ours = case
+    batch = BATCHES["right"]
+    forward = as_function(ours, maps=True)
+    found = jax.jit(forward)(parameters(ours), {}, batch).maps
+    assert found is not None
+    for one, other in zip(found, torch_maps(theirs, batch), strict=True):
+        np.testing.assert_allclose(np.exp(one), other, atol=1e-5)
+    assert jax.jit(as_function(ours, hidden=True))(parameters(ours), {}, batch).maps is None
 
 
 @pytest.mark.parametrize(

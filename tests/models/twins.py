@@ -76,6 +76,16 @@ def torch_outputs(theirs: Any, batch: dict[str, Any]) -> tuple[np.ndarray, list[
     return logits.numpy(), [state.numpy() for state in out.hidden_states]
 
 
+def torch_maps(theirs: Any, batch: dict[str, Any]) -> list[np.ndarray]:
+    """Attention of every layer, (batch, heads, queries, keys)."""
+    inputs = {name: torch.tensor(np.asarray(array)).long() for name, array in batch.items()}
+    if theirs.config.model_type == "distilbert":
+        inputs.pop("token_type_ids", None)
+    theirs.set_attn_implementation("eager")  # fused ones have none to show
+    with torch.no_grad():
+        return [x.numpy() for x in theirs(**inputs, output_attentions=True).attentions]
+
+
 def sentences(*, left: bool = False) -> dict[str, np.ndarray]:
     """Pairs of 9, 5 and 1 tokens, padded."""
     rng = np.random.default_rng(1)

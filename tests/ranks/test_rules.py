@@ -35,8 +35,11 @@ def lost(ranks: Ranks, given: dict[str, np.ndarray]) -> float:
 @pytest.mark.parametrize("share", [0.5, 0.65, 0.8, 0.95])
 @pytest.mark.parametrize("multiple_of", [1, 2])
 def test_the_budget_is_kept(rule: str, share: float, multiple_of: int) -> None:
+    shapes = dict(zip(("h.0.a", "h.1.b", "h.1.c"), SHAPES.values(), strict=True))
+    given = spectra(0, shapes)
+
     def chosen() -> Ranks:
-        return choose_ranks(rule, SHAPES, params=share, spectra=spectra(0), multiple_of=multiple_of)
+        return choose_ranks(rule, shapes, params=share, spectra=given, multiple_of=multiple_of)
 
     # One step for each costs more.
     if rule in ("loss", "measured") and (share, multiple_of) == (0.5, 2):
@@ -44,10 +47,10 @@ def test_the_budget_is_kept(rule: str, share: float, multiple_of: int) -> None:
             chosen()
         return
     ranks = chosen()
-    assert list(ranks) == list(SHAPES)
-    assert numbers(ranks) <= share * DENSE
+    assert list(ranks) == list(shapes)
+    assert numbers(ranks, shapes) <= share * DENSE
     for path, k in ranks.items():
-        m, n = SHAPES[path]
+        m, n = shapes[path]
         if k is not None:
             assert 1 <= k <= min(m, n)
             if rule != "uniform":
@@ -100,6 +103,24 @@ def test_the_same_share_of_each_matrix() -> None:
         assert k * (m + n) <= 0.6 * m * n < (k + 1) * (m + n)
     stepped = choose_ranks("share", {"a": (64, 64)}, params=0.6, multiple_of=8)
     assert stepped == {"a": 16}  # of 19
+
+
+def test_every_second_block_pays_for_all() -> None:
+    shapes = {f"h.{i}.{name}": (40, 60) for i in range(4) for name in "ab"}
+    ranks = choose_ranks("alternate", shapes, params=0.75)
+    assert {path for path, k in ranks.items() if k is not None} == {
+        f"h.{i}.{name}" for i in (1, 3) for name in "ab"
+    }
+    assert set(ranks.values()) == {None, 40 * 60 // (2 * 100)}
+    channels = {f"h.{i}.out": Channels(100, 30) for i in range(4)}
+    found = choose_ranks("alternate", {}, params=0.75, channels=channels)
+    assert list(found.values()) == [None, 50, None, 50]
+    with pytest.raises(LpafError, match="the blocks that are left whole are 50.0%"):
+        choose_ranks("alternate", shapes, params=0.5)
+    with pytest.raises(LpafError, match="there is one block"):
+        choose_ranks("alternate", {"h.0.a": (40, 60)}, params=0.75)
+    with pytest.raises(LpafError, match="encoder.query is in no numbered block"):
+        RANK_RULES["alternate"].check(["encoder.query"])
 
 
 def test_shares_leave_dense_what_factors_would_not_make_smaller() -> None:

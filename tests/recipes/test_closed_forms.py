@@ -28,6 +28,7 @@ NOT_CLOSED = {
     "albert",
     "shapeshifter",
     "tensorgpt",
+    "kngpt2",
     "tfwsvd",
     "lpaf-without-step-1",
     "lpaf-without-step-2",

@@ -141,6 +141,24 @@ def test_loss_with_hidden_states_is_the_formula(batch: Any, rng: np.random.Gener
     assert float(again) == pytest.approx(float(value), rel=1e-6)
 
 
+def test_loss_with_attention_is_the_formula(batch: Any, rng: np.random.Generator) -> None:
+    shape = (2, BATCH, 3, LENGTH, LENGTH)
+    ours, theirs = (
+        Outputs(rng.normal(size=(BATCH, LABELS)), None, log_softmax(rng.normal(size=shape), -1))
+        for _ in range(2)
+    )
+    objective = distilled(CLASSIFICATION, 0.6, temperature=2.0, maps=0.3)
+    value = objective.loss(ours, {**batch, "teacher": theirs})
+    p, q = (np.exp(np.asarray(x.maps)) for x in (theirs, ours))
+    apart_of = rel_entr(p, q).sum(-1).mean((0, 2))
+    tokens = batch["attention_mask"]
+    rows = (tokens * apart_of).sum(-1) / np.maximum(tokens.sum(-1), 1)
+    expected = crossed(ours.logits, batch) + 0.6 * apart(ours.logits, theirs.logits, 2.0, batch)
+    assert float(value) == pytest.approx(expected + 0.3 * mean(rows, batch), rel=1e-5)
+    with pytest.raises(ValueError, match=r"attention maps are missing.*maps=True"):
+        objective.loss(ours._replace(maps=None), {**batch, "teacher": theirs})
+
+
 def test_two_passes_learn_from_one_of_the_teacher(batch: Any, rng: np.random.Generator) -> None:
     student, teacher = make(rng), make(rng)
     model, master = Model(), Model()
