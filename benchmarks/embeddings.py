@@ -1,10 +1,11 @@
-"""Where numbers are best left out: of the table of embeddings, of the matrices, or of both.
+"""Where numbers are best left out, of the table of embeddings or the matrices, and in which form.
 
-    python benchmarks/embeddings.py            # six cells of some minutes on two cores
+    python benchmarks/embeddings.py            # ten cells of some minutes on two cores
     python benchmarks/embeddings.py --cells 2  # the first two
     python benchmarks/embeddings.py --show     # print what is there, run nothing
 
-MiniLM and Rotten Tomatoes, preset `quick`, matrices cut as in `kfac-svd`, tuned as in `lpaf-plus`.
+MiniLM and Rotten Tomatoes, preset `quick`, matrices cut as in `kfac-svd` where nothing else is
+said, tuned as in `lpaf-plus`.
 The table is half of MiniLM: sizes are of the whole model. It goes on where it was if it is killed.
 """
 
@@ -28,8 +29,15 @@ def matrices(name: str, width: int | None = None) -> Recipe:
     return Recipe(FineTune(), cut, TUNE, name=name)
 
 
-def table(name: str, width: int) -> Recipe:
-    cut = Factorize(importance="none", solver="plain", ranks="share", embeddings=width)
+def table(name: str, width: float, form: Any = "low-rank") -> Recipe:
+    cut = Factorize(
+        importance="none", solver="plain", ranks="share", embeddings=width, embeddings_as=form
+    )
+    return Recipe(FineTune(), cut, TUNE, name=name)
+
+
+def unweighted(name: str, solver: str) -> Recipe:
+    cut = Factorize(importance="none", solver=solver, ranks="share")
     return Recipe(FineTune(), cut, TUNE, name=name)
 
 
@@ -38,6 +46,11 @@ CELLS = [
     (table("table to 128", 128), 1.0),
     (matrices("matrices"), 0.25),
     (matrices("both, table to 128", 128), 0.25),
+    # Other forms at the size of the second one, or, of the table, as near to it as they come.
+    (unweighted("matrices, plain SVD", "plain"), 0.25),
+    (unweighted("matrices, Kronecker sums", "kronecker"), 0.25),
+    (table("table, a train a token", 0.42, "trains"), 1.0),
+    (table("table, Kronecker products", 0.34, "kronecker"), 1.0),
     (matrices("both, table to 128", 128), 0.76),
     (matrices("matrices"), 0.04),
     (matrices("both, table to 64", 64), 0.16),
