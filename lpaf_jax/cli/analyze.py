@@ -12,9 +12,9 @@ from lpaf_jax.tasks.options import Copy, LabelColumn, PairColumn, TextColumn
 
 @dataclass(frozen=True)
 class Analyze:
-    """Show how many dimensions the matrices of a model use, and how many their inputs.
+    """Show how many dimensions the matrices of a model use, and how many what goes in and out.
 
-    Of the inputs, called features, where --task or --text gives texts to read.
+    Of the inputs, called features, and of the outputs, where --task or --text gives texts to read.
     """
 
     model: Positional[str]
@@ -31,6 +31,10 @@ class Analyze:
     """How many texts are read, at most."""
     length: int = 128
     """Longest text in tokens; what is longer is cut."""
+    against: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="(optional)")] = None
+    """The dense model of a compressed one, say: how far the hidden states of both are apart."""
+    tenths: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")] = None
+    """Judge the model by this file, as evaluate does, without each tenth of its spectra in turn."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(optional)")] = None
     """Folder for analysis.json, spectra.png and analysis.html."""
 
@@ -56,6 +60,8 @@ class Analyze:
             data=self.data,
             texts=self.texts,
             length=self.length,
+            against=self.against,
+            tenths=self.tenths,
             say=Console(stderr=True, highlight=False, markup=False, emoji=False).print,
         )
         console = Console(highlight=False, markup=False, emoji=False)

@@ -11,7 +11,9 @@ from lpaf_jax.core.files import read_json
 from lpaf_jax.core.folders import model_folder
 from lpaf_jax.data import Encoded, Examples, encode, eval_batches, load_task, load_tokenizer
 from lpaf_jax.data.tables import FILES, SUFFIXES, TEXT_COLUMN, text_lines
-from lpaf_jax.factorization.spectra import feature_spectra, weight_spectra
+from lpaf_jax.evaluation.hidden import compare_hidden
+from lpaf_jax.evaluation.tenths import without_tenths
+from lpaf_jax.factorization.spectra import feature_spectra, output_spectra, weight_spectra
 from lpaf_jax.importance import activation_moments
 from lpaf_jax.models import parameters
 from lpaf_jax.models.families import family_name
@@ -30,6 +32,8 @@ def analyse_model(
     data: Path | None = None,
     texts: int = 256,
     length: int = 128,
+    against: str | None = None,
+    tenths: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Spectra of the weights of a model and, given texts, of its features.
@@ -44,11 +48,15 @@ def analyse_model(
         data: a local copy of the task.
         texts: how many at most, drawn by hash from a task, evenly spread over a file.
         length: longest text in tokens; what is longer is cut.
+        against: a second model, the dense one of the first, say: hidden states are compared, which
+            takes texts.
+        tenths: a file to judge the model by without each tenth of its spectra, as `lpaf evaluate`
+            would; see `lpaf_jax.evaluation.tenths.without_tenths`.
         say: is told what is being done.
 
     Returns:
-        JSON values: `weights` and, None without texts, `features`; see
-        `lpaf_jax.factorization.spectra`.
+        JSON values: `weights` and, None without texts, `features` and `outputs`; see
+        `lpaf_jax.factorization.spectra`. `against` and `tenths`, None where not asked for.
 
     Raises:
         LpafError: the model, the task or the file cannot be read, or a setting is out of range.
@@ -57,6 +65,8 @@ def analyse_model(
         raise SettingError(("texts",), f"is {texts}, but must be at least 1")
     if task is not None and text is not None:
         raise SettingError(("task", "text"), "exclude each other: give one of them")
+    if against is not None and task is None and text is None:
+        raise SettingError(("against",), "compares hidden states of texts: give --task or --text")
     place = _place(name)
     of_task = {"label_column": label_column, "pair_column": pair_column, "data": data}
     if task is not None:
@@ -66,6 +76,8 @@ def analyse_model(
         if loaded.left_out:
             say(loaded.left_out)
     else:
+        if tenths is not None:
+            of_task.pop("label_column")
         _refuse("without --task", **of_task)
         examples = _rows(text, text_column, texts)
     tokenizer = None if examples is None else load_tokenizer(place)
@@ -79,12 +91,23 @@ def analyse_model(
     }
     say("spectra of the weights")
     found["weights"] = weight_spectra(parameters(model))
-    found["features"] = found["tokens"] = None
+    found["features"] = found["outputs"] = found["tokens"] = found["against"] = None
     if examples is not None and tokenizer is not None:
         encoded = encode(tokenizer, examples, min(length, model.positions))
         say(f"spectra of the features, over {len(examples)} texts")
-        found["features"] = feature_spectra(activation_moments(model, _batches(encoded)))
+        moments = activation_moments(model, _batches(encoded))
+        found["features"] = feature_spectra(moments)
+        found["outputs"] = output_spectra(parameters(model), moments)
         found["tokens"] = found["features"][0]["shape"][0]
+        if against is not None:
+            say(f"hidden states beside those of {against}")
+            other = load_headless(_place(against))
+            layers = compare_hidden(other, model, _batches(encoded))
+            found["against"] = {"model": against, "layers": layers}
+    found["tenths"] = None
+    if tenths is not None:
+        columns = {"text_column": text_column, "label_column": label_column}
+        found["tenths"] = without_tenths(place, tenths, say=say, **columns) | {"data": str(tenths)}
     return found
 
 

@@ -1,9 +1,9 @@
 """Perplexity of a text: by what `lpaf evaluate` judges a language model."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,31 @@ from lpaf_jax.checkpoints import load_model
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.files import read_json
 from lpaf_jax.data import load_tokenizer, perplexity, text_batches, text_tokens, text_windows
-from lpaf_jax.models import as_function, parameters
+from lpaf_jax.models import as_function
 from lpaf_jax.models.functional import Batch, Params
 from lpaf_jax.tasks.kinds import length_for
 from lpaf_jax.tasks.options import TEXT_LENGTH
-from lpaf_jax.train import log_likelihood
+from lpaf_jax.train import LANGUAGE, log_likelihood
 
 
-def text_perplexity(
+class Judge(NamedTuple):
+    """A model, and what its parameters are judged by.
+
+    Attributes:
+        model: as it is stored.
+        score: the official metrics of parameters of its shapes, as JSON values.
+        batches: of what they are judged on, as often as it is called.
+        loss: `(logits, batch) -> mean loss` against their labels; None where they have none that
+            a loss takes.
+    """
+
+    model: Any
+    score: Callable[[Params], dict[str, Any]]
+    batches: Callable[[], Iterable[Batch]]
+    loss: Callable[[Any, Batch], Array] | None
+
+
+def text_judge(
     folder: Path,
     data: Path,
     *,
@@ -29,7 +46,7 @@ def text_perplexity(
     stride: int | None = None,
     batch: int = 1,
     on_batch: Callable[[int, int], None] = lambda done, count: None,
-) -> dict[str, Any]:
+) -> Judge:
     """`exp(−Σ_t log p(x_t | those before it in its window) / T)` of the whole of a text.
 
     The text is read in windows, each `stride` tokens after the last; every token counts once, in
@@ -47,7 +64,7 @@ def text_perplexity(
         on_batch: is called after each batch with how many are done, of how many.
 
     Returns:
-        "perplexity"; "tokens", T of them; "length" and "stride".
+        whose score has "perplexity"; "tokens", T of them; "length" and "stride".
 
     Raises:
         LpafError: the model or the text cannot be read, has too few tokens, the length is more
@@ -71,15 +88,20 @@ def text_perplexity(
     def found_in(params: Params, batch: Batch) -> Array:
         return jnp.sum(log_likelihood(forward(params, {}, batch), batch))
 
-    params = parameters(model)
-    total, tokens = 0.0, 0
-    for done, rows in enumerate(text_batches(windows, batch, length, tokenizer.pad_id), 1):
-        total += float(found_in(params, rows))
-        tokens += int(rows["weight"].sum())
-        on_batch(done, count)
-    if not tokens:
-        raise LpafError(f"{data} has less than two tokens, of which there is no perplexity")
-    if not math.isfinite(total):
-        raise LpafError(f"{folder}: what the model makes of {data} is not finite: it overflows")
-    found = {"perplexity": perplexity(total, tokens), "tokens": tokens}
-    return found | {"length": length, "stride": stride}
+    def batches() -> Iterable[Batch]:
+        return text_batches(windows, batch, length, tokenizer.pad_id)
+
+    def score(params: Params) -> dict[str, Any]:
+        total, tokens = 0.0, 0
+        for done, rows in enumerate(batches(), 1):
+            total += float(found_in(params, rows))
+            tokens += int(rows["weight"].sum())
+            on_batch(done, count)
+        if not tokens:
+            raise LpafError(f"{data} has less than two tokens, of which there is no perplexity")
+        if not math.isfinite(total):
+            raise LpafError(f"{folder}: what the model makes of {data} is not finite: it overflows")
+        found = {"perplexity": perplexity(total, tokens), "tokens": tokens}
+        return found | {"length": length, "stride": stride}
+
+    return Judge(model, score, batches, LANGUAGE.loss)

@@ -23,6 +23,7 @@ from lpaf_jax.data import (
     Tokenizer,
     encode,
     encode_questions,
+    eval_batches,
     find_answers,
     load_tokenizer,
     read_examples,
@@ -33,8 +34,9 @@ from lpaf_jax.data.examples import Kind
 from lpaf_jax.data.language import COLUMN
 from lpaf_jax.data.tables import LABEL_COLUMN, TEXT_COLUMN
 from lpaf_jax.data.windows import DOC_STRIDE, LENGTH
-from lpaf_jax.evaluation.perplexity import text_perplexity
+from lpaf_jax.evaluation.perplexity import Judge, text_judge
 from lpaf_jax.models import as_function, parameters
+from lpaf_jax.models.functional import Params
 from lpaf_jax.tasks.kinds import KINDS, TaskSpec, length_for, spec_of
 from lpaf_jax.train import predict
 
@@ -84,12 +86,10 @@ class Predictor:
     tokenizer: Tokenizer
     spec: TaskSpec
 
-    def logits(
-        self, data: Encoded, batch: int, on_batch: OnBatch = lambda done, count: None
-    ) -> np.ndarray:
+    def logits(self, data: Encoded, batch: int) -> np.ndarray:
         """What the head gives for all examples; see `lpaf_jax.train.predict`."""
         forward = jax.jit(as_function(self.model))
-        return predict(forward, parameters(self.model), data, batch, on_batch)
+        return predict(forward, parameters(self.model), data, batch)
 
     def predict(self, texts: Iterable[str], batch: int = _BATCH) -> Iterator[Said]:
         """The answer to each text, in order, `batch` texts at a time.
@@ -233,7 +233,7 @@ def evaluate_file(
     """The official metrics of a saved model on a file; see `lpaf evaluate`.
 
     A file with unanswerable questions is judged as in SQuAD v2.0, whatever the model was made for.
-    A language model is judged by its perplexity of a text: see `text_perplexity`.
+    A language model is judged by its perplexity of a text: see `text_judge`.
 
     Args:
         folder: of a run or of a model.
@@ -252,12 +252,41 @@ def evaluate_file(
         LpafError: the model cannot be loaded, the file is not what the columns say, or it is of
             another kind than the model.
     """
+    judge = judge_of(
+        folder,
+        data,
+        stage=stage,
+        text_column=text_column,
+        label_column=label_column,
+        pair_column=pair_column,
+        batch=batch,
+        length=length,
+        stride=stride,
+        on_batch=on_batch,
+    )
+    return judge.score(parameters(judge.model))
+
+
+def judge_of(
+    folder: Path,
+    data: Path,
+    *,
+    stage: str = "final",
+    text_column: str | None = None,
+    label_column: str | None = None,
+    pair_column: str | None = None,
+    batch: int | None = None,
+    length: int | None = None,
+    stride: int | None = None,
+    on_batch: OnBatch = lambda done, count: None,
+) -> Judge:
+    """The model, and what judges any parameters of its shapes; see `evaluate_file`."""
     _check_batch(1 if batch is None else batch)
     place = find_model(folder, stage)
     if head_in(place) == "lm":
         if label_column or pair_column:
             raise LpafError(f"{place} is a language model: it is judged on text without labels")
-        return text_perplexity(
+        return text_judge(
             place,
             data,
             text_column=_text_column(place, text_column),
@@ -284,8 +313,15 @@ def evaluate_file(
     else:
         _check_distinct(spec.label_names, place)
         examples = _table(spec, data, *_columns(place, text_column, label_column, pair_column))
-    judged = KINDS[spec.kind].judged(predictor.tokenizer, examples, spec)
-    return judged.score(predictor.logits(judged, batch or _BATCH, on_batch))
+    kind, model = KINDS[spec.kind], predictor.model
+    judged, size = kind.judged(predictor.tokenizer, examples, spec), batch or _BATCH
+    forward = jax.jit(as_function(model))
+
+    def score(params: Params) -> dict[str, Any]:
+        return judged.score(predict(forward, params, judged, size, on_batch))
+
+    loss = None if squad else kind.objective.loss  # answers are text, and no positions
+    return Judge(model, score, lambda: eval_batches(judged, size), loss)
 
 
 def _columns(place: Path, *chosen: str | None) -> tuple[str, str, str | None]:

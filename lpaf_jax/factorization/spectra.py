@@ -22,14 +22,66 @@ def weight_spectra(params: Params) -> list[dict[str, Any]]:
     Returns:
         JSON values, one entry a matrix: `name`, `shape` (in, out), `full` (the rank it could have,
         min(in, out)), `effective_rank`, `energy_rank` (how many singular values hold 90 % of the
-        sum of squares) and `spectrum`, the singular values relative to the largest.
+        sum of squares) and `spectrum`, the singular values relative to the largest; and `entries`,
+        see `entry_figures`.
     """
     found = []
     for path in compressible_layers(params):
         w = dense_matrix(params, path)
         s = singular_values(w)
         entry = {"name": path, "shape": list(w.shape), "full": min(w.shape)}
-        found.append(entry | _figures(s))
+        found.append(entry | _figures(s) | {"entries": entry_figures(np.asarray(w))})
+    return found
+
+
+def entry_figures(w: np.ndarray) -> dict[str, float]:
+    """What the entries of a matrix are like.
+
+    Returns:
+        `variance`; `kurtosis`, `E[(w − w̄)⁴] / Var² − 3`, 0 for a normal distribution; `hoyer`,
+        `(√N − ‖w‖₁/‖w‖₂) / (√N − 1)`, 0 where all are as large and 1 where one alone is not 0;
+        `tiny`, the share that is less than a tenth of the standard deviation; `weak_rows` and
+        `weak_columns`, the share whose norm is less than a tenth of the median.
+
+    Source: Hoyer, "Non-negative matrix factorization with sparseness constraints" (2004).
+    """
+    w = w.astype(np.float64)
+    variance, most = float(w.var()), np.sqrt(w.size)
+    flat = float(np.abs(w).sum() / max(float(np.linalg.norm(w)), 1e-300))
+    weak = [np.linalg.norm(w, axis=axis) for axis in (1, 0)]
+    return {
+        "variance": variance,
+        "kurtosis": float(((w - w.mean()) ** 4).mean() / max(variance**2, 1e-300)) - 3,
+        "hoyer": float((most - flat) / max(most - 1, 1e-300)),
+        "tiny": float((np.abs(w) < 0.1 * np.sqrt(variance)).mean()),
+        "weak_rows": float((weak[0] < 0.1 * np.median(weak[0])).mean()),
+        "weak_columns": float((weak[1] < 0.1 * np.median(weak[1])).mean()),
+    }
+
+
+@one_blas_thread()
+def output_spectra(params: Params, moments: Moments) -> list[dict[str, Any]]:
+    """The same of what comes out of every matrix, before the bias, and without its mean.
+
+    These are the roots of the eigenvalues of `Wᵀ (E[xᵀx] − E[x]ᵀE[x]) W`, so that no pass of the
+    text is needed beside that of the moments.
+
+    Args:
+        params: of the model. moments: from `activation_moments`.
+
+    Returns:
+        JSON values, one entry a matrix: `name`, `shape` (tokens, out), `full` (the rank that they
+        could have), and the figures of `feature_spectra`.
+    """
+    found = []
+    for path in compressible_layers(params):
+        w, moment = np.asarray(dense_matrix(params, path), np.float64), moments[path]
+        mean = np.asarray(moment.mean, np.float64)
+        centred = np.asarray(moment.second, np.float64) - np.outer(mean, mean)
+        s = _roots(w.T @ centred @ w)
+        full = min(moment.tokens, *w.shape)
+        entry = {"name": path, "shape": [moment.tokens, w.shape[1]], "full": full}
+        found.append(entry | _figures(s[:full]))
     return found
 
 
@@ -64,7 +116,7 @@ def _inputs(moments: Moments) -> Iterator[tuple[list[str], Array, int, int]]:
         yield of, moment.second, moment.tokens, len(moment.second)
 
 
-def _roots(moment: Array) -> Array:
+def _roots(moment: Any) -> Array:
     # Roots of eigenvalues near 0 double the digits that are lost: float32 has none to spare.
     values = np.linalg.eigvalsh(np.asarray(moment, np.float64))[::-1]
     return jnp.asarray(np.sqrt(np.maximum(values, 0)), jnp.float32)

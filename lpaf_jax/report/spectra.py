@@ -17,9 +17,22 @@ from lpaf_jax.report.html import document
 from lpaf_jax.report.markup import Html, el, figure, join, responsive
 from lpaf_jax.report.markup import table as html_table
 from lpaf_jax.report.matrix_names import order, parts
+from lpaf_jax.report.probes import (
+    against_section,
+    entries_section,
+    probe_sentences,
+    tenths_section,
+)
 from lpaf_jax.report.svg import png, svg
 
-_HEADS = ("in × out", "effective rank", "90 % energy", "input: effective", "input: 90 %")
+_HEADS = (
+    "in × out",
+    "effective rank",
+    "90 % energy",
+    "input: effective",
+    "input: 90 %",
+    "output: 90 %",
+)
 
 
 def print_spectra(found: Mapping[str, Any], console: Console) -> None:
@@ -46,6 +59,7 @@ def _cells(found: Mapping[str, Any], entry: Mapping[str, Any]) -> list[str]:
     if found["features"]:
         own = (f for f in found["features"] if entry["name"] in f["names"])
         cells += _counts(next(own))
+        cells += [_counts(e)[1] for e in found["outputs"] if e["name"] == entry["name"]]
     return cells
 
 
@@ -61,11 +75,13 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         f"{found['model']} lies in {percent(weights)} of its dimensions, on average."
     ]
     if not found["features"]:
-        return [*lines, "Features were not looked at: that takes texts, from --task or --text."]
+        lines.append("Features were not looked at: that takes texts, from --task or --text.")
+        return lines + probe_sentences(found)
     features = _mean_share(found["features"])
     lines.append(
         f"Of its features, the inputs of these matrices on {found['tokens']:,} tokens of "
-        f"{found['source']}, it lies in {percent(features)}."
+        f"{found['source']}, it lies in {percent(features)}; of what the matrices give out, but "
+        f"for its mean, in {percent(_mean_share(found['outputs']))}."
     )
     if features < weights / 2:
         lines.append(
@@ -77,7 +93,7 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
             "There were few tokens for so wide features, which makes their rank look lower than it "
             "is: give more texts."
         )
-    return lines
+    return lines + probe_sentences(found)
 
 
 def _mean_share(entries: list[Mapping[str, Any]]) -> float:
@@ -109,6 +125,9 @@ def page(found: Mapping[str, Any]) -> str:
         [el("p", line) for line in rest],
         el("section", el("h2", "Singular values"), _curves(found)),
         el("section", el("h2", "Where the energy lies"), _heat(found)),
+        tenths_section(found),
+        against_section(found),
+        el("section", el("h2", "What the entries are like"), entries_section(found)),
         el("section", el("h2", "Every matrix"), html_table(heads, rows, class_="stack")),
         el("section", el("h2", "Words used here"), _words()),
     )
@@ -140,6 +159,7 @@ def _heat(found: Mapping[str, Any]) -> Html:
     rows = [(found["weights"], "weights-heat", plots.WEIGHTS_HEAT)]
     if found["features"]:
         rows.append((found["features"], "features-heat", plots.FEATURES_HEAT))
+        rows.append((found["outputs"], "outputs-heat", plots.OUTPUTS_HEAT))
     return join(
         *(
             figure(f"{title}, as a share of all.", _picture(name, title, 250, partial(draw, e)))
@@ -164,6 +184,7 @@ def _words() -> Html:
         "Features": "the inputs of a matrix, one row for each token that is no padding. Their "
         "singular values are the roots of the eigenvalues of the second moment E[x xᵀ]; the mean "
         "is not taken off. Values below a thousandth of the largest are lost in rounding.",
+        "Outputs": "what a matrix gives out on the same tokens, before the bias, less its mean.",
     }
     items = [el("div", el("dt", word), el("dd", meaning)) for word, meaning in words.items()]
     return el("dl", items, class_="columns")

@@ -100,6 +100,7 @@ WEIGHTS = "Weights: singular values"
 FEATURES = "Features (inputs): singular values"
 WEIGHTS_HEAT = "Weights: dimensions that hold 90 % of the energy"
 FEATURES_HEAT = "Features: dimensions that hold 90 % of the energy"
+OUTPUTS_HEAT = "Outputs: dimensions that hold 90 % of the energy"
 
 
 def draw_all(found: Mapping[str, Any], figure: Any) -> None:

@@ -12,7 +12,10 @@ from safetensors.numpy import load_file
 from lpaf_jax.checkpoints import load_model
 from lpaf_jax.cli import main
 from lpaf_jax.data import Examples, Task, encode, eval_batches, load_task, load_tokenizer
+from lpaf_jax.data.examples import unlabelled
 from lpaf_jax.evaluation import analysis
+from lpaf_jax.factorization.spectra import entry_figures
+from lpaf_jax.models import layer_at
 from lpaf_jax.report.spectra import sentences
 from tests.tiny import GOOD, HIDDEN, INNER, LAYERS, Tiny, write_table
 from tests.tiny import sentences as tiny_sentences
@@ -82,10 +85,77 @@ def test_features_have_the_spectra_of_the_inputs_stacked(found: Any, tiny: Tiny)
         np.testing.assert_allclose(entry["spectrum"], s / s[0], atol=1e-3)
 
 
+def test_outputs_have_the_spectra_of_what_the_layers_give(found: Any, tiny: Tiny) -> None:
+    model = load_model(tiny.model, num_labels=2)
+    encoded = encode(load_tokenizer(tiny.model), load_task(str(tiny.data), limit=20).train, 16)
+    path = f"{LAYER}.0.attention.self.query"
+    w, rows = np.asarray(layer_at(model, path).kernel[...], np.float64), []
+    for batch in eval_batches(encoded, 1):
+        _, hidden = model.with_hidden(
+            batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+        )
+        rows.append(np.asarray(hidden[0], np.float64)[0][batch["attention_mask"][0] > 0])
+    outputs = np.concatenate(rows) @ w
+    s = np.linalg.svd(outputs - outputs.mean(0), compute_uv=False)
+    entry = next(e for e in found[0]["outputs"] if e["name"] == path)
+    assert entry["shape"] == [len(outputs), HIDDEN]
+    assert entry["energy_rank"] == energy_rank(s)
+    np.testing.assert_allclose(entry["spectrum"], s / s[0], atol=1e-3)
+
+
+def test_entries_are_described_as_by_scipy(found: Any, tiny: Tiny) -> None:
+    from scipy.stats import kurtosis
+
+    stored = load_file(tiny.model / "model.safetensors")
+    for entry in found[0]["weights"]:
+        w = stored[f"{entry['name'].removeprefix('bert.')}.weight"].T.astype(np.float64)
+        assert entry["entries"]["kurtosis"] == pytest.approx(kurtosis(w.ravel()), abs=1e-6)
+        assert entry["entries"]["variance"] == pytest.approx(w.var())
+    one = np.zeros((4, 9))
+    one[2, 3] = -5
+    assert entry_figures(one)["hoyer"] == pytest.approx(1)
+    assert entry_figures(np.ones((4, 9)))["hoyer"] == pytest.approx(0, abs=1e-9)
+    weak = np.ones((4, 9)) * np.array([[1], [1], [1], [0.01]])
+    assert (entry_figures(weak)["weak_rows"], entry_figures(weak)["weak_columns"]) == (0.25, 0)
+
+
+def test_a_compressed_model_beside_its_dense_one(
+    finished: Path, held_out: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    dense = finished / "stages" / "dense"
+    words = (finished, "--text", held_out, "--against", dense, "--length", "16")
+    found = analyze(tmp_path / "out", *words)
+    texts = [row.split("\t")[0] for row in held_out.read_text().splitlines()[1:]]
+    encoded = encode(load_tokenizer(dense), unlabelled(texts), 16)
+    states: list[list[np.ndarray]] = []
+    for model in map(load_model, (dense, finished / "model")):
+        rows: list[list[np.ndarray]] = [[] for _ in range(LAYERS + 1)]
+        for batch in eval_batches(encoded, 1):
+            _, hidden = model.with_hidden(
+                batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+            )
+            for i, state in enumerate(hidden):
+                rows[i].append(np.asarray(state, np.float64)[0][batch["attention_mask"][0] > 0])
+        states.append([np.concatenate(of) for of in rows])
+    layers = found["against"]["layers"]
+    assert len(layers) == LAYERS + 1
+    for layer, x, y in zip(layers, *states, strict=True):
+        error = np.sum((x - y) ** 2) / np.sum(x**2)
+        assert layer["error"] == pytest.approx(error, rel=1e-3, abs=1e-9)
+        x, y = x - x.mean(0), y - y.mean(0)
+        norms = (np.linalg.norm(a.T @ b) for a, b in ((x, y), (x, x), (y, y)))
+        both, own, other = norms
+        assert layer["cka"] == pytest.approx(both**2 / (own * other), abs=1e-5)
+    assert layers[-1]["error"] > layers[0]["error"]
+    assert "Hidden states differ from those of" in " ".join(capsys.readouterr().out.split())
+    page = (tmp_path / "out" / "analysis.html").read_text()
+    assert "Hidden states beside the other model" in page
+
+
 def test_the_page_is_whole_and_loads_nothing(found: Any) -> None:
     page = (found[1] / "analysis.html").read_text()
     assert page.startswith("<!doctype html>")
-    assert page.count("<svg") == 2 * 4  # each for a wide screen and a narrow one
+    assert page.count("<svg") == 2 * 5  # each for a wide screen and a narrow one
     assert not re.search(r'(src|href)="(?!#|data:)', page.replace("xlink:", ""))
     for entry in found[0]["weights"]:
         assert f">{entry['energy_rank']} of {entry['full']}<" in page
@@ -196,6 +266,8 @@ def test_what_is_refused(finished: Path, tiny: Tiny, tmp_path: Path, capsys: Cap
         ([tiny.model, "--text", tiny.data, "--data", "x"], "--data has no use without --task"),
         ([tiny.model, "--label-column", "x"], "--label-column has no use without --task"),
         ([tiny.model, "--task", tiny.data, "--data", "x"], "--data has no use for task"),
+        ([tiny.model, "--against", finished], "--against compares hidden states of texts"),
+        ([finished, "--tenths", tiny.data], "is factorized already: name the dense model"),
         (["maxilm"], "unknown model 'maxilm'"),
     ):
         assert main(["analyze", *map(str, words)]) == 2

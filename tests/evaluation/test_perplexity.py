@@ -13,8 +13,14 @@ from safetensors.numpy import load_file, save_file
 from lpaf_jax.checkpoints import load_model
 from lpaf_jax.cli import main
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.evaluation.perplexity import text_perplexity
+from lpaf_jax.evaluation.perplexity import text_judge
+from lpaf_jax.models import parameters
 from tests.tiny_decoder import LENGTH, write_decoder, write_text
+
+
+def text_perplexity(*words: Any, **chosen: Any) -> dict[str, Any]:
+    judge = text_judge(*words, **chosen)
+    return judge.score(parameters(judge.model))
 
 
 @pytest.fixture(scope="module")
