@@ -12,9 +12,9 @@ from lpaf_jax.tasks.options import Copy, LabelColumn, PairColumn, TextColumn
 
 @dataclass(frozen=True)
 class Analyze:
-    """Show how many dimensions the matrices of a model use, and how many what goes in and out.
+    """Show how many dimensions the matrices of a model use, and their inputs.
 
-    Of the inputs, called features, and of the outputs, where --task or --text gives texts to read.
+    Of the inputs, called features, where --task or --text gives texts to read.
     """
 
     model: Positional[str]

@@ -79,7 +79,10 @@ def _product(
     family: Family, path: str, layer: Factored, stored: Mapping[str, np.ndarray]
 ) -> np.ndarray:
     """The dense weight as it is stored, in the dtype of the first of its factors."""
-    factors = {leaf: layer.kind.filed(leaf, x.astype(np.float32)) for leaf, x in stored.items()}
+    paths = [f"{path}.{leaf}" for leaf in stored]
+    turned = [is_transposed(full, family, paths) for full in paths]
+    wide = [x.astype(np.float32) for x in stored.values()]
+    factors = {leaf: x.T if back else x for leaf, x, back in zip(stored, wide, turned, strict=True)}
     dense = layer.whole(factors)
     as_stored = dense.T if is_transposed(f"{path}.{layer.kind.replaces}", family, ()) else dense
     return as_stored.astype(next(iter(stored.values())).dtype)

@@ -83,7 +83,7 @@ class FactorKind(ABC):
         """How a factor, or "bias", lies in the file; None: as in a dense layer."""
 
     def filed(self, leaf: str, x: np.ndarray) -> np.ndarray:
-        """A factor, or the bias, as it lies in the file; and one that lies there, as it is here."""
+        """A factor that `stored` speaks of, or the bias: from here to the file, or back."""
         stored = self.stored(leaf)
         return x.T if stored is not None and stored.turned else x
 

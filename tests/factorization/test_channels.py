@@ -62,7 +62,7 @@ def test_the_channels_left_make_up_for_those_that_are_gone(
     order = np.asarray(eliminate_channels(w, x.T @ x / len(x)).order)
     left = np.sort(order[total - count :])
     for path in feed.into:
-        assert cuts[path].left == (32, count)
+        assert cuts[path].record == {"kind": "sliced", "inputs": 32, "outputs": count}
         layer = layer_at(model, path)
         np.testing.assert_array_equal(tensors[f"{path}.weight"].T, layer.kernel[...][:, left])
         if layer.bias is not None:
@@ -71,7 +71,7 @@ def test_the_channels_left_make_up_for_those_that_are_gone(
     rows = np.concatenate([x[:, left], np.diag(strengths)])
     aim = np.concatenate([x @ w, strengths[:, None] * w[left]])
     best = np.linalg.lstsq(rows, aim, rcond=None)[0]
-    assert cuts[feed.out].left == (count, 32)
+    assert cuts[feed.out].record == {"kind": "sliced", "inputs": count, "outputs": 32}
     np.testing.assert_allclose(tensors[f"{feed.out}.weight"].T, best, atol=2e-4)
     lost = np.square(x @ w - x[:, left] @ best).sum() / np.square(x @ w).sum()
     assert cuts[feed.out].error == pytest.approx(lost, rel=1e-2)
@@ -85,10 +85,11 @@ def test_one_budget_for_ranks_and_channels(folder: Path, tmp_path: Path) -> None
     _, price = SIZES[folder.name]
     assert 0.6 * dense - price < kept <= 0.6 * dense
     source = DecoderOnDisk(folder)
-    widths = [cuts[source.feed_forward(i).out].left for i in range(2)]
+    widths = [cuts[source.feed_forward(i).out].record for i in range(2)]
     assert widths[0] != widths[1]
     for path, each in cuts.items():
-        assert each.rank is None or not any(path in source.feed_forward(i) for i in range(2))
+        low_rank = each.record is not None and each.record["kind"] == "low_rank"
+        assert not low_rank or not any(path in source.feed_forward(i) for i in range(2))
 
 
 def test_what_channels_are_worth_is_what_the_loss_rises_by(folder: Path, tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ def test_with_both_streams_what_attention_has_mended_is_not_mended_again(
     assert kept is not None
     tensors, found = kept
     for each in found:
-        if each.rank is not None:
+        if each.record is not None and each.record["kind"] == "low_rank":
             down, up = (tensors[f"{each.path}.{name}.weight"].T for name in ("down", "up"))
             layer_at(model, each.path).kernel.set_value(jnp.asarray(down @ up))
     x, given = given_to(dense, feed.out), given_to(model, feed.out)

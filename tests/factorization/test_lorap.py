@@ -110,7 +110,7 @@ def test_the_first_block_is_that_of_the_formulas(tmp_path: Path) -> None:
 
     for name, share in (("q", 0.3), ("o", 0.9)):
         path = f"{source.prefix(0)}.self_attn.{name}_proj"
-        w, rank = kernel(path), cuts[path].rank
+        w, rank = kernel(path), cuts[path].record["rank"]
         assert rank == int(share * w.size / sum(w.shape))
         product = tensors[f"{path}.down.weight"].T @ tensors[f"{path}.up.weight"].T
         best = nearest(w, rank, np.square(size_of_inputs(path)))

@@ -41,6 +41,11 @@ def first(
     return kept[0], {cut.path: cut for cut in kept[1]}
 
 
+def left_of(cut: Cut) -> tuple[int, int]:
+    assert cut.record is not None
+    return cut.record["inputs"], cut.record["outputs"]
+
+
 def heads_of(cut: Cut) -> Heads:
     assert cut.record is not None
     found = cut.record["heads"]
@@ -65,7 +70,8 @@ def test_queries_make_up_for_the_values_that_are_gone(
     count = int(0.6 * HEADS * WIDTH)
     assert (given.side, given.width, sum(given.left)) == ("outputs", WIDTH, count)
     assert taken == ("inputs", WIDTH, tuple(np.repeat(given.left, SHARED)))
-    assert (cuts[VALUE].left, cuts[OUT].left) == ((32, count), (SHARED * count, 32))
+    assert left_of(cuts[VALUE]) == (32, count)
+    assert left_of(cuts[OUT]) == (SHARED * count, 32)
     model = load_model(folder, head="lm")
     w, bias = dense(folder, VALUE), np.asarray(layer_at(model, VALUE).bias[...])
     ends = np.cumsum(given.left)
