@@ -29,6 +29,7 @@ from lpaf_jax.cli.compare import Compare
 from lpaf_jax.cli.export import Export
 from lpaf_jax.cli.generate import Generate
 from lpaf_jax.cli.inspect import Inspect
+from lpaf_jax.cli.intrinsic import Intrinsic
 from lpaf_jax.cli.recipes import Recipes
 from lpaf_jax.cli.serve import Evaluate, Predict
 from lpaf_jax.core.errors import LpafError, SettingError, Terminated
@@ -213,6 +214,7 @@ def _parse(argv: list[str]) -> Any:
         | Annotated[Inspect, subcommand("inspect")]
         | Annotated[Bench, subcommand("bench")]
         | Annotated[Analyze, subcommand("analyze")]
+        | Annotated[Intrinsic, subcommand("intrinsic")]
         | Annotated[Export, subcommand("export")]
     )
     said = io.StringIO()

@@ -11,6 +11,9 @@ from lpaf_jax.linalg.channels import eliminate_channels as eliminate_channels
 from lpaf_jax.linalg.factors import LowRank as LowRank
 from lpaf_jax.linalg.factors import balance as balance
 from lpaf_jax.linalg.factors import weighted_error as weighted_error
+from lpaf_jax.linalg.fastfood import Fastfood as Fastfood
+from lpaf_jax.linalg.fastfood import fastfood as fastfood
+from lpaf_jax.linalg.fastfood import hadamard as hadamard
 from lpaf_jax.linalg.kronecker import Kronecker as Kronecker
 from lpaf_jax.linalg.kronecker import kronecker_shapes as kronecker_shapes
 from lpaf_jax.linalg.kronecker import nearest_kronecker as nearest_kronecker

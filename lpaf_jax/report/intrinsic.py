@@ -1,0 +1,78 @@
+"""What `lpaf intrinsic` shows: lines for a terminal, a curve, a page."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lpaf_jax.core.files import atomic_write
+from lpaf_jax.report.html import document
+from lpaf_jax.report.markup import el, figure, responsive, table
+from lpaf_jax.report.measures import MEASURES
+from lpaf_jax.report.svg import BLUE, GREEN, MUTED, svg
+
+Found = Mapping[str, Any]
+_KINDS = {
+    "did": "one random map for all parameters (DID)",
+    "said": "a random map for every tensor, and a scale of it (SAID)",
+}
+
+
+def lines(found: Found) -> list[str]:
+    """What was found, in sentences."""
+    show = MEASURES[found["metric"]].show
+    told = [
+        f"Fine-tuning of all {found['numbers']:,} numbers: {show(found['full'])} on validation; "
+        f"{_KINDS[found['kind']]}."
+    ]
+    for key, what in (("d90", "of it"), ("d90_of_gain", "of its gain over the majority")):
+        if found[key] is not None:
+            told.append(f"Nine tenths {what} are reached with d = {found[key]:,}, or fewer.")
+        elif key == "d90" or found["majority"] is not None:
+            told.append(f"Nine tenths {what} are reached by no d that was tried.")
+    return told
+
+
+def write_intrinsic(found: Found, folder: Path) -> Path:
+    """Write intrinsic.html into `folder`; returns its path."""
+    measure, scores = MEASURES[found["metric"]], found["scores"]
+    scale = 1 if measure.correlation else 100
+
+    def draw(drawn: Any) -> None:
+        axes = drawn.subplots()
+        levels = {"fine-tuning": (1.0, MUTED), "nine tenths": (0.9, GREEN)}
+        for name, (share, colour) in levels.items():
+            level = scale * share * found["full"]
+            axes.axhline(level, color=colour, linewidth=1, linestyle=(0, (2, 2)), label=name)
+        values = [scale * score for score in scores.values()]
+        axes.plot([int(d) for d in scores], values, color=BLUE, marker="o", label="subspace")
+        axes.set_xscale("log")
+        axes.set_xlabel("d, numbers that are trained")
+        axes.set_ylabel(measure.titled)
+        axes.legend(frameon=False, labelcolor=MUTED)
+
+    first, *rest = lines(found)
+    rows = [
+        [f"{int(d):,}", measure.show(score), f"{score / found['full']:.1%}"]
+        for d, score in scores.items()
+    ]
+    label = "Validation score by dimension"
+    curve = responsive(
+        svg("curve", label, 620, 320, draw), svg("curve-narrow", label, 360, 300, draw)
+    )
+    settings = found["settings"]
+    title = f"Intrinsic dimension: {settings['model']} on {settings['task']}"
+    main = el(
+        "main",
+        el("header", el("h1", title), el("p", first, class_="lead")),
+        [el("p", line) for line in rest],
+        el(
+            "section",
+            el("h2", "Score by dimension"),
+            figure("Means over the seeds, of the best learning rate each.", curve),
+            table(["d", measure.head, "of fine-tuning"], rows, class_="stack"),
+        ),
+    )
+    path = folder / "intrinsic.html"
+    with atomic_write(path) as temporary:
+        temporary.write_text(document(title, main), encoding="utf-8")
+    return path
