@@ -12,7 +12,7 @@ from lpaf_jax.core.folders import model_folder
 from lpaf_jax.data import Encoded, Examples, encode, eval_batches, load_task, load_tokenizer
 from lpaf_jax.data.tables import FILES, SUFFIXES, TEXT_COLUMN, text_lines
 from lpaf_jax.evaluation.hidden import compare_hidden
-from lpaf_jax.evaluation.tenths import without_tenths
+from lpaf_jax.evaluation.tenths import dense_judge, without_tenths
 from lpaf_jax.factorization.spectra import feature_spectra, output_spectra, weight_spectra
 from lpaf_jax.importance import activation_moments
 from lpaf_jax.models import parameters
@@ -68,6 +68,13 @@ def analyse_model(
     if against is not None and task is None and text is None:
         raise SettingError(("against",), "compares hidden states of texts: give --task or --text")
     place = _place(name)
+    other = None if against is None else load_headless(_place(against))
+    columns = {
+        "text_column": text_column,
+        "label_column": label_column,
+        "pair_column": pair_column,
+    }
+    judge = None if tenths is None else dense_judge(place, tenths, **columns)
     of_task = {"label_column": label_column, "pair_column": pair_column, "data": data}
     if task is not None:
         chosen: Any = of_task | {"text_column": text_column}
@@ -76,10 +83,13 @@ def analyse_model(
         if loaded.left_out:
             say(loaded.left_out)
     else:
-        if tenths is not None:
-            of_task.pop("label_column")
-        _refuse("without --task", **of_task)
-        examples = _rows(text, text_column, texts)
+        if tenths is None:
+            _refuse("without --task", **of_task)
+        else:
+            _refuse("without --task", data=data)
+        examples = _rows(text, None if text is None else text_column, texts)
+        if text is None and tenths is None:
+            _refuse(f"without a {FILES}", text_column=text_column)
     tokenizer = None if examples is None else load_tokenizer(place)
     say(f"loading {place}")
     model = load_headless(place)
@@ -97,17 +107,15 @@ def analyse_model(
         say(f"spectra of the features, over {len(examples)} texts")
         moments = activation_moments(model, _batches(encoded))
         found["features"] = feature_spectra(moments)
-        found["outputs"] = output_spectra(parameters(model), moments)
+        found["outputs"] = output_spectra(model, moments)
         found["tokens"] = found["features"][0]["shape"][0]
-        if against is not None:
+        if other is not None:
             say(f"hidden states beside those of {against}")
-            other = load_headless(_place(against))
             layers = compare_hidden(other, model, _batches(encoded))
             found["against"] = {"model": against, "layers": layers}
     found["tenths"] = None
-    if tenths is not None:
-        columns = {"text_column": text_column, "label_column": label_column}
-        found["tenths"] = without_tenths(place, tenths, say=say, **columns) | {"data": str(tenths)}
+    if judge is not None:
+        found["tenths"] = without_tenths(judge, say=say) | {"data": str(tenths)}
     return found
 
 

@@ -73,14 +73,16 @@ def compare_hidden(
         )
         return new if sums is None else jax.tree.map(jnp.add, sums, new)
 
-    sums, tokens = None, 0
+    sums, tokens, alike = None, 0, False
     for batch in batches:
-        shapes = [_hidden_shape(f, p, batch) for f, p in zip(forwards, given, strict=True)]
-        if shapes[0] != shapes[1]:
-            raise LpafError(
-                f"the models have hidden states of {shapes[0]} and {shapes[1]} (layers, batch, "
-                "length, width): only those of one shape are compared"
-            )
+        if not alike:
+            shapes = [_hidden_shape(f, p, batch) for f, p in zip(forwards, given, strict=True)]
+            if shapes[0] != shapes[1]:
+                raise LpafError(
+                    f"the models have hidden states of {shapes[0]} and {shapes[1]} (layers, batch, "
+                    "length, width): only those of one shape are compared"
+                )
+            alike = True
         sums = add(sums, *given, batch)
         mask = np.asarray(batch["attention_mask"]) != 0
         weight = np.asarray(batch.get("weight", 1))

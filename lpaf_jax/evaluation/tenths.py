@@ -10,6 +10,7 @@ import numpy as np
 from lpaf_jax.checkpoints import records_of
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.machine import one_blas_thread
+from lpaf_jax.data.split import evenly
 from lpaf_jax.evaluation.perplexity import Judge
 from lpaf_jax.evaluation.serve import judge_of
 from lpaf_jax.importance import activation_moments
@@ -35,9 +36,21 @@ class Order(NamedTuple):
     b: np.ndarray
 
 
+def dense_judge(folder: Path, data: Path, **chosen: Any) -> Judge:
+    """The judge of a dense model; arguments as of `lpaf_jax.evaluation.serve.evaluate_file`.
+
+    Raises:
+        LpafError: see `evaluate_file`; or the model is factorized.
+    """
+    judge = judge_of(folder, data, **chosen)
+    if records_of(judge.model):
+        raise LpafError(f"{folder} is factorized already: name the dense model")
+    return judge
+
+
 @one_blas_thread()
 def without_tenths(
-    folder: Path, data: Path, *, say: Callable[[str], None] = lambda text: None, **chosen: Any
+    judge: Judge, *, say: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
     """Judge a model with the j-th tenth of the singular values of all matrices left out, each j.
 
@@ -46,26 +59,19 @@ def without_tenths(
     tenth hurts less than the one before.
 
     Args:
-        folder: of a dense model, or of a run whose first stage it then is.
-        data, chosen: as of `lpaf_jax.evaluation.serve.evaluate_file`. Importance and moments are
-            taken of its first batches, too.
+        judge: of a dense model. Importance and moments are taken of what it judges by, too, of
+            twenty batches that are spread over all.
         say: is told what is being done.
 
     Returns:
         JSON values: `metric`, the primary one; `whole`, of the model as it is; `orders`, ten
         figures by name, "plain", "rows" and "inputs"; no "rows" for answers in a text.
 
-    Raises:
-        LpafError: see `evaluate_file`; or the model is factorized.
-
     Cost: thirty evaluations, and two or three SVDs of each matrix.
 
     Source: Hsu et al., "Language model compression with weighted low-rank factorization" (2022),
     figure 1.
     """
-    judge = judge_of(folder, data, **chosen)
-    if records_of(judge.model):
-        raise LpafError(f"{folder} is factorized already: name the dense model")
     params = parameters(judge.model)
     weights = compressible(params)
     metric, whole = _primary(judge.score(params))
@@ -89,12 +95,12 @@ def _primary(scores: Mapping[str, Any]) -> tuple[str, float]:
 
 def _metrics(judge: Judge, params: Params) -> dict[str, dict[str, np.ndarray]]:
     """By name of the order, T² of every matrix: none, of the rows, or (m, m)."""
-    inputs = (_without_weights(batch) for batch in _first(judge))
+    inputs = (_without_weights(batch) for batch in _some(judge))
     moments = activation_moments(judge.model, inputs)
     found: dict[str, dict[str, np.ndarray]] = {"plain": {}}
     if judge.loss is not None:
         forward = as_function(judge.model)
-        squares = fisher_scores(forward, params, _first(judge), judge.loss, per="batch")
+        squares = fisher_scores(forward, params, _some(judge), judge.loss, per="batch")
         found["rows"] = {path: np.asarray(s, np.float64).sum(1) for path, s in squares.items()}
     found["inputs"] = {
         f"{path}.kernel": np.asarray(moment.second, np.float64) for path, moment in moments.items()
@@ -102,8 +108,11 @@ def _metrics(judge: Judge, params: Params) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-def _first(judge: Judge) -> list[Batch]:
-    return [batch for _, batch in zip(range(_BATCHES), judge.batches(), strict=False)]
+def _some(judge: Judge) -> list[Batch]:
+    """Batches spread evenly: they come by their length."""
+    count = sum(1 for _ in judge.batches())
+    chosen = set(evenly(count, _BATCHES).tolist())
+    return [batch for i, batch in enumerate(judge.batches()) if i in chosen]
 
 
 def _without_weights(batch: Batch) -> Batch:

@@ -32,11 +32,13 @@ class TableForm(NamedTuple):
         record: `(shape, width)` to what config.json will say; raises LpafError where that is no
             smaller.
         solve: `(T, record, counts, C) -> factors` by leaf, of a finite table.
+        looks_at_head: whether C, of what goes into a head that is tied to the table, has a say.
     """
 
     text: str
     record: Callable[[tuple[int, int], float], Record]
     solve: Callable[[Array, Record, np.ndarray, Array | None], Factors]
+    looks_at_head: bool = False
 
 
 def _low_rank(shape: tuple[int, int], width: float) -> Record:
@@ -154,11 +156,13 @@ def _solve_kronecker(
     their counts. What goes into a tied head has no say.
     """
     t, width = np.asarray(table), record["pattern"]
-    pieces = t.reshape(len(t), -1, width).astype(np.float64)
-    gram = np.einsum("v,vij,vik->jk", counts.astype(np.float64), pieces, pieces, optimize=True)
-    q = np.linalg.eigh(gram)[1][:, ::-1][:, : record["rank"]]
-    found = {"pieces": (pieces @ q).swapaxes(1, 2), "patterns": q.T}
-    return {leaf: jnp.asarray(x.astype(t.dtype)) for leaf, x in found.items()}
+    pieces, gram = t.reshape(len(t), -1, width), np.zeros((width, width))
+    for start in range(0, len(t), _ROWS):
+        some = pieces[start : start + _ROWS].astype(np.float64)
+        weighed = counts[start : start + _ROWS, None, None] * some
+        gram += some.reshape(-1, width).T @ weighed.reshape(-1, width)
+    q = np.linalg.eigh(gram)[1][:, ::-1][:, : record["rank"]].astype(t.dtype)
+    return {"pieces": jnp.asarray((pieces @ q).swapaxes(1, 2)), "patterns": jnp.asarray(q.T)}
 
 
 def _solve_trains(table: Array, record: Record, counts: np.ndarray, head: Array | None) -> Factors:
@@ -177,7 +181,7 @@ def _solve_trains(table: Array, record: Record, counts: np.ndarray, head: Array 
 
 FORMS = {
     "low-rank": TableForm(
-        "products of a V × E table and an E × H matrix", _low_rank, _solve_low_rank
+        "products of a V × E table and an E × H matrix", _low_rank, _solve_low_rank, True
     ),
     "kronecker": TableForm(
         "Kronecker products of a V × H/f table and a row of f", _kronecker, _solve_kronecker

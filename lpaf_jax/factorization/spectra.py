@@ -5,14 +5,16 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 
-from lpaf_jax.checkpoints.factored import dense_matrix
+from lpaf_jax.checkpoints.factored import dense_matrix, records_of
 from lpaf_jax.core.machine import one_blas_thread
+from lpaf_jax.factors import KINDS
 from lpaf_jax.importance import Moments
 from lpaf_jax.linalg import effective_rank, energy_rank, singular_values
 from lpaf_jax.models import compressible_layers
-from lpaf_jax.models.functional import Params
+from lpaf_jax.models.functional import Params, parameters
 
 
 @one_blas_thread()
@@ -60,24 +62,28 @@ def entry_figures(w: np.ndarray) -> dict[str, float]:
 
 
 @one_blas_thread()
-def output_spectra(params: Params, moments: Moments) -> list[dict[str, Any]]:
+def output_spectra(model: nnx.Module, moments: Moments) -> list[dict[str, Any]]:
     """The same of what comes out of every matrix, before the bias, and without its mean.
 
     These are the roots of the eigenvalues of `Wᵀ (E[xᵀx] − E[x]ᵀE[x]) W`, so that no pass of the
     text is needed beside that of the moments.
 
     Args:
-        params: of the model. moments: from `activation_moments`.
+        model: the moments are of. moments: from `activation_moments`.
 
     Returns:
         JSON values, one entry a matrix: `name`, `shape` (tokens, out), `full` (the rank that they
         could have), and the figures of `feature_spectra`.
     """
-    found = []
+    params, records, found = parameters(model), records_of(model), []
     for path in compressible_layers(params):
         w, moment = np.asarray(dense_matrix(params, path), np.float64), moments[path]
         mean = np.asarray(moment.mean, np.float64)
         centred = np.asarray(moment.second, np.float64) - np.outer(mean, mean)
+        if len(mean) > len(w):  # a layer of fewer channels that is given those of whole heads
+            record = records[path]
+            taken = KINDS[record["kind"]].places(record, (len(mean), w.shape[1])).rows
+            centred = centred[np.ix_(taken, taken)]
         s = _roots(w.T @ centred @ w)
         full = min(moment.tokens, *w.shape)
         entry = {"name": path, "shape": [moment.tokens, w.shape[1]], "full": full}

@@ -97,8 +97,7 @@ class Store:
 
     def block(self, index: int) -> tuple[dict[str, np.ndarray], list[Cut]] | None:
         """Tensors by name and cuts of a block, if it is finished."""
-        file = self._file("block", index)
-        note = file.with_suffix(".json")
+        file, note = self._file("block", index), self._note(index)
         if not note.is_file():
             return None
         cuts = [Cut(path, (m, n), *rest) for path, (m, n), *rest in read_json(note)]
@@ -108,7 +107,11 @@ class Store:
         file = self._file("block", index)
         with atomic_write(file) as temporary:
             save_file(tensors, temporary)
-        write_json(file.with_suffix(".json"), cuts)  # last: where it is, the tensors are whole
+        write_json(self._note(index), cuts)  # last: where it is, the tensors are whole
+
+    def _note(self, index: int) -> Path:
+        # Notes of before they held records were called otherwise, and their blocks are cut again.
+        return self.folder / f"cuts-{index:05d}.json"
 
     def _json(self, name: str) -> Any:
         path = self.folder / f"{name}.json"

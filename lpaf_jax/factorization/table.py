@@ -11,7 +11,12 @@ from lpaf_jax.checkpoints import DecoderOnDisk
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.progress import Countdown
 from lpaf_jax.factorization.dense import some_of
-from lpaf_jax.factorization.embeddings import factorized_table, put_factors, token_counts
+from lpaf_jax.factorization.embeddings import (
+    FORMS,
+    factorized_table,
+    put_factors,
+    token_counts,
+)
 from lpaf_jax.factorization.states import States, parts
 from lpaf_jax.factorization.store import Store
 from lpaf_jax.importance.activations import product
@@ -45,7 +50,8 @@ def narrow_table(
         return
     path = f"{source.table}.weight"
     embedder = source.embedder()
-    head = _given_to_head(source, embedder, some_of(tokens), say) if source.tied else None
+    looks = source.tied and FORMS[form].looks_at_head
+    head = _given_to_head(source, embedder, some_of(tokens), say) if looks else None
     table = layer_at(embedder, source.table).weight[...]
     counts = token_counts(tokens, len(table))
     record, found = factorized_table(form, table, width, counts, head)

@@ -24,12 +24,12 @@ class KroneckerEmbedding(nn.Module):
         """Give a head that had the weight of the table its factors."""
         head, tied = model.get_output_embeddings(), model.config.tie_word_embeddings
         if head is not None and tied and model.get_input_embeddings() is self:
-            model.set_output_embeddings(KroneckerHead(self))
+            model.set_output_embeddings(KroneckerEmbeddingHead(self))
             # No weight has the name of another one any more.
             model._tied_weights_keys, model.all_tied_weights_keys = None, {}
 
 
-class KroneckerHead(nn.Module):
+class KroneckerEmbeddingHead(nn.Module):
     def __init__(self, table: KroneckerEmbedding):
         super().__init__()
         self._table = (table,)  # in a tuple, so that its parameters are not found twice

@@ -26,12 +26,12 @@ class LowRankEmbedding(nn.Module):
         """Give a head that had the weight of the table its factors."""
         head, tied = model.get_output_embeddings(), model.config.tie_word_embeddings
         if head is not None and tied and model.get_input_embeddings() is self:
-            model.set_output_embeddings(LowRankHead(self))
+            model.set_output_embeddings(LowRankEmbeddingHead(self))
             # No weight has the name of another one any more.
             model._tied_weights_keys, model.all_tied_weights_keys = None, {}
 
 
-class LowRankHead(nn.Module):
+class LowRankEmbeddingHead(nn.Module):
     def __init__(self, table: LowRankEmbedding):
         super().__init__()
         self._table = (table,)  # in a tuple, so that its parameters are not found twice

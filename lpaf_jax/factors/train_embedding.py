@@ -46,7 +46,8 @@ class TrainEmbedding(nnx.Module):
         def of_row(cores: tuple[Array, ...]) -> Array:
             return rows @ contracted([core[None] for core in cores])[0]
 
-        found = jax.lax.map(of_row, cores, batch_size=_ROWS)
+        # Rebuilt for the gradient, too: kept, they would be the table that was to be saved.
+        found = jax.lax.map(jax.checkpoint(of_row), cores, batch_size=_ROWS)
         return found.T.reshape(*x.shape[:-1], -1)
 
 
@@ -57,7 +58,7 @@ def contracted(cores: list[Any]) -> Any:
         count, rank, _, _ = core.shape
         whole = found.reshape(count, -1, rank) @ core.reshape(count, rank, -1)
         found = whole.reshape(count, 1, -1, core.shape[-1])
-    return found.reshape(len(found), -1)
+    return found.reshape(found.shape[0], -1)
 
 
 class TrainEmbeddingKind(RankedKind):

@@ -27,19 +27,19 @@ class TrainEmbedding(nn.Module):
         first, *rest = (getattr(self, f"core_{i + 1}")[places] for i in range(self.count))
         found = first.flatten(1, 2)
         for core in rest:
-            found = (found @ core.flatten(2)).reshape(len(places), -1, core.shape[-1])
+            found = (found @ core.flatten(2)).reshape(places.shape[0], -1, core.shape[-1])
         return found.reshape(*index.shape, -1)
 
     def tie(self, model: Any) -> None:
         """Give a head that had the weight of the table its rows."""
         head, tied = model.get_output_embeddings(), model.config.tie_word_embeddings
         if head is not None and tied and model.get_input_embeddings() is self:
-            model.set_output_embeddings(TrainHead(self))
+            model.set_output_embeddings(TrainEmbeddingHead(self))
             # No weight has the name of another one any more.
             model._tied_weights_keys, model.all_tied_weights_keys = None, {}
 
 
-class TrainHead(nn.Module):
+class TrainEmbeddingHead(nn.Module):
     """Rows are rebuilt some thousand at a time: all of them are what was to be saved."""
 
     def __init__(self, table: TrainEmbedding):

@@ -5,6 +5,7 @@ over plain dictionaries costs half a millisecond of host time where module objec
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -142,7 +143,8 @@ def as_function(
         inputs = inputs_of(batch)
         if not (hidden or maps):
             return merged(**inputs, key=key).astype(jnp.float32)
-        with attention_maps() as found:
+        looked: AbstractContextManager[list[Array]] = attention_maps() if maps else nullcontext([])
+        with looked as found:
             logits, states = merged.with_hidden(**inputs, key=key)
         seen = jnp.stack(found) if maps else None
         return Outputs(logits.astype(jnp.float32), jnp.stack(states).astype(jnp.float32), seen)

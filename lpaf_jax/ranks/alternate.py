@@ -23,7 +23,9 @@ def _alternate(parts: Parts, limits: Limits) -> Ranks:
     share = 1 - lost / sum(sizes[path] for path in cut)
     if share <= 0:
         least = 1 - sum(sizes[path] for path in cut) / sum(sizes.values())
-        raise ValueError(f"the blocks that are left whole are {least:.1%}")
+        raise ValueError(
+            f"the blocks that are left whole are {least:.1%}: give more, or --ranks share"
+        )
     shapes = {path: shape for path, shape in parts.shapes.items() if path in cut}
     channels = {path: of for path, of in parts.channels.items() if path in cut}
     within = same_share(Parts(shapes, {}, channels), limits._replace(share=share))
@@ -52,6 +54,7 @@ register_rank_rule(
         "alternate",
         "the same share of each matrix in every second block; the others stay whole",
         _alternate,
+        by_worth=False,
         check=_check,
     )
 )

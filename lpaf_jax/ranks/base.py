@@ -67,6 +67,7 @@ class RankRule:
         choose: `(parts, limits) -> ranks`.
         needs_spectra: whether it needs the singular values in units of the loss.
         measured: whether those are scaled by what each cut alone does to a model's answers.
+        by_worth: whether a matrix stays whole because it is worth it, and not by its place.
         check: `(paths)` of the layers: raises LpafError where it has no answer for one of them.
     """
 
@@ -75,6 +76,7 @@ class RankRule:
     choose: Callable[[Parts, Limits], Ranks]
     needs_spectra: bool = False
     measured: bool = False
+    by_worth: bool = True
     check: Callable[[Iterable[str]], None] = lambda paths: None
 
 

@@ -9,7 +9,8 @@ def kngpt2() -> Recipe:
     """Minimise ‖W − A ⊗ B‖², B of (2, 1) or (1, 2), in every second block and of the embeddings.
 
     Edalati et al., 2022. Tuned by the task and by what the dense model has in between: hidden
-    states after the embeddings and after every layer, and attention.
+    states after the embeddings and after every layer, where the source has outputs of feed-forward
+    layers, and attention. The source does not say how it weighs these; here all weights are 1.
     """
     cut = Factorize(
         importance="none",

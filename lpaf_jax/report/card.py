@@ -11,6 +11,7 @@ from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.measures import measures, primary
 from lpaf_jax.report.words import statement, verdicts
+from lpaf_jax.solvers import PRODUCT, SOLVERS
 
 # Where a short name has a page of its own on the hub: (model id, its licence).
 _BASES = {"minilm": ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0")}
@@ -263,6 +264,12 @@ def _given_task(metrics: Metrics) -> str:
     return str(settings["task"])
 
 
+def _form(metrics: Metrics) -> str:
+    """What the factors are, as hubs call it."""
+    solver = metrics.get("settings", {}).get("solver")
+    return "kronecker" if solver in SOLVERS and SOLVERS[solver].form is not PRODUCT else "low-rank"
+
+
 def _front_matter(metrics: Metrics) -> dict[str, Any]:
     base, licence = _base(metrics["model"])
     given = _given_task(metrics)
@@ -272,7 +279,7 @@ def _front_matter(metrics: Metrics) -> dict[str, Any]:
         "license": licence,
         "library_name": "lpaf-jax",
         "pipeline_tag": pipeline,
-        "tags": [pipeline, "lpaf", "low-rank", "model-compression", "jax"],
+        "tags": [pipeline, "lpaf", _form(metrics), "model-compression", "jax"],
         "base_model": base,
         "datasets": [dataset] if dataset else None,
         "metrics": [measure.hub for measure in official.values()],

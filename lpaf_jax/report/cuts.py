@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lpaf_jax.factors import KINDS
+from lpaf_jax.ranks import RANK_RULES
 from lpaf_jax.report import facts, matrix_names
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.markup import Child, Html, details, el, join, table
@@ -14,7 +15,7 @@ Cut = Mapping[str, Any]
 def matrices(metrics: Metrics) -> Html | None:
     """Rank and loss by kind of matrix, and of each; None where a run has noted neither."""
     found = [cut | {"name": cut["path"]} for cut in metrics.get("matrices", ())]
-    if not found:
+    if not found or any("record" not in cut for cut in found):  # of an earlier version
         return None
     rows = sorted(found, key=matrix_names.order)
     worst = max(rows, key=lambda cut: cut["error"])
@@ -26,7 +27,8 @@ def matrices(metrics: Metrics) -> Html | None:
     )
     if whole := sum(_is_whole(cut) for cut in rows):
         are = "matrix is" if whole == 1 else "matrices are"
-        pays = ", which pays more there than factors would" if whole < len(rows) else ""
+        worth = RANK_RULES[metrics["settings"].get("ranks", "share")].by_worth
+        pays = ", which pays more there than factors would" if worth and whole < len(rows) else ""
         intro += f" {whole} {are} kept whole{pays}."
     if any(_kind(cut) == "sliced" for cut in rows):
         values = any("heads" in cut["record"] for cut in rows if _kind(cut) == "sliced")
@@ -78,7 +80,8 @@ def _each(rows: list[Cut]) -> Html:
 
 def _ranks(of: list[Cut]) -> str:
     """`96`, `64 to 128`, `90 terms`, `900 channels`, or that some are whole."""
-    shown = []
+    shown: list[str] = []
+    known: set[str] = set()
     for kind, count, unit in (
         ("low_rank", lambda cut: cut["record"]["rank"], ""),
         ("kronecker", lambda cut: cut["record"]["rank"], " terms"),
@@ -86,6 +89,9 @@ def _ranks(of: list[Cut]) -> str:
     ):
         counts = [count(cut) for cut in of if _kind(cut) == kind]
         shown += [f"{_range(counts)}{unit}"] if counts else []
+        known.add(kind)
+    others = [cut["record"] for cut in of if cut["record"] and _kind(cut) not in known]
+    shown += dict.fromkeys(KINDS[record["kind"]].summary(record) for record in others)
     shown += ["full"] if any(_is_whole(cut) for cut in of) else []
     return ", ".join(shown)
 

@@ -42,9 +42,10 @@ GLOSSARY = {
         "loss depends on least (sensitivity)."
     ),
     "Factorized": (
-        "Written as a product of two matrices, its factors. An m × k and a k × n matrix multiply "
-        "to one of m × n numbers and rank k, at most; for small k they hold fewer numbers, "
-        "k(m + n) instead of mn, and need fewer multiplications."
+        "Written by fewer numbers, its factors: as a product of two matrices, where no other form "
+        "is named above. An m × k and a k × n matrix multiply to one of m × n numbers and rank k, "
+        "at most; for small k they hold fewer numbers, k(m + n) instead of mn, and need fewer "
+        "multiplications."
     ),
     "Important": (
         "Every weight has a number, its importance, that says how much an error in it matters. "

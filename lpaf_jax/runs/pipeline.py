@@ -16,7 +16,6 @@ import numpy as np
 from flax import nnx
 
 from lpaf_jax.checkpoints import load_model, records_of, save_model
-from lpaf_jax.core.errors import SettingError
 from lpaf_jax.core.files import write_json
 from lpaf_jax.core.machine import peak_memory, usable_cpus, versions
 from lpaf_jax.core.processes import barrier, is_first, join
@@ -103,7 +102,6 @@ def run(settings: Settings) -> dict[str, Any]:
     for name in hub_names(settings):  # the hub's client tries for a minute before it gives up
         progress.say(f"looking for {name} at the hub")
     inputs = load_inputs(settings)
-    _check_ranks(settings, inputs)
     check_biases(settings.factorize.solver, inputs.biases)
     for _, stage in settings.steps:
         stage.check_inputs(inputs)
@@ -153,13 +151,6 @@ def one_rank(settings: Settings, inputs: Inputs) -> int:
     return rank_for_ratio(_ranked(settings, inputs), share)
 
 
-def _check_ranks(settings: Settings, inputs: Inputs) -> None:
-    rank = settings.factorize.rank
-    largest = min(map(min, _ranked(settings, inputs)))
-    if rank is not None and rank > largest:
-        raise SettingError(("rank",), f"{rank} is more than {largest}, the largest rank for all")
-
-
 def share_of_rank(rank: int, settings: Settings, inputs: Inputs) -> float:
     """`k Σ(m + n) / Σ m n`: what factors of rank k hold, as a share of the matrices' numbers."""
     shapes = _ranked(settings, inputs)
@@ -173,14 +164,16 @@ def _ranked(settings: Settings, inputs: Inputs) -> list[tuple[int, int]]:
 
 
 def _share_missed(settings: Settings, inputs: Inputs) -> str | None:
-    """What to say where a whole rank is off the share asked for by more than a tenth of it."""
+    """What to say where whole ranks are off the share asked for by more than a tenth of it."""
     asked = settings.share
-    if asked is None or settings.factorize.ranks != "uniform":
+    shapes = dict(zip(inputs.biases, inputs.shapes, strict=True))
+    reached = settings.factorize.planned(shapes)
+    if asked is None or reached is None or abs(reached - asked) <= 0.1 * asked:
         return None
+    if settings.factorize.ranks != "uniform":
+        come = f"what whole ranks come to is {_percent(reached)} of the compressible weights"
+        return f"{_percent(asked)} was asked for: {come}"
     rank = one_rank(settings, inputs)
-    reached = share_of_rank(rank, settings, inputs)
-    if abs(reached - asked) <= 0.1 * asked:
-        return None
     return (
         f"{_percent(asked)} was asked for: ranks are whole numbers, and each takes "
         f"{_percent(share_of_rank(1, settings, inputs))} of the compressible weights, so rank "

@@ -35,7 +35,6 @@ from lpaf_jax.factorization.store import Store
 from lpaf_jax.factors import KINDS, Record
 from lpaf_jax.importance import Subject
 from lpaf_jax.models import compressible, parameters
-from lpaf_jax.ranks import RANK_RULES
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings
 from lpaf_jax.runs.text_models import COLUMN, JUDGED, Result, TextModel, source_of
@@ -67,8 +66,9 @@ class Decoder(TextModel):
         )
 
     def check(self, settings: Settings) -> None:
-        RANK_RULES[settings.factorize.ranks].check(self.matrices)
         chosen = settings.factorize
+        if chosen.rank is None:  # one that is too large leaves a matrix as it is
+            chosen.planned(self.matrices, trained=False)
         if chosen.embeddings is not None:
             rows, hidden = self.shapes[f"{self._source.table}.weight"]
             table_record(chosen.embeddings_as, (rows, hidden), chosen.embeddings)

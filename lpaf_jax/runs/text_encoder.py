@@ -72,6 +72,7 @@ class Encoder(TextModel):
             raise SettingError(
                 ("embeddings",), "is for decoders where a text alone is given: give --task"
             )
+        chosen.planned(self.matrices, trained=False)
         if len(settings.steps_of_texts) > 1:
             raise SettingError(
                 ("tune_epochs",), "is for decoders where a text alone is given: give --task"

@@ -13,10 +13,14 @@ Shapes = tuple[tuple[int, int], tuple[int, int]]
 
 
 def _pairs(m: int, n: int) -> Shapes:
-    """The smaller side halved, the rows where both are equal: (m/2, n) and (2, 1)."""
-    if m <= n and m % 2 == 0:
-        return (m // 2, n), (2, 1)
-    return ((m, n // 2), (1, 2)) if n % 2 == 0 else ((m, n), (1, 1))
+    """The smaller side halved, (m/2, n) and (2, 1) where both are equal; the other if it is odd.
+
+    Where both are odd a term has more numbers than the matrix, which then stays dense.
+    """
+    rows, columns = ((m // 2, n), (2, 1)), ((m, n // 2), (1, 2))
+    if m % 2 and n % 2:
+        return (m, n), (1, 1)
+    return rows if m % 2 == 0 and (m <= n or n % 2) else columns
 
 
 def _solver(name: str, summary: str, shapes: Callable[[int, int], Shapes]) -> Solver:

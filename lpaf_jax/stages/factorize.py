@@ -97,6 +97,7 @@ class Factorize(Stage):
     def check(self) -> None:
         """See `Stage.check`."""
         from lpaf_jax.core.ranges import demand_choice
+        from lpaf_jax.factorization import FORMS
         from lpaf_jax.importance import IMPORTANCES
         from lpaf_jax.ranks import RANK_RULES
         from lpaf_jax.solvers import SOLVERS, check_pair
@@ -121,7 +122,11 @@ class Factorize(Stage):
             lambda x: x is None or 0 < x < 1 or (1 <= x < math.inf and x == int(x)),
             "a whole number, or a share in (0, 1)",
         )
-        demand_choice(self, "embeddings_as", ("low-rank", "kronecker", "trains"))
+        demand_choice(self, "embeddings_as", FORMS)
+        if self.embeddings is None and self.embeddings_as != "low-rank":
+            raise SettingError(
+                ("embeddings_as",), "needs --embeddings, the share of their numbers that is kept"
+            )
         demand(self, "pruned_to", lambda x: 0 < x <= 1, "in (0, 1]")
         for name in ("floor", "ridge"):
             demand(self, name, lambda x: 0 <= x < math.inf, "finite and at least 0")
@@ -168,11 +173,36 @@ class Factorize(Stage):
                 "'norms' does not look at: take --ranks share, or --channels-by loss",
             )
 
+    def planned(self, shapes: Mapping[str, tuple[int, int]], trained: bool = True) -> float | None:
+        """The share of the numbers that ranks come to; None where they wait for what data say.
+
+        Args:
+            shapes: (m, n) of the matrices, by the path of their layer.
+            trained: see `share`.
+
+        Raises:
+            LpafError: there are no such ranks.
+        """
+        from lpaf_jax.ranks import RANK_RULES, choose_ranks
+        from lpaf_jax.solvers import SOLVERS
+
+        rule = RANK_RULES[self.ranks]
+        rule.check(shapes)
+        if rule.needs_spectra or self.channels != "none":
+            return None
+        ranked = {path: SOLVERS[self.solver].ranked(shape) for path, shape in shapes.items()}
+        largest = min(map(min, ranked.values()))
+        if self.rank is not None and self.rank > largest:
+            raise SettingError(("rank",), f"{self.rank} is more than {largest}, the most there is")
+        share, step = self.share(trained), self.multiple_of
+        found = choose_ranks(self.ranks, ranked, params=share, rank=self.rank, multiple_of=step)
+        sizes = {path: m * n for path, (m, n) in ranked.items()}
+        kept = sum(sizes[p] if k is None else k * sum(ranked[p]) for p, k in found.items())
+        return kept / sum(sizes.values())
+
     def check_inputs(self, inputs: "Inputs") -> None:
         """See `Stage.check_inputs`."""
-        from lpaf_jax.ranks import RANK_RULES
-
-        RANK_RULES[self.ranks].check(inputs.biases)
+        self.planned(dict(zip(inputs.biases, inputs.shapes, strict=True)))
         if self.embeddings is None:
             return
         from lpaf_jax.checkpoints.checkpoint import shapes_of
@@ -217,6 +247,7 @@ class Factorize(Stage):
         """Factorize the model before it, weighted by what its data say of it."""
         from lpaf_jax.checkpoints import load_model
         from lpaf_jax.factorization import (
+            FORMS,
             factorize,
             factorize_embeddings,
             head_moment,
@@ -235,14 +266,16 @@ class Factorize(Stage):
             rows = layer_at(model, path).weight.shape[0]
             counts = token_counts(context.inputs.train.ids, rows)
             tied = context.inputs.spec.kind == "language" and model.lm_head is None
-            head = head_moment(model, subject.batches()) if tied else None
             form = self.embeddings_as
+            looks = tied and FORMS[form].looks_at_head
+            head = head_moment(model, subject.batches()) if looks else None
             factorize_embeddings(model, path, self.embeddings, counts, head, form)
         return model, None
 
     def describe(self, found: Mapping[str, Any]) -> Description:
         """See `Stage.describe`."""
         from lpaf_jax.importance import IMPORTANCES
+        from lpaf_jax.ranks import RANK_RULES
         from lpaf_jax.solvers import SOLVERS
 
         weighed, solver = IMPORTANCES[self.importance], SOLVERS[self.solver]
@@ -264,6 +297,9 @@ class Factorize(Stage):
             which = "The other compressible matrices"
             names = "matrices of attention"
         whole = "" if alike else " Those that are worth all of their numbers stay whole."
+        if not RANK_RULES[self.ranks].by_worth:
+            whole = " Every second block stays whole, the first one among them."
+            names = f"{names} of every second block"
         if lose:
             whole += (
                 f" {lose} lose the channels of the smallest norms but for the smallest hundredth."

@@ -14,11 +14,14 @@ from lpaf_jax.cli import main
 from lpaf_jax.data import Examples, Task, encode, eval_batches, load_task, load_tokenizer
 from lpaf_jax.data.examples import unlabelled
 from lpaf_jax.evaluation import analysis
+from lpaf_jax.export import export_dense
 from lpaf_jax.factorization.spectra import entry_figures
 from lpaf_jax.models import layer_at
 from lpaf_jax.report.spectra import sentences
+from tests.factors.test_sliced import write_sliced
 from tests.tiny import GOOD, HIDDEN, INNER, LAYERS, Tiny, write_table
 from tests.tiny import sentences as tiny_sentences
+from tests.tiny_decoder import write_text
 
 Capture = pytest.CaptureFixture[str]
 LAYER = "bert.encoder.layer"
@@ -150,6 +153,21 @@ def test_a_compressed_model_beside_its_dense_one(
     assert "Hidden states differ from those of" in " ".join(capsys.readouterr().out.split())
     page = (tmp_path / "out" / "analysis.html").read_text()
     assert "Hidden states beside the other model" in page
+
+
+def test_a_model_of_fewer_channels_gives_what_its_dense_twin_gives(tmp_path: Path) -> None:
+    sliced = write_sliced(tmp_path, "llama")
+    plain, text = tmp_path / "plain", write_text(tmp_path / "text.txt", 60, seed=1)
+    export_dense(sliced, plain)
+    both = [
+        analyze(tmp_path / name, folder, "--text", text, "--length", "16")["outputs"]
+        for name, folder in (("a", sliced), ("b", plain))
+    ]
+    for one, other in zip(*both, strict=True):
+        assert one["name"] == other["name"]
+        assert one["energy_rank"] == other["energy_rank"]
+        count = min(len(one["spectrum"]), len(other["spectrum"]))
+        np.testing.assert_allclose(one["spectrum"][:count], other["spectrum"][:count], atol=2e-3)
 
 
 def test_the_page_is_whole_and_loads_nothing(found: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 from lpaf_jax.checkpoints import load_model
 from lpaf_jax.cli import main
 from lpaf_jax.evaluation.serve import evaluate_file, judge_of
-from lpaf_jax.evaluation.tenths import GROUPS, _order, _part, without_tenths
+from lpaf_jax.evaluation.tenths import GROUPS, _order, _part, dense_judge, without_tenths
 from lpaf_jax.models import compressible, parameters
 from tests.tiny_decoder import write_decoder, write_text
 
@@ -47,7 +47,7 @@ def test_an_order_is_that_of_the_metric(squared: Any) -> None:
 
 @pytest.fixture(scope="module")
 def found(finished: Path, held_out: Path) -> dict[str, Any]:
-    return without_tenths(finished / "stages" / "dense", held_out)
+    return without_tenths(dense_judge(finished / "stages" / "dense", held_out))
 
 
 def test_a_classifier_without_tenths(found: dict[str, Any], finished: Path, held_out: Path) -> None:

@@ -166,6 +166,25 @@ def test_the_solver_is_the_nearest_sum_and_its_price_is_that_of_a_rank() -> None
     assert jax.tree.map(jnp.shape, found) == Kronecker((4, m1, n1), (4, m2, n2))
 
 
+@pytest.mark.parametrize(
+    ("shape", "sides"),
+    [
+        ((6, 8), ((3, 8), (2, 1))),
+        ((8, 6), ((8, 3), (1, 2))),
+        ((6, 6), ((3, 6), (2, 1))),
+        ((5, 6), ((5, 3), (1, 2))),
+        ((6, 5), ((3, 5), (2, 1))),
+        ((5, 7), ((5, 7), (1, 1))),
+    ],
+)
+def test_pairs_halve_the_smaller_side_that_is_even(shape: Any, sides: Any) -> None:
+    outer, inner = sides
+    w = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+    found = SOLVERS["kronecker-pairs"].solve(w, Any, 1, 0.0).factors  # type: ignore[arg-type]
+    assert (found.a.shape[1:], found.b.shape[1:]) == (outer, inner)
+    assert SOLVERS["kronecker-pairs"].ranked(shape) == (np.prod(outer), np.prod(inner))
+
+
 @pytest.mark.parametrize("ranks", ["loss", "measured"])
 def test_ranks_that_do_not_know_what_a_term_is_worth(ranks: str) -> None:
     recipe = make_recipe("shapeshifter").with_settings(ranks=ranks)

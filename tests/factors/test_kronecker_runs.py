@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lpaf_jax.checkpoints import load_model, records_of
+from lpaf_jax.checkpoints import load_model, records_of, save_model
 from lpaf_jax.cli import main
+from lpaf_jax.core.errors import LpafError, SettingError
+from lpaf_jax.factorization import factorize_embeddings
 from lpaf_jax.linalg import kronecker_shapes
 from lpaf_jax.models import as_function, layer_at, parameters
+from lpaf_jax.models.families import FAMILIES
 from lpaf_jax.runs import pipeline
 from tests.one_shot import perplexity
 from tests.tiny import WORDS, Tiny
@@ -85,9 +88,21 @@ def export(run: Path, out: Path, kind: str) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def with_trains(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model, out = load_model(tiny.model, num_labels=2), tmp_path_factory.mktemp("trains") / "m"
+    table = FAMILIES["bert"].table
+    factorize_embeddings(model, table, 0.6, np.ones(len(WORDS), int), form="trains")
+    save_model(model, out, source=tiny.model, label_names=["no", "yes"], card="# Card\n")
+    return out
+
+
+@pytest.mark.parametrize("made", ["trained", "with_trains"])
 def test_programs_answer_as_the_model_does(
-    trained: Path, tmp_path: Path, batch: dict[str, np.ndarray]
+    made: str, tmp_path: Path, batch: dict[str, np.ndarray], request: pytest.FixtureRequest
 ) -> None:
+    trained: Path = request.getfixturevalue(made)
+    folder = trained / "model" if made == "trained" else trained
     for name in ("torch", "onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name)
     import onnxruntime
@@ -97,11 +112,11 @@ def test_programs_answer_as_the_model_does(
 
     from lpaf_jax.checkpoints.torch_twin import torch_twin
 
-    model = load_model(trained / "model")
+    model = load_model(folder)
     expected = np.asarray(as_function(model)(parameters(model), {}, batch))
     wide = {name: x.astype(np.int64) for name, x in batch.items()}
     with torch.no_grad():
-        twin = torch_twin(trained / "model")(**{n: torch.tensor(x) for n, x in wide.items()})
+        twin = torch_twin(folder)(**{n: torch.tensor(x) for n, x in wide.items()})
     np.testing.assert_allclose(twin.logits.numpy(), expected, atol=1e-4)
     session = onnxruntime.InferenceSession(export(trained, tmp_path / "o", "onnx") / "model.onnx")
     for rows in (slice(None), slice(1, 2)):
@@ -109,8 +124,10 @@ def test_programs_answer_as_the_model_does(
         np.testing.assert_allclose(session.run(None, given)[0], expected[rows], atol=1e-4)
     out = export(trained, tmp_path / "s", "stablehlo")
     program = jax_export.deserialize(bytearray((out / "model.stablehlo").read_bytes()))
-    found = program.call(load_file(out / "weights.safetensors"), batch)
-    np.testing.assert_allclose(np.asarray(found), expected, atol=1e-5)
+    for rows in (slice(None), slice(1, 2)):
+        given = {name: x[rows] for name, x in batch.items()}
+        found = program.call(load_file(out / "weights.safetensors"), given)
+        np.testing.assert_allclose(np.asarray(found), expected[rows], atol=1e-5)
 
 
 def test_kngpt2_cuts_every_second_block_and_learns_from_what_is_in_between(by_text: Path) -> None:
@@ -138,3 +155,30 @@ def test_kngpt2_cuts_every_second_block_and_learns_from_what_is_in_between(by_te
         "learn from the hidden states and attention of the dense model"
         in (found["described"]["final"]["text"])
     )
+
+
+def test_what_cannot_be_is_told_before_any_work(
+    tiny: Tiny, by_text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    chosen = {"recipe": "kngpt2", "out": out, "calibration": by_text / "a.txt", "samples": 6}
+    with pytest.raises(LpafError, match="the blocks that are left whole are 50.0%: give more"):
+        pipeline.compress(by_text / "gpt2", params=0.4, **chosen)
+    with pytest.raises(SettingError, match="embeddings_as needs --embeddings"):
+        pipeline.compress(by_text / "gpt2", embeddings=None, **chosen)
+    with pytest.raises(LpafError, match="the blocks that are left whole"):
+        pipeline.compress(**tiny.chosen(out, recipe="kngpt2", params=0.4))
+    pairs = {"importance": "none", "solver": "kronecker-pairs", "ranks": "uniform", "rank": 3}
+    with pytest.raises(SettingError, match="rank 3 is more than 2"):
+        pipeline.compress(**tiny.chosen(out, recipe="svd-ft", params=None, **pairs))
+    assert not out.exists()
+
+
+def test_a_share_that_no_whole_rank_keeps_is_told(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = {"importance": "none", "solver": "kronecker-pairs", "ranks": "share", "params": 0.3}
+    chosen = tiny.chosen(tmp_path / "out", recipe="svd", **pairs) | {"quiet": False}
+    pipeline.compress(**chosen)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "30.0 % was asked for: what whole ranks come to is 50.1 % of the" in told

@@ -49,8 +49,8 @@ def test_every_tensor_has_a_map_and_a_scale() -> None:
 
 
 def search(tiny: Tiny, out: Path, **chosen: Any) -> dict[str, Any]:
-    usual = {"dims": (2, 60), "seeds": (0,), "rates": (1.0,), "bisections": 0, "quiet": True}
-    usual |= {"finetune_epochs": 4.0, "finetune_lr": 3e-3, "batch": 8, "length": 16}
+    usual = {"dims": (2, 4000), "seeds": (0,), "rates": (1.0,), "bisections": 0, "quiet": True}
+    usual |= {"finetune_epochs": 8.0, "finetune_lr": 3e-3, "batch": 8, "length": 16}
     return intrinsic_dimension(tiny.model, task=tiny.data, out=out, **(usual | chosen))
 
 
@@ -63,12 +63,12 @@ def found(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
 def test_a_search_finds_where_nine_tenths_are_reached(found: tuple[Path, dict[str, Any]]) -> None:
     out, told = found
     assert told == json.loads((out / "intrinsic.json").read_text())
-    assert set(told["scores"]) == {"2", "60"}
+    assert set(told["scores"]) == {"2", "4000"}
     assert told["full"] > 0.9
     assert 0.4 < told["majority"] < 0.8
     reached = [int(d) for d, score in told["scores"].items() if score >= 0.9 * told["full"]]
     assert told["d90"] == (min(reached) if reached else None)
-    assert told["scores"]["60"] > told["scores"]["2"]
+    assert told["scores"]["4000"] > told["scores"]["2"]
     assert not any((out / "checkpoints").rglob("*.json"))
     page = (out / "intrinsic.html").read_text()
     assert "Score by dimension" in page
