@@ -25,13 +25,13 @@ from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.machine import one_blas_thread
 from lpaf_jax.core.progress import Countdown
 from lpaf_jax.factorization.channels import slice_layers
-from lpaf_jax.factorization.dense import Known, Plan, factored_in, look_ahead, paths_in, sliced_in
+from lpaf_jax.factorization.dense import Known, Plan, factored_in, look_ahead, sliced_in
 from lpaf_jax.factorization.states import States
 from lpaf_jax.factorization.store import Cut, Store
-from lpaf_jax.factorization.swap import FactorLayer, bias_of, layer_of, moved_bias
+from lpaf_jax.factorization.swap import bias_of, layer_of, moved_bias
 from lpaf_jax.factorization.table import narrow_table, put_table
-from lpaf_jax.factorization.tune_block import CUT_LAYERS, tune_block
-from lpaf_jax.factors import KINDS, SlicedLinear
+from lpaf_jax.factorization.tune_block import tune_block
+from lpaf_jax.factors import KINDS, kind_of
 from lpaf_jax.importance import IMPORTANCES, Moment, Weighting, with_floor
 from lpaf_jax.linalg import sparsegpt
 from lpaf_jax.linalg.arithmetic import ratio
@@ -194,7 +194,7 @@ def _cut_block(
         if not jnp.isfinite(moment.second).all():
             raise LpafError(f"{path}: what goes into it is not finite; the model itself overflows")
         dense = {each: layer_at(block, each.removeprefix(prefix)) for each in its}
-        found: Mapping[str, FactorLayer | SlicedLinear]
+        found: Mapping[str, nnx.Module]
         if path in between:
             right, as_stored = weightings[path].right, partial(_as_stored, source)
             given = moments[before[place]] if place in before else None
@@ -223,7 +223,7 @@ def _factorized(
     moment: Moment,
     rank: int,
     plan: Plan,
-) -> tuple[FactorLayer, np.ndarray]:
+) -> tuple[nnx.Module, np.ndarray]:
     """A layer of factors, as they will be stored, and their product."""
     importance = IMPORTANCES[plan.importance]
     if importance.of_inputs is not None:
@@ -237,9 +237,8 @@ def _factorized(
         narrow = source.stored_dtype(f"{path}.kernel")
         raise LpafError(f"{path}: its factors are not finite as {narrow}, the file's dtype")
     bias = moved_bias(path, bias_of(layer), change)
-    cut = layer_of(type(factors)(*map(jnp.asarray, narrowed)), bias)
-    kind = KINDS[record_of(cut)["kind"]]
-    return cut, kind.dense(dict(zip(CUT_LAYERS[type(cut)], narrowed, strict=True)))
+    cut, kind = layer_of(type(factors)(*map(jnp.asarray, narrowed)), bias), kind_of(factors)
+    return cut, kind.dense(dict(zip(kind.leaves, narrowed, strict=True)))
 
 
 def _with_moments(
@@ -289,11 +288,12 @@ def _tune(
     """Tune the factors of a block, and round them to what will be stored; in words, what it did."""
     epochs, lr, seed = plan.block_epochs, plan.block_lr, plan.seed + index
     before, after = tune_block(block, given, wanted, epochs=epochs, lr=lr, seed=seed)
-    for path in paths_in(source, index):
-        layer = layer_at(block, path.removeprefix(f"{source.prefix(index)}."))
+    shapes = source.matrices()
+    for place, record in records_of(block).items():
+        path = f"{source.prefix(index)}.{place}"
         narrow = source.stored_dtype(f"{path}.kernel")
-        for name in CUT_LAYERS.get(type(layer), ()):
-            factor = getattr(layer, name)
+        for leaf in KINDS[record["kind"]].shapes(record, shapes[path]):
+            factor = getattr(layer_at(block, place), leaf)
             factor.set_value(factor[...].astype(narrow).astype(jnp.float32))
     return f", states off by {before:.2%}, tuned {after:.2%}"
 

@@ -1,20 +1,18 @@
 """Put factorized or mixed layers in the place of dense ones."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from flax import nnx
 from jax import Array
 
 from lpaf_jax.checkpoints import records_of
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.factors import KINDS, LOW_RANK, KroneckerLinear, LowRankLinear, SlicedLinear
-from lpaf_jax.linalg import Kronecker, LowRank
+from lpaf_jax.factors import KINDS, LOW_RANK, kind_of
+from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import Linear, MixedLinear, layer_at, replace_layer
 from lpaf_jax.models.functional import Params
 from lpaf_jax.solvers import Solution
-
-FactorLayer = LowRankLinear | KroneckerLinear
-"""What a solution makes of a layer."""
 
 
 def to_mixed(model: nnx.Module, factors: dict[str, LowRank], masks: Params) -> None:
@@ -38,11 +36,10 @@ def to_factors(model: nnx.Module, solutions: Mapping[str, Solution]) -> None:
         replace_layer(model, place, layer_of(factors, bias))
 
 
-def layer_of(factors: LowRank | Kronecker, bias: Array | None) -> FactorLayer:
+def layer_of(factors: Sequence[Array], bias: Array | None) -> nnx.Module:
     """The layer that a solution makes."""
-    if isinstance(factors, Kronecker):
-        return KroneckerLinear(factors, bias)
-    return LowRankLinear(factors, bias)
+    kind = kind_of(factors)
+    return kind.layer(dict(zip(kind.leaves, factors, strict=True)), bias, {})
 
 
 def moved_bias(place: str, bias: Array | None, change: Array | None) -> Array | None:
@@ -75,8 +72,8 @@ def take_embeddings(model: nnx.Module, source: nnx.Module) -> None:
             replace_layer(model, path, nnx.clone(layer_at(source, path)))
 
 
-def bias_of(layer: Linear | FactorLayer | SlicedLinear) -> Array | None:
-    """The bias of a layer, if it has one."""
+def bias_of(layer: Any) -> Array | None:
+    """The bias of a linear layer, dense or of factors, if it has one."""
     return None if layer.bias is None else layer.bias[...]
 
 

@@ -10,17 +10,9 @@ import optax
 from flax import nnx
 from jax import Array
 
+from lpaf_jax.checkpoints import records_of
 from lpaf_jax.factorization.states import States, parts
-from lpaf_jax.factors import KroneckerLinear, LowRankLinear, SlicedLinear
-from lpaf_jax.models import layer_at
 from lpaf_jax.models.functional import Params, parameters, set_parameters
-
-CUT_LAYERS: dict[type, tuple[str, ...]] = {
-    LowRankLinear: ("a", "b"),
-    KroneckerLinear: ("outer", "inner"),
-    SlicedLinear: ("w",),
-}
-"""What a cut leaves, and the matrices that it has in the place of the dense one."""
 
 
 def tune_block(
@@ -46,10 +38,9 @@ def tune_block(
 
     Source: the block-wise part of tuning after SVD, as in AA-SVD (2026).
     """
+    cut = records_of(block)
     tuned = {
-        path: value
-        for path, value in parameters(block).items()
-        if type(layer_at(block, path.rpartition(".")[0])) in CUT_LAYERS
+        path: value for path, value in parameters(block).items() if path.rpartition(".")[0] in cut
     }
     if not tuned:
         return 0.0, 0.0

@@ -13,11 +13,11 @@ from lpaf_jax.factors.base import (
     StoredAs,
     kind_at,
     kind_by_mark,
+    kind_of,
     register,
 )
-from lpaf_jax.factors.kronecker import KroneckerLinear
 from lpaf_jax.factors.low_rank import LOW_RANK, LowRankLinear
-from lpaf_jax.factors.low_rank_embedding import LOW_RANK_EMBEDDING, LowRankEmbedding
+from lpaf_jax.factors.low_rank_embedding import LOW_RANK_EMBEDDING
 from lpaf_jax.factors.records import FIELDS, read_records, recorded
 from lpaf_jax.factors.sliced import SLICED, Heads, SlicedLinear
 
@@ -32,8 +32,6 @@ __all__ = [
     "SLICED",
     "FactorKind",
     "Heads",
-    "KroneckerLinear",
-    "LowRankEmbedding",
     "LowRankLinear",
     "Places",
     "Record",
@@ -41,6 +39,7 @@ __all__ = [
     "StoredAs",
     "kind_at",
     "kind_by_mark",
+    "kind_of",
     "read_records",
     "recorded",
     "register",

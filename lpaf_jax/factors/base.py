@@ -47,6 +47,9 @@ class FactorKind(ABC):
         name: in config.json, and of the function in `torch_file`.
         mark: a leaf that layers of this kind have, and no other layer has.
         replaces: leaf of the dense weight.
+        solution: a NamedTuple of factors that solvers give, of which this is the layer; its fields
+            are those of `leaves`, in this order. None where no solver gives one.
+        leaves: of the factors.
         torch_file: source for PyTorch. It defines `NAME(layer, record) -> nn.Module`, from the
             dense layer, a `Linear`, the `Conv1D` of GPT-2 or an `Embedding`, to a layer whose
             parameters have the names that `stored` gives. If that has a `tie(model)`, it is called
@@ -60,6 +63,8 @@ class FactorKind(ABC):
     mark: str
     torch_file: Path
     replaces: str = "kernel"
+    solution: type | None = None
+    leaves: tuple[str, ...] = ()
 
     @abstractmethod
     def layer(self, factors: Mapping[str, Array], bias: Array | None, record: Record) -> nnx.Module:
@@ -142,6 +147,18 @@ def register(kind: FactorKind) -> FactorKind:
 def kind_by_mark(leaf: str) -> FactorKind | None:
     """The kind whose mark `leaf` is."""
     return next((kind for kind in KINDS.values() if kind.mark == leaf), None)
+
+
+def kind_of(solution: Any) -> FactorKind:
+    """The kind whose layer is made of what a solver gave.
+
+    Raises:
+        TypeError: there is none.
+    """
+    found = next((kind for kind in KINDS.values() if kind.solution is type(solution)), None)
+    if found is None:
+        raise TypeError(f"no kind of factors is made of {type(solution).__name__}")
+    return found
 
 
 def kind_at(layer: str, paths: Container[str]) -> FactorKind | None:

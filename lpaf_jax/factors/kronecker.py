@@ -46,6 +46,8 @@ class KroneckerKind(FactorKind):
 
     name = "kronecker"
     mark = "outer"
+    solution = Kronecker
+    leaves = ("outer", "inner")
     torch_file = Path(__file__).with_name("kronecker_torch.py")
 
     def layer(

@@ -44,6 +44,8 @@ class LowRankKind(RankedKind):
 
     name = "low_rank"
     mark = "a"
+    solution = LowRank
+    leaves = ("a", "b")
     torch_file = Path(__file__).with_name("low_rank_torch.py")
 
     def layer(

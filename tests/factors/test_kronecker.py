@@ -12,7 +12,8 @@ from lpaf_jax.checkpoints import load_model, save_model
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.evaluation.inspection import inspect_model
 from lpaf_jax.factorization import to_factors
-from lpaf_jax.factors import KINDS, KroneckerLinear
+from lpaf_jax.factorization.swap import layer_of
+from lpaf_jax.factors import KINDS
 from lpaf_jax.linalg import Kronecker, kronecker_shapes, nearest_kronecker
 from lpaf_jax.models import compressible, parameters
 from lpaf_jax.recipes import make_recipe
@@ -90,11 +91,16 @@ def test_a_layer_multiplies_by_the_sum(tokens: int, bias: bool) -> None:
 @pytest.mark.parametrize("tokens", [1, 1000])
 def test_it_never_computes_more_than_both_ways_would(tokens: int) -> None:
     factors = Kronecker(jnp.ones((20, 24, 16)), jnp.ones((20, 16, 24)))
-    layer = KroneckerLinear(factors, None)
+    layer = layer_of(factors, None)
     lowered = jax.jit(lambda x: layer(x)).lower(jnp.ones((tokens, 384)))
     taken = lowered.cost_analysis()["flops"]
     ways = 2 * tokens * factors.cost, 2 * (tokens + factors.rank) * 384**2
     assert taken <= 1.05 * min(ways) < 0.9 * max(ways)
+
+
+def test_what_no_kind_is_made_of() -> None:
+    with pytest.raises(TypeError, match="no kind of factors is made of tuple"):
+        layer_of((jnp.ones(2), jnp.ones(2)), None)
 
 
 def test_sizes_and_operations() -> None:
