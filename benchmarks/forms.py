@@ -22,6 +22,7 @@ from provenance import provenance
 
 from lpaf_jax.checkpoints import load_model, resolve_model
 from lpaf_jax.core.files import read_json, write_json
+from lpaf_jax.factors import KINDS
 from lpaf_jax.linalg import kronecker_shapes, nearest_kronecker, tensor_train
 from lpaf_jax.models import compressible, parameters
 
@@ -71,12 +72,9 @@ def by_trains(w: np.ndarray, share: float, digits: tuple[int, ...]) -> tuple[flo
 
 
 def _train_size(digits: tuple[int, ...], rank: int) -> int:
-    """Numbers of a train whose ranks are at most `rank`, and no more than its sides allow."""
-    ranks = [1]
-    for i in range(1, len(digits)):
-        ranks.append(min(rank, math.prod(digits[:i]), math.prod(digits[i:])))
-    ranks.append(1)
-    return sum(ranks[i] * n * ranks[i + 1] for i, n in enumerate(digits))
+    """Numbers of a train whose ranks are at most `rank`."""
+    record = {"rank": rank, "digits": list(digits)}
+    return KINDS["train_embedding"].size(record, (1, math.prod(digits)))
 
 
 def parts(w: np.ndarray) -> Iterator[jax.Array]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from lpaf_jax.checkpoints import resolve_model
 from lpaf_jax.checkpoints.headless import load_headless
-from lpaf_jax.core.errors import SettingError
+from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.files import read_json
 from lpaf_jax.core.folders import model_folder
 from lpaf_jax.data import Encoded, Examples, encode, eval_batches, load_task, load_tokenizer
@@ -68,7 +68,7 @@ def analyse_model(
     if against is not None and task is None and text is None:
         raise SettingError(("against",), "compares hidden states of texts: give --task or --text")
     place = _place(name)
-    other = None if against is None else load_headless(_place(against))
+    other = None if against is None else _other(place, against)
     columns = {
         "text_column": text_column,
         "label_column": label_column,
@@ -125,6 +125,15 @@ def _place(name: str) -> Path:
     if is_run and (folder / "model" / "config.json").is_file():
         return model_folder(folder)
     return resolve_model(name)
+
+
+def _other(place: Path, against: str) -> Any:
+    """The model to compare with, of the same tokens."""
+    there = _place(against)
+    sizes = [read_json(folder / "config.json").get("vocab_size") for folder in (place, there)]
+    if sizes[0] != sizes[1]:
+        raise LpafError(f"{against} has {sizes[1]} tokens and not {sizes[0]}: it reads other texts")
+    return load_headless(there)
 
 
 def _refuse(why: str, **options: object) -> None:

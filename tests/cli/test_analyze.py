@@ -1,6 +1,7 @@
 import gzip
 import json
 import re
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,10 @@ def test_what_is_refused(finished: Path, tiny: Tiny, tmp_path: Path, capsys: Cap
     packed = tmp_path / "packed.txt"
     packed.write_bytes(gzip.compress(b"a film", mtime=0))
     before = (finished / "analysis.json").read_bytes()
+    other = tmp_path / "other"
+    shutil.copytree(tiny.model, other)
+    values = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(values | {"vocab_size": 7}))
     for words, told in (
         ([tiny.model, "--out", finished], "is the folder of a run"),
         ([tiny.model, "--text", empty], "holds no text"),
@@ -285,6 +290,7 @@ def test_what_is_refused(finished: Path, tiny: Tiny, tmp_path: Path, capsys: Cap
         ([tiny.model, "--label-column", "x"], "--label-column has no use without --task"),
         ([tiny.model, "--task", tiny.data, "--data", "x"], "--data has no use for task"),
         ([tiny.model, "--against", finished], "--against compares hidden states of texts"),
+        ([tiny.model, "--text", tiny.data, "--against", other], "tokens and not"),
         ([finished, "--tenths", tiny.data], "is factorized already: name the dense model"),
         (["maxilm"], "unknown model 'maxilm'"),
     ):
