@@ -23,6 +23,7 @@ _PUBLIC = {
     "Tune": "lpaf_jax.stages:Tune",
     "MixedTune": "lpaf_jax.stages:MixedTune",
     "Recipe": "lpaf_jax.recipes:Recipe",
+    "add_tokens": "lpaf_jax.export:add_tokens",
     "compare": "lpaf_jax.runs.comparison:compare",
     "compress": "lpaf_jax.runs.pipeline:compress",
     "load": "lpaf_jax.checkpoints:load",
@@ -31,6 +32,7 @@ _PUBLIC = {
 
 if TYPE_CHECKING:  # _PUBLIC once more, for those that read types; a test compares the two
     from lpaf_jax.checkpoints import load as load
+    from lpaf_jax.export import add_tokens as add_tokens
     from lpaf_jax.recipes import Recipe as Recipe
     from lpaf_jax.recipes import register as register
     from lpaf_jax.runs.comparison import compare as compare
@@ -58,6 +60,7 @@ __all__ = [
     "Recipe",
     "Tune",
     "__version__",
+    "add_tokens",
     "compare",
     "compress",
     "load",

@@ -12,8 +12,9 @@ from jax import Array
 
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.factors import KINDS, LOW_RANK_EMBEDDING, Record
+from lpaf_jax.factors.train_embedding import split
 from lpaf_jax.importance.activations import product
-from lpaf_jax.linalg import LowRank, balance, tensor_train
+from lpaf_jax.linalg import LowRank, balance
 from lpaf_jax.models import as_function, layer_at, parameters, replace_layer
 from lpaf_jax.models.functional import Batch, Params
 
@@ -168,15 +169,9 @@ def _solve_kronecker(
 def _solve_trains(table: Array, record: Record, counts: np.ndarray, head: Array | None) -> Factors:
     """Every row by itself, whatever its count and the head."""
     digits, rank = tuple(record["digits"]), record["rank"]
-
-    @jax.jit
-    @jax.vmap
-    def split(row: Array) -> tuple[Array, ...]:
-        return tensor_train(row[None], ((1,) * len(digits), digits), rank).cores
-
-    parts = [split(table[start : start + _ROWS]) for start in range(0, len(table), _ROWS)]
-    cores = (jnp.concatenate(core)[:, :, 0] for core in zip(*parts, strict=True))
-    return {f"core_{i}": core for i, core in enumerate(cores, 1)}
+    starts = range(0, len(table), _ROWS)
+    parts = [split(table[start : start + _ROWS], digits, rank) for start in starts]
+    return {leaf: jnp.concatenate([part[leaf] for part in parts]) for leaf in parts[0]}
 
 
 FORMS = {

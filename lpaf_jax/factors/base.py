@@ -87,6 +87,16 @@ class FactorKind(ABC):
     def stored(self, leaf: str) -> StoredAs | None:
         """How a factor, or "bias", lies in the file; None: as in a dense layer."""
 
+    def rows_for(
+        self, factors: Mapping[str, np.ndarray], record: Record, vectors: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Of a table: what more rows, nearest to `vectors`, (n, H), add to which factors.
+
+        Raises:
+            TypeError: the kind is none of a table.
+        """
+        raise TypeError(f"{self.name} is no kind of a table, which could have more rows")
+
     def filed(self, leaf: str, x: np.ndarray) -> np.ndarray:
         """A factor that `stored` speaks of, or the bias: from here to the file, or back."""
         stored = self.stored(leaf)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -64,6 +65,14 @@ class KroneckerEmbeddingKind(RankedKind):
     def dense(self, factors: Mapping[str, Any]) -> Any:
         pieces, patterns = factors["pieces"], factors["patterns"]
         return (pieces.swapaxes(1, 2) @ patterns).reshape(len(pieces), -1)
+
+    def rows_for(
+        self, factors: Mapping[str, np.ndarray], record: Record, vectors: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        patterns = factors["patterns"].astype(np.float64)
+        pieces = vectors.astype(np.float64).reshape(-1, patterns.shape[1])
+        found = np.linalg.lstsq(patterns.T, pieces.T, rcond=None)[0]
+        return {"pieces": found.reshape(len(patterns), len(vectors), -1).swapaxes(0, 1)}
 
     def flop(self, record: Record, shape: tuple[int, int]) -> int:
         return 2 * rank_in(record) * shape[1]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -59,6 +60,12 @@ class LowRankEmbeddingKind(RankedKind):
 
     def dense(self, factors: Mapping[str, Any]) -> Any:
         return factors["codes"] @ factors["basis"]
+
+    def rows_for(
+        self, factors: Mapping[str, np.ndarray], record: Record, vectors: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        basis = factors["basis"].astype(np.float64)
+        return {"codes": np.linalg.lstsq(basis.T, vectors.T.astype(np.float64), rcond=None)[0].T}
 
     def flop(self, record: Record, shape: tuple[int, int]) -> int:
         return 2 * rank_in(record) * shape[1]

@@ -2,16 +2,20 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
 from lpaf_jax.factors.base import Record, StoredAs, register
 from lpaf_jax.factors.layer import rows_of
 from lpaf_jax.factors.low_rank import RankedKind, rank_in
+from lpaf_jax.linalg import tensor_train
 
 # Rows that a tied head rebuilds at a time.
 _ROWS = 4096
@@ -95,12 +99,30 @@ class TrainEmbeddingKind(RankedKind):
     def dense(self, factors: Mapping[str, Any]) -> Any:
         return contracted([factors[leaf] for leaf in _leaves(len(factors))])
 
+    def rows_for(
+        self, factors: Mapping[str, np.ndarray], record: Record, vectors: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        cores = split(jnp.asarray(vectors), tuple(record["digits"]), record["rank"])
+        return {leaf: np.asarray(core) for leaf, core in cores.items()}
+
     def flop(self, record: Record, shape: tuple[int, int]) -> int:
         found, before = 0, 1
         for _, rank, digit, after in self.shapes(record, shape).values():
             found += 2 * before * rank * digit * after if before > 1 else 0
             before *= digit
         return found
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def split(rows: Array, digits: tuple[int, ...], rank: int) -> dict[str, Array]:
+    """Every row, (n, H), as a train of its own, by leaf."""
+
+    def of_row(row: Array) -> tuple[Array, ...]:
+        return tensor_train(row[None], ((1,) * len(digits), digits), rank).cores
+
+    found = jax.vmap(of_row)(rows)
+    # Of a row there is one index of rows, of 1.
+    return {leaf: core[:, :, 0] for leaf, core in zip(_leaves(len(digits)), found, strict=True)}
 
 
 def train_ranks(digits: list[int], most: int) -> list[int]:
