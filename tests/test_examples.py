@@ -1,4 +1,7 @@
+import json
+import runpy
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,7 @@ from lpaf_jax.core.errors import LpafError
 from lpaf_jax.recipes import make_recipe
 from lpaf_jax.runs.pipeline import compress
 from tests.tiny import Tiny, cut_back, weights
+from tests.tiny_decoder import write_decoder, write_text
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_method.py"
 MINE = f"{EXAMPLE}:mine"
@@ -39,6 +43,44 @@ def test_another_run_takes_over_what_is_the_same(run: Path, tiny: Tiny, tmp_path
     assert found["seconds"].keys() == {"final", "evaluate", "total"}
     first, second = (folder / "stages" / "dense" / "model.safetensors" for folder in (run, out))
     assert first.read_bytes() == second.read_bytes()
+
+
+def example(name: str) -> Callable[..., None]:
+    found: Callable[..., None] = runpy.run_path(str(EXAMPLE.with_name(f"{name}.py")))["main"]
+    return found
+
+
+def test_a_decoder_by_a_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_decoder(tmp_path / "llama", "llama")
+    text = write_text(tmp_path / "text.txt", 900, seed=0)
+    example("decoder")(str(model), str(text), str(tmp_path / "run"), 8)
+    told = capsys.readouterr().out.splitlines()
+    assert told[1].startswith("final        perplexity")
+    assert len(told[2].split()) == 8
+
+
+def test_the_solver_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    example("solver")()
+    told = capsys.readouterr().out
+    assert "aware of inputs" in told
+    assert "(3, 96, 16) (3, 16, 192)" in told
+
+
+def test_the_result_in_pytorch(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    example("in_pytorch")(str(finished / "model"), "a fine film", "a poor film")
+    names = json.loads((finished / "model" / "config.json").read_text())["id2label"].values()
+    told = capsys.readouterr().out.split()
+    assert len(told) == 2
+    assert set(told) <= set(names)
+
+
+@pytest.mark.slow
+def test_a_classifier(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example("classifier")(str(tiny.model), str(tiny.data), str(tmp_path / "run"))
+    told = capsys.readouterr().out
+    assert "of all numbers are left" in told
+    assert "a moving and funny film ->" in told
 
 
 def test_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
