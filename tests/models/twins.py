@@ -81,9 +81,13 @@ def torch_maps(theirs: Any, batch: dict[str, Any]) -> list[np.ndarray]:
     inputs = {name: torch.tensor(np.asarray(array)).long() for name, array in batch.items()}
     if theirs.config.model_type == "distilbert":
         inputs.pop("token_type_ids", None)
+    usual = theirs.config._attn_implementation
     theirs.set_attn_implementation("eager")  # fused ones have none to show
-    with torch.no_grad():
-        return [x.numpy() for x in theirs(**inputs, output_attentions=True).attentions]
+    try:
+        with torch.no_grad():
+            return [x.numpy() for x in theirs(**inputs, output_attentions=True).attentions]
+    finally:
+        theirs.set_attn_implementation(usual)
 
 
 def sentences(*, left: bool = False) -> dict[str, np.ndarray]:
