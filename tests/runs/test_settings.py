@@ -148,6 +148,8 @@ def test_every_choice_the_command_line_offers_is_accepted() -> None:
         of_text({"recipe": "kfac-svd", "channels": value})
     for value in literals.pop("channels_by"):
         of_text({"recipe": "lorap", "channels_by": value})
+    for value in literals.pop("embeddings_as"):
+        check(settings(embeddings=0.5, embeddings_as=value))
     for name, values in literals.items():
         for value in values:
             check(settings(**{name: value}))
