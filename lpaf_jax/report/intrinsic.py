@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from lpaf_jax.core.files import atomic_write
+from lpaf_jax.report.facts import percent
 from lpaf_jax.report.html import document
 from lpaf_jax.report.markup import el, figure, responsive, table
 from lpaf_jax.report.measures import MEASURES
-from lpaf_jax.report.svg import BLUE, GREEN, MUTED, svg
+from lpaf_jax.report.svg import BLUE, GREEN, MUTED, plain_numbers, svg
 
 Found = Mapping[str, Any]
 _KINDS = {
@@ -46,13 +47,14 @@ def write_intrinsic(found: Found, folder: Path) -> Path:
         values = [scale * score for score in scores.values()]
         axes.plot([int(d) for d in scores], values, color=BLUE, marker="o", label="subspace")
         axes.set_xscale("log")
+        plain_numbers(axes.xaxis)
         axes.set_xlabel("d, numbers that are trained")
         axes.set_ylabel(measure.titled)
         axes.legend(frameon=False, labelcolor=MUTED)
 
     first, *rest = lines(found)
     rows = [
-        [f"{int(d):,}", measure.show(score), f"{score / found['full']:.1%}"]
+        [f"{int(d):,}", measure.show(score), percent(score / found["full"])]
         for d, score in scores.items()
     ]
     label = "Validation score by dimension"

@@ -10,7 +10,7 @@ from lpaf_jax.report.markup import Html, el, figure, join, responsive
 from lpaf_jax.report.markup import table as html_table
 from lpaf_jax.report.measures import MEASURES
 from lpaf_jax.report.spectra_plots import by_kind
-from lpaf_jax.report.svg import BLUE, GREEN, MUTED, ORANGE, svg
+from lpaf_jax.report.svg import BLUE, GREEN, MUTED, ORANGE, plain_numbers, svg
 
 Found = Mapping[str, Any]
 ORDERS = {"plain": "of the matrices", "rows": "of rows by importance", "inputs": "by the inputs"}
@@ -88,6 +88,8 @@ def against_section(found: Found) -> Html | None:
         for label, key, colour, marker in lines:
             values = [100 * (1 - e[key] if key == "cka" else e[key]) for e in layers]
             axes.plot(places, values, color=colour, marker=marker, markersize=4, label=label)
+        step = -(-len(layers) // 12)
+        axes.set_xticks(places[::step])
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:g} %")
         axes.set_xlabel("layers behind the states; 0 is the embeddings")
@@ -126,6 +128,7 @@ def tenths_section(found: Found) -> Html | None:
             axes.plot(range(1, 11), values, color=colour, marker="o", markersize=4, label=label)
         if measure.less:
             axes.set_yscale("log")
+            plain_numbers(axes.yaxis)
         axes.set_xticks(range(1, 11))
         axes.set_xlabel("tenth that is left out of all matrices, largest first")
         axes.set_ylabel(measure.titled)
@@ -145,7 +148,7 @@ def tenths_section(found: Found) -> Html | None:
         "section",
         el("h2", "Without each tenth of the spectra"),
         el("p", text),
-        figure(f"{measure.name} without each tenth.", _picture("tenths", "Without tenths", draw)),
+        figure(f"{measure.head} without each tenth.", _picture("tenths", "Without tenths", draw)),
         html_table(heads, rows, class_="stack"),
     )
 

@@ -63,6 +63,15 @@ def svg(name: str, label: str, width: float, height: float, draw: Callable[[Any]
     return _inline(out.getvalue(), name, label, width, height)
 
 
+def plain_numbers(axis: Any) -> None:
+    """Let an axis that is logarithmic show 50 and 100, and not powers as formulas."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def png(path: Path, width: float, height: float, draw: Callable[[Any], None]) -> None:
     """Draw on a fresh figure of `width` by `height` points and write it as a PNG, twice as fine."""
     import matplotlib
