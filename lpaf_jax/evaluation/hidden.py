@@ -11,7 +11,7 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.importance.activations import product
+from lpaf_jax.importance.activations import counted_tokens, product
 from lpaf_jax.models import as_function, parameters
 from lpaf_jax.models.functional import Batch, Params
 
@@ -53,12 +53,11 @@ def compare_hidden(
     given = [parameters(model) for model in (dense, other)]
 
     @partial(jax.jit, donate_argnums=0)
-    def add(sums: _Sums | None, first: Params, second: Params, batch: Batch) -> _Sums:
-        counted = (batch["attention_mask"] != 0)[..., None]
-        if "weight" in batch and batch["weight"].ndim == 1:
-            counted = counted & (batch["weight"] > 0)[:, None, None]
+    def add(
+        sums: _Sums | None, first: Params, second: Params, batch: Batch, counted: Array
+    ) -> _Sums:
         x, y = (
-            jnp.where(counted, forward(params, {}, batch).hidden, 0)
+            jnp.where(counted[..., None], forward(params, {}, batch).hidden, 0)
             for forward, params in zip(forwards, (first, second), strict=True)
         )
         products = jax.vmap(product)
@@ -83,10 +82,9 @@ def compare_hidden(
                     "length, width): only those of one shape are compared"
                 )
             alike = True
-        sums = add(sums, *given, batch)
-        mask = np.asarray(batch["attention_mask"]) != 0
-        weight = np.asarray(batch.get("weight", 1))
-        tokens += int((mask & (weight.reshape(-1, 1) > 0 if weight.ndim == 1 else True)).sum())
+        counted = counted_tokens(batch)
+        sums = add(sums, *given, batch, counted)
+        tokens += int(counted.sum())
     if sums is None or tokens == 0:
         raise LpafError("there is no token to compare hidden states of")
     return [_figures(*of, tokens=tokens) for of in zip(*map(np.asarray, sums), strict=True)]

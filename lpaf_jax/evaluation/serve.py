@@ -217,7 +217,25 @@ def _check_batch(batch: int) -> None:
         raise LpafError(f"batch is {batch}, but must be at least 1")
 
 
-def evaluate_file(
+def evaluate_file(folder: Path, data: Path, **chosen: Any) -> dict[str, Any]:
+    """The official metrics of a saved model on a file; see `lpaf evaluate`.
+
+    A file with unanswerable questions is judged as in SQuAD v2.0, whatever the model was made for.
+    A language model is judged by its perplexity of a text: see `text_judge`.
+
+    Args:
+        folder: of a run or of a model.
+        data: the file.
+        chosen: as of `judge_of`.
+
+    Raises:
+        LpafError: see `judge_of`.
+    """
+    judge = judge_of(folder, data, **chosen)
+    return judge.score(parameters(judge.model))
+
+
+def judge_of(
     folder: Path,
     data: Path,
     *,
@@ -229,11 +247,8 @@ def evaluate_file(
     length: int | None = None,
     stride: int | None = None,
     on_batch: OnBatch = lambda done, count: None,
-) -> dict[str, Any]:
-    """The official metrics of a saved model on a file; see `lpaf evaluate`.
-
-    A file with unanswerable questions is judged as in SQuAD v2.0, whatever the model was made for.
-    A language model is judged by its perplexity of a text: see `text_judge`.
+) -> Judge:
+    """The model, and what judges any parameters of its shapes; see `evaluate_file`.
 
     Args:
         folder: of a run or of a model.
@@ -252,35 +267,6 @@ def evaluate_file(
         LpafError: the model cannot be loaded, the file is not what the columns say, or it is of
             another kind than the model.
     """
-    judge = judge_of(
-        folder,
-        data,
-        stage=stage,
-        text_column=text_column,
-        label_column=label_column,
-        pair_column=pair_column,
-        batch=batch,
-        length=length,
-        stride=stride,
-        on_batch=on_batch,
-    )
-    return judge.score(parameters(judge.model))
-
-
-def judge_of(
-    folder: Path,
-    data: Path,
-    *,
-    stage: str = "final",
-    text_column: str | None = None,
-    label_column: str | None = None,
-    pair_column: str | None = None,
-    batch: int | None = None,
-    length: int | None = None,
-    stride: int | None = None,
-    on_batch: OnBatch = lambda done, count: None,
-) -> Judge:
-    """The model, and what judges any parameters of its shapes; see `evaluate_file`."""
     _check_batch(1 if batch is None else batch)
     place = find_model(folder, stage)
     if head_in(place) == "lm":

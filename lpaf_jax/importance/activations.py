@@ -163,7 +163,7 @@ def activation_moments(model: nnx.Module, batches: Iterable[Batch]) -> Moments:
     sums: dict[str, Sums] | None = None
     tokens = 0
     for batch in batches:
-        inputs, counted = inputs_of(batch), _counted(batch)
+        inputs, counted = inputs_of(batch), counted_tokens(batch)
         if sums is None:
             shapes = jax.eval_shape(measure, state, inputs, counted)
             sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -178,7 +178,8 @@ def activation_moments(model: nnx.Module, batches: Iterable[Batch]) -> Moments:
     return {path: means[shared[path]] for path in paths if path in shared}
 
 
-def _counted(batch: Batch) -> np.ndarray:
+def counted_tokens(batch: Batch) -> np.ndarray:
+    """Which tokens count, (batch, length): no padding, and of rows of weight above 0."""
     ids = np.asarray(batch["input_ids"])
     mask = np.asarray(batch.get("attention_mask", np.ones_like(ids))) != 0
     return mask & (np.asarray(batch["weight"])[:, None] > 0) if "weight" in batch else mask

@@ -24,7 +24,11 @@ from lpaf_jax.models.families import FAMILIES
 from lpaf_jax.runs.pipeline import compress
 from lpaf_jax.runs.settings import make_settings
 from tests.factors.folders import config_of, factorize, logits, with_config
-from tests.factors.test_folders import assert_read_everywhere, assert_same_when_dense
+from tests.factors.test_folders import (
+    assert_encoder_read_everywhere,
+    assert_read_everywhere,
+    assert_same_when_dense,
+)
 from tests.tiny import WORDS, Tiny
 from tests.tiny_decoder import VOCABULARY, write_decoder
 
@@ -131,19 +135,11 @@ def test_a_record_that_does_not_fit(folders: dict[str, Path], tmp_path: Path, ra
 
 
 def test_an_encoder_is_read_here_and_in_pytorch(tiny: Tiny, tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    from lpaf_jax.checkpoints.torch_twin import torch_twin
-
     model, words = load_model(tiny.model, num_labels=2), len(WORDS)
     factorize_embeddings(model, FAMILIES["bert"].table, 9, np.ones(words, int))
     out = tmp_path / "narrow"
     save_model(model, out, source=tiny.model, label_names=["no", "yes"], card="# Card\n")
-    ids = np.random.default_rng(0).integers(1, words, (2, 7))
-    expected = np.asarray(model(jnp.asarray(ids)))
-    np.testing.assert_array_equal(load_model(out)(jnp.asarray(ids)), expected)
-    with torch.no_grad():
-        theirs = torch_twin(out)(torch.tensor(ids)).logits.numpy()
-    np.testing.assert_allclose(theirs, expected, atol=1e-5)
+    assert_encoder_read_everywhere(model, words, out)
 
 
 def test_the_dense_model_beside_it_is_found(folders: dict[str, Path]) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -63,6 +64,19 @@ def assert_same_when_dense(folders: dict[str, Path], place: Path) -> None:
         assert "lpaf_factors" not in config_of(place / family)
         found = logits(load_model(place / family))
         np.testing.assert_allclose(found, np.load(folder / "expected.npy"), atol=1e-4)
+
+
+def assert_encoder_read_everywhere(model: Any, words: int, folder: Path) -> None:
+    """An encoder of so many tokens, saved in `folder`: the same here, and in PyTorch to 1e-5."""
+    torch = pytest.importorskip("torch")
+    from lpaf_jax.checkpoints.torch_twin import torch_twin
+
+    ids = np.random.default_rng(0).integers(1, words, (2, 7))
+    expected = np.asarray(model(jnp.asarray(ids)))
+    np.testing.assert_array_equal(load_model(folder)(jnp.asarray(ids)), expected)
+    with torch.no_grad():
+        theirs = torch_twin(folder)(torch.tensor(ids)).logits.numpy()
+    np.testing.assert_allclose(theirs, expected, atol=1e-5)
 
 
 def assert_read(folder: Path, expected: np.ndarray) -> None:

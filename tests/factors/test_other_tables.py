@@ -16,7 +16,11 @@ from lpaf_jax.factors import KINDS
 from lpaf_jax.models import layer_at
 from lpaf_jax.models.families import FAMILIES
 from tests.factors.folders import config_of, factorize, logits
-from tests.factors.test_folders import assert_read_everywhere, assert_same_when_dense
+from tests.factors.test_folders import (
+    assert_encoder_read_everywhere,
+    assert_read_everywhere,
+    assert_same_when_dense,
+)
 from tests.tiny import WORDS, Tiny
 from tests.tiny_decoder import VOCABULARY, write_decoder
 
@@ -88,19 +92,11 @@ def test_inspect_counts_them(folders: dict[str, Path], form: str) -> None:
 
 
 def test_an_encoder_is_read_here_and_in_pytorch(tiny: Tiny, tmp_path: Path, form: str) -> None:
-    torch = pytest.importorskip("torch")
-    from lpaf_jax.checkpoints.torch_twin import torch_twin
-
     model, words = load_model(tiny.model, num_labels=2), len(WORDS)
     factorize_embeddings(model, FAMILIES["bert"].table, 0.6, np.ones(words, int), form=form)
     out = tmp_path / "small"
     save_model(model, out, source=tiny.model, label_names=["no", "yes"], card="# Card\n")
-    ids = np.random.default_rng(0).integers(1, words, (2, 7))
-    expected = np.asarray(model(jnp.asarray(ids)))
-    np.testing.assert_array_equal(load_model(out)(jnp.asarray(ids)), expected)
-    with torch.no_grad():
-        theirs = torch_twin(out)(torch.tensor(ids)).logits.numpy()
-    np.testing.assert_allclose(theirs, expected, atol=1e-5)
+    assert_encoder_read_everywhere(model, words, out)
 
 
 @pytest.mark.parametrize("digits", [[4, 8], [2, 4, 4], [2, 2, 2, 4]])
