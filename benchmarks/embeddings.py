@@ -1,8 +1,8 @@
 """Where numbers are best left out, of the table of embeddings or the matrices, and in which form.
 
-    python benchmarks/embeddings.py            # ten cells of some minutes on two cores
-    python benchmarks/embeddings.py --cells 2  # the first two
-    python benchmarks/embeddings.py --show     # print what is there, run nothing
+    python benchmarks/embeddings.py              # ten cells of some minutes on two cores
+    python benchmarks/embeddings.py --cells 1 2  # the first two
+    python benchmarks/embeddings.py --show       # print what is there, run nothing
 
 MiniLM and Rotten Tomatoes, preset `quick`, matrices cut as in `kfac-svd` where nothing else is
 said, tuned as in `lpaf-plus`.
@@ -74,12 +74,13 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
-    parser.add_argument("--cells", type=int, default=len(CELLS), help="the first so many alone")
+    every = range(1, len(CELLS) + 1)
+    parser.add_argument("--cells", type=int, nargs="+", choices=every, default=every, metavar="N")
     parser.add_argument("--work", type=Path, default=Path("runs/embeddings"))
     args = parser.parse_args()
     if not args.show:
         chosen: dict[str, Any] = {"task": "rotten_tomatoes", "out": args.work, "preset": "quick"}
-        for recipe, params in CELLS[: args.cells]:
+        for recipe, params in (CELLS[number - 1] for number in args.cells):
             found = compare("minilm", recipes=[recipe], params=[params], keep="all", **chosen)
             held = read_json(RESULTS)["rows"] if RESULTS.is_file() else []
             cell = (recipe.name, params)
