@@ -30,7 +30,7 @@ DEV := $(VENV)/installed-dev
 #   yes   install what pip finds, several GB of CUDA libraries included, or fail
 #   no    leave it out
 TORCH ?= auto
-WITH_TORCH := torch onnx onnxscript onnxruntime accelerate
+WITH_TORCH := torch onnx onnxscript onnxruntime accelerate peft
 
 # Each worker holds what its tests compiled, up to 3 GB.
 WORKERS ?= 2

@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from lpaf_jax.checkpoints.adapter import is_adapter
 from lpaf_jax.checkpoints.checkpoint import BESIDE
 from lpaf_jax.checkpoints.gguf_folder import gguf_folder
 from lpaf_jax.core.errors import LpafError
@@ -41,6 +42,11 @@ def resolve_model(name: str) -> Path:
     if _is_gguf(folder):
         return gguf_folder(folder)
     if folder.is_dir():
+        if is_adapter(folder):
+            raise LpafError(
+                f"{folder} is an adapter of PEFT and no model: merge it into its base model (lpaf "
+                f"export {folder} --format merged --out NEW) and name that"
+            )
         if not (folder / "config.json").is_file():
             raise LpafError(f"{folder} is not a model folder: it holds no config.json")
         return folder

@@ -15,8 +15,8 @@ PICKLED = "pytorch_model.bin"
 _OF_TRAINING = re.compile(r"training_args|optimizer|scheduler|scaler|rng_state|.*_states")
 # Weights in other forms, by a pattern of their names: what a person may have taken for ours.
 _FOREIGN = {
-    "adapter_model.*": "is an adapter: merge it into its base model (merge_and_unload() of PEFT) "
-    "and save that",
+    "adapter_model.*": "is an adapter: merge it into its base model (lpaf export DIR --format "
+    "merged --out NEW) and take that",
     "*.gguf": "is a file of llama.cpp: give its name, and not that of the folder",
     "consolidated*": "has the names of the original release: give the folder that transformers "
     "reads, or convert it",

@@ -19,11 +19,13 @@ class Export:
 
     dir: Positional[Path]
     """Folder of a run, or of a model."""
-    format: Literal["dense", "factorized", "stablehlo", "onnx"]
+    format: Literal["dense", "factorized", "stablehlo", "onnx", "adapter", "merged"]
     """dense: factors multiplied back, a plain Hugging Face checkpoint that any tool loads;
     factorized: the same folder with its numbers in another `--dtype`;
     stablehlo: a program of `jax.export` that runs with jax alone, on CPU, GPU and TPU;
-    onnx: a graph, through PyTorch's exporter, which needs torch, onnx and onnxscript."""
+    onnx: a graph, through PyTorch's exporter, which needs torch, onnx and onnxscript;
+    adapter: what a run with `--lora` trained, as a folder of PEFT for the model before it;
+    merged: DIR is a folder of PEFT, and its adapter is added to its base model."""
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder to write; it must be new or empty."""
     dtype: Annotated[
@@ -33,22 +35,36 @@ class Export:
     """What numbers are stored as; bfloat16 halves the file. onnx is float32 always."""
     stage: StageName = "final"
     """Which model of a run: as it stood after this stage."""
+    base: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="(optional)")] = None
+    """Base model of an adapter that is merged, in place of the one that it names."""
 
     def run(self) -> None:
         """Export and say what it takes on disk."""
         from lpaf_jax.checkpoints import find_model
         from lpaf_jax.export import (
+            export_adapter,
             export_dense,
             export_factorized,
+            export_merged,
             export_onnx,
             export_stablehlo,
         )
         from lpaf_jax.report.facts import size
 
-        place = find_model(self.dir, self.stage)
+        if self.base is not None and self.format != "merged":
+            raise SettingError(("base",), "is of --format merged alone: leave it out")
+        place = self.dir if self.format == "merged" else find_model(self.dir, self.stage)
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise LpafError(f"{self.out} is not empty: name a new folder for --out")
-        if self.format == "onnx":
+        if self.format in ("adapter", "merged") and self.dtype is not None:
+            raise SettingError(
+                ("dtype",), f"is as it was trained for --format {self.format}: leave it out"
+            )
+        if self.format == "merged":
+            export_merged(self.dir, self.out, base=self.base)
+        elif self.format == "adapter":
+            export_adapter(self.dir, self.out)
+        elif self.format == "onnx":
             if self.dtype == "bfloat16":
                 raise SettingError(
                     ("dtype",),

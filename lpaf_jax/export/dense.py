@@ -43,7 +43,7 @@ def export_dense(place: Path, out: Path, *, dtype: str | None = None) -> None:
     layers = factored_layers(source)
     if not layers and dtype is None:
         raise LpafError(f"{place} is dense already; --dtype would store it in another one")
-    config = _config(source, dtype or _dtype_of(source))
+    config = _config(source, dtype or dtype_of(source))
     rewrite(
         place, out, _multiplied(source, layers, tensors), config, dtype=dtype, card=_card(place)
     )
@@ -88,7 +88,7 @@ def _product(
     return as_stored.astype(next(iter(stored.values())).dtype)
 
 
-def _dtype_of(source: Source) -> str:
+def dtype_of(source: Source) -> str:
     """What most numbers of a folder are stored as, as config.json calls it."""
     sizes: Counter[str] = Counter()
     for header in source.headers:

@@ -10,8 +10,8 @@ from lpaf_jax.models.compressible import (
 )
 from lpaf_jax.models.functional import (
     as_function,
+    fixed_arrays,
     layer_at,
-    masks,
     mixed_paths,
     parameters,
     replace_layer,
@@ -37,9 +37,9 @@ __all__ = [
     "compressible",
     "compressible_layers",
     "count_parameters",
+    "fixed_arrays",
     "is_compressible",
     "layer_at",
-    "masks",
     "mixed_paths",
     "parameters",
     "replace_layer",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from lpaf_jax.models.layers import Draw, Mask, MixedLinear
+from lpaf_jax.models.layers import Draw, Fixed, Mask, MixedLinear
 from lpaf_jax.models.maps import attention_maps
 
 Params = dict[str, Array]
@@ -50,9 +50,9 @@ def parameters(model: nnx.Module) -> Params:
     return flatten(nnx.state(model, nnx.Param))
 
 
-def masks(model: nnx.Module) -> Params:
-    """The fixed masks of the mixed layers of `model` by path."""
-    return flatten(nnx.state(model, Mask))
+def fixed_arrays(model: nnx.Module) -> Params:
+    """What of `model` is never trained, by path: masks of mixed layers, and frozen parameters."""
+    return flatten(nnx.state(model, Fixed))
 
 
 def set_parameters(model: nnx.Module, params: Params) -> None:
@@ -70,9 +70,9 @@ def set_parameters(model: nnx.Module, params: Params) -> None:
 
 
 def layer_at(model: nnx.Module, path: str) -> Any:
-    """The layer at a dotted path."""
+    """The layer at a dotted path; at the empty one, the model."""
     place: Any = model
-    for name in path.split("."):
+    for name in filter(None, path.split(".")):
         place = place[int(name)] if name.isdigit() else getattr(place, name)
     return place
 
@@ -105,7 +105,7 @@ def as_function(
 ) -> Forward:
     """`forward(params, fixed, batch, key=None, draws=None) -> logits`, pure in all arguments.
 
-    `fixed` holds the masks of mixed layers by path. `draws` holds one 0/1 number for each path of
+    `fixed` holds what `fixed_arrays(model)` does. `draws` holds one 0/1 number for each path of
     `mixed_paths(model)`; None takes the factors everywhere. Only the structure of `model` is kept,
     not its arrays. A batch holds `input_ids` and what else of a model's arguments it has.
 
@@ -135,7 +135,7 @@ def as_function(
             elif isinstance(variable, Mask):
                 value = fixed[name]
             else:
-                value = params[name]
+                value = (fixed if isinstance(variable, Fixed) else params)[name]
                 # Vectors are the biases and the weights of norms: too few to be worth rounding.
                 value = value if dtype is None or value.ndim < 2 else value.astype(dtype)
             leaves.append((path, variable.replace(value)))

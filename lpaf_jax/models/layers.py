@@ -20,8 +20,16 @@ from lpaf_jax.factors.layer import by_rows, optional, plus, rows_of
 from lpaf_jax.linalg import LowRank
 
 
-class Mask(nnx.Variable):
-    """A fixed 0/1 pattern: state of the layer, never trained."""
+class Fixed(nnx.Variable):
+    """State of a layer that is never trained."""
+
+
+class Mask(Fixed):
+    """A 0/1 pattern."""
+
+
+class Frozen(Fixed):
+    """A parameter that has no gradient, and of which an optimiser knows nothing."""
 
 
 class Draw(nnx.Variable):

@@ -169,13 +169,14 @@ class Decoder(TextModel):
         cut, final = steps[0][0], steps[1][0]
         before = (Place(self._folder, FineTune()), Place(job.stage(cut), settings.factorize))
         done = run_stage(job, steps, final, inputs, training, progress, before)
-        model = done.saved[0]
+        model, extra = done.saved
         save_model(
             model,
             job.stage(final),
             source=job.stage(cut),
             label_names=None,
             card="",
+            extra=extra,
             stored=self._dtype_of,
         )
         for each in done.opened:

@@ -12,7 +12,7 @@ from flax import nnx
 from lpaf_jax.core.errors import SettingError
 from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import Encoded, steps_per_epoch
-from lpaf_jax.models import as_function, parameters
+from lpaf_jax.models import as_function, fixed_arrays, parameters
 from lpaf_jax.models.functional import Forward, Params
 from lpaf_jax.tasks.inputs import Inputs
 from lpaf_jax.tasks.kinds import EvalSet
@@ -147,13 +147,17 @@ def optimizer_of(
 def score_of(
     model: nnx.Module, data: EvalSet, batch_size: int, layout: Layout | None = None
 ) -> Callable[[Params], float]:
-    """`score(params)` for the structure of `model`: the primary metric of the task on `data`."""
+    """`score(params)` for the structure of `model`: the primary metric of the task on `data`.
+
+    Where the model has arrays that are not trained, they are among the parameters given.
+    """
     forward = jax.jit(data.judging(as_function(model)))
-    names = set(parameters(model))
+    names, held = set(parameters(model)), set(fixed_arrays(model))
 
     def score(params: Params) -> float:
-        chosen = {name: value for name, value in params.items() if name in names}
-        found = data.score(predict(forward, chosen, data, batch_size, layout=layout))
+        chosen, fixed = ({n: x for n, x in params.items() if n in of} for of in (names, held))
+        predicted = predict(forward, chosen, data, batch_size, layout=layout, fixed=fixed)
+        found = data.score(predicted)
         return float(found[found["primary"]])
 
     return score

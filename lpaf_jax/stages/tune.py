@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _FILE = arg(metavar="FILE", help_behavior_hint="(optional)")
+_RANK = arg(metavar="INT", help_behavior_hint="(optional)")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Tune(Stage):
     answers and the factors learn from beside the task's own; an epoch is over both."""
     transfer_samples: int = 10_000
     """So many of them at most."""
+    lora: Annotated[int | None, _RANK] = None
+    """Train adapters of this rank beside the factors, and nothing else; they are merged in the
+    end."""
+    lora_alpha: float = 16.0
+    """What adapters add is scaled by this over their rank."""
 
     def __post_init__(self) -> None:
         given: Any = self.transfer
@@ -65,6 +71,8 @@ class Tune(Stage):
         demand(self, "tune_lr", lambda x: 0 < x < 1, "in (0, 1)")
         demand(self, "temperature", lambda x: 0 < x < math.inf, "finite and more than 0")
         demand(self, "transfer_samples", whole(1), "a whole number, at least 1")
+        demand(self, "lora", lambda x: x is None or whole(1)(x), "a whole number, at least 1")
+        demand(self, "lora_alpha", lambda x: 0 < x < math.inf, "finite and more than 0")
         if self.transfer is not None and not self.transfer.is_file():
             raise SettingError(("transfer",), f"is {self.transfer}, which is no file")
         for name in ("tune_epochs", "distil", "distil_hidden", "distil_attention"):
@@ -84,28 +92,50 @@ class Tune(Stage):
         return self.tune_epochs == 0
 
     def run(self, context: Context) -> Saved:
-        """Train the factors, and with them all that is not factorized."""
+        """Train the factors, and with them all that is not factorized; or adapters alone."""
         from lpaf_jax.checkpoints import load_model
+        from lpaf_jax.checkpoints.adapter import adapter_tensors
         from lpaf_jax.core.processes import on_host
-        from lpaf_jax.models import parameters, set_parameters
+        from lpaf_jax.models import fixed_arrays, parameters, set_parameters
+        from lpaf_jax.models.lora import add_adapters, merge_adapters, put_adapters, updates
         from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
         from lpaf_jax.train import task_loss
 
         training = context.training
         final = load_model(context.before)
+        if self.lora is not None:
+            # Matrices that a step would round anyway are held so.
+            narrow = None if training.dtype == "float32" else training.dtype
+            scale = self.lora_alpha / self.lora
+            add_adapters(final, self.lora, scale=scale, seed=training.seed, narrow=narrow)
         data = self._examples(context)
         loop = loop_of(context.log, training, context.inputs, self.tune_epochs, final, data)
         optimizer, rate = optimizer_of(training, self.tune_lr, loop.steps)
         trainer = Trainer(training, loop, context.progress)
         taught, objective, fixed = self._distillation(context, trainer)
         loss = taught(task_loss(self._function(trainer, final), objective))
+        fixed |= fixed_arrays(final)
         checkpoints = context.checkpoints("tune")
         state = trainer.run(loss, optimizer, parameters(final), fixed, checkpoints, rate)
         set_parameters(final, on_host(state.params))
-        return final, None
+        if self.lora is None:
+            return final, None
+        # Into the matrices as they are on disk: those here may be held in a narrower dtype.
+        whole = load_model(context.before)
+        put_adapters(whole, updates(final))
+        merge_adapters(whole)
+        return whole, adapter_tensors(final)
 
     def describe(self, found: Mapping[str, Any]) -> Description:
         """See `Stage.describe`."""
+        if self.lora is not None:
+            return Description(
+                "Tuned",
+                "Tuning adapters",
+                f"Adapters of rank {self.lora} are trained beside the factors, which stay as they "
+                f"are, like all else. {self._teacher()}In the end they become part of the factors.",
+                f"Adapters (LoRA, rank {self.lora}) were then trained and merged into the factors.",
+            )
         return Description(
             "Tuned",
             "Tuning the factors",
@@ -199,12 +229,18 @@ class MixedTune(Tune):
             demand(self, name, lambda x: 0 <= x <= 1, "in [0, 1]")
         demand(self, "consistency", lambda x: 0 <= x < math.inf, "finite and at least 0")
         demand_choice(self, "mix_with", ("factorized", "finetuned"))
+        if self.lora is not None:
+            raise SettingError(
+                ("lora",),
+                "trains adapters alone, and this recipe mixes factors with the matrices they come "
+                "from: take one that does not, such as kfac-svd",
+            )
 
     def run(self, context: Context) -> Saved:
         """Mix the factorized layers with those that they came from, less and less."""
         from lpaf_jax.checkpoints import load_model
         from lpaf_jax.core.processes import on_host
-        from lpaf_jax.models import masks, mixed_paths, parameters, set_parameters
+        from lpaf_jax.models import fixed_arrays, mixed_paths, parameters, set_parameters
         from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
         from lpaf_jax.train import dual_loss, linear_replacement
 
@@ -232,7 +268,7 @@ class MixedTune(Tune):
                 loss_of(mixed),
                 optimizer,
                 parameters(mixed),
-                fixed | masks(mixed),
+                fixed | fixed_arrays(mixed),
                 context.checkpoints("tune-mixed"),
                 rate,
                 until=mixed_steps,

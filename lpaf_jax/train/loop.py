@@ -45,7 +45,7 @@ class Loop(NamedTuple):
         steps: of the whole stage; may end inside an epoch.
         seed: of batches, draws and dropout.
         validate: how good given parameters are on the validation examples; more is better but for
-            a metric of `LESS_IS_BETTER`.
+            a metric of `LESS_IS_BETTER`. It is given those that are not trained, too.
         metric: what `validate` measures; it is logged as `validation_<metric>`.
     """
 
@@ -133,7 +133,7 @@ def run_steps(
             if ends and not stops:
                 jax.block_until_ready(state)
                 with pace.aside():
-                    value = stage.validate(state.params)
+                    value = stage.validate({**fixed, **state.params})
                     monitor.row(
                         {"stage": stage.name, "step": done, f"validation_{stage.metric}": value}
                     )
@@ -187,6 +187,7 @@ def predict(
     batch_size: int,
     on_batch: Callable[[int, int], None] = lambda done, count: None,
     layout: Layout | None = None,
+    fixed: Params | None = None,
 ) -> np.ndarray:
     """Logits of all examples, in the order of the data.
 
@@ -196,6 +197,7 @@ def predict(
     Args:
         on_batch: is called after each batch with how many are done, of how many.
         layout: of the devices that `params` are spread over.
+        fixed: see `as_function`.
 
     Raises:
         LpafError: the logits are not all finite.
@@ -205,7 +207,7 @@ def predict(
     logits = []
     for done, batch in enumerate(batches, start=1):
         placed = batch if layout is None else layout.batch(batch)
-        found = on_host(forward(params, {}, placed))
+        found = on_host(forward(params, fixed or {}, placed))
         if not np.isfinite(found).all():  # no answer at all: each comparison would be false
             raise LpafError(
                 "the model's answers are not finite: its weights are damaged, or it overflows"

@@ -19,8 +19,8 @@ from lpaf_jax.models import (
     MixedLinear,
     as_function,
     compressible_layers,
+    fixed_arrays,
     is_compressible,
-    masks,
     mixed_paths,
     parameters,
     set_parameters,
@@ -111,7 +111,7 @@ def low_rank(dense: BertClassifier, small: dict[str, LowRank]) -> BertClassifier
 
 def logits(model: BertClassifier, **more: Any) -> np.ndarray:
     forward = jit(as_function(model))
-    return np.asarray(forward(parameters(model), masks(model), BATCH, **more))
+    return np.asarray(forward(parameters(model), fixed_arrays(model), BATCH, **more))
 
 
 def test_full_rank_factors_give_the_dense_model(
@@ -134,7 +134,7 @@ def test_mixed_layers_draw_between_masked_dense_and_factors(
     forward = jit(as_function(mixed))
     places = mixed_paths(mixed)
     assert places == sorted(path.removesuffix(".kernel") for path in kept)
-    given = parameters(mixed), masks(mixed), BATCH, None
+    given = parameters(mixed), fixed_arrays(mixed), BATCH, None
 
     original = parameters(dense)
     pruned = {path: w * kept[path] if path in kept else w for path, w in original.items()}
@@ -157,7 +157,9 @@ def test_everything_else_stays(
     dense: BertClassifier, mixed: BertClassifier, low_rank: BertClassifier
 ) -> None:
     original = parameters(dense)
-    mask_of = {path.removesuffix(".mask") + ".kernel": mask for path, mask in masks(mixed).items()}
+    mask_of = {
+        path.removesuffix(".mask") + ".kernel": mask for path, mask in fixed_arrays(mixed).items()
+    }
     for model, has_kernel in ((mixed, True), (low_rank, False)):
         found = parameters(model)
         for path, array in original.items():
@@ -176,7 +178,7 @@ def test_without_masks_the_dense_kernel_is_whole(
     model = nnx.clone(dense)
     path = next(iter(small))
     to_mixed(model, {path: small[path]}, {})
-    assert masks(model) == {}
+    assert fixed_arrays(model) == {}
     assert mixed_paths(model) == [path.removesuffix(".kernel")]
 
 
@@ -224,7 +226,7 @@ def test_training_the_factors_alone_computes_no_dense_matrix(
 
     def program(model: BertClassifier, layers: int) -> str:
         loss = dual_loss(as_function(model), lambda t: 0.5 + 0 * t, layers, 1.0)
-        grad = jax.grad(lambda p: loss(p, masks(model), BATCH, Keys(key, key), 0)[0])
+        grad = jax.grad(lambda p: loss(p, fixed_arrays(model), BATCH, Keys(key, key), 0)[0])
         return str(jax.make_jaxpr(grad)(parameters(model)))
 
     # The kernel of the feed-forward layer, of a shape that nothing else has.

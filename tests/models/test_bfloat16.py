@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from lpaf_jax.models import as_function, masks, parameters
+from lpaf_jax.models import as_function, fixed_arrays, parameters
 from lpaf_jax.train import cross_entropy, initial_state, make_step, task_loss
 from tests.programs import equations
 
@@ -28,7 +28,7 @@ def case(request: pytest.FixtureRequest) -> Any:
 def outputs(case: Any, batch: Any, dtype: Any) -> Any:
     model, draws = case
     forward = as_function(model, hidden=True, dtype=dtype)
-    return forward(parameters(model), masks(model), batch, None, draws)
+    return forward(parameters(model), fixed_arrays(model), batch, None, draws)
 
 
 def test_close_to_float32(case: Any, batch: Any, jit: Any) -> None:
@@ -64,7 +64,7 @@ def test_what_is_narrow_and_what_is_not(case: Any, batch: Any) -> None:
 
 def test_backward_products_of_layers_are_narrow(case: Any, batch: Any) -> None:
     model, draws = case
-    forward, fixed = as_function(model, dtype=NARROW), masks(model)
+    forward, fixed = as_function(model, dtype=NARROW), fixed_arrays(model)
 
     def loss(params: Any) -> Any:
         return jnp.sum(forward(params, fixed, batch, None, draws))
@@ -80,7 +80,7 @@ def test_backward_products_of_layers_are_narrow(case: Any, batch: Any) -> None:
 @pytest.mark.slow
 def test_gradients_are_float32_and_close(case: Any, batch: Any, jit: Any) -> None:
     model, draws = case
-    params, fixed = parameters(model), masks(model)
+    params, fixed = parameters(model), fixed_arrays(model)
 
     def gradient(dtype: Any) -> Any:
         forward = as_function(model, dtype=dtype)

@@ -10,8 +10,8 @@ from flax import nnx
 from lpaf_jax.models import (
     Linear,
     as_function,
+    fixed_arrays,
     layer_at,
-    masks,
     mixed_paths,
     parameters,
     replace_layer,
@@ -86,7 +86,7 @@ def test_the_function_equals_the_module(name, batch, evaluate, jit, request):
 
 def test_the_function_reads_its_arguments_alone(mixed, forward, batch, step):
     """A step that closed over the arrays of the model would train and never change."""
-    params, fixed_masks = parameters(mixed), masks(mixed)
+    params, fixed_masks = parameters(mixed), fixed_arrays(mixed)
     logits = forward(params, fixed_masks, batch, draws=jnp.ones(6))
     none = {path: jnp.zeros_like(array) for path, array in params.items()}
     assert not forward(none, fixed_masks, batch, draws=jnp.ones(6)).any()
@@ -98,12 +98,12 @@ def test_the_function_reads_its_arguments_alone(mixed, forward, batch, step):
 
 @pytest.mark.parametrize("draw", [jnp.ones(6), jnp.zeros(6), *DRAWS], ids=["1", "0", "a", "b"])
 def test_a_draw_gives_the_masked_kernels_or_the_products(mixed, forward, batch, evaluate, draw):
-    logits = forward(parameters(mixed), masks(mixed), batch, draws=draw)
+    logits = forward(parameters(mixed), fixed_arrays(mixed), batch, draws=draw)
     np.testing.assert_allclose(logits, evaluate(fixed(mixed, draw), batch), atol=1e-5)
 
 
 def test_no_draw_takes_the_factors(mixed, forward, batch):
-    params, fixed_masks = parameters(mixed), masks(mixed)
+    params, fixed_masks = parameters(mixed), fixed_arrays(mixed)
     np.testing.assert_allclose(
         forward(params, fixed_masks, batch),
         forward(params, fixed_masks, batch, draws=jnp.zeros(6)),
@@ -112,7 +112,7 @@ def test_no_draw_takes_the_factors(mixed, forward, batch):
 
 
 def test_two_draws_under_vmap_equal_two_calls(mixed, forward, batch, jit):
-    params, fixed_masks = parameters(mixed), masks(mixed)
+    params, fixed_masks = parameters(mixed), fixed_arrays(mixed)
     two = jit(jax.vmap(as_function(mixed), in_axes=(None, None, None, None, 0)))
     both = two(params, fixed_masks, batch, None, DRAWS)
     assert not np.allclose(both[0], both[1], atol=1e-2)
@@ -124,7 +124,7 @@ def test_two_draws_under_vmap_equal_two_calls(mixed, forward, batch, jit):
 def test_gradients_reach_kernels_and_factors_but_no_masked_weight(mixed, batch, step):
     """With a row of padding alone in the batch, whose gradient must not become NaN."""
     batch = {**batch, "attention_mask": batch["attention_mask"].at[2].set(0)}
-    gradients, _ = step(parameters(mixed), masks(mixed), batch, DRAWS)
+    gradients, _ = step(parameters(mixed), fixed_arrays(mixed), batch, DRAWS)
     assert set(gradients) == set(parameters(mixed))
     for path, g in gradients.items():
         assert np.isfinite(g).all(), path
@@ -132,7 +132,7 @@ def test_gradients_reach_kernels_and_factors_but_no_masked_weight(mixed, batch, 
         if not path.endswith("self.key.bias"):
             assert np.any(g), path
     for path in LAYERS:
-        mask = np.asarray(masks(mixed)[f"{path}.mask"])
+        mask = np.asarray(fixed_arrays(mixed)[f"{path}.mask"])
         g = np.asarray(gradients[f"{path}.kernel"])
         assert not g[~mask].any(), path
         assert (g[mask] != 0).mean() > 0.9, path
@@ -142,10 +142,10 @@ def test_a_step_is_traced_once(mixed, batch, step):
     params = parameters(mixed)
     for i in range(3):
         inputs = {**batch, "input_ids": batch["input_ids"] + i}
-        _, params = step(params, masks(mixed), inputs, DRAWS[:: (-1) ** i])
+        _, params = step(params, fixed_arrays(mixed), inputs, DRAWS[:: (-1) ** i])
     copy = nnx.clone(mixed)
     set_parameters(copy, params)
-    step(parameters(copy), masks(copy), batch, DRAWS)
+    step(parameters(copy), fixed_arrays(copy), batch, DRAWS)
 
 
 def test_parameters_go_out_and_in(model, factorized):
@@ -170,9 +170,9 @@ def test_parameters_go_out_and_in(model, factorized):
 
 
 def test_masks_are_no_parameters(mixed, model):
-    assert set(masks(mixed)) == {f"{path}.mask" for path in LAYERS}
+    assert set(fixed_arrays(mixed)) == {f"{path}.mask" for path in LAYERS}
     assert not any(path.endswith((".mask", ".draw")) for path in parameters(mixed))
-    assert masks(model) == {}
+    assert fixed_arrays(model) == {}
     assert all(isinstance(layer_at(mixed, path).mask, Mask) for path in LAYERS)
 
 

@@ -17,8 +17,8 @@ from lpaf_jax.models import (
     LowRankLinear,
     MixedLinear,
     as_function,
+    fixed_arrays,
     layer_at,
-    masks,
     parameters,
     replace_layer,
     set_parameters,
@@ -38,7 +38,9 @@ def whole_way(source, target):
     factors = LowRank(kernel[:, :4], jnp.ones((4, 32)))
     replace_layer(model, QUERY, MixedLinear(kernel, kernel > 0, factors, bias))
     forward = jax.jit(jax.vmap(as_function(model), in_axes=(None, None, None, None, 0)))
-    logits = forward(parameters(model), masks(model), batch, None, jnp.asarray([[0.0], [1.0]]))
+    logits = forward(
+        parameters(model), fixed_arrays(model), batch, None, jnp.asarray([[0.0], [1.0]])
+    )
     replace_layer(model, QUERY, LowRankLinear(factors, bias))
     save_model(model, target, source=source, label_names=["a", "b", "c"], card="")
     again = load_model(target)

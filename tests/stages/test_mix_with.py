@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lpaf_jax.checkpoints import load_model
-from lpaf_jax.models import masks, parameters, set_parameters
+from lpaf_jax.models import fixed_arrays, parameters, set_parameters
 from lpaf_jax.runs.pipeline import compress
 from lpaf_jax.stages import Context, Factorize, FineTune, MixedTune, Prune
 from lpaf_jax.stages.base import Place
@@ -44,5 +44,5 @@ def test_the_matrix_beside_the_factors(run: Path, mix_with: Any) -> None:
     np.testing.assert_array_equal(found[f"{PATH}.kernel"], source[f"{PATH}.kernel"])
     np.testing.assert_array_equal(found[f"{PATH}.bias"], moved)
     np.testing.assert_array_equal(found[f"{PATH}.a"], parameters(final)[f"{PATH}.a"])
-    pruned_away = [float(np.mean(np.asarray(mask) == 0)) for mask in masks(mixed).values()]
+    pruned_away = [float(np.mean(np.asarray(mask) == 0)) for mask in fixed_arrays(mixed).values()]
     assert (max(pruned_away, default=0) > 0) == (mix_with == "factorized")

@@ -23,8 +23,8 @@ from lpaf_jax.models import (
     BertClassifier,
     as_function,
     compressible,
+    fixed_arrays,
     is_compressible,
-    masks,
     mixed_paths,
     parameters,
 )
@@ -126,7 +126,7 @@ def _mixed() -> Case:
     to_mixed(model, {path: svd(w, RANK) for path, w in kernels.items()}, kept)
     chance = linear_replacement(STEPS, 0.9)
     loss = dual_loss(as_function(model), chance, len(mixed_paths(model)), 1.0)
-    return Case(loss, adam(), parameters(model) | params, masks(model))
+    return Case(loss, adam(), parameters(model) | params, fixed_arrays(model))
 
 
 def prune_by_matrix() -> Case:

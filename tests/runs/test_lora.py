@@ -1,0 +1,103 @@
+"""Runs that train adapters alone: with a task, and of a text."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lpaf_jax.checkpoints import load_extra, load_model
+from lpaf_jax.cli import main
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.models import as_function, parameters
+from lpaf_jax.runs import pipeline
+from lpaf_jax.runs.settings import make_settings
+from tests.one_shot import compress
+from tests.one_shot import place as place
+from tests.tiny import Tiny
+from tests.tiny_decoder import LENGTH
+
+
+@pytest.fixture(scope="module")
+def healed(place: Path) -> Path:
+    """The folder of a decoder whose factors were healed by adapters. Read it, never change it."""
+    found = compress(place, "healed", params=0.4, lora=4, tune_epochs=30.0, tune_lr=1e-2)
+    scores = {name: figures["perplexity"] for name, figures in found["stages"].items()}
+    assert scores["final"] < scores["factorized"]
+    return place / "healed"
+
+
+def test_the_factors_alone_are_changed_and_keep_their_shapes(healed: Path) -> None:
+    before, after = (
+        load_file(healed / place / "model.safetensors") for place in ("stages/factorized", "model")
+    )
+    assert {name: x.shape for name, x in before.items()} == {n: x.shape for n, x in after.items()}
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {name for name in before if name.endswith(("down.weight", "up.weight"))}
+    page = " ".join((healed / "report.html").read_text().split())
+    assert "Adapters of rank 4 are trained beside the factors" in page
+
+
+def test_what_was_trained_is_an_adapter_of_peft(healed: Path, tmp_path: Path) -> None:
+    """Merged into the model before it, it is the final one."""
+    adapter, out = tmp_path / "adapter", tmp_path / "merged"
+    assert main(["export", str(healed), "--format", "adapter", "--out", str(adapter)]) == 0
+    values = json.loads((adapter / "adapter_config.json").read_text())
+    assert (values["r"], values["lora_alpha"], values["task_type"]) == (4, 16, "CAUSAL_LM")
+    assert main(["export", str(adapter), "--format", "merged", "--out", str(out)]) == 0
+    ids = np.arange(LENGTH)[None]
+    batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    found, expected = (
+        as_function(model)(parameters(model), {}, batch)
+        for model in map(load_model, (out, healed / "model"))
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert load_extra(healed / "model").keys() >= {
+        "base_model.model.model.layers.0.mlp.up_proj.down.lora_A.weight"
+    }
+
+
+def test_a_run_without_adapters_has_none(place: Path, tmp_path: Path, capsys: Any) -> None:
+    words = ["export", str(place / "run"), "--format", "adapter", "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "only a run with --lora has one" in capsys.readouterr().err
+
+
+def test_a_decoder_of_fewer_channels(place: Path) -> None:
+    found = compress(
+        place, "channels", recipe="channels", params=0.5, lora=4, tune_epochs=30.0, tune_lr=1e-2
+    )
+    scores = {name: figures["perplexity"] for name, figures in found["stages"].items()}
+    assert scores["final"] < scores["factorized"]
+
+
+def test_a_classifier(tiny: Tiny, tmp_path: Path) -> None:
+    """Taught by the dense model, its own matrices held in bfloat16."""
+    chosen = {"lora": 3, "distil": 1.0, "dtype": "bfloat16", "quiet": True}
+    found = pipeline.compress(**tiny.chosen(tmp_path / "run", recipe="kfac-svd", **chosen))
+    assert list(found["stages"]) == ["dense", "factorized", "final"]
+    before, after = (
+        load_file(tmp_path / "run" / each / "model.safetensors")
+        for each in ("stages/factorized", "model")
+    )
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    # A matrix that stayed as it is has one adapter, one of factors two.
+    trained = load_extra(tmp_path / "run" / "model")
+    ends = ("base_model.model.", ".lora_A.weight")
+    places = {n.removeprefix(ends[0]).removesuffix(ends[1]) for n in trained if ends[1] in n}
+    assert changed == {f"{place}.weight" for place in places}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "chosen", "message"),
+    [
+        ("kfac-svd", {"lora": 0}, "must be a whole number, at least 1"),
+        ("kfac-svd", {"lora": 4, "lora_alpha": 0.0}, "finite and more than 0"),
+        ("lpaf", {"lora": 4}, "this recipe mixes factors"),
+    ],
+)
+def test_what_cannot_work_is_refused(recipe: str, chosen: dict[str, Any], message: str) -> None:
+    with pytest.raises(LpafError, match=message):
+        make_settings("minilm", task="rotten_tomatoes", recipe=recipe, out="run", **chosen)
