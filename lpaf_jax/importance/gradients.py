@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from lpaf_jax.importance.activations import Moment
+from lpaf_jax.importance.activations import Moment, layer_inputs
 from lpaf_jax.importance.base import Importance, Subject, Weighting, register_importance
 from lpaf_jax.linalg.scaling import exponent, shift, to_unit
 from lpaf_jax.models.compressible import compressible_layers
@@ -76,43 +76,86 @@ def gradient_moments(
     Source: Martens & Grosse, "Optimizing neural networks with Kronecker-factored approximate
     curvature" (2015).
     """
-    graphdef, state = nnx.split(model)
     chosen = list(compressible_layers(parameters(model)) if paths is None else paths)
-
-    def alone(output: Array, row: Batch) -> Array:
-        return loss(output[None], {name: x[None] for name, x in row.items()})
+    at_outputs = output_gradients(model, loss, chosen)
+    state = nnx.split(model)[1]
 
     @jax.jit
     def add(sums: GradientSums, state: Any, batch: Batch, counted: Array) -> GradientSums:
-        def value(probes: Params) -> Array:
-            fresh: Any = nnx.merge(graphdef, state)
-            for path in chosen:
-                replace_layer(fresh, path, Probed(layer_at(fresh, path), probes[path]))
-            outputs = fresh(**inputs_of(batch)).astype(jnp.float32)
-            # A row that only fills up needs a loss, too: its gradient is dropped below.
-            weight = batch["weight"]
-            rows = counted.reshape(-1, *[1] * (weight.ndim - 1))
-            return jnp.sum(
-                jax.vmap(alone)(outputs, {**batch, "weight": jnp.where(rows, weight, 1)})
-            )
-
-        shape = batch["input_ids"].shape
-        found = jax.grad(value)({p: jnp.zeros((*shape, n), jnp.float32) for p, n in widths.items()})
-        return sums.with_gradients(
-            {path: jnp.where(counted[:, None, None], g, 0) for path, g in found.items()}
-        )
+        return sums.with_gradients(at_outputs(state, batch, counted).gradients)
 
     params = parameters(model)
-    widths = {path: _width(params, path) for path in chosen}
-    sums = GradientSums.none(widths)
+    sums = GradientSums.none({path: _width(params, path) for path in chosen})
     count = 0
     for batch in batches:
-        counted = (np.asarray(batch["weight"]) > 0).reshape(len(batch["weight"]), -1).any(1)
+        counted = rows_that_count(batch)
         sums = add(sums, state, dict(batch), counted)
         count += int(counted.sum())
     if count == 0:
         raise ValueError("no example to take a gradient of")
     return sums.means(count)
+
+
+class AtOutputs(NamedTuple):
+    """Of a batch, by path of the layer.
+
+    Attributes:
+        gradients: ∂Lₙ/∂yₙₜ, (rows, tokens, n), y the output of a layer and Lₙ the loss of row n
+            alone; 0 in rows that do not count.
+        inputs: what went into the layers, (rows, tokens, m), of the first of those that share it.
+        shared: for each layer, the path under which its input stands.
+    """
+
+    gradients: Params
+    inputs: Params
+    shared: dict[str, str]
+
+
+def output_gradients(
+    model: nnx.Module, loss: Callable[[Array, Batch], Array], paths: Sequence[str]
+) -> Callable[[Any, Batch, Array], AtOutputs]:
+    """`f(state, batch, counted)`, to be called under `jax.jit`; see `gradient_moments`.
+
+    Args:
+        model: whose structure alone is kept.
+        loss: of outputs and batch, a mean by weight.
+        paths: of linear layers.
+    """
+    graphdef = nnx.split(model)[0]
+    params = parameters(model)
+    widths = {path: _width(params, path) for path in paths}
+
+    def alone(output: Array, row: Batch) -> Array:
+        return loss(output[None], {name: x[None] for name, x in row.items()})
+
+    def found(state: Any, batch: Batch, counted: Array) -> AtOutputs:
+        shared: dict[str, str] = {}
+
+        def value(probes: Params) -> tuple[Array, Params]:
+            fresh: Any = nnx.merge(graphdef, state)
+            for path in paths:
+                replace_layer(fresh, path, Probed(layer_at(fresh, path), probes[path]))
+            outputs, inputs, names = layer_inputs(fresh, paths, lambda: fresh(**inputs_of(batch)))
+            shared.update(names)
+            # A row that only fills up needs a loss, too: its gradient is dropped below.
+            weight = batch["weight"]
+            rows = counted.reshape(-1, *[1] * (weight.ndim - 1))
+            each = {**batch, "weight": jnp.where(rows, weight, 1)}
+            return jnp.sum(jax.vmap(alone)(outputs.astype(jnp.float32), each)), inputs
+
+        shape = batch["input_ids"].shape
+        probes = {p: jnp.zeros((*shape, n), jnp.float32) for p, n in widths.items()}
+        gradients, inputs = jax.grad(value, has_aux=True)(probes)
+        gradients = {p: jnp.where(counted[:, None, None], g, 0) for p, g in gradients.items()}
+        return AtOutputs(gradients, inputs, shared)
+
+    return found
+
+
+def rows_that_count(batch: Batch) -> np.ndarray:
+    """Which rows of a batch have a weight above 0, at any token where each has its own."""
+    weighs = np.asarray(batch["weight"]) > 0
+    return np.any(weighs.reshape(len(weighs), -1), axis=1)
 
 
 class GradientSums(NamedTuple):

@@ -1,0 +1,234 @@
+"""Importances of rows from the gradients of adapters: no gradient of a matrix is made.
+
+With `W + s A B`, and G the gradient of W, those of the adapter are `∇A = s G Bᵀ` and
+`∇B = s Aᵀ G`. LoRAPrune takes from them
+
+    ĝ = A ∇B + ∇A B = s (A Aᵀ G + G Bᵀ B),
+
+of rank 2r at most, for G itself. How near ĝ is to G hangs on where A and B point: as long as B is
+0, the rows of ĝ say nothing of those of G but their mean, so the adapters are trained first.
+
+The sketch has no such need: with A at 0 and B drawn anew for each batch, N(0, 1/r), it is
+`E ‖∇A_i‖² = ‖G_i‖²`, row by row. What it estimates, `fisher_rows` computes.
+
+Sources: Zhang et al., "LoRAPrune: structured pruning meets low-rank parameter-efficient
+fine-tuning" (2024), whose step of size 1 in A and B at once, `− ∇A ∇B`, is left out: it hangs on
+the scale of the loss. The sketch, and sums by rows, are ours.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+
+from lpaf_jax.importance.base import Importance, Subject, Weighting, register_importance
+from lpaf_jax.importance.gradients import rows_that_count
+from lpaf_jax.models.functional import Batch, Params, as_function, fixed_arrays, parameters
+from lpaf_jax.models.lora import adapters, add_adapters
+
+RANK = 8
+# Of AdamW, as in LoRAPrune's script; s is its 16 / 8.
+_LEARNING_RATE, _SCALE = 1e-4, 2.0
+
+Loss = Callable[[Array, Batch], Array]
+
+
+def sketched_rows(
+    model: nnx.Module,
+    batches: Iterable[Batch],
+    loss: Loss,
+    *,
+    rank: int = RANK,
+    seed: int = 0,
+    chunk: int = 4,
+) -> Params:
+    """An unbiased estimate of `fisher_rows` at the memory of LoRA.
+
+    Its standard deviation is that of `‖G_i‖²` over the examples, and beside it `√(2/r)` of each
+    square, which the examples average, too.
+
+    Args:
+        model: left as it is; dropout is off.
+        batches: rows of weight 0 are not counted.
+        loss: of outputs and batch, a mean by weight.
+        rank: r of the sketch.
+        seed: of B.
+        chunk: examples whose gradients, (m, r) for each layer, are held at once.
+
+    Returns:
+        by path of the layer, (m,) in float32.
+
+    Raises:
+        ValueError: no row of weight above 0.
+    """
+    model = nnx.clone(model)
+    add_adapters(model, rank, scale=1.0, seed=seed)
+    forward, fixed, params = as_function(model), fixed_arrays(model), parameters(model)
+    a = {path: jnp.zeros_like(x) for path, x in params.items() if path.endswith("lora_a")}
+    shapes = {path: x.shape for path, x in params.items() if path.endswith("lora_b")}
+
+    def alone(a: Params, b: Params, fixed: Params, example: Batch) -> Array:
+        row = {name: x[None] for name, x in example.items()}
+        counted = jnp.any(row["weight"] > 0)
+        # One that only fills a batch still needs a loss: its square is dropped below.
+        row["weight"] = jnp.where(counted, row["weight"], 1)
+        return loss(forward(a | b, fixed, row), row)
+
+    each = jax.vmap(jax.grad(alone), in_axes=(None, None, None, 0))
+
+    @jax.jit
+    def add(sums: Params, a: Params, fixed: Params, batch: Batch, key: Array) -> Params:
+        keys = jax.random.split(key, len(shapes))
+        b = {
+            path: jax.random.normal(own, shape) / jnp.sqrt(rank)
+            for own, (path, shape) in zip(keys, shapes.items(), strict=True)
+        }
+
+        def part(sums: Params, rows: Batch) -> tuple[Params, None]:
+            counted = jnp.any(rows["weight"].reshape(len(rows["weight"]), -1) > 0, axis=1)
+            found = each(a, b, fixed, rows)
+            return {
+                path: sums[path] + jnp.einsum("e,emr->m", counted, jnp.square(g))
+                for path, g in found.items()
+            }, None
+
+        rows = len(batch["weight"])
+        size = next(c for c in range(min(chunk, rows), 0, -1) if rows % c == 0)
+        parts = {name: x.reshape(-1, size, *x.shape[1:]) for name, x in batch.items()}
+        return jax.lax.scan(part, sums, parts)[0]
+
+    sums = {path: jnp.zeros(len(x)) for path, x in a.items()}
+    key, count = jax.random.key(seed), 0
+    for index, batch in enumerate(batches):
+        sums = add(sums, a, fixed, dict(batch), jax.random.fold_in(key, index))
+        count += int(rows_that_count(batch).sum())
+    if count == 0:
+        raise ValueError("no example to take a gradient of")
+    return {path.removesuffix(".lora_a"): x / count for path, x in sums.items()}
+
+
+def lora_rows(
+    model: nnx.Module,
+    batches: Callable[[], Iterable[Batch]],
+    loss: Loss,
+    *,
+    by: Literal["gradient", "taylor"] = "gradient",
+    rank: int = RANK,
+    seed: int = 0,
+) -> Params:
+    """Row sums of `E[ĝ²]`, or of `Ĵ = E[(ĝ ∘ (W + s A B))²]`, over batches.
+
+    Adapters are trained in one pass over the batches, and looked at in a second one.
+
+    Args:
+        model: left as it is; dropout is off.
+        batches: of the data, from the first one at each call.
+        loss: of outputs and batch, a mean by weight.
+        by: what is squared: ĝ, whose rows need no matrix at all, or ĝ times the weight, one layer
+            after the other.
+        rank: of the adapters.
+        seed: of A.
+
+    Returns:
+        by path of the layer, (m,) in float32.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    model = nnx.clone(model)
+    add_adapters(model, rank, scale=_SCALE, seed=seed)
+    forward, fixed = as_function(model), fixed_arrays(model)
+    optimizer = optax.adamw(_LEARNING_RATE, weight_decay=0.0)
+
+    def value(params: Params, fixed: Params, batch: Batch) -> Array:
+        return loss(forward(params, fixed, batch), batch)
+
+    @jax.jit
+    def step(params: Params, state: Any, fixed: Params, batch: Batch) -> tuple[Params, Any]:
+        grads = jax.grad(value)(params, fixed, batch)
+        updates, state = optimizer.update(grads, state, params)
+        return {path: x + updates[path] for path, x in params.items()}, state
+
+    @jax.jit
+    def look(params: Params, fixed: Params, batch: Batch) -> Params:
+        grads = jax.grad(value)(params, fixed, batch)
+        found = {}
+        for path in places:
+            a, b = (params[f"{path}.lora_{side}"] for side in "ab")
+            to_a, to_b = (grads[f"{path}.lora_{side}"] for side in "ab")
+            if by == "gradient":
+                found[path] = _squared_rows(a, to_b, to_a, b)
+            else:
+                weight = fixed[f"{path}.base.kernel"] + _SCALE * a @ b
+                found[path] = jnp.sum(jnp.square((a @ to_b + to_a @ b) * weight), axis=1)
+        return found
+
+    places = list(adapters(model))
+    params, count = parameters(model), 0
+    state = optimizer.init(params)
+    for batch in batches():
+        params, state = step(params, state, fixed, dict(batch))
+    sums: Params = {path: jnp.zeros(len(params[f"{path}.lora_a"])) for path in places}
+    for batch in batches():
+        sums = jax.tree.map(jnp.add, sums, look(params, fixed, dict(batch)))
+        count += 1
+    if count == 0:
+        raise ValueError("no batch to take a gradient of")
+    return {path: x / count for path, x in sums.items()}
+
+
+def _squared_rows(a: Array, to_b: Array, to_a: Array, b: Array) -> Array:
+    """`‖(A ∇B + ∇A B)_i‖²` for each row, from products of (r, n) with (n, r) alone."""
+    both, other = jnp.concatenate([a, to_a], axis=1), jnp.concatenate([to_b, b])
+    gram = jnp.matmul(other, other.T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.maximum(jnp.sum((both @ gram) * both, axis=1), 0)
+
+
+def _by_paths(subject: Subject, rows: Params) -> dict[str, Weighting]:
+    paths = (path.removesuffix(".kernel") for path in subject.weights)
+    return {f"{path}.kernel": Weighting(left=rows[path]) for path in paths}
+
+
+def _of_sketch(subject: Subject) -> dict[str, Weighting]:
+    assert subject.loss is not None
+    return _by_paths(subject, sketched_rows(subject.model, subject.batches(), subject.loss))
+
+
+def _of_adapters(by: Literal["gradient", "taylor"]) -> Callable[[Subject], dict[str, Weighting]]:
+    def found(subject: Subject) -> dict[str, Weighting]:
+        assert subject.loss is not None
+        return _by_paths(subject, lora_rows(subject.model, subject.batches, subject.loss, by=by))
+
+    return found
+
+
+def _register(
+    name: str, summary: str, found: Callable[[Subject], dict[str, Weighting]], source: str
+) -> None:
+    register_importance(
+        Importance(name, summary, frozenset({"left"}), frozenset({"loss"}), found, source=source)
+    )
+
+
+_register(
+    "lora-sketch",
+    "keeping best the rows that the loss is most sensitive to, as an adapter of 0 shows them",
+    _of_sketch,
+    "an estimate of fisher-rows at the memory of LoRA",
+)
+_register(
+    "lora",
+    "keeping best the rows whose gradients, as adapters estimate them, are large",
+    _of_adapters("gradient"),
+    "L = diag Σ_j E[ĝ²_ij], ĝ = A ∇B + ∇A B; Zhang et al., LoRAPrune, 2024",
+)
+_register(
+    "lora-taylor",
+    "keeping best the rows whose weights, by gradients that adapters estimate, matter most",
+    _of_adapters("taylor"),
+    "L = diag Σ_j E[(ĝ W)²_ij]; Zhang et al., LoRAPrune, 2024",
+)
