@@ -19,7 +19,7 @@ from typing import Any
 
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.registry import Registry
-from lpaf_jax.stages import Factorize, FineTune, MixedTune, Prune, Stage, Tune
+from lpaf_jax.stages import Compensate, Factorize, FineTune, MixedTune, Prune, Stage, Tune
 
 FINAL = "final"
 """What the model after the last stage is called, whatever the stage leaves."""
@@ -286,7 +286,7 @@ def _one_line(error: BaseException) -> str:
 
 
 STAGES: Registry[type[Stage]] = Registry("stage")
-for _kind in (FineTune, Prune, Factorize, Tune, MixedTune):
+for _kind in (FineTune, Prune, Factorize, Compensate, Tune, MixedTune):
     STAGES.add(_kind.__name__, _kind)
 
 

@@ -243,6 +243,11 @@ def _check_untrained(settings: Settings) -> None:
             f"recipe {name} prunes while it trains, which needs a task with labels: give --task, "
             f"or a recipe that needs none, such as {RECIPE_OF_TEXTS}"
         )
+    if chosen.logs is not None:
+        raise LpafError(
+            f"recipe {name} trains while it factorizes, which needs a task: give --task, with "
+            "--language-model for a text"
+        )
     from lpaf_jax.importance import IMPORTANCES
 
     if "pruning" in IMPORTANCES[chosen.importance].needs:

@@ -246,31 +246,55 @@ class Factorize(Stage):
     def run(self, context: Context) -> Saved:
         """Factorize the model before it, weighted by what its data say of it."""
         from lpaf_jax.checkpoints import load_model
-        from lpaf_jax.factorization import (
-            FORMS,
-            factorize,
-            factorize_embeddings,
-            head_moment,
-            to_factors,
-            token_counts,
-        )
+        from lpaf_jax.factorization import factorize, to_factors
+
+        model = load_model(context.before)
+        solutions = factorize(self.subject(model, context), **self.choices())
+        to_factors(model, solutions)
+        self.cut_table(model, context)
+        return model, None
+
+    def cut_table(self, model: Any, context: Context) -> None:
+        """Factorize the token embeddings of `model`, if that is asked for."""
+        from lpaf_jax.factorization import FORMS, factorize_embeddings, head_moment, token_counts
         from lpaf_jax.models import layer_at
         from lpaf_jax.models.families import FAMILIES
 
-        model = load_model(context.before)
-        subject = _subject(model, context, self.moment_batches)
-        solutions = factorize(subject, **self.choices())
-        to_factors(model, solutions)
-        if self.embeddings is not None:
-            path = FAMILIES[context.inputs.family].table
-            rows = layer_at(model, path).weight.shape[0]
-            counts = token_counts(context.inputs.train.ids, rows)
-            tied = context.inputs.spec.kind == "language" and model.lm_head is None
-            form = self.embeddings_as
-            looks = tied and FORMS[form].looks_at_head
-            head = head_moment(model, subject.batches()) if looks else None
-            factorize_embeddings(model, path, self.embeddings, counts, head, form)
-        return model, None
+        if self.embeddings is None:
+            return
+        path = FAMILIES[context.inputs.family].table
+        rows = layer_at(model, path).weight.shape[0]
+        counts = token_counts(context.inputs.train.ids, rows)
+        tied = context.inputs.spec.kind == "language" and model.lm_head is None
+        form = self.embeddings_as
+        looks = tied and FORMS[form].looks_at_head
+        head = head_moment(model, self.subject(model, context).batches()) if looks else None
+        factorize_embeddings(model, path, self.embeddings, counts, head, form)
+
+    def subject(self, model: "nnx.Module", context: Context) -> "Subject":
+        """The model with its data and what pruning left, as importances look at it."""
+        from lpaf_jax.data import train_batches
+        from lpaf_jax.importance import Subject
+        from lpaf_jax.models import compressible, parameters
+
+        pruned = context.last(Prune)
+        left = Pruned({}, {}, {}) if pruned is None else pruning_arrays(pruned.folder)
+        inputs, training = context.inputs, context.training
+
+        def first_batches(count: int | None = self.moment_batches) -> "Iterator[Batch]":
+            found = train_batches(inputs.train, training.batch, seed=training.seed, epoch=0)
+            return islice(iter(found), count)
+
+        return Subject(
+            model=model,
+            weights=compressible(parameters(model)),
+            scores=left.scores,
+            masks=left.masks,
+            second_moments=left.squares,
+            batches=first_batches,
+            loss=inputs.kind.objective.loss,
+            divergence=inputs.kind.objective.divergence,
+        )
 
     def describe(self, found: Mapping[str, Any]) -> Description:
         """See `Stage.describe`."""
@@ -348,29 +372,3 @@ class Factorize(Stage):
             f"Token embeddings of V × H numbers are replaced by {FORMS[self.embeddings_as].text}, "
             f"{width}{near}; a head that is tied to them uses the same. "
         )
-
-
-def _subject(model: "nnx.Module", context: Context, batches: int) -> "Subject":
-    """The model with its data and what pruning left, as importances look at it."""
-    from lpaf_jax.data import train_batches
-    from lpaf_jax.importance import Subject
-    from lpaf_jax.models import compressible, parameters
-
-    pruned = context.last(Prune)
-    left = Pruned({}, {}, {}) if pruned is None else pruning_arrays(pruned.folder)
-    inputs, training = context.inputs, context.training
-
-    def first_batches(count: int | None = batches) -> "Iterator[Batch]":
-        found = train_batches(inputs.train, training.batch, seed=training.seed, epoch=0)
-        return islice(iter(found), count)
-
-    return Subject(
-        model=model,
-        weights=compressible(parameters(model)),
-        scores=left.scores,
-        masks=left.masks,
-        second_moments=left.squares,
-        batches=first_batches,
-        loss=inputs.kind.objective.loss,
-        divergence=inputs.kind.objective.divergence,
-    )

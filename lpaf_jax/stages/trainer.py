@@ -22,6 +22,7 @@ from lpaf_jax.train import (
     Layout,
     Loop,
     Loss,
+    Step,
     TrainState,
     initial_state,
     make_layout,
@@ -48,6 +49,7 @@ class Trainer:
     def __init__(self, training: Training, loop: Loop, progress: Progress):
         self._training, self._loop, self._progress = training, loop, progress
         self._begun = False
+        self._made: dict[tuple[Loss, optax.GradientTransformation], Step] = {}
         self._layout = layout_of(training)
 
     def function(self, model: nnx.Module, *, hidden: bool = False, maps: bool = False) -> Forward:
@@ -91,10 +93,13 @@ class Trainer:
             # Tuning alone has a second part in one process: with the factors alone.
             self._progress.begin(self._loop.name, int(state.step), alone=self._begun)
             self._begun = True
-        step = make_step(loss, optimizer, accumulate=self._training.accumulate, layout=self._layout)
+        if (loss, optimizer) not in self._made:  # parts that have both in common compile once
+            self._made[loss, optimizer] = make_step(
+                loss, optimizer, accumulate=self._training.accumulate, layout=self._layout
+            )
         return run_steps(
             self._loop,
-            step,
+            self._made[loss, optimizer],
             state,
             fixed if self._layout is None else self._layout.place(fixed),
             until=until,

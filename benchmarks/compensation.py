@@ -1,0 +1,69 @@
+"""Adapters that make up for a cut: during it, after it, or not, in as many steps.
+
+    python benchmarks/compensation.py           # twelve cells of some minutes on two cores
+    python benchmarks/compensation.py --show    # print what is there, run nothing
+
+MiniLM and Rotten Tomatoes, preset `quick`, two epochs of tuning by the task alone in every row, in
+the metric of Fisher's rows or of both sides. It goes on where it was if it is killed.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from provenance import provenance
+
+from lpaf_jax.core.files import read_json, write_json
+from lpaf_jax.recipes import Recipe
+from lpaf_jax.runs.comparison import compare
+from lpaf_jax.stages import Compensate, Factorize, FineTune, Tune
+
+RESULTS = Path(__file__).parent / "results" / "compensation.json"
+EPOCHS, RANK = 2.0, 8
+CUTS: dict[str, dict[str, Any]] = {
+    "rows": {"importance": "fisher-rows", "solver": "metric", "ranks": "uniform"},
+    "two-sided": {"importance": "two-sided", "solver": "metric", "ranks": "loss"},
+}
+
+
+def recipes() -> list[Recipe]:
+    found = []
+    for name, cut in CUTS.items():
+        during = Compensate(**cut, lora=RANK, lora_epochs=0.8 * EPOCHS)
+        lora = Tune(lora=RANK, tune_epochs=EPOCHS)
+        rest = Tune(lora=RANK, tune_epochs=0.2 * EPOCHS)
+        found += [
+            Recipe(FineTune(), during, rest, name=f"{name}, adapters during the cut"),
+            Recipe(FineTune(), Factorize(**cut), lora, name=f"{name}, adapters after it"),
+            Recipe(FineTune(), Factorize(**cut), Tune(tune_epochs=EPOCHS), name=f"{name}, all"),
+        ]
+    return found
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """As Markdown."""
+    print("| cut, what is trained | kept numbers | before | final | validation | s |")
+    print("|---|---|---|---|---|---|")
+    for row in sorted(rows, key=lambda row: -row["params"]):
+        cells = [row["recipe"], f"{100 * row['params']:g} %"]
+        cells += [f"{100 * row[key]:.1f} %" for key in ("before_tuning", "final", "validation")]
+        cells.append("" if row["seconds"] is None else f"{row['seconds']:.0f}")
+        print(f"| {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
+    parser.add_argument("--work", type=Path, default=Path("runs/compensation"))
+    parser.add_argument("--params", type=float, nargs="+", default=[0.5, 0.25])
+    args = parser.parse_args()
+    if not args.show:
+        chosen: dict[str, Any] = {"task": "rotten_tomatoes", "out": args.work, "preset": "quick"}
+        found = compare("minilm", recipes=recipes(), params=args.params, keep="all", **chosen)
+        facts = {name: found[name] for name in ("settings", "versions", "threads", "rows")}
+        write_json(RESULTS, facts | provenance())
+    show(read_json(RESULTS)["rows"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Stage `factorized`, while adapters make up for what is cut off."""
+
+import math
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from lpaf_jax.core.errors import SettingError
+from lpaf_jax.core.ranges import demand, whole
+from lpaf_jax.stages.base import Context, Description, Saved
+from lpaf_jax.stages.factorize import Factorize
+
+
+@dataclass(frozen=True)
+class Compensate(Factorize):
+    """Factorize in several truncations, between which adapters (LoRA) learn the task.
+
+    The matrices W are fixed. In each of J rounds adapters are trained beside them, W becomes the
+    best approximation of `W + s A B` of a rank that falls along a cubic from that of as many
+    numbers as W has to the last one, and new adapters begin at 0. Nothing has a gradient or a state
+    of the optimiser but adapters.
+
+    The schedule of truncation is ours, its shape that of gradual pruning (Zhu & Gupta, 2017).
+    """
+
+    logs = "compensate"
+
+    lora: int = 8
+    """Rank of adapters."""
+    lora_alpha: float = 16.0
+    """What adapters add is scaled by this over their rank."""
+    lora_epochs: float = 1.0
+    """Epochs over which matrices are truncated, with adapters trained beside them."""
+    lora_lr: float = 2e-4
+    """Peak learning rate of these adapters; every round warms up to it."""
+    truncations: int = 10
+    """How often all matrices are truncated; the last one makes the factors."""
+
+    def check(self) -> None:
+        """See `Stage.check`."""
+        super().check()
+        demand(self, "lora", whole(1), "a whole number, at least 1")
+        demand(self, "truncations", whole(1), "a whole number, at least 1")
+        demand(self, "lora_alpha", lambda x: 0 < x < math.inf, "finite and more than 0")
+        demand(self, "lora_epochs", lambda x: 0 < x < math.inf, "finite and more than 0")
+        demand(self, "lora_lr", lambda x: 0 < x < 1, "in (0, 1)")
+        if self.rank is not None:
+            raise SettingError(
+                ("rank",), "says nothing of the ranks on the way to it: give --params in its place"
+            )
+        if not self.low_rank:
+            raise SettingError(
+                ("solver",),
+                f"{self.solver!r} makes no two thin factors, which adapters of low rank are "
+                "truncated to: take metric, row or plain",
+            )
+
+    def shares(self) -> list[float]:
+        """What share of the numbers each truncation keeps: `p + (1 − p)(1 − j/J)³`, j from 1."""
+        last, count = self.share(), self.truncations
+        assert last is not None
+        return [last + (1 - last) * (1 - j / count) ** 3 for j in range(1, count + 1)]
+
+    def run(self, context: Context) -> Saved:
+        """Train adapters and truncate in turn, from the last truncation that is on disk."""
+        import jax
+        import jax.numpy as jnp
+        import optax
+        from flax import nnx
+
+        from lpaf_jax.checkpoints import load_model
+        from lpaf_jax.core.processes import on_host
+        from lpaf_jax.factorization import factorize, to_factors
+        from lpaf_jax.models import compressible, fixed_arrays, parameters, set_parameters
+        from lpaf_jax.models.lora import add_adapters, merge_adapters
+        from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
+        from lpaf_jax.train import task_loss
+
+        training, inputs = context.training, context.inputs
+        model = load_model(context.before)
+        scale = self.lora_alpha / self.lora
+
+        def adapted(index: int) -> nnx.Module:
+            found = nnx.clone(model)
+            add_adapters(found, self.lora, scale=scale, seed=training.seed + index)
+            return found
+
+        first = adapted(0)
+        loop = loop_of(context.log, training, inputs, self.lora_epochs, first)
+        # Rounds of one length, so that one compiled step serves them all.
+        each = max(1, loop.steps // self.truncations)
+        loop = loop._replace(steps=each * self.truncations)
+        trainer = Trainer(training, loop, context.progress)
+        loss = task_loss(trainer.function(first), inputs.kind.objective)
+        optimizer, rate = optimizer_of(training, self.lora_lr, each)
+        matrices = context.checkpoints("compensate-matrices")
+        with closing(matrices):
+            held = matrices.restore(
+                trainer.fresh(compressible(parameters(model)), optax.identity())
+            )
+            begun = int(held.step) // each
+            set_parameters(model, on_host(held.params))
+            for index, share in enumerate(self.shares()[begun:], begun):
+                moved = adapted(index)
+                state = trainer.fresh(parameters(moved), optimizer)
+                state = state._replace(step=jnp.full_like(state.step, index * each))
+                part = context.checkpoints(f"compensate-{index + 1}")
+
+                def of_round(t: int, start: int = index * each) -> dict[str, float]:
+                    return rate(t - start)
+
+                state = trainer.go_on(
+                    loss,
+                    optimizer,
+                    part.restore(state),
+                    fixed_arrays(moved),
+                    part,
+                    of_round,
+                    until=(index + 1) * each,
+                )
+                set_parameters(moved, on_host(state.params))
+                merge_adapters(moved)
+                subject = self.subject(moved, context)
+                found = factorize(subject, **(self.choices() | {"params": share}))
+                if index + 1 == self.truncations:
+                    to_factors(moved, found)
+                    self.cut_table(moved, context)
+                    return moved, None
+                params = parameters(moved)
+                for path, solution in found.items():
+                    params[path] = solution.factors.dense()
+                    if solution.bias is not None:
+                        params[path.replace(".kernel", ".bias")] += solution.bias
+                set_parameters(model, params)
+                now = trainer.fresh(compressible(params), optax.identity())._replace(
+                    step=jnp.full_like(state.step, (index + 1) * each)
+                )
+                matrices.save_if_due(now, now=True)
+                jax.block_until_ready(now)
+        raise AssertionError("the last truncation returns")
+
+    def describe(self, found: Mapping[str, Any]) -> Description:
+        """See `Stage.describe`."""
+        usual = super().describe(found)
+        text = (
+            f"In {self.truncations} rounds adapters of rank {self.lora} are trained beside the "
+            "matrices, which are fixed, and matrices and adapters are truncated together, to ranks "
+            f"that fall from round to round. After the last one: {usual.text}"
+        )
+        card = usual.card.replace(
+            "made smaller by", "made smaller, while adapters (LoRA) made up for it, by", 1
+        )
+        return usual._replace(phase="Factorizing beside adapters", text=text, card=card)

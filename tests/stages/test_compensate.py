@@ -1,0 +1,119 @@
+"""Truncations between which adapters learn: sizes, what is kept, and going on after a kill."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.runs import pipeline
+from lpaf_jax.runs.settings import make_settings
+from lpaf_jax.stages import Compensate
+from tests.tiny import ENCODER, SIDES, Tiny
+
+CHOSEN: dict[str, Any] = {
+    "recipe": "lora-svd",
+    "params": 0.4,
+    "lora": 3,
+    "truncations": 3,
+    "lora_epochs": 1.0,
+    "lora_lr": 1e-2,
+    "tune_epochs": 0.5,
+    "quiet": True,
+}
+
+
+def run(tiny: Tiny, out: Path, **changes: Any) -> dict[str, Any]:
+    return dict(pipeline.compress(**tiny.chosen(out, **(CHOSEN | changes))))
+
+
+def weights(out: Path, stage: str = "stages/factorized") -> dict[str, np.ndarray]:
+    return dict(load_file(out / stage / "model.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run. Read it, never change it."""
+    folder = tmp_path_factory.mktemp("compensated") / "run"
+    run(tiny, folder)
+    return folder
+
+
+def test_the_share_falls_along_a_cubic() -> None:
+    shares = Compensate(params=0.2, truncations=4).shares()
+    np.testing.assert_allclose(shares, [0.2 + 0.8 * x**3 for x in (0.75, 0.5, 0.25, 0)])
+    assert Compensate(params=0.2, truncations=1).shares() == [0.2]
+
+
+def test_the_factors_have_the_ranks_of_their_share(finished: Path) -> None:
+    before, after = weights(finished, "stages/dense"), weights(finished)
+    rank = int(0.4 * ENCODER / SIDES)
+    downs = [x for name, x in after.items() if name.endswith("down.weight")]
+    assert {x.shape[0] for x in downs} == {rank}
+    # Adapters learnt something on the way: the factors are not those of the dense matrix alone.
+    name = "bert.encoder.layer.0.attention.self.query"
+    whole = after[f"{name}.up.weight"] @ after[f"{name}.down.weight"]
+    kept = np.linalg.svd(before[f"{name}.weight"])[0][:, :rank]
+    assert np.linalg.norm(whole - kept @ (kept.T @ whole)) > 1e-2 * np.linalg.norm(whole)
+    # All else is as it was.
+    same = {n for n in after if "down" not in n and "up." not in n}
+    assert all(np.array_equal(before[n], after[n]) for n in same)
+    page = " ".join((finished / "report.html").read_text().split())
+    assert "In 3 rounds adapters of rank 3 are trained beside the matrices" in page
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_killed_run_ends_as_an_unbroken_one(
+    tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Killed in a truncation: those before it are on disk."""
+    from lpaf_jax import factorization
+
+    whole, calls = factorization.factorize, []
+
+    def dies(*given: Any, **chosen: Any) -> Any:
+        calls.append(chosen["params"])
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return whole(*given, **chosen)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(factorization, "factorize", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny, out)
+    calls.clear()
+    counted = []
+    monkeypatch.setattr(
+        factorization,
+        "factorize",
+        lambda *given, **chosen: counted.append(chosen["params"]) or whole(*given, **chosen),
+    )
+    run(tiny, out)
+    assert len(counted) == 3 - (at - 1)
+    expected, found = weights(finished), weights(out)
+    for name, x in expected.items():
+        np.testing.assert_allclose(found[name], x, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora": None}, "lora"),
+        ({"truncations": 0}, "at least 1"),
+        ({"lora_epochs": 0.0}, "more than 0"),
+        ({"lora_lr": 1.0}, r"in \(0, 1\)"),
+        ({"rank": 4, "params": None}, "give --params"),
+        ({"solver": "kronecker", "importance": "none"}, "no two thin factors"),
+    ],
+)
+def test_what_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(LpafError, match=message):
+        make_settings("minilm", task="rotten_tomatoes", out="run", **(CHOSEN | changes))
+
+
+def test_a_text_alone_is_no_task() -> None:
+    with pytest.raises(LpafError, match="trains while it factorizes"):
+        make_settings("smollm2", calibration="imdb", recipe="lora-svd", out="run")
