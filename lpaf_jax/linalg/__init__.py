@@ -1,4 +1,4 @@
-"""Low-rank, Kronecker and tensor-train approximation: arrays in, arrays out.
+"""Low-rank, Kronecker, tensor-train and four-bit approximation: arrays in, arrays out.
 
 Needs jax and numpy, nothing else. Matrices are `(in, out)` as Flax stores kernels: `y = x @ w`, a
 row is an input feature.
@@ -18,6 +18,10 @@ from lpaf_jax.linalg.kronecker import Kronecker as Kronecker
 from lpaf_jax.linalg.kronecker import kronecker_shapes as kronecker_shapes
 from lpaf_jax.linalg.kronecker import nearest_kronecker as nearest_kronecker
 from lpaf_jax.linalg.metric import metric_svd as metric_svd
+from lpaf_jax.linalg.nf4 import Nf4 as Nf4
+from lpaf_jax.linalg.nf4 import nf4 as nf4
+from lpaf_jax.linalg.nf4 import nf4_bytes as nf4_bytes
+from lpaf_jax.linalg.nf4 import nf4_dense as nf4_dense
 from lpaf_jax.linalg.randomized import randomized_svd as randomized_svd
 from lpaf_jax.linalg.ranks import Choices as Choices
 from lpaf_jax.linalg.ranks import allocate_choices as allocate_choices

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from lpaf_jax.models.layers import Draw, Fixed, Mask, MixedLinear
+from lpaf_jax.models.layers import Draw, Fixed, Mask, MixedLinear, Quantized
 from lpaf_jax.models.maps import attention_maps
 
 Params = dict[str, Array]
@@ -137,7 +137,8 @@ def as_function(
             else:
                 value = (fixed if isinstance(variable, Fixed) else params)[name]
                 # Vectors are the biases and the weights of norms: too few to be worth rounding.
-                value = value if dtype is None or value.ndim < 2 else value.astype(dtype)
+                wide = dtype is not None and not isinstance(variable, Quantized)
+                value = value.astype(dtype) if wide and value.ndim > 1 else value
             leaves.append((path, variable.replace(value)))
         merged: Any = nnx.merge(graphdef, nnx.from_flat_state(leaves))
         inputs = inputs_of(batch)

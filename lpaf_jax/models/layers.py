@@ -17,7 +17,7 @@ from jax import Array
 
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.factors.layer import by_rows, optional, plus, rows_of
-from lpaf_jax.linalg import LowRank
+from lpaf_jax.linalg import LowRank, nf4, nf4_dense
 
 
 class Fixed(nnx.Variable):
@@ -30,6 +30,21 @@ class Mask(Fixed):
 
 class Frozen(Fixed):
     """A parameter that has no gradient, and of which an optimiser knows nothing."""
+
+
+class Quantized(Frozen):
+    """A frozen matrix in four bits a number, which a layer reads as the dense one it stands for.
+
+    Made with `size`, its (m, n), and `dtype_read`, that of the dense one.
+    """
+
+    @classmethod
+    def of(cls, w: Array, dtype: Any = jnp.float32) -> "Quantized":
+        return cls(nf4(w), size=w.shape, dtype_read=jnp.dtype(dtype))
+
+    def __getitem__(self, key: Any) -> Any:
+        found: Any = self
+        return nf4_dense(self.get_value(), found.size, found.dtype_read)[key]
 
 
 class Draw(nnx.Variable):

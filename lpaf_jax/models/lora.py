@@ -28,7 +28,7 @@ from lpaf_jax.factors.layer import by_rows
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models.compressible import compressible_layers
 from lpaf_jax.models.functional import layer_at, parameters, replace_layer
-from lpaf_jax.models.layers import Frozen, Linear
+from lpaf_jax.models.layers import Frozen, Linear, Quantized
 
 Base = Linear | SlicedLinear
 
@@ -54,7 +54,10 @@ class LoraLinear(nnx.Module):
         change = self.scale * ((inputs @ self.lora_a[...]) @ self.lora_b[...])
         if heads is not None and heads.side == "outputs":
             change = heads.spread(change)
-        y: Array = self.base(x)
+        # What is multiplied back from four bits is multiplied back again for the gradient: kept in
+        # between, all of the matrices would be there at once.
+        four_bits = isinstance(_weight(self.base), Quantized)
+        y: Array = jax.checkpoint(self.base)(x) if four_bits else self.base(x)
         return y + change.astype(y.dtype)
 
     def merged(self) -> Base:
@@ -103,7 +106,13 @@ class Update(NamedTuple):
 
 
 def add_adapters(
-    model: nnx.Module, rank: int, *, scale: float = 2.0, seed: int = 0, narrow: Any = None
+    model: nnx.Module,
+    rank: int,
+    *,
+    scale: float = 2.0,
+    seed: int = 0,
+    narrow: Any = None,
+    four_bits: bool = False,
 ) -> None:
     """Give all compressible layers of `model` adapters, and fix all else: it computes what it did.
 
@@ -115,6 +124,7 @@ def add_adapters(
         scale: s of each.
         seed: of A.
         narrow: dtype in which the matrices that are fixed are held; None leaves them.
+        four_bits: hold those beside adapters in NF4, which changes what the model computes.
 
     Raises:
         LpafError: a layer is neither dense nor of two factors.
@@ -137,6 +147,11 @@ def add_adapters(
             drawn[path] = Update(a, jnp.zeros((rank, n)), scale)
     put_adapters(model, drawn)
     freeze(model, narrow)
+    if four_bits:
+        for beside in adapters(model).values():
+            leaf = "w" if isinstance(beside.base, SlicedLinear) else "kernel"
+            quantized = Quantized.of(_weight(beside.base)[...], narrow or jnp.float32)
+            setattr(beside.base, leaf, quantized)
 
 
 def put_adapters(model: nnx.Module, given: Mapping[str, Update]) -> None:

@@ -58,6 +58,9 @@ class Tune(Stage):
     end."""
     lora_alpha: float = 16.0
     """What adapters add is scaled by this over their rank."""
+    lora_base: Literal["float", "nf4"] = "float"
+    """What the matrices beside adapters are held as while these are trained: as they are, or in
+    four bits a number (QLoRA), which takes an eighth of the memory."""
 
     def __post_init__(self) -> None:
         given: Any = self.transfer
@@ -73,6 +76,9 @@ class Tune(Stage):
         demand(self, "transfer_samples", whole(1), "a whole number, at least 1")
         demand(self, "lora", lambda x: x is None or whole(1)(x), "a whole number, at least 1")
         demand(self, "lora_alpha", lambda x: 0 < x < math.inf, "finite and more than 0")
+        demand_choice(self, "lora_base", ("float", "nf4"))
+        if self.lora is None and self.lora_base != "float":
+            raise SettingError(("lora_base",), "is of adapters: give --lora, their rank, with it")
         if self.transfer is not None and not self.transfer.is_file():
             raise SettingError(("transfer",), f"is {self.transfer}, which is no file")
         for name in ("tune_epochs", "distil", "distil_hidden", "distil_attention"):
@@ -107,7 +113,8 @@ class Tune(Stage):
             # Matrices that a step would round anyway are held so.
             narrow = None if training.dtype == "float32" else training.dtype
             scale = self.lora_alpha / self.lora
-            add_adapters(final, self.lora, scale=scale, seed=training.seed, narrow=narrow)
+            chosen: Any = {"narrow": narrow, "four_bits": self.lora_base == "nf4"}
+            add_adapters(final, self.lora, scale=scale, seed=training.seed, **chosen)
         data = self._examples(context)
         loop = loop_of(context.log, training, context.inputs, self.tune_epochs, final, data)
         optimizer, rate = optimizer_of(training, self.tune_lr, loop.steps)
@@ -129,11 +136,13 @@ class Tune(Stage):
     def describe(self, found: Mapping[str, Any]) -> Description:
         """See `Stage.describe`."""
         if self.lora is not None:
+            bits = "Meanwhile matrices have four bits a number. " if self.lora_base == "nf4" else ""
             return Description(
                 "Tuned",
                 "Tuning adapters",
                 f"Adapters of rank {self.lora} are trained beside the factors, which stay as they "
-                f"are, like all else. {self._teacher()}In the end they become part of the factors.",
+                f"are, like all else. {bits}{self._teacher()}In the end they become part of the "
+                "factors.",
                 f"Adapters (LoRA, rank {self.lora}) were then trained and merged into the factors.",
             )
         return Description(

@@ -10,7 +10,7 @@ from flax import nnx
 
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.factors import Heads, SlicedLinear
-from lpaf_jax.linalg import nearest_kronecker
+from lpaf_jax.linalg import Nf4, nearest_kronecker
 from lpaf_jax.models import (
     Linear,
     as_function,
@@ -21,6 +21,7 @@ from lpaf_jax.models import (
     replace_layer,
     set_parameters,
 )
+from lpaf_jax.models.layers import Frozen
 from lpaf_jax.models.lora import (
     LoraLinear,
     Update,
@@ -142,6 +143,33 @@ def test_matrices_may_be_held_in_bfloat16(model, batch) -> None:
     np.testing.assert_array_equal(answers(narrow, batch, **half), answers(wide, batch, **half))
     merge_adapters(narrow)
     assert {x.dtype for x in parameters(narrow).values()} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize("kind", ["dense", "factors"])
+def test_matrices_may_be_held_in_four_bits(model, factorized, batch, jit, kind: str) -> None:
+    """It computes what a model of the rounded matrices does, and so do its gradients."""
+    held = model if kind == "dense" else factorized
+    add_adapters(held, RANK, four_bits=True)
+    trained(held)
+    codes = {path: x for path, x in fixed_arrays(held).items() if isinstance(x, Nf4)}
+    assert len(codes) == len(adapters(held))
+    rounded = nnx.clone(held)
+    for layer in adapters(rounded).values():
+        layer.base.kernel = Frozen(layer.base.kernel[...])
+    assert not any(isinstance(x, Nf4) for x in fixed_arrays(rounded).values())
+
+    def loss(one: Any) -> Any:
+        forward, fixed = as_function(one), fixed_arrays(one)
+        return jax.value_and_grad(lambda p: jnp.sum(jnp.square(forward(p, fixed, batch))))(
+            parameters(one)
+        )
+
+    (value, found), (expected, of) = loss(held), loss(rounded)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for path, x in of.items():
+        np.testing.assert_allclose(found[path], x, atol=1e-4 * float(jnp.abs(x).max()) + 1e-7)
+    half = answers(held, batch, dtype=jnp.bfloat16)
+    np.testing.assert_allclose(half, answers(rounded, batch, dtype=jnp.bfloat16), atol=0.2)
 
 
 def test_what_takes_no_adapter_is_named(model) -> None:

@@ -65,10 +65,10 @@ def test_a_run_without_adapters_has_none(place: Path, tmp_path: Path, capsys: An
     assert "only a run with --lora has one" in capsys.readouterr().err
 
 
-def test_a_decoder_of_fewer_channels(place: Path) -> None:
-    found = compress(
-        place, "channels", recipe="channels", params=0.5, lora=4, tune_epochs=30.0, tune_lr=1e-2
-    )
+@pytest.mark.parametrize("base", ["float", "nf4"])
+def test_a_decoder_of_fewer_channels(place: Path, base: str) -> None:
+    chosen = {"recipe": "channels", "params": 0.5, "lora": 4, "lora_base": base}
+    found = compress(place, f"channels-{base}", tune_epochs=30.0, tune_lr=1e-2, **chosen)
     scores = {name: figures["perplexity"] for name, figures in found["stages"].items()}
     assert scores["final"] < scores["factorized"]
 
@@ -95,6 +95,7 @@ def test_a_classifier(tiny: Tiny, tmp_path: Path) -> None:
     [
         ("kfac-svd", {"lora": 0}, "must be a whole number, at least 1"),
         ("kfac-svd", {"lora": 4, "lora_alpha": 0.0}, "finite and more than 0"),
+        ("kfac-svd", {"lora_base": "nf4"}, "give --lora"),
         ("lpaf", {"lora": 4}, "this recipe mixes factors"),
     ],
 )

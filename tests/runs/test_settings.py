@@ -143,6 +143,7 @@ def test_every_choice_the_command_line_offers_is_accepted() -> None:
         "channels",
         "channels_by",
         "embeddings_as",
+        "lora_base",
     }
     for value in literals.pop("channels"):  # of which two are for decoders
         of_text({"recipe": "kfac-svd", "channels": value})
@@ -150,6 +151,8 @@ def test_every_choice_the_command_line_offers_is_accepted() -> None:
         of_text({"recipe": "lorap", "channels_by": value})
     for value in literals.pop("embeddings_as"):
         check(settings(embeddings=0.5, embeddings_as=value))
+    for value in literals.pop("lora_base"):
+        check(settings(recipe="svd-ft", lora=4, lora_base=value))
     for name, values in literals.items():
         for value in values:
             check(settings(**{name: value}))
