@@ -36,19 +36,14 @@ WITH_TORCH := torch onnx onnxscript onnxruntime accelerate peft
 WORKERS ?= 2
 PYTEST = JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n $(WORKERS)
 
-# JAX on CPU page-faults some 700 MB of temporaries in every training step, because malloc hands
-# each large block back to the system. Keeping and huge-paging them saves 15 to 22 % of a step.
-FAST_MALLOC := GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 \
-	MALLOC_TRIM_THRESHOLD_=17179869184
-
 .PHONY: run decoder test test-slow test-all lint bench clean torch-auto torch-yes torch-no
 
 run: $(BASE)
-	$(FAST_MALLOC) $(VENV)/bin/lpaf compress minilm --task rotten_tomatoes --recipe lpaf-plus \
+	$(VENV)/bin/lpaf compress minilm --task rotten_tomatoes --recipe lpaf-plus \
 		--params 0.25 --preset quick --out runs/quick
 
 decoder: $(VENV)/installed-decoder
-	$(FAST_MALLOC) $(VENV)/bin/lpaf compress smollm2 --calibration imdb --held-out imdb \
+	$(VENV)/bin/lpaf compress smollm2 --calibration imdb --held-out imdb \
 		--recipe channels --params 0.8 --samples 32 --out runs/decoder
 
 test: $(DEV) torch-$(TORCH)

@@ -8,7 +8,7 @@ Two classes, random tokens without padding, dropout 0.1, AdamW with clipping and
 the steps that `lpaf compress` runs; PyTorch plain transformers, with factorized layers of two
 linear ones, and a mixed-rank layer that evaluates both branches as the paper's formula says.
 
-Each framework has a process to itself, with the malloc settings of `make run` (the main figures)
+Each framework has a process to itself, with the malloc settings of `lpaf` (the main figures)
 and without. Rows that are compared with one another lie in one group, and those of one framework
 in one process, where they take turns; the processes of a group follow one another, in another
 order each round. A figure is the median over windows of ten steps, as many as there are between
@@ -30,6 +30,7 @@ from provenance import provenance
 from train_common import DRAW, Job
 
 from lpaf_jax.checkpoints import resolve_model
+from lpaf_jax.cli.allocator import SETTINGS
 from lpaf_jax.core.files import read_json, write_json
 from lpaf_jax.core.machine import usable_cpus
 from lpaf_jax.linalg import rank_for_ratio
@@ -37,11 +38,6 @@ from lpaf_jax.runs.settings import PRESETS, make_settings
 
 HERE = Path(__file__).parent
 GROUPS = ("host", "dense", "25", "50", "16")
-MALLOC = {  # as FAST_MALLOC in the Makefile
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-}
 TITLES = {
     "dense/fine-tune": "fine-tune, dense",
     "dense/prune": "prune, masks updated every 10 steps",
@@ -127,10 +123,10 @@ def rank_of(group: str, folder: Path) -> int | None:
 def ask(worker: str, job: Job) -> dict[str, Any]:
     """What a process of its own measures; `missing` says why there is nothing."""
     side, malloc = worker.split()
-    others = {name: value for name, value in os.environ.items() if name not in MALLOC}
+    others = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     done = subprocess.run(
         [sys.executable, str(HERE / f"train_{side}.py"), json.dumps(job._asdict())],
-        env=others | (MALLOC if malloc == "fast" else {}),
+        env=others | (SETTINGS if malloc == "fast" else {}),
         capture_output=True,
         text=True,
     )

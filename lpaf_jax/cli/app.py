@@ -26,11 +26,13 @@ from lpaf_jax import __version__
 from lpaf_jax.cli.analyze import Analyze
 from lpaf_jax.cli.bench import Bench
 from lpaf_jax.cli.compare import Compare
+from lpaf_jax.cli.doctor import Doctor
 from lpaf_jax.cli.export import Export
 from lpaf_jax.cli.generate import Generate
 from lpaf_jax.cli.inspect import Inspect
 from lpaf_jax.cli.intrinsic import Intrinsic
 from lpaf_jax.cli.recipes import Recipes
+from lpaf_jax.cli.report import Report
 from lpaf_jax.cli.serve import Evaluate, Predict
 from lpaf_jax.core.errors import LpafError, SettingError, Terminated
 from lpaf_jax.recipes import Recipe
@@ -216,6 +218,8 @@ def _parse(argv: list[str]) -> Any:
         | Annotated[Analyze, subcommand("analyze")]
         | Annotated[Intrinsic, subcommand("intrinsic")]
         | Annotated[Export, subcommand("export")]
+        | Annotated[Report, subcommand("report")]
+        | Annotated[Doctor, subcommand("doctor")]
     )
     said = io.StringIO()
     try:

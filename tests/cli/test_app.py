@@ -28,7 +28,7 @@ from tests.tiny import Tiny, cut_back, sentences, write_model, write_table
 
 ROOT = Path(__file__).parents[2]
 Capture = pytest.CaptureFixture[str]
-OTHERS = ("evaluate", "predict", "inspect", "bench", "analyze", "export")
+OTHERS = ("evaluate", "predict", "inspect", "bench", "analyze", "export", "report")
 COMPRESS = "compress minilm --task sst2 --out x"
 
 
