@@ -1,7 +1,7 @@
 """A decoder on disk, taken block by block: for models that are larger than memory."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from lpaf_jax.checkpoints.tensors import check_finite, read_tensor, read_wide, t
 from lpaf_jax.checkpoints.weight_files import refuse_pickled
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.files import read_json
-from lpaf_jax.factors import read_records
+from lpaf_jax.factors import SLICED, Record, read_records
 from lpaf_jax.models.compressible import is_compressible
 from lpaf_jax.models.families import FAMILIES, Walk, family_name
 from lpaf_jax.models.functional import Params, parameters, set_parameters
@@ -118,6 +118,23 @@ class DecoderOnDisk:
         """
         for header in self._headers.values():
             check_finite(header)
+
+    def as_stored(self, layer: str) -> bool:
+        """Whether the matrix of a layer lies in the file as (in, out)."""
+        return self._family.as_stored(layer)
+
+    def even_width(self, records: Mapping[str, Record]) -> dict[str, int] | None:
+        """What config.json has of a model that is this one but for its feed-forward channels.
+
+        None where records, by path, are of anything else, or blocks have not as many each.
+        """
+        places = [self.feed_forward(index) for index in range(self.blocks)]
+        if set(records) != {path for each in places for path in (*each.into, each.out)}:
+            return None
+        if any(record["kind"] != SLICED.name or "heads" in record for record in records.values()):
+            return None
+        widths = {records[each.out]["inputs"] for each in places}
+        return {self._walk.width: widths.pop()} if len(widths) == 1 else None
 
     @property
     def table(self) -> str:

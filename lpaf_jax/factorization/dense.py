@@ -30,7 +30,7 @@ from lpaf_jax.importance import (
 from lpaf_jax.importance.gradients import by_gradients
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models import layer_at
-from lpaf_jax.ranks import RANK_RULES, Channels, choose_ranks, loss_spectrum
+from lpaf_jax.ranks import RANK_RULES, Channels, Ranks, choose_ranks, loss_spectrum
 from lpaf_jax.solvers import SOLVERS, check_pair, solve_one
 
 # Pieces of the text that gradients are taken of: on MiniLM 320 sentences say as much as 5,000.
@@ -123,21 +123,7 @@ def look_ahead(
         _walk_back(source, tokens, plan, whole, store, say)
     if ranks is None:
         spectra = _spectra(source, tokens, plan, store, say) if spectral else {}
-        ranked = SOLVERS[plan.solver].ranked
-        ranks = choose_ranks(
-            plan.ranks,
-            {
-                path: ranked(shapes[path])
-                for index in range(source.blocks)
-                for path in factored_in(source, plan, index)
-            },
-            params=plan.params,
-            rank=plan.rank,
-            spectra=spectra,
-            multiple_of=plan.multiple_of,
-            least=plan.least,
-            channels=_channels(source, plan),
-        )
+        ranks = ranks_of(source, plan, spectra)
         store.keep_ranks(ranks)
 
     def weightings(index: int) -> Mapping[str, Weighting]:
@@ -149,6 +135,29 @@ def look_ahead(
         }
 
     return Known(ranks, weightings)
+
+
+def ranks_of(source: DecoderOnDisk, plan: Plan, spectra: Mapping[str, np.ndarray]) -> Ranks:
+    """The rank of every matrix, and how many channels are left.
+
+    Raises:
+        LpafError: see `choose_ranks`.
+    """
+    shapes, ranked = source.matrices(), SOLVERS[plan.solver].ranked
+    return choose_ranks(
+        plan.ranks,
+        {
+            path: ranked(shapes[path])
+            for index in range(source.blocks)
+            for path in factored_in(source, plan, index)
+        },
+        params=plan.params,
+        rank=plan.rank,
+        spectra=spectra,
+        multiple_of=plan.multiple_of,
+        least=plan.least,
+        channels=_channels(source, plan),
+    )
 
 
 def paths_in(source: DecoderOnDisk, index: int) -> list[str]:

@@ -34,12 +34,14 @@ class Walk(NamedTuple):
         values: the layer that gives the values of attention, and the one that takes what it makes
             of them; None where values share a matrix with queries and keys. The config of such a
             family says `num_attention_heads`, `num_key_value_heads` and `head_dim`.
+        width: what config.json calls the number of channels between the feed-forward layers.
     """
 
     blocks: str
     block: Callable[[Any, Initializer, int], nnx.Module]
     feed_forward: tuple[tuple[str, ...], str]
     values: tuple[str, str] | None = None
+    width: str = "intermediate_size"
 
 
 class Family(NamedTuple):
@@ -102,7 +104,7 @@ FAMILIES: dict[str, Family] = {
         prefix="transformer",
         table="transformer.wte",
         as_stored=_gpt2_stored,
-        walk=Walk("transformer.h", Gpt2Block, (("mlp.c_fc",), "mlp.c_proj")),
+        walk=Walk("transformer.h", Gpt2Block, (("mlp.c_fc",), "mlp.c_proj"), width="n_inner"),
     ),
     "llama": _llama("Llama"),
     "mistral": _llama("Mistral"),

@@ -68,6 +68,7 @@ class RankRule:
         needs_spectra: whether it needs the singular values in units of the loss.
         measured: whether those are scaled by what each cut alone does to a model's answers.
         by_worth: whether a matrix stays whole because it is worth it, and not by its place.
+        factorizes: whether any matrix becomes factors; else channels alone go.
         check: `(paths)` of the layers: raises LpafError where it has no answer for one of them.
     """
 
@@ -77,6 +78,7 @@ class RankRule:
     needs_spectra: bool = False
     measured: bool = False
     by_worth: bool = True
+    factorizes: bool = True
     check: Callable[[Iterable[str]], None] = lambda paths: None
 
 

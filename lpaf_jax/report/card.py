@@ -34,9 +34,10 @@ def model_card(metrics: Metrics) -> str:
     model, task = _text(facts.model_name(metrics)), _text(facts.task_name(metrics))
     trained = facts.is_trained(metrics)
     on = f"{model} on {task}" if trained else model
+    untrained = f"{facts.what_was_done(metrics)} without training"
     parts = [
         f"---\n{_yaml(_front_matter(metrics))}---",
-        f"# {on}, {_title(metrics, stage) if trained else 'factorized without training'}",
+        f"# {on}, {_title(metrics, stage) if trained else untrained}",
         *([] if "stage" in metrics else [_text(statement(metrics))]),
         _what(metrics, stage),
         *([] if "stage" in metrics else ["## Figures", _figures(metrics), _notes(metrics)]),
@@ -86,13 +87,14 @@ def _use(metrics: Metrics, stage: str) -> str:
         if kind == "language":
             command = f"lpaf evaluate RUN --data {file}"
     if metrics["described"][stage]["shrinks"]:
-        first = "The factors are stored as factors. With `lpaf`:"
+        if not metrics.get("ordinary"):
+            first = "The factors are stored as factors. With `lpaf`:"
         pair = '{"text": "one text", "text_pair": "and another"}'
         read = pair if _reads_pairs(metrics) else text
         torch = "\n\n" + (
             _SPANS_IN_TORCH
             if kind == "span"
-            else _in_torch("write", "text-generation", _BEGINNING)
+            else _in_torch("write", "text-generation", _BEGINNING, metrics.get("ordinary", False))
             if kind == "language"
             else _in_torch("classify", "text-classification", read)
         )
@@ -142,19 +144,21 @@ _LOOPS = {
 }
 
 
-def _in_torch(name: str, task: str, text: str) -> str:
-    """How PyTorch uses a factorized folder; `task` is what transformers calls the pipeline."""
+def _in_torch(name: str, task: str, text: str, ordinary: bool = False) -> str:
+    """How PyTorch uses a folder; `task` is what transformers calls the pipeline."""
+    trusted = "" if ordinary else ", trust_remote_code=True"
+    note = "`FOLDER` is the one that this card lies in." if ordinary else _FOLDER
     return f"""\
 In PyTorch, without `lpaf`:
 
 ```python
 from transformers import pipeline
 
-{name} = pipeline("{task}", model="FOLDER", trust_remote_code=True)
+{name} = pipeline("{task}", model="FOLDER"{trusted})
 print({name}({text}))
 ```
 
-{_FOLDER}"""
+{note}"""
 
 
 _FOLDER = """\
@@ -275,11 +279,13 @@ def _front_matter(metrics: Metrics) -> dict[str, Any]:
     given = _given_task(metrics)
     dataset, official = _DATASETS.get(given), measures(metrics)
     pipeline = _PIPELINES.get(facts.kind_of(metrics), "text-classification")
+    ordinary = metrics.get("ordinary", False)
+    form = "pruning" if ordinary else _form(metrics)
     front: dict[str, Any] = {
         "license": licence,
-        "library_name": "lpaf-jax",
+        "library_name": "transformers" if ordinary else "lpaf-jax",
         "pipeline_tag": pipeline,
-        "tags": [pipeline, "lpaf", _form(metrics), "model-compression", "jax"],
+        "tags": [pipeline, "lpaf", form, "model-compression", "jax"],
         "base_model": base,
         "datasets": [dataset] if dataset else None,
         "metrics": [measure.hub for measure in official.values()],

@@ -90,6 +90,11 @@ def untuned(metrics: Metrics) -> str:
     return next(stage for stage, entry in metrics["described"].items() if entry["shrinks"])
 
 
+def what_was_done(metrics: Metrics) -> str:
+    """To a model that is not trained; where channels alone went, it is an ordinary one still."""
+    return "pruned" if metrics.get("ordinary") else "factorized"
+
+
 def is_trained(metrics: Metrics) -> bool:
     """Whether the run had a task, and not a text alone."""
     return bool(metrics.get("task"))

@@ -23,7 +23,7 @@ def statement(metrics: Metrics) -> str:
     task, speed = facts.task_name(metrics), _speed(metrics)
     done = f"fine-tuned on {task}"
     if not facts.is_trained(metrics):
-        done = f"factorized by the text {task}, without training"
+        done = f"{facts.what_was_done(metrics)} by the text {task}, without training"
     return (
         f"{facts.model_name(metrics)} {done}, now with "
         f"{facts.percent(final.encoder)} of its compressible weights "

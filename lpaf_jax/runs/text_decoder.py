@@ -29,12 +29,13 @@ from lpaf_jax.data import (
 )
 from lpaf_jax.data.examples import unlabelled
 from lpaf_jax.factorization.blocks import compress_decoder
-from lpaf_jax.factorization.dense import Plan, scratch_bytes
+from lpaf_jax.factorization.dense import Plan, ranks_of, scratch_bytes
 from lpaf_jax.factorization.embeddings import table_record
 from lpaf_jax.factorization.store import Store
 from lpaf_jax.factors import KINDS, Record
 from lpaf_jax.importance import Subject
 from lpaf_jax.models import compressible, parameters
+from lpaf_jax.ranks import RANK_RULES
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings
 from lpaf_jax.runs.text_models import COLUMN, JUDGED, Result, TextModel, source_of
@@ -69,6 +70,8 @@ class Decoder(TextModel):
         chosen = settings.factorize
         if chosen.rank is None:  # one that is too large leaves a matrix as it is
             chosen.planned(self.matrices, trained=False)
+        if not RANK_RULES[chosen.ranks].needs_spectra:
+            ranks_of(self._source, self._plan(settings, np.zeros((0, 0), np.int32)), {})
         if chosen.embeddings is not None:
             rows, hidden = self.shapes[f"{self._source.table}.weight"]
             table_record(chosen.embeddings_as, (rows, hidden), chosen.embeddings)
@@ -221,10 +224,14 @@ class Decoder(TextModel):
         source, store = self._source, Store(work)
         records = {cut.path: cut.record for cut in result.cuts if cut.record is not None}
         table = store.table()
+        width = None if table is not None else source.even_width(records)
+        values, sliced = source.values, set[str]()
+        if width is not None:  # an ordinary model, of which there is nothing more to say
+            values, sliced, records = values | width, {f"{path}.weight" for path in records}, {}
         if table is not None:
             records[source.table] = table[0]
         with atomic_dir(folder) as target:
-            config = saved_config(source.values, source.architecture, records)
+            config = saved_config(values, source.architecture, records)
             dtype = dtype_in(source.values)
             config |= {} if dtype is None else {"dtype": dtype}
             write_beside(target, source.folder, config, "")
@@ -239,7 +246,8 @@ class Decoder(TextModel):
                 kept = store.block(index)
                 assert kept is not None, f"block {index} is not finished"
                 for name, value in kept[0].items():
-                    writer.add(name, value)
+                    turned = name in sliced and source.as_stored(name.removesuffix(".weight"))
+                    writer.add(name, np.ascontiguousarray(value.T) if turned else value)
             writer.close()
             share_weights(target)
 

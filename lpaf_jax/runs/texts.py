@@ -20,6 +20,7 @@ from lpaf_jax.core.machine import peak_memory, versions
 from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import load_tokenizer
 from lpaf_jax.data.movie_reviews import SOURCES
+from lpaf_jax.factors import read_records
 from lpaf_jax.models.families import FAMILIES, family_name
 from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import result_text
@@ -81,6 +82,9 @@ def run_text(settings: Settings) -> dict[str, Any]:
         sizes = {"calibration": model.size(calibration)[1], "judged": model.size(judged)[1]}
         metrics["data"] = {f"{name}_tokens": size for name, size in sizes.items()}
         metrics["judged_by"] = judged_by
+        # With the same number of channels gone everywhere it is a model of its family again.
+        config = read_json(job.stage(FINAL) / "config.json")
+        metrics["ordinary"] = not read_records(config, job.stage(FINAL))
         metrics["bytes_on_disk"] = {
             "dense": model.dense_bytes,
             FINAL: bytes_of_weights(job.stage(FINAL)),

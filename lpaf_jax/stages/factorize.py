@@ -112,6 +112,10 @@ class Factorize(Stage):
                 "says nothing of how many channels are left: give --params in its place, or a "
                 "recipe that leaves them all, such as drone",
             )
+        if not RANK_RULES[self.ranks].factorizes and self.channels == "none":
+            raise SettingError(
+                ("ranks",), f"{self.ranks!r} drops channels alone: add --channels feed-forward"
+            )
         demand_choice(self, "channels_by", ("loss", "norms"))
         if self.channels_by == "norms":
             self._check_norms(RANK_RULES[self.ranks].needs_spectra)
@@ -320,7 +324,8 @@ class Factorize(Stage):
         if lose:
             which = "The other compressible matrices"
             names = "matrices of attention"
-        whole = "" if alike else " Those that are worth all of their numbers stay whole."
+        worth = not alike and RANK_RULES[self.ranks].factorizes
+        whole = "" if not worth else " Those that are worth all of their numbers stay whole."
         if not RANK_RULES[self.ranks].by_worth:
             whole = " Every second block stays whole, the first one among them."
             names = f"{names} of every second block"
@@ -338,14 +343,17 @@ class Factorize(Stage):
         stored = (
             f"{names} of m × n numbers are stored as {form.text}{label}, cut {weighed.summary}. "
         )
-        if not ranks and self.channels == "none":
+        if not RANK_RULES[self.ranks].factorizes:
+            cut, stored = f"Other matrices stay as they are.{whole} ", ""
+        elif not ranks and self.channels == "none":
             cut, stored = "The compressible matrices stay as they are. ", ""
         table, rest = "", "Embeddings, biases, norms and the head are kept whole."
         if self.embeddings is not None:
             table, rest = self._of_table(), "All else is kept whole."
+        factorizes = RANK_RULES[self.ranks].factorizes
         return Description(
-            "Factorized",
-            "Factorizing",
+            "Factorized" if factorizes else "Narrowed",
+            "Factorizing" if factorizes else "Dropping channels",
             cut
             + table
             + (
@@ -354,9 +362,8 @@ class Factorize(Stage):
                 if found["retrained"]
                 else "Nothing is trained afterwards."
             ),
-            f"made smaller by {form.method}: {stored}{table}"
-            + (f"{lose} have fewer channels. " if lose else "")
-            + rest,
+            f"made smaller by {form.method if factorizes else 'structured pruning'}: "
+            f"{stored}{table}" + (f"{lose} have fewer channels. " if lose else "") + rest,
         )
 
     def _of_table(self) -> str:

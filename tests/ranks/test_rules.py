@@ -31,7 +31,7 @@ def lost(ranks: Ranks, given: dict[str, np.ndarray]) -> float:
     return sum(0.0 if k is None else float((given[p][k:] ** 2).sum()) for p, k in ranks.items())
 
 
-@pytest.mark.parametrize("rule", RANK_RULES)
+@pytest.mark.parametrize("rule", [name for name, rule in RANK_RULES.items() if rule.factorizes])
 @pytest.mark.parametrize("share", [0.5, 0.65, 0.8, 0.95])
 @pytest.mark.parametrize("multiple_of", [1, 2])
 def test_the_budget_is_kept(rule: str, share: float, multiple_of: int) -> None:
@@ -56,6 +56,25 @@ def test_the_budget_is_kept(rule: str, share: float, multiple_of: int) -> None:
             if rule != "uniform":
                 assert k * (m + n) < m * n
                 assert k % multiple_of == 0 or k < multiple_of
+
+
+@pytest.mark.parametrize("multiple_of", [1, 8])
+def test_channels_alone_go_as_many_everywhere(multiple_of: int) -> None:
+    channels = {f"h.{i}.down": Channels(40, 30) for i in range(3)}
+    total = DENSE + 3 * 40 * 30
+    found = choose_ranks(
+        "even-channels", SHAPES, params=0.7, channels=channels, multiple_of=multiple_of
+    )
+    (left,) = {found[path] for path in channels}
+    assert all(found[path] is None for path in SHAPES)
+    assert left is not None
+    assert left % multiple_of == 0
+    kept = DENSE + 3 * left * 30
+    assert kept <= 0.7 * total < kept + 3 * 30 * multiple_of
+    with pytest.raises(LpafError, match="left whole are 5.5% of them: give more"):
+        choose_ranks("even-channels", {"a": (6, 35)}, params=0.05, channels=channels)
+    with pytest.raises(LpafError, match="add --channels"):
+        choose_ranks("even-channels", SHAPES, params=0.5)
 
 
 @pytest.mark.parametrize("least", [0.3, 0.5, 0.8])

@@ -31,6 +31,7 @@ NOT_CLOSED = {
     "tensorgpt",
     "kngpt2",
     "lora-svd",
+    "width-pruning",
     "tfwsvd",
     "lpaf-without-step-1",
     "lpaf-without-step-2",
