@@ -46,7 +46,8 @@ def show(rows: list[dict[str, Any]]) -> None:
     print("|---|---|---|---|---|---|")
     for row in sorted(rows, key=lambda row: -row["params"]):
         cells = [row["recipe"], f"{100 * row['params']:g} %"]
-        cells += [f"{100 * row[key]:.1f} %" for key in ("before_tuning", "final", "validation")]
+        scores = (row[key] for key in ("before_tuning", "final", "validation"))
+        cells += ["" if score is None else f"{100 * score:.1f} %" for score in scores]
         cells.append("" if row["seconds"] is None else f"{row['seconds']:.0f}")
         print(f"| {' | '.join(cells)} |")
 

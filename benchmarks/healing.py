@@ -6,8 +6,10 @@
 
 SmolLM2-135M, cut as in `drone` (SVD-LLM's objective) by 128 pieces of 256 tokens of IMDb and tuned
 for one pass over the same, by the next token alone, by AdamW: 16 steps of 8 pieces. Judged by other
-reviews, and by Python's own reference manual. Bytes are of the whole model, in bfloat16 but for
-the matrices of blocks in NF4. Each row is a process of its own and is kept as it is finished.
+reviews, and by Python's own reference manual. Bytes are of the whole model, in bfloat16; in the
+rows NF4 the matrices of blocks are stored in that, as are adapters' matrices while these are
+trained, which are then merged into those of the disk. Each row is a process of its own and is kept
+as it is finished.
 """
 
 import argparse
@@ -158,6 +160,9 @@ def main() -> None:
                 print(f"{name}, {100 * share:g} %", file=sys.stderr, flush=True)
                 words = ["--row", name, "--params", str(share), "--work", str(args.work)]
                 command = [sys.executable, __file__, *words]
+                if name in WAYS:  # cut in a process of its own: the peak is that of tuning alone
+                    cut = ["--row", "as it is", *words[2:]]
+                    subprocess.run([*command[:2], *cut], check=True, stdout=subprocess.DEVNULL)
                 found = subprocess.run(command, check=True, stdout=subprocess.PIPE)
                 # The last line: before it stands what tuning says of its way.
                 rows.append(json.loads(found.stdout.splitlines()[-1]) | provenance())

@@ -28,13 +28,13 @@ from lpaf_jax.checkpoints import load_model, resolve_model
 from lpaf_jax.core.files import read_json, write_json
 from lpaf_jax.core.machine import peak_memory
 from lpaf_jax.data import (
-    eval_batches,
     load_task,
     load_tokenizer,
     packed,
     sample_blocks,
     text_tokens,
     text_windows,
+    train_batches,
 )
 from lpaf_jax.factorization import to_factors
 from lpaf_jax.importance import IMPORTANCES, Subject
@@ -72,7 +72,7 @@ def of_run(run: Path) -> Case:
     model = load_model(place)
 
     def batches(count: int | None = None) -> Any:
-        return islice(eval_batches(inputs.train, 32), count or BATCHES)
+        return islice(train_batches(inputs.train, 32, seed=0, epoch=0), count or BATCHES)
 
     loss = inputs.kind.objective.loss
     subject = Subject(model, compressible(parameters(model)), {}, {}, {}, batches, loss)

@@ -35,9 +35,11 @@ _TASKS: dict[Head, str] = {
     "lm": "CAUSAL_LM",
 }
 # Heads that PEFT keeps with an adapter.
-_HEADS = ("classifier.", "score.", "qa_outputs.")
+HEADS = ("classifier.", "score.", "qa_outputs.")
+SCALE = "lora_scale"
+"""What `adapter_tensors` calls s, which all adapters of a model share."""
 # They change the base model before training: W of its checkpoint is not what the update adds to.
-_OTHER_BASES = ("pissa", "olora", "loftq", "corda")
+_OTHER_BASES = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
 
 class Adapter(NamedTuple):
@@ -70,7 +72,13 @@ def read_adapter(folder: Path) -> Adapter:
         LpafError: a file is missing or damaged, the adapter is of another kind than LoRA, or needs
             more of the base model than its weights.
     """
+    if not is_adapter(folder):
+        raise LpafError(
+            f"{folder} is no adapter of PEFT: it holds no {CONFIG}, or a model beside it"
+        )
     values = read_json(folder / CONFIG)
+    if not isinstance(values, dict):
+        raise LpafError(f"{folder / CONFIG} is not a JSON object")
     _refuse(values, folder)
     if not (folder / WEIGHTS).is_file():
         raise LpafError(
@@ -96,10 +104,13 @@ def read_adapter(folder: Path) -> Adapter:
             whole[module] = x
     parts = {}
     for module, pair in found.items():
-        if len(pair) < 2 or pair[_A].ndim != 2 or pair[_A].shape[0] != pair[_B].shape[-1]:
+        flat = len(pair) < 2 or {x.ndim for x in pair.values()} != {2}
+        if flat or pair[_A].shape[0] != pair[_B].shape[1]:
             raise LpafError(f"{folder / WEIGHTS}: {module} has no {_A} and {_B} of one rank")
         a, b = pair[_A].T, pair[_B].T
         parts[module] = Update(jnp.asarray(a), jnp.asarray(b), _scale(values, module, a.shape[1]))
+    if not parts:
+        raise LpafError(f"{folder / WEIGHTS} holds no update of LoRA")
     heads = {task: head for head, task in _TASKS.items()}
     base = values.get("base_model_name_or_path") or ""
     return Adapter(folder, base, heads.get(values.get("task_type") or ""), parts, whole)
@@ -120,11 +131,16 @@ def load_adapter(model: nnx.Module, adapter: Adapter, family: Family) -> None:
     for module, update in adapter.updates.items():
         place = places.get(file_key(f"{module}.weight", family))
         size = len(update.a), update.b.shape[1]
-        if place is None or place[1] != size:
-            there = "no linear layer" if place is None else f"one of {place[1]}"
+        if place is None and module == "lm_head":
             raise LpafError(
-                f"{adapter.folder}: its update of {module} is for a layer of {size}, and the base "
-                f"model has {there} there: name the model it was trained on"
+                f"{adapter.folder}: its update of the head cannot be added, as that of the base "
+                "model is tied to its embeddings: merge it with merge_and_unload() of PEFT"
+            )
+        if place is None or place[1] != size:
+            there = "no linear layer" if place is None else f"one of shape {place[1]}"
+            raise LpafError(
+                f"{adapter.folder}: its update of {module} is for a layer of shape {size}, and the "
+                f"base model has {there} there: name the model it was trained on"
             )
         placed[place[0]] = update
     names = {file_key(file_name(param, params), family): param for param in params}
@@ -143,21 +159,22 @@ def load_adapter(model: nnx.Module, adapter: Adapter, family: Family) -> None:
 
 
 def adapter_tensors(model: nnx.Module) -> dict[str, np.ndarray]:
-    """The adapters of a model by the names and in the shapes that PEFT has for them.
+    """The adapters of a model by the names and in the shapes that PEFT has for them, and `SCALE`.
 
     With them goes the head of a classifier, or of spans, though it was not trained: PEFT takes it
     from the adapter.
     """
     found = {}
-    fixed = fixed_arrays(model)
-    for path, x in fixed.items():
-        if path.startswith(_HEADS):
+    params = parameters(model) | fixed_arrays(model)
+    for path, x in params.items():
+        if path.startswith(HEADS):
             # The heads of all families lie in the file as (out, in).
-            name = f"{_OUTER}{file_name(path, fixed)}"
+            name = f"{_OUTER}{file_name(path, params)}"
             found[name] = np.ascontiguousarray(np.asarray(x, np.float32).T)
     for path, update in updates(model).items():
         for side, factor in ((_A, update.a), (_B, update.b)):
             found[f"{_OUTER}{path}.{side}"] = np.ascontiguousarray(np.asarray(factor).T)
+        found[SCALE] = np.float32(update.scale).reshape(1)
     return found
 
 
@@ -165,7 +182,6 @@ def save_adapter(
     folder: Path,
     tensors: Mapping[str, np.ndarray],
     *,
-    scale: float,
     base: str,
     family: Family,
     head: Head,
@@ -175,7 +191,6 @@ def save_adapter(
     Args:
         folder: what stands there is replaced.
         tensors: from `adapter_tensors`.
-        scale: s of all of them.
         base: path or hub id of the model that they are added to.
         family: of the model.
         head: of the model.
@@ -187,7 +202,7 @@ def save_adapter(
         "task_type": _TASKS[head],
         "base_model_name_or_path": base,
         "r": rank,
-        "lora_alpha": scale * rank,
+        "lora_alpha": float(tensors[SCALE][0]) * rank,
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": any(family.as_stored(module) for module in modules),
@@ -196,7 +211,8 @@ def save_adapter(
     }
     with atomic_dir(folder) as target:
         write_json(target / CONFIG, config)
-        save_file(dict(tensors), target / WEIGHTS, metadata={"format": "pt"})
+        own = {name: x for name, x in tensors.items() if name != SCALE}
+        save_file(own, target / WEIGHTS, metadata={"format": "pt"})
 
 
 def _refuse(values: Mapping[str, Any], folder: Path) -> None:
@@ -207,6 +223,8 @@ def _refuse(values: Mapping[str, Any], folder: Path) -> None:
         why = f"of kind {kind}"
     elif values.get("use_dora"):
         why = "of DoRA"
+    elif values.get("alora_invocation_tokens"):
+        why = "that acts after certain tokens alone (aLoRA)"
     elif values.get("lora_bias"):
         why = "one with biases of its own (lora_bias)"
     elif start.lower().startswith(_OTHER_BASES):
@@ -220,9 +238,13 @@ def _refuse(values: Mapping[str, Any], folder: Path) -> None:
 
 def _scale(values: Mapping[str, Any], module: str, rank: int) -> float:
     """`α / r`, or with rsLoRA `α / √r`; patterns as PEFT reads them."""
-    patterns: Mapping[str, float] = values.get("alpha_pattern") or {}
-    own = (x for key, x in patterns.items() if re.match(rf"(.*\.)?({key})$", module))
-    alpha = next(own, values.get("lora_alpha"))
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise LpafError(f"{CONFIG}: lora_alpha is {alpha!r}, but must be a number")
+    patterns = values.get("alpha_pattern") or {}
+    try:
+        own = (x for key, x in patterns.items() if re.match(rf"(.*\.)?({key})$", module))
+        alpha = next(own, values.get("lora_alpha"))
+    except (AttributeError, re.error):
+        raise LpafError(f"{CONFIG}: alpha_pattern is {patterns!r}, which is no pattern") from None
+    number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    if alpha is None or not number or not math.isfinite(alpha):
+        raise LpafError(f"{CONFIG}: lora_alpha is {alpha!r}, but must be a finite number")
     return float(alpha / (math.sqrt(rank) if values.get("use_rslora") else rank))

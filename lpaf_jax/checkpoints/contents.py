@@ -190,7 +190,8 @@ def _refuse_codes(folder: Path, names: list[str]) -> None:
     if found := [name for name in names if _LORA.search(name)]:
         raise LpafError(
             f"{folder} holds updates of LoRA that are not merged into the weights "
-            f"({_first(found)}): call merge_and_unload() of PEFT and save what it gives"
+            f"({_first(found)}): call merge_and_unload() of PEFT and save what it gives; where the "
+            "adapter has a folder of its own, lpaf export --format merged does that"
         )
     if found := [name for name in names if _QUANTIZED.search(name)]:
         raise quantized(folder, f"it holds {_first(found)}")

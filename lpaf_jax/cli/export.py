@@ -18,7 +18,7 @@ class Export:
     """
 
     dir: Positional[Path]
-    """Folder of a run, or of a model."""
+    """Folder of a run, or of a model; of an adapter, where that is merged."""
     format: Literal["dense", "factorized", "stablehlo", "onnx", "adapter", "merged"]
     """dense: factors multiplied back, a plain Hugging Face checkpoint that any tool loads;
     factorized: the same folder with its numbers in another `--dtype`;
@@ -52,14 +52,15 @@ class Export:
         from lpaf_jax.report.facts import size
 
         if self.base is not None and self.format != "merged":
-            raise SettingError(("base",), "is of --format merged alone: leave it out")
+            raise SettingError(("base",), "is for --format merged alone: leave it out")
         place = self.dir if self.format == "merged" else find_model(self.dir, self.stage)
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise LpafError(f"{self.out} is not empty: name a new folder for --out")
         if self.format in ("adapter", "merged") and self.dtype is not None:
-            raise SettingError(
-                ("dtype",), f"is as it was trained for --format {self.format}: leave it out"
-            )
+            whose = "the base model's" if self.format == "merged" else "float32"
+            raise SettingError(("dtype",), f"is {whose} for --format {self.format}: leave it out")
+        if self.format in ("adapter", "merged") and self.stage != "final":
+            raise SettingError(("stage",), f"says nothing to --format {self.format}: leave it out")
         if self.format == "merged":
             export_merged(self.dir, self.out, base=self.base)
         elif self.format == "adapter":
@@ -79,7 +80,8 @@ class Export:
             export_stablehlo(place, self.out, dtype=self.dtype)
         before, after = (_bytes(folder) for folder in (place, self.out))
         print(f"{place}: {size(before)}")
-        print(f"{self.out}: {size(after)} ({after / before:.2f} times as large)")
+        times = f" ({after / before:.2f} times as large)" if self.format != "merged" else ""
+        print(f"{self.out}: {size(after)}{times}")
 
 
 def _bytes(folder: Path) -> int:

@@ -25,6 +25,11 @@ def model_folder(folder: Path, stage: str = "final") -> Path:
     if not folder.is_dir():
         amiss = "is no folder" if folder.exists() else "does not exist"
         raise LpafError(f"{folder} {amiss}: name the --out folder of a run, or a model")
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise LpafError(
+            f"{folder} is an adapter of PEFT and no model: merge it into its base model (lpaf "
+            f"export {folder} --format merged --out NEW) and name that"
+        )
     place = stage_folder(folder, stage)
     if (folder / "config.json").is_file():
         if stage != "final":

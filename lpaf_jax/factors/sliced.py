@@ -1,6 +1,6 @@
 """Fewer channels: a dense weight of which rows, or columns, are gone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -62,13 +62,16 @@ class SlicedLinear(nnx.Module):
         self.heads = heads
 
     def __call__(self, x: Array) -> Array:
-        return by_rows(x, self._rows)
+        return by_rows(
+            x, lambda rows: self.at_heads(rows, lambda left: plus(left @ self.w[...], self.bias))
+        )
 
-    def _rows(self, x: Array) -> Array:
+    def at_heads(self, x: Array, product: Callable[[Array], Array]) -> Array:
+        """`product` of the channels that are left, among all of them."""
         heads = self.heads
         if heads is not None and heads.side == "inputs":
             x = heads.taken(x)
-        y = plus(x @ self.w[...], self.bias)
+        y = product(x)
         return heads.spread(y) if heads is not None and heads.side == "outputs" else y
 
 

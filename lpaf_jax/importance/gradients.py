@@ -159,7 +159,7 @@ def rows_that_count(batch: Batch) -> np.ndarray:
 
 
 class GradientSums(NamedTuple):
-    """`Σ gᵀg / 4^unit` by path: `unit` is that of the largest gradient yet.
+    """Sums of squares of gradients over `4^unit` by path: `unit` is that of the largest one yet.
 
     Gradients of a model that has learnt its task may be 1e-25, whose squares float32 does not hold.
     """
@@ -172,16 +172,38 @@ class GradientSums(NamedTuple):
         squares = {path: jnp.zeros((n, n), jnp.float32) for path, n in widths.items()}
         return GradientSums(squares, jnp.int32(_LEAST))
 
+    @staticmethod
+    def of_rows(sizes: Mapping[str, int]) -> "GradientSums":
+        squares = {path: jnp.zeros(m, jnp.float32) for path, m in sizes.items()}
+        return GradientSums(squares, jnp.int32(_LEAST))
+
     def with_gradients(self, found: Params) -> "GradientSums":
-        largest = jnp.stack([jnp.abs(g).max() for g in found.values()])
-        unit = jnp.maximum(self.unit, jnp.where(largest.max() > 0, exponent(largest), _LEAST))
+        """With `Σ gᵀg` of rows g."""
         exact = jax.lax.Precision.HIGHEST
 
-        def added(square: Array, g: Array) -> Array:
-            flat = to_unit(g, unit).reshape(-1, g.shape[-1])
-            return shift(square, 2 * (self.unit - unit)) + jnp.matmul(flat.T, flat, precision=exact)
+        def squared(path: str, g: Array) -> Array:
+            flat = g.reshape(-1, g.shape[-1])
+            return jnp.matmul(flat.T, flat, precision=exact)
 
-        return GradientSums({p: added(self.squares[p], g) for p, g in found.items()}, unit)
+        return self.adding(found, squared)
+
+    def adding(
+        self, found: Mapping[str, Any], squared: Callable[[str, Any], Array]
+    ) -> "GradientSums":
+        """With what `squared` makes of each gradient in units of the largest one.
+
+        Args:
+            found: gradients by path, arrays or trees of them.
+            squared: `(path, gradient) -> what is added`, of degree two.
+        """
+        largest = jnp.max(jnp.stack([jnp.abs(g).max() for g in jax.tree.leaves(dict(found))]))
+        unit = jnp.maximum(self.unit, jnp.where(largest > 0, exponent(largest), _LEAST))
+        squares = {
+            path: shift(self.squares[path], 2 * (self.unit - unit))
+            + squared(path, jax.tree.map(lambda x: to_unit(x, unit), g))
+            for path, g in found.items()
+        }
+        return GradientSums(squares, unit)
 
     def means(self, count: int) -> Params:
         near = -_ROOM <= int(self.unit) <= _ROOM

@@ -5,15 +5,16 @@ With `W + s A B`, and G the gradient of W, those of the adapter are `∇A = s G 
 
     ĝ = A ∇B + ∇A B = s (A Aᵀ G + G Bᵀ B),
 
-of rank 2r at most, for G itself. How near ĝ is to G hangs on where A and B point: as long as B is
-0, the rows of ĝ say nothing of those of G but their mean, so the adapters are trained first.
+of rank 2r at most, for G itself. While B is 0 that is `s A Aᵀ G`, whose rows are those of G mixed
+at random: they say next to nothing of each. Adapters are trained first, for one pass, which was not
+seen to change that (docs/lora.md).
 
-The sketch has no such need: with A at 0 and B drawn anew for each batch, N(0, 1/r), it is
+The sketch works at once: with A at 0 and B drawn again and again, N(0, 1/r), it is
 `E ‖∇A_i‖² = ‖G_i‖²`, row by row. What it estimates, `fisher_rows` computes.
 
 Sources: Zhang et al., "LoRAPrune: structured pruning meets low-rank parameter-efficient
-fine-tuning" (2024), whose step of size 1 in A and B at once, `− ∇A ∇B`, is left out: it hangs on
-the scale of the loss. The sketch, and sums by rows, are ours.
+fine-tuning" (2024), whose step of size 1 in A and B at once, `− ∇A ∇B`, is left out: it depends
+on the scale of the loss. The sketch, and sums by rows, are ours.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,7 +27,9 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.importance.base import Importance, Subject, Weighting, register_importance
-from lpaf_jax.importance.gradients import rows_that_count
+from lpaf_jax.importance.gradients import GradientSums, rows_that_count
+from lpaf_jax.importance.rows import by_rows
+from lpaf_jax.linalg.arithmetic import matmul
 from lpaf_jax.models.functional import Batch, Params, as_function, fixed_arrays, parameters
 from lpaf_jax.models.lora import adapters, add_adapters
 
@@ -48,8 +51,8 @@ def sketched_rows(
 ) -> Params:
     """An unbiased estimate of `fisher_rows` at the memory of LoRA.
 
-    Its standard deviation is that of `‖G_i‖²` over the examples, and beside it `√(2/r)` of each
-    square, which the examples average, too.
+    Its standard deviation is that of `‖G_i‖²` over the examples, and beside it `√(2/r)` of it,
+    which chunks average, as each has a B of its own.
 
     Args:
         model: left as it is; dropout is off.
@@ -81,34 +84,34 @@ def sketched_rows(
     each = jax.vmap(jax.grad(alone), in_axes=(None, None, None, 0))
 
     @jax.jit
-    def add(sums: Params, a: Params, fixed: Params, batch: Batch, key: Array) -> Params:
-        keys = jax.random.split(key, len(shapes))
-        b = {
-            path: jax.random.normal(own, shape) / jnp.sqrt(rank)
-            for own, (path, shape) in zip(keys, shapes.items(), strict=True)
-        }
-
-        def part(sums: Params, rows: Batch) -> tuple[Params, None]:
+    def add(sums: GradientSums, a: Params, fixed: Params, batch: Batch, key: Array) -> GradientSums:
+        def part(sums: GradientSums, given: tuple[Batch, Array]) -> tuple[GradientSums, None]:
+            rows, key = given
+            keys = jax.random.split(key, len(shapes))
+            b = {
+                path: jax.random.normal(own, shape) / jnp.sqrt(rank)
+                for own, (path, shape) in zip(keys, shapes.items(), strict=True)
+            }
             counted = jnp.any(rows["weight"].reshape(len(rows["weight"]), -1) > 0, axis=1)
-            found = each(a, b, fixed, rows)
-            return {
-                path: sums[path] + jnp.einsum("e,emr->m", counted, jnp.square(g))
-                for path, g in found.items()
-            }, None
+            found = {
+                path.removesuffix(".lora_a"): jnp.where(counted[:, None, None], g, 0)
+                for path, g in each(a, b, fixed, rows).items()
+            }
+            return sums.adding(found, lambda path, g: jnp.sum(jnp.square(g), axis=(0, 2))), None
 
         rows = len(batch["weight"])
         size = next(c for c in range(min(chunk, rows), 0, -1) if rows % c == 0)
         parts = {name: x.reshape(-1, size, *x.shape[1:]) for name, x in batch.items()}
-        return jax.lax.scan(part, sums, parts)[0]
+        return jax.lax.scan(part, sums, (parts, jax.random.split(key, rows // size)))[0]
 
-    sums = {path: jnp.zeros(len(x)) for path, x in a.items()}
+    sums = GradientSums.of_rows({path.removesuffix(".lora_a"): len(x) for path, x in a.items()})
     key, count = jax.random.key(seed), 0
     for index, batch in enumerate(batches):
         sums = add(sums, a, fixed, dict(batch), jax.random.fold_in(key, index))
         count += int(rows_that_count(batch).sum())
     if count == 0:
         raise ValueError("no example to take a gradient of")
-    return {path.removesuffix(".lora_a"): x / count for path, x in sums.items()}
+    return sums.means(count)
 
 
 def lora_rows(
@@ -154,54 +157,50 @@ def lora_rows(
         return {path: x + updates[path] for path, x in params.items()}, state
 
     @jax.jit
-    def look(params: Params, fixed: Params, batch: Batch) -> Params:
+    def look(sums: GradientSums, params: Params, fixed: Params, batch: Batch) -> GradientSums:
         grads = jax.grad(value)(params, fixed, batch)
-        found = {}
-        for path in places:
+
+        def squared(path: str, of: tuple[Array, Array]) -> Array:
             a, b = (params[f"{path}.lora_{side}"] for side in "ab")
-            to_a, to_b = (grads[f"{path}.lora_{side}"] for side in "ab")
+            to_a, to_b = of
             if by == "gradient":
-                found[path] = _squared_rows(a, to_b, to_a, b)
-            else:
-                weight = fixed[f"{path}.base.kernel"] + _SCALE * a @ b
-                found[path] = jnp.sum(jnp.square((a @ to_b + to_a @ b) * weight), axis=1)
-        return found
+                return _squared_rows(a, to_b, to_a, b)
+            weight = fixed[f"{path}.base.kernel"] + _SCALE * matmul(a, b)
+            estimate = matmul(a, to_b) + matmul(to_a, b)
+            return jnp.sum(jnp.square(estimate * weight), axis=1)
+
+        pairs = {p: (grads[f"{p}.lora_a"], grads[f"{p}.lora_b"]) for p in places}
+        return sums.adding(pairs, squared)
 
     places = list(adapters(model))
     params, count = parameters(model), 0
     state = optimizer.init(params)
     for batch in batches():
         params, state = step(params, state, fixed, dict(batch))
-    sums: Params = {path: jnp.zeros(len(params[f"{path}.lora_a"])) for path in places}
+    sums = GradientSums.of_rows({path: len(params[f"{path}.lora_a"]) for path in places})
     for batch in batches():
-        sums = jax.tree.map(jnp.add, sums, look(params, fixed, dict(batch)))
+        sums = look(sums, params, fixed, dict(batch))
         count += 1
     if count == 0:
         raise ValueError("no batch to take a gradient of")
-    return {path: x / count for path, x in sums.items()}
+    return sums.means(count)
 
 
 def _squared_rows(a: Array, to_b: Array, to_a: Array, b: Array) -> Array:
     """`‖(A ∇B + ∇A B)_i‖²` for each row, from products of (r, n) with (n, r) alone."""
     both, other = jnp.concatenate([a, to_a], axis=1), jnp.concatenate([to_b, b])
-    gram = jnp.matmul(other, other.T, precision=jax.lax.Precision.HIGHEST)
-    return jnp.maximum(jnp.sum((both @ gram) * both, axis=1), 0)
-
-
-def _by_paths(subject: Subject, rows: Params) -> dict[str, Weighting]:
-    paths = (path.removesuffix(".kernel") for path in subject.weights)
-    return {f"{path}.kernel": Weighting(left=rows[path]) for path in paths}
+    return jnp.maximum(jnp.sum(matmul(both, matmul(other, other.T)) * both, axis=1), 0)
 
 
 def _of_sketch(subject: Subject) -> dict[str, Weighting]:
     assert subject.loss is not None
-    return _by_paths(subject, sketched_rows(subject.model, subject.batches(), subject.loss))
+    return by_rows(subject, sketched_rows(subject.model, subject.batches(), subject.loss))
 
 
 def _of_adapters(by: Literal["gradient", "taylor"]) -> Callable[[Subject], dict[str, Weighting]]:
     def found(subject: Subject) -> dict[str, Weighting]:
         assert subject.loss is not None
-        return _by_paths(subject, lora_rows(subject.model, subject.batches, subject.loss, by=by))
+        return by_rows(subject, lora_rows(subject.model, subject.batches, subject.loss, by=by))
 
     return found
 

@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.importance.base import Importance, Subject, Weighting, register_importance
-from lpaf_jax.importance.gradients import output_gradients, rows_that_count
+from lpaf_jax.importance.gradients import GradientSums, output_gradients, rows_that_count
 from lpaf_jax.models.compressible import compressible_layers
 from lpaf_jax.models.functional import Batch, Params, parameters
 
@@ -28,7 +28,7 @@ def fisher_rows(
         ‖G_i‖² = X_iᵀ (Δ Δᵀ) X_i,    X_i the column i of X,
 
     which needs (T, T) for each example, and never (m, n). Δ of all examples of a batch comes from
-    one backward pass: no output of a row hangs on another row.
+    one backward pass: no output of a row depends on another row.
 
     Args:
         model: left as it is; dropout is off.
@@ -37,7 +37,8 @@ def fisher_rows(
         paths: of layers; all compressible ones unless given.
 
     Returns:
-        by path of the layer, (m,) in float32.
+        by path of the layer, (m,) in float32; where gradients are far from 1, all divided by one
+        number, as in `gradient_moments`.
 
     Raises:
         ValueError: no row of weight above 0.
@@ -54,35 +55,46 @@ def fisher_rows(
     exact = jax.lax.Precision.HIGHEST
 
     @jax.jit
-    def rows_of(state: Any, batch: Batch, counted: Array) -> Params:
+    def add(sums: GradientSums, state: Any, batch: Batch, counted: Array) -> GradientSums:
         gradients, inputs, shared = at_outputs(state, batch, counted)
 
-        def squares(path: str) -> Array:
-            delta, x = gradients[path], inputs[shared[path]]
+        def squared(path: str, delta: Array) -> Array:
+            x = inputs[shared[path]]
             products = jnp.einsum("nti,nui->ntu", delta, delta, precision=exact)
             through = jnp.einsum("ntu,nui->nti", products, x, precision=exact)
             # Of an example alone it is a square, which rounding may take below 0.
             return jnp.maximum(jnp.sum(x * through, axis=1), 0).sum(0)
 
-        return {path: squares(path) for path in gradients}
+        return sums.adding(gradients, squared)
 
-    sums: Params | None = None
+    params = parameters(model)
+    sums = GradientSums.of_rows({path: _height(params, path) for path in chosen})
     count = 0
     for batch in batches:
         counted = rows_that_count(batch)
-        found = rows_of(state, dict(batch), counted)
-        sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
+        sums = add(sums, state, dict(batch), counted)
         count += int(counted.sum())
-    if sums is None or count == 0:
+    if count == 0:
         raise ValueError("no example to take a gradient of")
-    return {path: total / count for path, total in sums.items()}
+    return sums.means(count)
+
+
+def _height(params: Params, path: str) -> int:
+    matrix = params.get(f"{path}.kernel", params.get(f"{path}.a"))
+    assert matrix is not None, f"{path} is no linear layer"
+    return len(matrix)
+
+
+def by_rows(subject: Subject, rows: Params) -> dict[str, Weighting]:
+    """Rows by layer as the weighting of each matrix."""
+    paths = (path.removesuffix(".kernel") for path in subject.weights)
+    return {f"{path}.kernel": Weighting(left=rows[path]) for path in paths}
 
 
 def _weightings(subject: Subject) -> dict[str, Weighting]:
     assert subject.loss is not None
     paths = [path.removesuffix(".kernel") for path in subject.weights]
-    found = fisher_rows(subject.model, subject.batches(), subject.loss, paths)
-    return {f"{path}.kernel": Weighting(left=rows) for path, rows in found.items()}
+    return by_rows(subject, fisher_rows(subject.model, subject.batches(), subject.loss, paths))
 
 
 register_importance(

@@ -22,6 +22,7 @@ from lpaf_jax.linalg.nf4 import Nf4 as Nf4
 from lpaf_jax.linalg.nf4 import nf4 as nf4
 from lpaf_jax.linalg.nf4 import nf4_bytes as nf4_bytes
 from lpaf_jax.linalg.nf4 import nf4_dense as nf4_dense
+from lpaf_jax.linalg.nf4 import nf4_matmul as nf4_matmul
 from lpaf_jax.linalg.randomized import randomized_svd as randomized_svd
 from lpaf_jax.linalg.ranks import Choices as Choices
 from lpaf_jax.linalg.ranks import allocate_choices as allocate_choices

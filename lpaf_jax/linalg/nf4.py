@@ -3,12 +3,14 @@
 ```python
 q = nf4(w)                    # 4.127 bits a number
 w_hat = nf4_dense(q, w.shape)
+y = nf4_matmul(x, q, w.shape)  # x @ w_hat, without w_hat
 ```
 
 Source: Dettmers et al., "QLoRA: efficient finetuning of quantized LLMs" (2023).
 """
 
 import math
+from functools import partial
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -40,7 +42,7 @@ TABLE = _table()
 class Nf4(NamedTuple):
     """A matrix of N numbers in four bits each, in blocks of 64 along its rows.
 
-    The scale of a block is its largest number; scales are kept as their mean and 8 bits of what
+    The scale of a block is its largest magnitude; scales are kept as their mean and 8 bits of what
     they differ from it, in groups of 256.
 
     Attributes:
@@ -101,11 +103,70 @@ def _quantized(w: Array) -> Nf4:
 
 def nf4_dense(q: Nf4, shape: tuple[int, ...], dtype: jnp.dtype | type = jnp.float32) -> Array:
     """The array of `shape` that `q` stands for, `ŵ = s t_c`."""
-    found = jnp.stack([q.codes >> 4, q.codes & 15], axis=1).reshape(-1)
-    values = jnp.asarray(TABLE)[found]
+    return _dense(q.codes, _scales(q.scales, q.steps, q.mean), shape).astype(dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def nf4_matmul(x: Float[Array, "t m"], q: Nf4, shape: tuple[int, int]) -> Float[Array, "t n"]:
+    """`x ŵ`, and `g ŵᵀ` for its gradient, with some rows of ŵ at a time.
+
+    XLA would multiply back all matrices of a model before it needs the first one, as they depend on
+    no input, and keep them for the gradient. In a loop it cannot.
+
+    Args:
+        x: any float dtype, which the result has; sums are in float32.
+        q: of `shape`, (m, n). It has no gradient.
+
+    Cost: that of the product, and a lookup for each number. Memory: a sixteenth of ŵ, where m has
+    such a divisor.
+    """
+    count, inner = _parts(shape), shape[0]
+    wide = jnp.float64 if x.dtype == np.dtype("float64") else jnp.float32
+
+    def add(y: Array, piece: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        rows, codes, scale = piece
+        w = _dense(codes, scale, (inner // count, shape[1])).astype(x.dtype)
+        return y + jnp.matmul(rows, w, preferred_element_type=wide), None
+
+    rows = x.reshape(len(x), count, -1).swapaxes(0, 1)
+    start = jnp.zeros((len(x), shape[1]), wide)
+    return jax.lax.scan(add, start, (rows, *_pieces(q, count)))[0].astype(x.dtype)
+
+
+def _forward(x: Array, q: Nf4, shape: tuple[int, int]) -> tuple[Array, Nf4]:
+    return nf4_matmul(x, q, shape), q
+
+
+def _backward(shape: tuple[int, int], q: Nf4, g: Array) -> tuple[Array, None]:
+    count = _parts(shape)
+
+    def of_piece(piece: tuple[Array, Array]) -> Array:
+        w = _dense(*piece, (shape[0] // count, shape[1])).astype(g.dtype)
+        return jnp.matmul(g, w.T)
+
+    found = jax.lax.map(of_piece, _pieces(q, count))
+    return found.swapaxes(0, 1).reshape(len(g), shape[0]), None
+
+
+nf4_matmul.defvjp(_forward, _backward)
+
+
+def _parts(shape: tuple[int, int]) -> int:
+    """How many pieces of whole rows and whole blocks a matrix has, 16 at most."""
+    m, n = shape
+    return next(k for k in range(16, 0, -1) if k == 1 or (m % k == 0 and m // k * n % BLOCK == 0))
+
+
+def _pieces(q: Nf4, count: int) -> tuple[Array, Array]:
+    """Codes, and scales in float32, of each piece."""
     scale = _scales(q.scales, q.steps, q.mean)
-    numbers = (_padded(values, BLOCK) * scale[:, None]).reshape(-1)
-    return numbers[: math.prod(shape)].reshape(shape).astype(dtype)
+    return q.codes.reshape(count, -1), scale.reshape(count, -1)
+
+
+def _dense(codes: Array, scale: Array, shape: tuple[int, ...]) -> Array:
+    found = jnp.stack([codes >> 4, codes & 15], axis=1).reshape(-1)
+    numbers = _padded(jnp.asarray(TABLE)[found], BLOCK) * scale[:, None]
+    return numbers.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 def nf4_bytes(shape: tuple[int, ...]) -> int:

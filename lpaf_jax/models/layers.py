@@ -17,7 +17,7 @@ from jax import Array
 
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.factors.layer import by_rows, optional, plus, rows_of
-from lpaf_jax.linalg import LowRank, nf4, nf4_dense
+from lpaf_jax.linalg import LowRank, nf4, nf4_dense, nf4_matmul
 
 
 class Fixed(nnx.Variable):
@@ -33,18 +33,20 @@ class Frozen(Fixed):
 
 
 class Quantized(Frozen):
-    """A frozen matrix in four bits a number, which a layer reads as the dense one it stands for.
-
-    Made with `size`, its (m, n), and `dtype_read`, that of the dense one.
-    """
+    """A frozen matrix in four bits a number (NF4), made with `dense`, its (m, n)."""
 
     @classmethod
-    def of(cls, w: Array, dtype: Any = jnp.float32) -> "Quantized":
-        return cls(nf4(w), size=w.shape, dtype_read=jnp.dtype(dtype))
+    def of(cls, w: Array) -> "Quantized":
+        return cls(nf4(w), dense=w.shape)
 
     def __getitem__(self, key: Any) -> Any:
         found: Any = self
-        return nf4_dense(self.get_value(), found.size, found.dtype_read)[key]
+        return nf4_dense(self.get_value(), found.dense)[key]
+
+    def product(self, x: Array) -> Array:
+        """`x W` of rows x."""
+        found: Any = self
+        return nf4_matmul(x, self.get_value(), found.dense)
 
 
 class Draw(nnx.Variable):

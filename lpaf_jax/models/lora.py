@@ -24,7 +24,7 @@ from jax import Array
 
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.factors import LowRankLinear, SlicedLinear
-from lpaf_jax.factors.layer import by_rows
+from lpaf_jax.factors.layer import by_rows, plus
 from lpaf_jax.linalg import LowRank
 from lpaf_jax.models.compressible import compressible_layers
 from lpaf_jax.models.functional import layer_at, parameters, replace_layer
@@ -49,16 +49,16 @@ class LoraLinear(nnx.Module):
         return by_rows(x, self._rows)
 
     def _rows(self, x: Array) -> Array:
-        heads = self.base.heads if isinstance(self.base, SlicedLinear) else None
-        inputs = heads.taken(x) if heads is not None and heads.side == "inputs" else x
-        change = self.scale * ((inputs @ self.lora_a[...]) @ self.lora_b[...])
-        if heads is not None and heads.side == "outputs":
-            change = heads.spread(change)
-        # What is multiplied back from four bits is multiplied back again for the gradient: kept in
-        # between, all of the matrices would be there at once.
-        four_bits = isinstance(_weight(self.base), Quantized)
-        y: Array = jax.checkpoint(self.base)(x) if four_bits else self.base(x)
-        return y + change.astype(y.dtype)
+        base = self.base
+        return (
+            base.at_heads(x, self._product) if isinstance(base, SlicedLinear) else self._product(x)
+        )
+
+    def _product(self, x: Array) -> Array:
+        weight = _weight(self.base)
+        y = weight.product(x) if isinstance(weight, Quantized) else x @ weight[...]
+        change = self.scale * ((x @ self.lora_a[...]) @ self.lora_b[...])
+        return plus(y, self.base.bias) + change.astype(y.dtype)
 
     def merged(self) -> Base:
         """The layer alone, with `W + s A B` for its W, and trainable again."""
@@ -150,8 +150,7 @@ def add_adapters(
     if four_bits:
         for beside in adapters(model).values():
             leaf = "w" if isinstance(beside.base, SlicedLinear) else "kernel"
-            quantized = Quantized.of(_weight(beside.base)[...], narrow or jnp.float32)
-            setattr(beside.base, leaf, quantized)
+            setattr(beside.base, leaf, Quantized.of(_weight(beside.base)[...]))
 
 
 def put_adapters(model: nnx.Module, given: Mapping[str, Update]) -> None:

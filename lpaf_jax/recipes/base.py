@@ -135,6 +135,13 @@ class Recipe:
                 f"{stage.importance!r} is known from pruning, and recipe {self.name} does not "
                 "prune: take one that does, such as lpaf",
             )
+        beside = any(isinstance(e, Tune) and e.lora is not None for e in self.stages[cut:])
+        if beside and not stage.low_rank:
+            raise SettingError(
+                ("lora",),
+                f"trains adapters beside dense matrices and two thin factors, and {stage.solver!r} "
+                "makes others: leave it out, or take another --solver",
+            )
         mixed = any(isinstance(each, MixedTune) for each in self.stages[cut:])
         if mixed and not stage.low_rank:
             raise SettingError(

@@ -4,12 +4,15 @@ import math
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lpaf_jax.core.errors import SettingError
 from lpaf_jax.core.ranges import demand, whole
 from lpaf_jax.stages.base import Context, Description, Saved
 from lpaf_jax.stages.factorize import Factorize
+
+if TYPE_CHECKING:
+    from lpaf_jax.models.functional import Params
 
 
 @dataclass(frozen=True)
@@ -17,17 +20,18 @@ class Compensate(Factorize):
     """Factorize in several truncations, between which adapters (LoRA) learn the task.
 
     The matrices W are fixed. In each of J rounds adapters are trained beside them, W becomes the
-    best approximation of `W + s A B` of a rank that falls along a cubic from that of as many
-    numbers as W has to the last one, and new adapters begin at 0. Nothing has a gradient or a state
-    of the optimiser but adapters.
+    best approximation of `W + s A B` of a lower rank, and new adapters begin at 0. In training
+    nothing has a gradient or a state of the optimiser but adapters.
 
-    The schedule of truncation is ours, its shape that of gradual pruning (Zhu & Gupta, 2017).
+    The share of the numbers that factors of that rank would have falls along a cubic, as that of
+    weights in gradual pruning (Zhu & Gupta, 2017), from 1: the first truncation already takes about
+    half of the rank of a square matrix, the directions of least weight.
     """
 
     logs = "compensate"
 
     lora: int = 8
-    """Rank of adapters."""
+    """Rank of adapters, here and where the factors are tuned."""
     lora_alpha: float = 16.0
     """What adapters add is scaled by this over their rank."""
     lora_epochs: float = 1.0
@@ -64,7 +68,6 @@ class Compensate(Factorize):
 
     def run(self, context: Context) -> Saved:
         """Train adapters and truncate in turn, from the last truncation that is on disk."""
-        import jax
         import jax.numpy as jnp
         import optax
         from flax import nnx
@@ -72,7 +75,7 @@ class Compensate(Factorize):
         from lpaf_jax.checkpoints import load_model
         from lpaf_jax.core.processes import on_host
         from lpaf_jax.factorization import factorize, to_factors
-        from lpaf_jax.models import compressible, fixed_arrays, parameters, set_parameters
+        from lpaf_jax.models import fixed_arrays, parameters, set_parameters
         from lpaf_jax.models.lora import add_adapters, merge_adapters
         from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
         from lpaf_jax.train import task_loss
@@ -96,11 +99,12 @@ class Compensate(Factorize):
         optimizer, rate = optimizer_of(training, self.lora_lr, each)
         matrices = context.checkpoints("compensate-matrices")
         with closing(matrices):
-            held = matrices.restore(
-                trainer.fresh(compressible(parameters(model)), optax.identity())
-            )
+            # Biases, too: a solver may move them.
+            kept = _layers(parameters(model))
+            held = matrices.restore(trainer.fresh(kept, optax.identity()))
             begun = int(held.step) // each
             set_parameters(model, on_host(held.params))
+            del kept, held
             for index, share in enumerate(self.shares()[begun:], begun):
                 moved = adapted(index)
                 state = trainer.fresh(parameters(moved), optimizer)
@@ -133,11 +137,9 @@ class Compensate(Factorize):
                     if solution.bias is not None:
                         params[path.replace(".kernel", ".bias")] += solution.bias
                 set_parameters(model, params)
-                now = trainer.fresh(compressible(params), optax.identity())._replace(
-                    step=jnp.full_like(state.step, (index + 1) * each)
-                )
-                matrices.save_if_due(now, now=True)
-                jax.block_until_ready(now)
+                now = trainer.fresh(_layers(params), optax.identity())
+                step = jnp.full_like(now.step, (index + 1) * each)
+                matrices.save_if_due(now._replace(step=step), now=True)
         raise AssertionError("the last truncation returns")
 
     def describe(self, found: Mapping[str, Any]) -> Description:
@@ -152,3 +154,11 @@ class Compensate(Factorize):
             "made smaller by", "made smaller, while adapters (LoRA) made up for it, by", 1
         )
         return usual._replace(phase="Factorizing beside adapters", text=text, card=card)
+
+
+def _layers(params: "Params") -> "Params":
+    """Matrices and biases of the layers that are factorized, by path."""
+    from lpaf_jax.models import compressible_layers
+
+    layers = set(compressible_layers(params))
+    return {path: x for path, x in params.items() if path.rpartition(".")[0] in layers}

@@ -48,7 +48,6 @@ class Trainer:
 
     def __init__(self, training: Training, loop: Loop, progress: Progress):
         self._training, self._loop, self._progress = training, loop, progress
-        self._begun = False
         self._made: dict[tuple[Loss, optax.GradientTransformation], Step] = {}
         self._layout = layout_of(training)
 
@@ -89,11 +88,11 @@ class Trainer:
     ) -> TrainState:
         """Run a stage, or its part up to step `until`, on from `state`."""
         until = self._loop.steps if until is None else until
-        if until > int(state.step):
-            # Tuning alone has a second part in one process: with the factors alone.
-            self._progress.begin(self._loop.name, int(state.step), alone=self._begun)
-            self._begun = True
-        if (loss, optimizer) not in self._made:  # parts that have both in common compile once
+        known = (loss, optimizer) in self._made  # parts that have both in common compile once
+        if until > int(state.step) and not known:
+            # Tuning alone has another step in one process: with the factors alone.
+            self._progress.begin(self._loop.name, int(state.step), alone=bool(self._made))
+        if not known:
             self._made[loss, optimizer] = make_step(
                 loss, optimizer, accumulate=self._training.accumulate, layout=self._layout
             )

@@ -54,13 +54,13 @@ class Tune(Stage):
     transfer_samples: int = 10_000
     """So many of them at most."""
     lora: Annotated[int | None, _RANK] = None
-    """Train adapters of this rank beside the factors, and nothing else; they are merged in the
-    end."""
+    """Train adapters of this rank beside the factors, and nothing else, and merge them in the
+    end. Of a recipe that cuts while adapters are trained: the rank of those, too."""
     lora_alpha: float = 16.0
     """What adapters add is scaled by this over their rank."""
     lora_base: Literal["float", "nf4"] = "float"
     """What the matrices beside adapters are held as while these are trained: as they are, or in
-    four bits a number (QLoRA), which takes an eighth of the memory."""
+    four bits a number (QLoRA), an eighth of float32."""
 
     def __post_init__(self) -> None:
         given: Any = self.transfer
@@ -78,7 +78,7 @@ class Tune(Stage):
         demand(self, "lora_alpha", lambda x: 0 < x < math.inf, "finite and more than 0")
         demand_choice(self, "lora_base", ("float", "nf4"))
         if self.lora is None and self.lora_base != "float":
-            raise SettingError(("lora_base",), "is of adapters: give --lora, their rank, with it")
+            raise SettingError(("lora_base",), "is for adapters: give --lora, their rank, with it")
         if self.transfer is not None and not self.transfer.is_file():
             raise SettingError(("transfer",), f"is {self.transfer}, which is no file")
         for name in ("tune_epochs", "distil", "distil_hidden", "distil_attention"):
@@ -128,10 +128,13 @@ class Tune(Stage):
         if self.lora is None:
             return final, None
         # Into the matrices as they are on disk: those here may be held in a narrower dtype.
+        found = updates(final)
+        del final, state, fixed
         whole = load_model(context.before)
-        put_adapters(whole, updates(final))
+        put_adapters(whole, found)
+        tensors = adapter_tensors(whole)
         merge_adapters(whole)
-        return whole, adapter_tensors(final)
+        return whole, tensors
 
     def describe(self, found: Mapping[str, Any]) -> Description:
         """See `Stage.describe`."""
@@ -140,10 +143,10 @@ class Tune(Stage):
             return Description(
                 "Tuned",
                 "Tuning adapters",
-                f"Adapters of rank {self.lora} are trained beside the factors, which stay as they "
-                f"are, like all else. {bits}{self._teacher()}In the end they become part of the "
-                "factors.",
-                f"Adapters (LoRA, rank {self.lora}) were then trained and merged into the factors.",
+                f"Adapters of rank {self.lora} are trained beside the matrices, or their factors, "
+                f"which stay as they are, like all else. {bits}{self._teacher()}In the end they "
+                "become part of what they stand beside.",
+                f"Adapters (LoRA, rank {self.lora}) were then trained and merged.",
             )
         return Description(
             "Tuned",

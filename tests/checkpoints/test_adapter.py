@@ -107,6 +107,10 @@ def test_the_base_model_may_be_named(folder: Path, tmp_path: Path) -> None:
         ({"lora_bias": True}, "biases of its own"),
         ({"init_lora_weights": "pissa_niter_4"}, "changed its base model first"),
         ({"lora_alpha": "x"}, "lora_alpha is 'x'"),
+        ({"lora_alpha": float("nan")}, "must be a finite number"),
+        ({"alpha_pattern": {"(": 3}}, "which is no pattern"),
+        ({"init_lora_weights": "lora_ga"}, "changed its base model first"),
+        ({"alora_invocation_tokens": [1]}, "acts after certain tokens"),
         ({"base_model_name_or_path": None}, "give --base"),
         ({"tensors": {f"{_OUTER}.lora_B.weight": None}}, "of one rank"),
         (
@@ -140,6 +144,26 @@ def test_what_cannot_be_merged_is_refused(
     assert main(["export", str(adapter), "--format", "merged", "--out", str(out)]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not out.exists()
+
+
+def test_a_head_that_is_nowhere_is_not_drawn(
+    write_folder: Any, tensors: Any, tmp_path: Path, capsys: Any
+) -> None:
+    body = {name: x for name, x in tensors.items() if not name.startswith("classifier")}
+    adapter = written(tmp_path / "adapter", write_folder(body))
+    words = ["export", str(adapter), "--format", "merged", "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "classifier" in capsys.readouterr().err
+
+
+def test_the_dtype_of_the_base_is_kept(folder: Path, tmp_path: Path) -> None:
+    file = folder / "model.safetensors"
+    save_file({n: x.astype(np.float16) for n, x in load_file(file).items()}, file)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"dtype": "float16"}))
+    out = merged(written(tmp_path / "adapter", folder))
+    assert {x.dtype for x in load_file(out / "model.safetensors").values()} == {np.dtype("f2")}
+    assert json.loads((out / "config.json").read_text())["dtype"] == "float16"
 
 
 def test_an_adapter_is_no_model(folder: Path, tmp_path: Path, capsys: Any) -> None:
@@ -203,7 +227,7 @@ def test_ours_is_read(peft: None, folder: Path, factorized: Any, tmp_path: Path,
     add_adapters(model, 3, scale=1.5)
     trained(model)
     adapter = tmp_path / "adapter"
-    chosen = {"scale": 1.5, "base": str(base), "family": FAMILIES["bert"]}
+    chosen: Any = {"base": str(base), "family": FAMILIES["bert"]}
     save_adapter(adapter, adapter_tensors(model), head="classification", **chosen)
     np.save(adapter / "ids.npy", IDS)
     subprocess.run([sys.executable, "-I", READER, adapter], check=True)

@@ -1,11 +1,13 @@
 """Four bits a number: the table of the source, nearest values, scales, and what it all takes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lpaf_jax.linalg import Nf4, nf4, nf4_bytes, nf4_dense
+from lpaf_jax.linalg import Nf4, nf4, nf4_bytes, nf4_dense, nf4_matmul
 from lpaf_jax.linalg.nf4 import TABLE
 
 # As QLoRA's appendix E prints it.
@@ -78,6 +80,39 @@ def test_under_jit_and_in_bfloat16() -> None:
     found = jax.jit(nf4_dense, static_argnums=(1, 2))(q, (16, 24), jnp.bfloat16)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(found, nf4_dense(nf4(w), (16, 24)), rtol=2**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (48, 64), (7, 13), (96, 16), (1, 64)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_product_is_that_of_the_dense_one(shape: tuple[int, int], dtype: Any) -> None:
+    random = np.random.default_rng(0)
+    q = nf4(jnp.asarray(random.normal(size=shape), jnp.float32))
+    x = jnp.asarray(random.normal(size=(5, shape[0])), dtype)
+    dense = nf4_dense(q, shape, dtype).astype(jnp.float32)
+    wide = x.astype(jnp.float32)
+    found, back = jax.vjp(lambda x: nf4_matmul(x, q, shape), x)
+    near = {"rtol": 1e-5, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2e-2, "atol": 5e-2}
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found.astype(jnp.float32), wide @ dense, **near)
+    (of_x,) = back(found)
+    expected = found.astype(jnp.float32) @ dense.T
+    np.testing.assert_allclose(of_x.astype(jnp.float32), expected, **(near | {"rtol": 3e-2}))
+
+
+def test_many_matrices_are_never_there_at_once() -> None:
+    """What a compiled step takes beside its arguments, in matrices of float32."""
+    size, count = (512, 512), 8
+    held = [nf4(jax.random.normal(jax.random.key(i), size)) for i in range(count)]
+
+    def loss(x: Any, held: Any) -> Any:
+        for q in held:
+            x = jnp.tanh(nf4_matmul(x, q, size))
+        return jnp.sum(jnp.square(x))
+
+    x = jnp.ones((4, 512))
+    for program in (loss, jax.value_and_grad(loss)):
+        compiled = jax.jit(program).lower(x, held).compile()
+        assert compiled.memory_analysis().temp_size_in_bytes < 2 * 4 * 512 * 512
 
 
 def test_what_has_no_number_is_refused() -> None:

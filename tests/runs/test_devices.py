@@ -21,17 +21,40 @@ from tests.tiny import Tiny
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
-def test_four_devices_end_where_one_does(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "lpaf_jax.cli", *tiny.arguments(run, fsdp=2)]
+def on_four_devices(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "lpaf_jax.cli", *arguments]
     flags = "--xla_force_host_platform_device_count=4"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_four_devices_end_where_one_does(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    on_four_devices(tiny.arguments(run, fsdp=2))
     assert_same_stages(run, finished)
+
+
+@pytest.mark.slow
+def test_adapters_on_four_devices_end_where_those_on_one_do(tiny: Tiny, tmp_path: Path) -> None:
+    """Between truncations, and beside matrices in four bits, whose parts are spread, too."""
+    chosen: dict[str, Any] = {"recipe": "lora-svd", "lora": 3, "truncations": 2}
+    chosen |= {"lora_base": "nf4", "tune_epochs": 1.0}
+    one, four = tmp_path / "one", tmp_path / "four"
+    compress(**tiny.chosen(one, **chosen))
+    on_four_devices(tiny.arguments(four, fsdp=2, **chosen))
+    for stage in ("stages/factorized", "model"):
+        ours, theirs = (load_file(f / stage / "model.safetensors") for f in (four, one))
+        assert ours.keys() == theirs.keys()
+        places = [name.removesuffix(".down.weight") for name in ours if "down.weight" in name]
+        for place in places:  # two factors may be turned against each other
+            found, expected = (
+                x[f"{place}.up.weight"] @ x[f"{place}.down.weight"] for x in (ours, theirs)
+            )
+            np.testing.assert_allclose(found, expected, atol=5e-3, err_msg=place)
 
 
 @pytest.mark.slow

@@ -12,8 +12,10 @@ from lpaf_jax.checkpoints import load_extra, load_model
 from lpaf_jax.cli import main
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.models import as_function, parameters
+from lpaf_jax.recipes import Recipe
 from lpaf_jax.runs import pipeline
 from lpaf_jax.runs.settings import make_settings
+from lpaf_jax.stages import Compensate, FineTune, Tune
 from tests.one_shot import compress
 from tests.one_shot import place as place
 from tests.tiny import Tiny
@@ -37,7 +39,7 @@ def test_the_factors_alone_are_changed_and_keep_their_shapes(healed: Path) -> No
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert changed == {name for name in before if name.endswith(("down.weight", "up.weight"))}
     page = " ".join((healed / "report.html").read_text().split())
-    assert "Adapters of rank 4 are trained beside the factors" in page
+    assert "Adapters of rank 4 are trained beside the matrices, or their factors" in page
 
 
 def test_what_was_trained_is_an_adapter_of_peft(healed: Path, tmp_path: Path) -> None:
@@ -59,10 +61,29 @@ def test_what_was_trained_is_an_adapter_of_peft(healed: Path, tmp_path: Path) ->
     }
 
 
+def test_the_last_stage_says_what_its_adapter_is(tiny: Tiny, tmp_path: Path) -> None:
+    """And not the first one that has adapters, too."""
+    recipe = Recipe(FineTune(), Compensate(lora=4, truncations=1), Tune(lora=2), name="both")
+    run, adapter = tmp_path / "run", tmp_path / "adapter"
+    chosen = tiny.chosen(run, recipe="lora-svd", quiet=True) | {"recipe": recipe}
+    pipeline.compress(**{n: x for n, x in chosen.items() if n not in ("lora", "lora_alpha")})
+    assert main(["export", str(run), "--format", "adapter", "--out", str(adapter)]) == 0
+    values = json.loads((adapter / "adapter_config.json").read_text())
+    assert (values["r"], values["lora_alpha"]) == (2, 16)
+
+
+def test_channels_of_heads_have_no_place_in_peft(place: Path, tmp_path: Path, capsys: Any) -> None:
+    chosen = {"recipe": "channels", "params": 0.5, "lora": 4, "tune_epochs": 1.0}
+    compress(place, "heads", **chosen)
+    words = ["export", str(place / "heads"), "--format", "adapter", "--out", str(tmp_path / "a")]
+    assert main(words) == 2
+    assert "has lost channels of heads" in capsys.readouterr().err
+
+
 def test_a_run_without_adapters_has_none(place: Path, tmp_path: Path, capsys: Any) -> None:
     words = ["export", str(place / "run"), "--format", "adapter", "--out", str(tmp_path / "out")]
     assert main(words) == 2
-    assert "only a run with --lora has one" in capsys.readouterr().err
+    assert "only a run whose last stage has --lora has one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("base", ["float", "nf4"])
@@ -96,6 +117,7 @@ def test_a_classifier(tiny: Tiny, tmp_path: Path) -> None:
         ("kfac-svd", {"lora": 0}, "must be a whole number, at least 1"),
         ("kfac-svd", {"lora": 4, "lora_alpha": 0.0}, "finite and more than 0"),
         ("kfac-svd", {"lora_base": "nf4"}, "give --lora"),
+        ("shapeshifter", {"lora": 4}, "'kronecker' makes others"),
         ("lpaf", {"lora": 4}, "this recipe mixes factors"),
     ],
 )

@@ -47,16 +47,25 @@ def test_the_share_falls_along_a_cubic() -> None:
     assert Compensate(params=0.2, truncations=1).shares() == [0.2]
 
 
-def test_the_factors_have_the_ranks_of_their_share(finished: Path) -> None:
+def test_the_factors_have_the_ranks_of_their_share(
+    tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
     before, after = weights(finished, "stages/dense"), weights(finished)
     rank = int(0.4 * ENCODER / SIDES)
     downs = [x for name, x in after.items() if name.endswith("down.weight")]
     assert {x.shape[0] for x in downs} == {rank}
-    # Adapters learnt something on the way: the factors are not those of the dense matrix alone.
+    # Adapters learnt something on the way: by the same cut alone the factors are others.
+    alone = tmp_path / "alone"
+    chosen = {"recipe": "kfac-svd", "importance": "fisher-rows", "ranks": "uniform"}
+    pipeline.compress(
+        **tiny.chosen(alone, params=0.4, tune_epochs=0.0, quiet=True, reuse=finished, **chosen)
+    )
     name = "bert.encoder.layer.0.attention.self.query"
-    whole = after[f"{name}.up.weight"] @ after[f"{name}.down.weight"]
-    kept = np.linalg.svd(before[f"{name}.weight"])[0][:, :rank]
-    assert np.linalg.norm(whole - kept @ (kept.T @ whole)) > 1e-2 * np.linalg.norm(whole)
+    found, cut = (
+        x[f"{name}.up.weight"] @ x[f"{name}.down.weight"] for x in (after, weights(alone, "model"))
+    )
+    assert found.shape == cut.shape
+    assert np.linalg.norm(found - cut) > 1e-2 * np.linalg.norm(cut)
     # All else is as it was.
     same = {n for n in after if "down" not in n and "up." not in n}
     assert all(np.array_equal(before[n], after[n]) for n in same)
@@ -65,11 +74,22 @@ def test_the_factors_have_the_ranks_of_their_share(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize("moves", ["", "biases"])
 def test_a_killed_run_ends_as_an_unbroken_one(
-    tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    tiny: Tiny,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    moves: str,
 ) -> None:
-    """Killed in a truncation: those before it are on disk."""
+    """Killed in a truncation: those before it are on disk, with the biases that they moved."""
     from lpaf_jax import factorization
+
+    chosen: dict[str, Any] = {"solver": "affine", "importance": "centred"} if moves else {}
+    if moves:
+        finished = tmp_path / "unbroken"
+        run(tiny, finished, **chosen)
 
     whole, calls = factorization.factorize, []
 
@@ -83,7 +103,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(
     with monkeypatch.context() as patched:
         patched.setattr(factorization, "factorize", dies)
         with pytest.raises(KeyboardInterrupt):
-            run(tiny, out)
+            run(tiny, out, **chosen)
     calls.clear()
     counted = []
     monkeypatch.setattr(
@@ -91,7 +111,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(
         "factorize",
         lambda *given, **chosen: counted.append(chosen["params"]) or whole(*given, **chosen),
     )
-    run(tiny, out)
+    run(tiny, out, **chosen)
     assert len(counted) == 3 - (at - 1)
     expected, found = weights(finished), weights(out)
     for name, x in expected.items():
@@ -101,7 +121,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lora": None}, "lora"),
+        ({"lora": None}, "lora is None"),
         ({"truncations": 0}, "at least 1"),
         ({"lora_epochs": 0.0}, "more than 0"),
         ({"lora_lr": 1.0}, r"in \(0, 1\)"),
