@@ -36,7 +36,7 @@ WITH_TORCH := torch onnx onnxscript onnxruntime accelerate peft
 WORKERS ?= 2
 PYTEST = JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n $(WORKERS)
 
-.PHONY: run decoder test test-slow test-all lint bench clean torch-auto torch-yes torch-no
+.PHONY: run decoder test test-slow test-all lint docs bench clean torch-auto torch-yes torch-no
 
 run: $(BASE)
 	$(VENV)/bin/lpaf compress minilm --task rotten_tomatoes --recipe lpaf-plus \
@@ -60,11 +60,15 @@ lint: $(DEV)
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
+# Warnings, such as a link that leads nowhere, are errors; the pages are site/*.html.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+
 bench: $(VENV)/installed-bench run
 	$(VENV)/bin/python benchmarks/linalg.py runs/quick
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find lpaf_jax tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE):
@@ -93,6 +97,11 @@ $(VENV)/installed-decoder: $(BASE)
 $(DEV): $(BASE)
 	@echo "Installing what the tests and checks need"
 	@$(INSTALL) --editable '.[test,lint]'
+	touch $@
+
+$(VENV)/installed-docs: $(BASE)
+	@echo "Installing what the site is made with"
+	@$(INSTALL) --editable '.[docs]'
 	touch $@
 
 # cmfrec is built from source, which needs a C compiler.

@@ -56,7 +56,7 @@ class Recipes:
                 if title == "recipes":
                     recipe = make_recipe(name)
                     stages = " → ".join(step for step, _ in recipe.steps())
-                    lines = f"{text}\nStages: {stages}. Needs {_needs(recipe)}."
+                    lines = f"{text}\nStages: {stages}. Needs {needs(recipe)}."
                 table.add_row(name, lines)
             console.print(table)
 
@@ -71,7 +71,7 @@ def _of_solver(solver: "Solver") -> str:
     return solver.summary + ("; needs a bias in every layer" if solver.moves_bias else "")
 
 
-def _needs(recipe: "Recipe") -> str:
+def needs(recipe: "Recipe") -> str:
     """What a recipe cannot do without, in words."""
     from lpaf_jax.importance import IMPORTANCES
     from lpaf_jax.ranks import RANK_RULES
