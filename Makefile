@@ -36,7 +36,7 @@ WITH_TORCH := torch onnx onnxscript onnxruntime accelerate peft
 WORKERS ?= 2
 PYTEST = JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n $(WORKERS)
 
-.PHONY: run decoder test test-slow test-all lint docs bench clean torch-auto torch-yes torch-no
+.PHONY: run decoder test test-slow test-all lint docs dist bench clean torch-auto torch-yes torch-no
 
 run: $(BASE)
 	$(VENV)/bin/lpaf compress minilm --task rotten_tomatoes --recipe lpaf-plus \
@@ -63,6 +63,11 @@ lint: $(DEV)
 # Warnings, such as a link that leads nowhere, are errors; the pages are site/*.html.
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+
+# A wheel and a source archive.
+dist: $(BASE)
+	@$(INSTALL) build
+	$(VENV)/bin/python -m build --outdir dist .
 
 bench: $(VENV)/installed-bench run
 	$(VENV)/bin/python benchmarks/linalg.py runs/quick
