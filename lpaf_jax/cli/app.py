@@ -31,6 +31,7 @@ from lpaf_jax.cli.export import Export
 from lpaf_jax.cli.generate import Generate
 from lpaf_jax.cli.inspect import Inspect
 from lpaf_jax.cli.intrinsic import Intrinsic
+from lpaf_jax.cli.push import Push
 from lpaf_jax.cli.recipes import Recipes
 from lpaf_jax.cli.report import Report
 from lpaf_jax.cli.serve import Evaluate, Predict
@@ -218,6 +219,7 @@ def _parse(argv: list[str]) -> Any:
         | Annotated[Analyze, subcommand("analyze")]
         | Annotated[Intrinsic, subcommand("intrinsic")]
         | Annotated[Export, subcommand("export")]
+        | Annotated[Push, subcommand("push")]
         | Annotated[Report, subcommand("report")]
         | Annotated[Doctor, subcommand("doctor")]
     )

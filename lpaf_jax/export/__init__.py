@@ -4,6 +4,7 @@ from lpaf_jax.export.adapter import export_adapter, export_merged
 from lpaf_jax.export.dense import export_dense
 from lpaf_jax.export.factorized import export_factorized
 from lpaf_jax.export.onnx import export_onnx
+from lpaf_jax.export.push import push_model
 from lpaf_jax.export.stablehlo import export_stablehlo
 from lpaf_jax.export.tokens import add_tokens
 
@@ -15,4 +16,5 @@ __all__ = [
     "export_merged",
     "export_onnx",
     "export_stablehlo",
+    "push_model",
 ]
