@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from itertools import pairwise
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
@@ -197,6 +198,7 @@ def _parse(argv: list[str]) -> Any:
         print(f"lpaf {__version__}")
         return None
     compresses = argv[:1] == ["compress"]
+    argv = _with_out(argv) if compresses else argv
     recipe = _recipe_in(argv) if compresses else recipe_of(None, "", "standard")
     command, default = _compress_with(recipe, _word(argv, "--preset"))
     compress: Any = Annotated[
@@ -255,6 +257,26 @@ def _word(argv: Sequence[str], flag: str) -> str | None:
     given = [b for a, b in pairwise(argv) if a == flag]
     given += [a.partition("=")[2] for a in argv if a.startswith(f"{flag}=")]
     return given[-1] if given else None
+
+
+# What tells runs apart by a name, in this order.
+_NAMED = ("--task", "--calibration", "--recipe", "--preset", "--params", "--rank", "--seed")
+
+
+def _with_out(argv: list[str]) -> list[str]:
+    """The words of `compress` with an `--out`, where none is given: `runs/minilm-sst2-lpaf-0.25`.
+
+    The same words have the same folder, so that a run that was killed goes on.
+    """
+    given = any(a == "--out" or a.startswith("--out=") for a in argv)
+    if given or len(argv) < 2 or argv[1].startswith("-") or {"-h", "--help"} & set(argv):
+        return argv
+    said = [argv[1], *(word for flag in _NAMED if (word := _word(argv, flag)) is not None)]
+    last = [re.split(r"[/:]", word.rstrip("/"))[-1] for word in said]
+    # Without the ending of a file, which 0.25 has not.
+    names = [re.sub(r"\.(?=[A-Za-z])\w+$", "", word) for word in last]
+    parts = [re.sub(r"[^\w.-]+", "_", name) for name in names]
+    return [*argv, "--out", str(Path("runs", "-".join(parts)))]
 
 
 def _recipe_in(argv: Sequence[str]) -> Recipe:

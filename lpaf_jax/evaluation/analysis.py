@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lpaf_jax.checkpoints import resolve_model
+from lpaf_jax.checkpoints import DecoderOnDisk, resolve_model
 from lpaf_jax.checkpoints.headless import load_headless
+from lpaf_jax.checkpoints.weight_files import weight_files
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.files import read_json
 from lpaf_jax.core.folders import model_folder
@@ -14,9 +15,10 @@ from lpaf_jax.data.tables import FILES, SUFFIXES, TEXT_COLUMN, text_lines
 from lpaf_jax.evaluation.hidden import compare_hidden
 from lpaf_jax.evaluation.tenths import dense_judge, without_tenths
 from lpaf_jax.factorization.spectra import feature_spectra, output_spectra, weight_spectra
+from lpaf_jax.factors import read_records
 from lpaf_jax.importance import activation_moments
 from lpaf_jax.models import parameters
-from lpaf_jax.models.families import family_name
+from lpaf_jax.models.families import FAMILIES, default_head, family_name, named_head
 
 _BATCH = 16
 
@@ -91,18 +93,24 @@ def analyse_model(
         if text is None and tenths is None:
             _refuse(f"without a {FILES}", text_column=text_column)
     tokenizer = None if examples is None else load_tokenizer(place)
-    say(f"loading {place}")
-    model = load_headless(place)
+    values = read_json(place / "config.json")
     found: dict[str, Any] = {
         "model": name,
-        "family": family_name(read_json(place / "config.json"), str(place)),
+        "family": family_name(values, str(place)),
         "source": task if text is None else str(text),
         "texts": None if examples is None else len(examples),
     }
-    say("spectra of the weights")
-    found["weights"] = weight_spectra(parameters(model))
+    model = None
+    if examples is None and _by_blocks(values, place):
+        found["weights"] = _from_disk(DecoderOnDisk(place), say)
+    else:
+        say(f"loading {place}")
+        model = load_headless(place)
+        say("spectra of the weights")
+        found["weights"] = weight_spectra(parameters(model))
     found["features"] = found["outputs"] = found["tokens"] = found["against"] = None
     if examples is not None and tokenizer is not None:
+        assert model is not None
         encoded = encode(tokenizer, examples, min(length, model.positions))
         say(f"spectra of the features, over {len(examples)} texts")
         moments = activation_moments(model, _batches(encoded))
@@ -116,6 +124,25 @@ def analyse_model(
     found["tenths"] = None
     if judge is not None:
         found["tenths"] = without_tenths(judge, say=say) | {"data": str(tenths)}
+    return found
+
+
+def _by_blocks(values: dict[str, Any], place: Path) -> bool:
+    """Whether a folder is one that can be read block by block: a dense decoder with its head."""
+    family = FAMILIES[family_name(values, str(place))]
+    head = named_head(values, family) or default_head(values, family)
+    pickled = any(file.suffix == ".bin" for file in weight_files(place))
+    dense = not read_records(values, place)
+    return family.walk is not None and head == "lm" and dense and not pickled
+
+
+def _from_disk(source: DecoderOnDisk, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The spectra of the weights of a model that may be larger than memory: a block at a time."""
+    found: list[dict[str, Any]] = []
+    for index in range(source.blocks):
+        say(f"spectra of the weights, block {index + 1} of {source.blocks}")
+        params, prefix = parameters(source.block(index)), source.prefix(index)
+        found += weight_spectra({f"{prefix}.{path}": x for path, x in params.items()})
     return found
 
 

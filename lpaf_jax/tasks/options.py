@@ -78,7 +78,8 @@ class Options:
     model: Positional[str]
     """`minilm`, `smollm2`, a folder with a Hugging Face checkpoint, a .gguf file, or a hub id."""
     out: Annotated[Path, arg(metavar="DIR")]
-    """Folder of the run; an unfinished run of the same settings found there is continued."""
+    """Folder of the run; an unfinished run of the same settings found there is continued. On the
+    command line it may be left out: it is then in runs/, named by what tells the run apart."""
     task: Annotated[str | None, arg(metavar="TASK", help_behavior_hint=_OPTIONAL)] = None
     """`rotten_tomatoes`, `imdb`, a GLUE task, `squad`, `squad_v2`, or a json, csv, tsv, jsonl or
     parquet file; or a .txt file, whose next tokens a decoder learns. Without one nothing is
