@@ -71,10 +71,7 @@ def fisher_scores(
                 for path, g in found.items()
             }, None
 
-        rows = len(batch["weight"])
-        size = next(c for c in range(min(chunk, rows), 0, -1) if rows % c == 0)
-        parts = {name: x.reshape(-1, size, *x.shape[1:]) for name, x in batch.items()}
-        return jax.lax.scan(add, scores, parts)[0]
+        return jax.lax.scan(add, scores, in_chunks(batch, chunk))[0]
 
     @jax.jit
     def add_batch(scores: Params, kernels: Params, params: Params, batch: Batch) -> Params:
@@ -90,3 +87,10 @@ def fisher_scores(
     if count == 0:
         raise ValueError("no example to take a gradient of")
     return jax.tree.map(lambda s: s / count, scores)
+
+
+def in_chunks(batch: Batch, chunk: int) -> Params:
+    """A batch in parts of one size, at most `chunk` rows each: a new first axis."""
+    rows = len(batch["weight"])
+    size = next(c for c in range(min(chunk, rows), 0, -1) if rows % c == 0)
+    return {name: x.reshape(-1, size, *x.shape[1:]) for name, x in batch.items()}

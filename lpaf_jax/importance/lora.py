@@ -27,6 +27,7 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.importance.base import Importance, Subject, Weighting, register_importance
+from lpaf_jax.importance.fisher import in_chunks
 from lpaf_jax.importance.gradients import GradientSums, rows_that_count
 from lpaf_jax.importance.rows import by_rows
 from lpaf_jax.linalg.arithmetic import matmul
@@ -99,10 +100,9 @@ def sketched_rows(
             }
             return sums.adding(found, lambda path, g: jnp.sum(jnp.square(g), axis=(0, 2))), None
 
-        rows = len(batch["weight"])
-        size = next(c for c in range(min(chunk, rows), 0, -1) if rows % c == 0)
-        parts = {name: x.reshape(-1, size, *x.shape[1:]) for name, x in batch.items()}
-        return jax.lax.scan(part, sums, (parts, jax.random.split(key, rows // size)))[0]
+        parts = in_chunks(batch, chunk)
+        keys = jax.random.split(key, len(parts["weight"]))
+        return jax.lax.scan(part, sums, (parts, keys))[0]
 
     sums = GradientSums.of_rows({path.removesuffix(".lora_a"): len(x) for path, x in a.items()})
     key, count = jax.random.key(seed), 0
