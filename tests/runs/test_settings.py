@@ -166,7 +166,7 @@ def of_text(chosen: dict[str, Any]) -> Settings:
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_every_recipe_can_be_run_as_it_is(name: str, preset: str) -> None:
     chosen = {"recipe": name, "preset": preset}
-    alone = name in ("aa-svd", "channels", "lorap", "sparsegpt-svd")
+    alone = name in ("aa-svd", "channels", "lorap", "sparsegpt-svd", "width-pruning")
     made = of_text(chosen) if alone else settings(**chosen)
     assert made.method.name == name
     assert made.steps[0][0] == "dense"
