@@ -78,9 +78,9 @@ def needs(recipe: "Recipe") -> str:
     from lpaf_jax.solvers import SOLVERS
     from lpaf_jax.stages import Factorize, Prune
 
-    if any(isinstance(stage, Prune) for stage in recipe.stages):
-        return "a task"
     cut = next(stage for stage in recipe.stages if isinstance(stage, Factorize))
+    if cut.logs is not None or any(isinstance(stage, Prune) for stage in recipe.stages):
+        return "a task"
     gradients = "loss" in IMPORTANCES[cut.importance].needs or RANK_RULES[cut.ranks].needs_spectra
     found = "a task, or a text for a decoder" if gradients else "a task or a text"
     alone = "streams" in IMPORTANCES[cut.importance].needs or cut.pruned_to < 1
