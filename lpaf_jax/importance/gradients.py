@@ -86,10 +86,26 @@ def gradient_moments(
 
     params = parameters(model)
     sums = GradientSums.none({path: _width(params, path) for path in chosen})
+    return mean_over(batches, lambda sums, *given: add(sums, state, *given), sums)
+
+
+def mean_over(
+    batches: Iterable[Batch],
+    add: "Callable[[GradientSums, Batch, np.ndarray], GradientSums]",
+    sums: "GradientSums",
+) -> Params:
+    """The sums after every batch, over the number of rows that count.
+
+    Args:
+        add: of the sums so far, a batch, and which of its rows count.
+
+    Raises:
+        ValueError: no row does.
+    """
     count = 0
     for batch in batches:
         counted = rows_that_count(batch)
-        sums = add(sums, state, dict(batch), counted)
+        sums = add(sums, dict(batch), counted)
         count += int(counted.sum())
     if count == 0:
         raise ValueError("no example to take a gradient of")

@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.importance.base import Importance, Subject, Weighting, register_importance
-from lpaf_jax.importance.gradients import GradientSums, output_gradients, rows_that_count
+from lpaf_jax.importance.gradients import GradientSums, mean_over, output_gradients
 from lpaf_jax.models.compressible import compressible_layers
 from lpaf_jax.models.functional import Batch, Params, parameters
 
@@ -69,14 +69,7 @@ def fisher_rows(
 
     params = parameters(model)
     sums = GradientSums.of_rows({path: _height(params, path) for path in chosen})
-    count = 0
-    for batch in batches:
-        counted = rows_that_count(batch)
-        sums = add(sums, state, dict(batch), counted)
-        count += int(counted.sum())
-    if count == 0:
-        raise ValueError("no example to take a gradient of")
-    return sums.means(count)
+    return mean_over(batches, lambda sums, *given: add(sums, state, *given), sums)
 
 
 def _height(params: Params, path: str) -> int:
