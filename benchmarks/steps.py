@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 from provenance import provenance
 
+from lpaf_jax.checkpoints import load_model
 from lpaf_jax.core.files import read_json, write_json
 from lpaf_jax.importance import Importance, Subject, Weighting, gradient_moments
 from lpaf_jax.importance.base import register_importance
@@ -27,6 +29,7 @@ from lpaf_jax.models.functional import Batch, as_function, parameters
 from lpaf_jax.recipes import Recipe
 from lpaf_jax.runs.comparison import compare
 from lpaf_jax.stages import Factorize, FineTune, MixedTune, Prune, Stage, Tune
+from lpaf_jax.stages.base import Context
 
 RESULTS = Path(__file__).parent / "results" / "steps.json"
 TEXTS = Path("runs/transfer.txt")
@@ -115,6 +118,25 @@ def moments() -> Question:
     return Question("shrinkage, number of batches and labels of the moments", found, (0.1,))
 
 
+@dataclasses.dataclass(frozen=True)
+class ByFineTuned(Factorize):
+    """The cut of the pruned model by what the fine-tuned one says of errors."""
+
+    def subject(self, model: nnx.Module, context: Context) -> Subject:
+        fine_tuned = load_model(context.before_last(Prune))
+        return super().subject(model, context)._replace(model=fine_tuned)
+
+
+def whose() -> Question:
+    by_other = ByFineTuned(**vars(BEST))
+    found = []
+    for kept in (0.5, 0.25):
+        for cut, model in ((BEST, "pruned"), (by_other, "fine-tuned")):
+            name = f"pruned to {100 * kept:g} %, moments of the {model} model"
+            found.append(recipe(Prune(kept=kept), cut, name=name))
+    return Question("whose moments weigh the cut of a pruned model", found, (0.16, 0.04))
+
+
 def pruning() -> Question:
     found = after_pruning(BEST, "two-sided, loss")
     return Question("pruning while fine-tuning, then the best cut", found, (0.16, 0.04))
@@ -178,6 +200,8 @@ def texts() -> Question:
         "own texts, 2.6 epochs": taught(tune_epochs=2.61),
         "own texts, 6 epochs": taught(tune_epochs=6.0),
         "own texts, 6 epochs, lr 1e-4": taught(tune_epochs=6.0, tune_lr=1e-4),
+        "own texts, 10 epochs, lr 1e-4": taught(tune_epochs=10.0, tune_lr=1e-4),
+        "own texts, 20 epochs, lr 1e-4": taught(tune_epochs=20.0, tune_lr=1e-4),
         # As many steps as the six epochs of 6,000 texts.
         "as many others, lr 1e-4": taught(tune_epochs=3.0, tune_lr=1e-4, **others(6_000)),
     }
@@ -211,6 +235,7 @@ QUESTIONS: dict[str, Callable[[], Question]] = {
     "ranks": ranks,
     "moments": moments,
     "ridge": ridge,
+    "whose": whose,
     "pruning": pruning,
     "figure-3": figure_three,
     "tuning": tuning,
