@@ -164,7 +164,7 @@ def save_model(
         LpafError: the folder cannot be written.
         ValueError: not as many names as the head has classes.
     """
-    values = read_json(source / "config.json")
+    values = read_json(source / "config.json") | dict(getattr(model, "resized", ()))
     name = family_name(values, str(source))
     family = FAMILIES[name]
     head = head_of(model, family)

@@ -77,10 +77,12 @@ def needs(recipe: "Recipe") -> str:
     from lpaf_jax.ranks import RANK_RULES
     from lpaf_jax.solvers import SOLVERS
     from lpaf_jax.stages import Factorize, Prune
+    from lpaf_jax.stages.shrink import Shrink
 
-    cut = next(stage for stage in recipe.stages if isinstance(stage, Factorize))
+    cut = next(stage for stage in recipe.stages if isinstance(stage, Shrink))
     if cut.logs is not None or any(isinstance(stage, Prune) for stage in recipe.stages):
         return "a task"
+    assert isinstance(cut, Factorize)
     gradients = "loss" in IMPORTANCES[cut.importance].needs or RANK_RULES[cut.ranks].needs_spectra
     found = "a task, or a text for a decoder" if gradients else "a task or a text"
     alone = "streams" in IMPORTANCES[cut.importance].needs or cut.pruned_to < 1

@@ -19,7 +19,17 @@ from typing import Any
 
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.registry import Registry
-from lpaf_jax.stages import Compensate, Factorize, FineTune, MixedTune, Prune, Stage, Tune
+from lpaf_jax.stages import (
+    Compensate,
+    Factorize,
+    FineTune,
+    MixedTune,
+    Prune,
+    PruneGroups,
+    Stage,
+    Tune,
+)
+from lpaf_jax.stages.shrink import Shrink
 
 FINAL = "final"
 """What the model after the last stage is called, whatever the stage leaves."""
@@ -104,7 +114,7 @@ class Recipe:
             LpafError: names the stage and where it belongs.
         """
         kinds = [type(stage).__name__ for stage in self.stages]
-        cuts = [i for i, stage in enumerate(self.stages) if isinstance(stage, Factorize)]
+        cuts = [i for i, stage in enumerate(self.stages) if isinstance(stage, Shrink)]
         if len(cuts) != 1:
             raise LpafError(f"recipe {self.name} has {len(cuts)} stages Factorize: give it one")
         if not isinstance(self.stages[0], FineTune):
@@ -127,7 +137,15 @@ class Recipe:
         from lpaf_jax.importance import IMPORTANCES
 
         stage = self.stages[cut]
-        assert isinstance(stage, Factorize)
+        assert isinstance(stage, Shrink)
+        mixed = any(isinstance(each, MixedTune) for each in self.stages[cut:])
+        if not isinstance(stage, Factorize):
+            if mixed:
+                raise LpafError(
+                    f"recipe {self.name} mixes two thin factors with the matrices that they came "
+                    f"from, and {type(stage).__name__} makes none: put Tune after it"
+                )
+            return
         pruned = any(isinstance(each, Prune) for each in self.stages[:cut])
         if "pruning" in IMPORTANCES[stage.importance].needs and not pruned:
             raise SettingError(
@@ -142,7 +160,6 @@ class Recipe:
                 f"trains adapters beside dense matrices and two thin factors, and {stage.solver!r} "
                 "makes others: leave it out, or take another --solver",
             )
-        mixed = any(isinstance(each, MixedTune) for each in self.stages[cut:])
         if mixed and not stage.low_rank:
             raise SettingError(
                 ("solver",),
@@ -293,7 +310,7 @@ def _one_line(error: BaseException) -> str:
 
 
 STAGES: Registry[type[Stage]] = Registry("stage")
-for _kind in (FineTune, Prune, Factorize, Compensate, Tune, MixedTune):
+for _kind in (FineTune, Prune, PruneGroups, Factorize, Compensate, Tune, MixedTune):
     STAGES.add(_kind.__name__, _kind)
 
 

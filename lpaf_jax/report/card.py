@@ -96,7 +96,7 @@ def _use(metrics: Metrics, stage: str) -> str:
             if kind == "span"
             else _in_torch("write", "text-generation", _BEGINNING, metrics.get("ordinary", False))
             if kind == "language"
-            else _in_torch("classify", "text-classification", read)
+            else _in_torch("classify", "text-classification", read, metrics.get("ordinary", False))
         )
     return f"""\
 {first}

@@ -24,7 +24,6 @@ from lpaf_jax.data import LESS_IS_BETTER, compare_paired
 from lpaf_jax.evaluation.latency import compare_latency
 from lpaf_jax.factorization.analysis import analyse_pruning
 from lpaf_jax.factors import KINDS
-from lpaf_jax.linalg import rank_for_ratio
 from lpaf_jax.models import as_function, compressible, count_parameters, parameters
 from lpaf_jax.recipes import Recipe
 from lpaf_jax.recipes.base import FINAL
@@ -34,7 +33,6 @@ from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings, as_json, check, make_settings
 from lpaf_jax.runs.texts import run_text
 from lpaf_jax.runs.training import run_stage
-from lpaf_jax.solvers import SOLVERS, check_biases
 from lpaf_jax.stages import Prune
 from lpaf_jax.stages.base import Place
 from lpaf_jax.stages.prune import pruning_arrays
@@ -102,7 +100,6 @@ def run(settings: Settings) -> dict[str, Any]:
     for name in hub_names(settings):  # the hub's client tries for a minute before it gives up
         progress.say(f"looking for {name} at the hub")
     inputs = load_inputs(settings)
-    check_biases(settings.factorize.solver, inputs.biases)
     for _, stage in settings.steps:
         stage.check_inputs(inputs)
     needs = _FOLDER_SIZE * inputs.weight_bytes
@@ -112,9 +109,9 @@ def run(settings: Settings) -> dict[str, Any]:
             return metrics
         progress.say(
             f"recipe {settings.method.name}: {settings.model} on {inputs.task.name} "
-            f"({counts(inputs)['train']} training examples), {plan(settings, inputs)}"
+            f"({counts(inputs)['train']} training examples), {settings.smaller.plan(inputs)}"
         )
-        missed = _share_missed(settings, inputs)
+        missed = settings.smaller.missed(inputs)
         for note in (missed, repeats_note(inputs), length_note(inputs)):
             if note:
                 progress.say(note)
@@ -127,62 +124,6 @@ def run(settings: Settings) -> dict[str, Any]:
         finish(job, metrics)
         _LOG.info("finished\n%s", result_text(metrics))
     return metrics
-
-
-def plan(settings: Settings, inputs: Inputs) -> str:
-    """How much of the compressible weights is to be kept, and with what ranks, in words."""
-    chosen, share = settings.factorize, settings.share
-    table = "" if chosen.embeddings is None else f", token embeddings to {chosen.embeddings:g}"
-    if chosen.ranks != "uniform":
-        assert share is not None
-        kept = f"{_percent(share)} of the compressible weights to keep"
-        return f"{kept}, ranks by {chosen.ranks}{table}"
-    rank = one_rank(settings, inputs)
-    kept = _percent(share_of_rank(rank, settings, inputs))
-    return f"rank {rank} everywhere, {kept} of the compressible weights{table}"
-
-
-def one_rank(settings: Settings, inputs: Inputs) -> int:
-    """The rank of all factorizations where it is one, from `rank` or from the ratio `params`."""
-    share = settings.share
-    if share is None:
-        assert settings.factorize.rank is not None
-        return settings.factorize.rank
-    return rank_for_ratio(_ranked(settings, inputs), share)
-
-
-def share_of_rank(rank: int, settings: Settings, inputs: Inputs) -> float:
-    """`k Σ(m + n) / Σ m n`: what factors of rank k hold, as a share of the matrices' numbers."""
-    shapes = _ranked(settings, inputs)
-    return rank * sum(map(sum, shapes)) / sum(m * n for m, n in shapes)
-
-
-def _ranked(settings: Settings, inputs: Inputs) -> list[tuple[int, int]]:
-    """The shapes of the matrices whose ranks are chosen; see `Solver.ranked`."""
-    ranked = SOLVERS[settings.factorize.solver].ranked
-    return [ranked(shape) for shape in inputs.shapes]
-
-
-def _share_missed(settings: Settings, inputs: Inputs) -> str | None:
-    """What to say where whole ranks are off the share asked for by more than a tenth of it."""
-    asked = settings.share
-    shapes = dict(zip(inputs.biases, inputs.shapes, strict=True))
-    reached = settings.factorize.planned(shapes)
-    if asked is None or reached is None or abs(reached - asked) <= 0.1 * asked:
-        return None
-    if settings.factorize.ranks != "uniform":
-        come = f"what whole ranks come to is {_percent(reached)} of the compressible weights"
-        return f"{_percent(asked)} was asked for: {come}"
-    rank = one_rank(settings, inputs)
-    return (
-        f"{_percent(asked)} was asked for: ranks are whole numbers, and each takes "
-        f"{_percent(share_of_rank(1, settings, inputs))} of the compressible weights, so rank "
-        f"{rank} is the " + ("least there is" if reached > asked else "largest within it")
-    )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.2g} %"
 
 
 def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
@@ -218,6 +159,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
         else _ratio(results[FINAL][primary], results[first][primary]),
         "rank": next(iter(ranks.values())) if len(set(ranks.values())) == 1 else None,
         "ranks": ranks,
+        "ordinary": not records_of(models[FINAL]),
         "encoder_params_ratio": stored[FINAL]["encoder"] / stored["dense"]["encoder"],
         "total_params_ratio": stored[FINAL]["total"] / stored["dense"]["total"],
         "params": stored,

@@ -12,6 +12,7 @@ from lpaf_jax.recipes import Recipe, make_recipe
 from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.stages import Factorize, FineTune, MixedTune, Prune, Tune
 from lpaf_jax.stages.prune import check_schedule
+from lpaf_jax.stages.shrink import Shrink
 from lpaf_jax.tasks.options import NOT_COMPARED as NOT_COMPARED
 from lpaf_jax.tasks.options import Options, check_options
 
@@ -22,6 +23,7 @@ _QUICK = {
     "finetune_epochs": 1.25,
     "prune_epochs": 0.5,
     "tune_epochs": 0.6,
+    "lora_epochs": 0.8,
 }
 # Unsigned scores and more weights than the tenth of the paper's Figure 3: signed ones took every
 # model here to chance, and a model pruned to a tenth is behind what half of the numbers can hold.
@@ -81,15 +83,21 @@ class Settings(Options):
     @property
     def share(self) -> float | None:
         """The share of the compressible numbers to be kept; None where a rank is chosen."""
-        return self.factorize.share(self.trained)
+        return self.smaller.share(self.trained)
 
     @property
-    def factorize(self) -> Factorize:
-        """The stage that factorizes."""
-        found = [stage for _, stage in self.steps if isinstance(stage, Factorize)]
+    def smaller(self) -> Shrink:
+        """The stage that makes the model smaller."""
+        found = [stage for _, stage in self.steps if isinstance(stage, Shrink)]
         if not found:
             raise LpafError(f"recipe {self.method.name} has no stage Factorize")
         return found[0]
+
+    @property
+    def factorize(self) -> Factorize:
+        """The same, of a run without a task, which does nothing but factorize and tune."""
+        assert isinstance(self.smaller, Factorize)
+        return self.smaller
 
 
 def recipe_of(name: str | None, task: Any, preset: str) -> Recipe:
@@ -180,7 +188,7 @@ def make_settings(
         alone = isinstance(reuse, Path | str)
         given["reuse"] = tuple(Path(r) for r in ([reuse] if alone else reuse or ()))
     method = method.with_settings(**own)
-    cuts = [stage for stage in method.stages if isinstance(stage, Factorize)]
+    cuts = [stage for stage in method.stages if isinstance(stage, Shrink)]
     if len(cuts) == 1 and cuts[0].params is None:
         # Said, so that a run is the same where it is given.
         method = method.with_settings(params=cuts[0].share(task is not None))
@@ -226,7 +234,8 @@ def check(settings: Settings) -> None:
     settings.method.check()
     if settings.trained:
         settings.method.check_order()
-        settings.factorize.refuse_blocks("with a task all is tuned at once (--tune-epochs)")
+        if isinstance(settings.smaller, Factorize):
+            settings.smaller.refuse_blocks("with a task all is tuned at once (--tune-epochs)")
     for _, stage in settings.steps:
         if isinstance(stage, Prune):
             check_schedule(settings.warmup, stage.cooldown)
@@ -236,18 +245,18 @@ def check(settings: Settings) -> None:
 
 def _check_untrained(settings: Settings) -> None:
     """Without a task a recipe is its factorization, and that needs no labels."""
-    chosen = settings.factorize
     name = settings.method.name
     if any(isinstance(stage, Prune) for _, stage in settings.steps):
         raise LpafError(
             f"recipe {name} prunes while it trains, which needs a task with labels: give --task, "
             f"or a recipe that needs none, such as {RECIPE_OF_TEXTS}"
         )
-    if chosen.logs is not None:
+    if settings.smaller.logs is not None:
         raise LpafError(
-            f"recipe {name} trains while it factorizes, which needs a task: give --task, with "
-            "--language-model for a text"
+            f"recipe {name} trains while it makes the model smaller, which needs a task: give "
+            "--task, with --language-model for a text"
         )
+    chosen = settings.factorize
     from lpaf_jax.importance import IMPORTANCES
 
     if "pruning" in IMPORTANCES[chosen.importance].needs:

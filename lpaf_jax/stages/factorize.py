@@ -10,8 +10,9 @@ from tyro.conf import arg
 
 from lpaf_jax.core.errors import SettingError
 from lpaf_jax.core.ranges import demand, whole
-from lpaf_jax.stages.base import Context, Description, Saved, Stage
+from lpaf_jax.stages.base import Context, Description, Saved
 from lpaf_jax.stages.prune import Prune, Pruned, pruning_arrays
+from lpaf_jax.stages.shrink import Shrink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,28 +23,15 @@ if TYPE_CHECKING:
     from lpaf_jax.models.functional import Batch
     from lpaf_jax.tasks.inputs import Inputs
 
-PARAMS, PARAMS_OF_TEXTS = 0.5, 0.8
-"""The share of the compressible numbers that is kept where nothing is asked for: with a task, and
-of a decoder that is not trained afterwards."""
-
 _INT = arg(metavar="INT", help_behavior_hint="(optional)")
 _NAME = arg(metavar="NAME")
 _WIDTH = arg(metavar="FLOAT", help_behavior_hint="(optional)")
-_PARAMS = arg(
-    metavar="FLOAT",
-    help_behavior_hint=f"(default: the recipe's, or {PARAMS}; {PARAMS_OF_TEXTS} without a task)",
-)
 
 
 @dataclass(frozen=True)
-class Factorize(Stage):
+class Factorize(Shrink):
     """Replace every compressible matrix by factors: an importance, a solver and a rank rule."""
 
-    leaves = "factorized"
-    shrinks = True
-
-    params: Annotated[float | None, _PARAMS] = None
-    """Share of the numbers in the compressible matrices to keep, in (0, 1]."""
     rank: Annotated[int | None, _INT] = None
     """Rank of every factorization, instead of --params."""
     importance: Annotated[str, _NAME] = "score"
@@ -85,9 +73,8 @@ class Factorize(Stage):
     """Learning rate of that tuning."""
 
     def share(self, trained: bool = True) -> float | None:
-        """`params`, or the usual where neither it nor the rank is chosen; None where that is."""
-        usual = PARAMS if trained else PARAMS_OF_TEXTS
-        return usual if self.params is None and self.rank is None else self.params
+        """See `Shrink.share`; None where a rank is chosen."""
+        return super().share(trained) if self.rank is None else self.params
 
     def choices(self, trained: bool = True) -> dict[str, Any]:
         """What `lpaf_jax.factorization.factorize` and `Plan` take."""
@@ -119,7 +106,7 @@ class Factorize(Stage):
         demand_choice(self, "channels_by", ("loss", "norms"))
         if self.channels_by == "norms":
             self._check_norms(RANK_RULES[self.ranks].needs_spectra)
-        demand(self, "params", lambda x: x is None or 0 < x <= 1, "in (0, 1]")
+        super().check()
         demand(
             self,
             "embeddings",
@@ -206,6 +193,9 @@ class Factorize(Stage):
 
     def check_inputs(self, inputs: "Inputs") -> None:
         """See `Stage.check_inputs`."""
+        from lpaf_jax.solvers import check_biases
+
+        check_biases(self.solver, inputs.biases)
         self.planned(dict(zip(inputs.biases, inputs.shapes, strict=True)))
         if self.embeddings is None:
             return
@@ -217,6 +207,18 @@ class Factorize(Stage):
         source = read_source(inputs.source, "lm" if language else None)
         rows, hidden = shapes_of(source)[f"{source.family.table}.weight"]
         table_record(self.embeddings_as, (rows, hidden), self.embeddings)
+
+    def plan(self, inputs: "Inputs") -> str:
+        """See `Shrink.plan`."""
+        from lpaf_jax.stages import planned
+
+        return planned.plan(self, inputs)
+
+    def missed(self, inputs: "Inputs") -> str | None:
+        """See `Shrink.missed`."""
+        from lpaf_jax.stages import planned
+
+        return planned.missed(self, inputs)
 
     def refuse_blocks(self, why: str) -> None:
         """Raise SettingError where what only a walk block by block can do is asked for."""

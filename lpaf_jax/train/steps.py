@@ -79,11 +79,12 @@ def make_step(
 
     Args:
         loss: of parameters, what is not trained (`fixed`), batch, keys and step.
-        optimizer: any optax transformation.
+        optimizer: any optax transformation; one that takes extra arguments is given `fixed`.
         accumulate: parts a batch is cut into, whose gradients are summed one after another: the
             memory of a part for the step of the whole. The batch size must be a multiple.
         layout: of the devices that the state is spread over; None for one device.
     """
+    move = optax.with_extra_args_support(optimizer).update
 
     @partial(jax.jit, donate_argnums=0)
     def step(
@@ -95,7 +96,7 @@ def make_step(
             (value, logged), grads = slope(state.params, fixed, batch, keys, state.step)
         else:
             (value, logged), grads = _accumulated(slope, accumulate, state, fixed, batch, keys)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = move(grads, state.opt_state, state.params, fixed=fixed)
         params = optax.apply_updates(state.params, updates)
         new = TrainState(state.step + 1, params, opt_state)
         # The norm is what clipping asks for, too, so it is computed once.

@@ -31,6 +31,7 @@ NOT_CLOSED = {
     "tensorgpt",
     "kngpt2",
     "lora-svd",
+    "loraprune",
     "width-pruning",
     "tfwsvd",
     "lpaf-without-step-1",

@@ -17,10 +17,9 @@ from lpaf_jax.core.errors import LpafError
 from lpaf_jax.evaluation.serve import load_predictor
 from lpaf_jax.models import parameters
 from lpaf_jax.runs import pipeline
-from lpaf_jax.runs.pipeline import compress, one_rank
+from lpaf_jax.runs.pipeline import compress
 from lpaf_jax.runs.settings import make_settings
 from lpaf_jax.stages import Factorize, FineTune, MixedTune, Prune, Tune
-from lpaf_jax.tasks.inputs import load_inputs
 from tests.tiny import ENCODER, LAYERS, SIDES, Tiny, cut_back, fine_tuned, weights
 
 STAGES = ["dense", "pruned", "factorized", "final"]
@@ -314,18 +313,6 @@ def test_the_classes_of_a_tuned_model_are_known_by_name(
 def test_a_model_without_a_head_is_not_taken_as_tuned(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(LpafError, match="no classification head"):
         compress(**tiny.chosen(tmp_path / "run", finetune_epochs=0))
-
-
-def test_the_rank_is_the_largest_that_keeps_no_more_than_asked_for(tiny: Tiny) -> None:
-    settings = make_settings(**tiny.chosen(Path("unused")))
-    inputs = load_inputs(settings)
-    for params in (1.0, 0.5, 0.25, 0.16):
-        rank = one_rank(make_settings(**tiny.chosen(Path("unused"), params=params)), inputs)
-        assert rank * SIDES <= params * ENCODER < (rank + 1) * SIDES
-    least = make_settings(**tiny.chosen(Path("unused"), params=1e-6))
-    assert one_rank(least, inputs) == 1
-    given = make_settings(**tiny.chosen(Path("unused"), rank=7, params=None))
-    assert one_rank(given, inputs) == 7
 
 
 @pytest.mark.parametrize(

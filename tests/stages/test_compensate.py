@@ -135,5 +135,5 @@ def test_what_cannot_work_is_refused(changes: dict[str, Any], message: str) -> N
 
 
 def test_a_text_alone_is_no_task() -> None:
-    with pytest.raises(LpafError, match="trains while it factorizes"):
+    with pytest.raises(LpafError, match="trains while it makes the model smaller"):
         make_settings("smollm2", calibration="imdb", recipe="lora-svd", out="run")

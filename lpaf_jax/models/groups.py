@@ -1,0 +1,252 @@
+"""Heads of attention and channels of feed-forward layers: what can be dropped of a model whole.
+
+A group is what the layers before give and one layer takes: the columns of query, key and value of
+one head with the rows of the output matrix, or a column of what goes into a feed-forward layer with
+a row of what comes out of it. Where query heads share keys and values, a group is one head of those
+with all of its queries, so that grouped-query attention stays what it was.
+
+With the same number of groups left in every block the model is an ordinary one of another width, if
+the configuration of its family has a word for it: channels always do, heads where it names the
+width of a head (Llama and its kin). In BERT and its kin that width is the hidden size over the
+number of heads, so layers that lack heads are stored as `lpaf_jax.factors.sliced`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from lpaf_jax.core.errors import SettingError
+from lpaf_jax.factors import SlicedLinear
+from lpaf_jax.factors.sliced import Heads
+from lpaf_jax.models.compressible import compressible_layers
+from lpaf_jax.models.functional import layer_at, parameters, replace_layer
+from lpaf_jax.models.layers import Linear
+from lpaf_jax.models.lora import LoraLinear
+
+Kind = Literal["heads", "channels"]
+
+# Paths within a block: the layers that give groups, and the one that takes them.
+_HEADS = (
+    (
+        ("attention.self.query", "attention.self.key", "attention.self.value"),
+        "attention.output.dense",
+    ),
+    (("attention.q_lin", "attention.k_lin", "attention.v_lin"), "attention.out_lin"),
+    (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "self_attn.o_proj"),
+)
+# With what config.json calls their number.
+_CHANNELS = (
+    (("intermediate.dense",), "output.dense", "intermediate_size"),
+    (("ffn.lin1",), "ffn.lin2", "hidden_dim"),
+    (("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", "intermediate_size"),
+    (("mlp.c_fc",), "mlp.c_proj", "n_inner"),
+)
+
+
+class Groups(NamedTuple):
+    """The heads of one block, or its channels between feed-forward layers.
+
+    Attributes:
+        kind: which of the two.
+        into: paths of the layers that give them; each group has as many columns of a layer.
+        out: path of the layer that takes them, as many rows for each group.
+        total: how many there are.
+        word: what config.json calls the number of channels.
+    """
+
+    kind: Kind
+    into: tuple[str, ...]
+    out: str
+    total: int
+    word: str = ""
+
+
+def groups_of(model: nnx.Module) -> list[Groups]:
+    """All groups of a dense model, in the order of its blocks.
+
+    Of GPT-2, which has queries, keys and values in one matrix, there are channels alone.
+    """
+    layers = compressible_layers(parameters(model))
+    found = []
+    into: tuple[str, ...]
+    for into, out in _HEADS:
+        for paths, last in _within(layers, into, out):
+            found.append(Groups("heads", paths, last, _heads(model, paths[1])))
+    for into, out, word in _CHANNELS:
+        for paths, last in _within(layers, into, out):
+            count = layer_at(model, last).kernel.shape[0]
+            found.append(Groups("channels", paths, last, count, word))
+    order = {path: index for index, path in enumerate(layers)}
+    return sorted(found, key=lambda each: order[each.out])
+
+
+def _within(
+    layers: list[str], into: tuple[str, ...], out: str
+) -> list[tuple[tuple[str, ...], str]]:
+    """Both in full, for every block that has such layers."""
+    found = []
+    for last in (path for path in layers if path.endswith(f".{out}")):
+        paths = tuple(last.removesuffix(out) + each for each in into)
+        if set(paths) <= set(layers):
+            found.append((paths, last))
+    return found
+
+
+def _heads(model: nnx.Module, keys: str) -> int:
+    """How many heads of keys the layer of attention has whose keys are made by the layer at a path.
+
+    That is what it is told of heads, or of their width.
+    """
+    attention = layer_at(model, keys.rpartition(".")[0])
+    if hasattr(attention, "head_dim"):
+        return int(layer_at(model, keys).kernel.shape[1] // attention.head_dim)
+    return int(attention.heads)
+
+
+def numbers(model: nnx.Module, groups: Groups) -> int:
+    """How many numbers of matrices one group has."""
+    paths = (*groups.into, groups.out)
+    return sum(layer_at(model, path).kernel.size for path in paths) // groups.total
+
+
+def counts_left(
+    model: nnx.Module, groups: list[Groups], share: float, *, heads: bool = True
+) -> dict[str, int]:
+    """How many groups are left, by the path of the layer that takes them, as many in every block.
+
+    Of heads the share is left, rounded, and of channels what then fits: matrices come to no more
+    than the share of their numbers, and to less by one channel of each block at most.
+
+    Args:
+        model: dense.
+        groups: all of it.
+        share: of the numbers in compressible matrices.
+        heads: whether heads may go, too.
+
+    Raises:
+        SettingError: what may not go is more than that.
+    """
+    total = _total(model)
+    price = dict.fromkeys(("heads", "channels"), 0)
+    most = dict(price)
+    for each in groups:
+        price[each.kind] += _numbers(model, each)
+        most[each.kind] = each.total
+    fixed = total - sum(price[kind] * most[kind] for kind in price)
+    movable = heads and most["heads"] > 0
+
+    def room(left: int) -> int:
+        """For channels in each block, beside so many heads."""
+        return int((share * total - fixed - left * price["heads"]) // price["channels"])
+
+    left = min(most["heads"], max(1, round(share * most["heads"]))) if movable else most["heads"]
+    while movable and left > 1 and room(left) < 1:
+        left -= 1
+    while movable and left < most["heads"] and room(left) > most["channels"]:
+        left += 1
+    if room(left) < 1:
+        least = (fixed + left * price["heads"] + price["channels"]) / total
+        raise SettingError(
+            ("params",),
+            f"is {share:g}, and with a single channel left in every block the matrices have "
+            f"{least:.1%} of their numbers still: give more"
+            + ("" if movable or not most["heads"] else ", or let heads go, too (--groups all)"),
+        )
+    counts = {"heads": left, "channels": min(room(left), most["channels"])}
+    return {each.out: counts[each.kind] for each in groups}
+
+
+def share_left(model: nnx.Module, groups: list[Groups], left: Mapping[str, int]) -> float:
+    """The share of the numbers in compressible matrices that so many groups have."""
+    total = _total(model)
+    gone = sum(_numbers(model, each) * (each.total - left[each.out]) for each in groups)
+    return (total - gone) / total
+
+
+def _total(model: nnx.Module) -> int:
+    layers = compressible_layers(parameters(model))
+    return sum(int(layer_at(model, path).kernel.size) for path in layers)
+
+
+def _numbers(model: nnx.Module, groups: Groups) -> int:
+    """How many numbers of matrices one group has."""
+    paths = (*groups.into, groups.out)
+    return sum(int(layer_at(model, path).kernel.size) for path in paths) // groups.total
+
+
+class GatedLora(LoraLinear):
+    """A layer with an adapter, and a gate for each group of what goes into it: `f(g ∘ x)`.
+
+    Gates are 1, or 0 where a group is masked.
+    """
+
+    def __init__(self, layer: LoraLinear, count: int):
+        super().__init__(layer.base, layer.lora_a[...], layer.lora_b[...], layer.scale)
+        self.lora_gate = nnx.Param(jnp.ones(count))
+
+    def _rows(self, x: Array) -> Array:
+        gate = self.lora_gate[...].astype(x.dtype)
+        return super()._rows(x * jnp.repeat(gate, x.shape[-1] // len(gate)))
+
+
+def add_gates(model: nnx.Module, groups: list[Groups]) -> None:
+    """Give every layer that takes groups their gates; all have adapters already."""
+    for each in groups:
+        replace_layer(model, each.out, GatedLora(layer_at(model, each.out), each.total))
+
+
+def drop_groups(model: Any, groups: list[Groups], kept: Mapping[str, Any]) -> None:
+    """Take the groups that are not kept out of matrices and biases.
+
+    The model computes what it did with gates of 0 for them. Where its config has words for what it
+    is now, `model.resized` holds them for `lpaf_jax.checkpoints.save_model`.
+
+    Args:
+        model: dense.
+        groups: those there may be fewer of.
+        kept: booleans, one for each group, by the path of the layer that takes them; as many are
+            true in every block.
+    """
+    resized: dict[str, int] = {}
+    for each in groups:
+        left = np.flatnonzero(np.asarray(kept[each.out]))
+        if len(left) == each.total:
+            continue
+        words = _words(model, each, len(left))
+        resized |= words
+        for path, side in (*((path, "outputs") for path in each.into), (each.out, "inputs")):
+            layer = layer_at(model, path)
+            axis = 1 if side == "outputs" else 0
+            width = layer.kernel.shape[axis] // each.total
+            at = (width * left[:, None] + np.arange(width)).reshape(-1)
+            kernel = jnp.take(layer.kernel[...], at, axis=axis)
+            bias = None if layer.bias is None else layer.bias[...]
+            bias = bias[at] if bias is not None and axis else bias
+            if words:
+                found: nnx.Module = Linear(kernel, bias)
+            else:
+                widths = [width if index in left else 0 for index in range(each.total)]
+                found = SlicedLinear(kernel, bias, Heads(side, width, tuple(widths)))
+            replace_layer(model, path, found)
+    model.resized = tuple(sorted(resized.items()))
+
+
+def _words(model: nnx.Module, groups: Groups, left: int) -> dict[str, int]:
+    """What config.json says of a model with so many groups in each block; empty if it cannot."""
+    if groups.kind == "channels":
+        return {groups.word: left}
+    queries, keys = groups.into[:2]
+    attention = layer_at(model, keys.rpartition(".")[0])
+    if not hasattr(attention, "head_dim"):
+        return {}
+    width = int(attention.head_dim)
+    shared = layer_at(model, queries).kernel.shape[1] // (width * groups.total)
+    return {
+        "num_attention_heads": left * shared,
+        "num_key_value_heads": left,
+        "head_dim": width,
+    }

@@ -1,0 +1,65 @@
+"""What ranks a factorization comes to, in words, before any work is done."""
+
+from typing import TYPE_CHECKING
+
+from lpaf_jax.linalg import rank_for_ratio
+from lpaf_jax.solvers import SOLVERS
+
+if TYPE_CHECKING:
+    from lpaf_jax.stages.factorize import Factorize
+    from lpaf_jax.tasks.inputs import Inputs
+
+
+def plan(stage: "Factorize", inputs: "Inputs") -> str:
+    """See `Shrink.plan`."""
+    table = "" if stage.embeddings is None else f", token embeddings to {stage.embeddings:g}"
+    if stage.ranks != "uniform":
+        share = stage.share()
+        assert share is not None
+        kept = f"{percent(share)} of the compressible weights to keep"
+        return f"{kept}, ranks by {stage.ranks}{table}"
+    rank = one_rank(stage, inputs)
+    kept = percent(share_of_rank(stage, rank, inputs))
+    return f"rank {rank} everywhere, {kept} of the compressible weights{table}"
+
+
+def missed(stage: "Factorize", inputs: "Inputs") -> str | None:
+    """See `Shrink.missed`."""
+    asked = stage.share()
+    reached = stage.planned(dict(zip(inputs.biases, inputs.shapes, strict=True)))
+    if asked is None or reached is None or abs(reached - asked) <= 0.1 * asked:
+        return None
+    if stage.ranks != "uniform":
+        come = f"what whole ranks come to is {percent(reached)} of the compressible weights"
+        return f"{percent(asked)} was asked for: {come}"
+    rank = one_rank(stage, inputs)
+    return (
+        f"{percent(asked)} was asked for: ranks are whole numbers, and each takes "
+        f"{percent(share_of_rank(stage, 1, inputs))} of the compressible weights, so rank "
+        f"{rank} is the " + ("least there is" if reached > asked else "largest within it")
+    )
+
+
+def one_rank(stage: "Factorize", inputs: "Inputs") -> int:
+    """The rank of all factorizations where it is one, from `rank` or from the share."""
+    share = stage.share()
+    if share is None:
+        assert stage.rank is not None
+        return stage.rank
+    return rank_for_ratio(_ranked(stage, inputs), share)
+
+
+def share_of_rank(stage: "Factorize", rank: int, inputs: "Inputs") -> float:
+    """`k Σ(m + n) / Σ m n`: what factors of rank k hold, as a share of the matrices' numbers."""
+    shapes = _ranked(stage, inputs)
+    return rank * sum(map(sum, shapes)) / sum(m * n for m, n in shapes)
+
+
+def percent(share: float) -> str:
+    """A share as percent, to a tenth; below one percent, to two digits."""
+    return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.2g} %"
+
+
+def _ranked(stage: "Factorize", inputs: "Inputs") -> list[tuple[int, int]]:
+    """The shapes of the matrices whose ranks are chosen; see `Solver.ranked`."""
+    return [SOLVERS[stage.solver].ranked(shape) for shape in inputs.shapes]

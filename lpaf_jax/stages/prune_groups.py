@@ -1,0 +1,155 @@
+"""Stage `factorized`, where heads and channels go in the place of ranks (LoRAPrune)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.ranges import demand, demand_choice, whole
+from lpaf_jax.stages.base import Context, Description, Saved
+from lpaf_jax.stages.shrink import Shrink
+
+if TYPE_CHECKING:
+    from lpaf_jax.models.groups import Groups
+    from lpaf_jax.tasks.inputs import Inputs
+
+# Shares of the steps before the first group is masked and after the last one, as in LoRAPrune.
+_START, _COOLDOWN = 0.1, 0.1
+
+
+@dataclass(frozen=True)
+class PruneGroups(Shrink):
+    """Drop heads of attention and feed-forward channels while adapters (LoRA) are trained.
+
+    The matrices are fixed, and nothing but adapters has a gradient or a state of the optimiser. As
+    many heads and channels go in every block.
+    """
+
+    logs = "prune-groups"
+
+    groups: Literal["all", "channels"] = "all"
+    """What goes: heads and feed-forward channels, or channels alone."""
+    group_criterion: Literal["lora", "gates"] = "lora"
+    """What tells which go: gradients as adapters estimate them, times weights (LoRAPrune), or
+    gradients of a gate for each head and channel."""
+    lora: int = 8
+    """Rank of adapters; where it is given, tuning afterwards trains such adapters, too."""
+    lora_alpha: float = 16.0
+    """What adapters add is scaled by this over their rank."""
+    lora_epochs: float = 2.0
+    """Epochs over which heads and channels go, with adapters trained beside the matrices."""
+    lora_lr: float = 1e-4
+    """Peak learning rate of these adapters."""
+    mask_every: int = 10
+    """Steps between two updates of what is masked."""
+
+    def check(self) -> None:
+        """See `Stage.check`."""
+        super().check()
+        demand_choice(self, "groups", ("all", "channels"))
+        demand_choice(self, "group_criterion", ("lora", "gates"))
+        demand(self, "lora", whole(1), "a whole number, at least 1")
+        demand(self, "mask_every", whole(1), "a whole number, at least 1")
+        demand(self, "lora_alpha", lambda x: 0 < x < math.inf, "finite and more than 0")
+        demand(self, "lora_epochs", lambda x: 0 < x < math.inf, "finite and more than 0")
+        demand(self, "lora_lr", lambda x: 0 < x < 1, "in (0, 1)")
+
+    def check_inputs(self, inputs: "Inputs") -> None:
+        """See `Stage.check_inputs`."""
+        self._left(inputs)
+
+    def plan(self, inputs: "Inputs") -> str:
+        """See `Shrink.plan`."""
+        groups, left, share = self._left(inputs)
+        parts = {each.kind: f"{left[each.out]} of {each.total} {each.kind}" for each in groups}
+        kept = " and ".join(dict(sorted(parts.items(), reverse=True)).values())
+        return f"{kept} in each block, {100 * share:.1f} % of the compressible weights"
+
+    def _left(self, inputs: "Inputs") -> "tuple[list[Groups], dict[str, int], float]":
+        """The groups of the model, how many are left, and what share of the numbers they have."""
+        from lpaf_jax.checkpoints.checkpoint import empty_model
+        from lpaf_jax.checkpoints.contents import read_source
+        from lpaf_jax.models.groups import counts_left, groups_of, share_left
+
+        language = inputs.spec.kind == "language"
+        model = empty_model(read_source(inputs.source, "lm" if language else None))
+        groups = groups_of(model)
+        if not groups:
+            raise LpafError(f"{inputs.source} has no heads and channels that could be dropped")
+        share = self.share()
+        assert share is not None
+        left = counts_left(model, groups, share, heads=self.groups == "all")
+        return groups, left, share_left(model, groups, left)
+
+    def run(self, context: Context) -> Saved:
+        """Train adapters and mask, from the last checkpoint, then take out what is masked."""
+        from lpaf_jax.checkpoints import load_model
+        from lpaf_jax.core.processes import on_host
+        from lpaf_jax.models import fixed_arrays, parameters, set_parameters
+        from lpaf_jax.models.groups import add_gates, drop_groups
+        from lpaf_jax.models.lora import add_adapters, merge_adapters, put_adapters, updates
+        from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
+        from lpaf_jax.train import task_loss
+        from lpaf_jax.train.groups import left_of, prune_groups
+
+        training, inputs = context.training, context.inputs
+        groups, left, _ = self._left(inputs)
+        model = load_model(context.before)
+        scale = self.lora_alpha / self.lora
+        narrow = None if training.dtype == "float32" else training.dtype
+        add_adapters(model, self.lora, scale=scale, seed=training.seed, narrow=narrow)
+        add_gates(model, groups)
+        loop = loop_of(context.log, training, inputs, self.lora_epochs, model)
+        inner, rate = optimizer_of(training, self.lora_lr, loop.steps)
+        optimizer = prune_groups(
+            inner,
+            groups,
+            left,
+            scale,
+            steps=loop.steps,
+            start=round(_START * loop.steps),
+            cooldown=round(_COOLDOWN * loop.steps),
+            criterion=self.group_criterion,
+            mask_every=self.mask_every,
+        )
+        trainer = Trainer(training, loop, context.progress)
+        state = trainer.run(
+            task_loss(trainer.function(model), inputs.kind.objective),
+            optimizer,
+            parameters(model),
+            fixed_arrays(model),
+            context.checkpoints("prune-groups"),
+            rate,
+        )
+        kept = on_host(left_of(state.opt_state))
+        set_parameters(model, on_host(state.params))
+        found = updates(model)
+        del model, state
+        # Into the matrices as they are on disk: those here may be held in a narrower dtype.
+        whole_model = load_model(context.before)
+        put_adapters(whole_model, found)
+        merge_adapters(whole_model)
+        drop_groups(whole_model, groups, kept)
+        return whole_model, None
+
+    def describe(self, found: Mapping[str, Any]) -> Description:
+        """See `Stage.describe`."""
+        what = "Feed-forward channels" if self.groups == "channels" else "Heads and channels"
+        by = (
+            "by the gradient of a gate on each"
+            if self.group_criterion == "gates"
+            else "by their weights times gradients as the adapters estimate them"
+        )
+        text = (
+            f"{what} are dropped, as many in every block, those of least importance {by}. While "
+            f"they go, adapters of rank {self.lora} are trained beside the matrices, which are "
+            "fixed; in the end they become part of them."
+        )
+        return Description(
+            "Pruned",
+            "Pruning heads and channels",
+            text,
+            f"whose {what.lower()} were pruned while adapters (LoRA) made up for them: as many are "
+            "left in every block.",
+        )
