@@ -22,6 +22,7 @@ _QUERIES_KEYS = re.compile(r"\.(self\.(query|key)|[qk]_lin|self_attn\.[qk]_proj)
 _VALUES_OUTPUTS = re.compile(
     r"\.(self\.value|attention\.output\.dense|(v|out)_lin|self_attn\.[vo]_proj)$"
 )
+_FEED_FORWARD = re.compile(r"(\d\.intermediate\.dense|\d\.output\.dense|ffn\.lin[12]|\.mlp\.\w+)$")
 _ALL_IN_ONE = re.compile(r"\.attn\.c_attn$")
 # Of whatever kind its factors are.
 _COMPRESSIBLE = re.compile(rf"(^|\.)({'|'.join(_KERNELS)})\.(?!(bias|mask|draw)$)\w+$")
@@ -61,6 +62,11 @@ def side_of_attention(path: str) -> Literal["query-key", "value-output"] | None:
     if _QUERIES_KEYS.search(path):
         return "query-key"
     return "value-output" if _VALUES_OUTPUTS.search(path) else None
+
+
+def is_feed_forward(path: str) -> bool:
+    """Whether a compressible layer is a feed-forward one, and none of attention."""
+    return _FEED_FORWARD.search(path) is not None
 
 
 def count_parameters(params: Params) -> dict[str, int]:

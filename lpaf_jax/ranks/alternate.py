@@ -54,7 +54,8 @@ register_rank_rule(
         "alternate",
         "the same share of each matrix in every second block; the others stay whole",
         _alternate,
-        by_worth=False,
+        whole="Every second block stays whole, the first one among them.",
+        cut="matrices of every second block",
         check=_check,
     )
 )

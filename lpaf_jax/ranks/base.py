@@ -67,7 +67,9 @@ class RankRule:
         choose: `(parts, limits) -> ranks`.
         needs_spectra: whether it needs the singular values in units of the loss.
         measured: whether those are scaled by what each cut alone does to a model's answers.
-        by_worth: whether a matrix stays whole because it is worth it, and not by its place.
+        whole: which matrices stay whole by their place, as a sentence; empty where those do that
+            are worth it.
+        cut: what the others are called then.
         factorizes: whether any matrix becomes factors; else channels alone go.
         check: `(paths)` of the layers: raises LpafError where it has no answer for one of them.
     """
@@ -77,7 +79,8 @@ class RankRule:
     choose: Callable[[Parts, Limits], Ranks]
     needs_spectra: bool = False
     measured: bool = False
-    by_worth: bool = True
+    whole: str = ""
+    cut: str = ""
     factorizes: bool = True
     check: Callable[[Iterable[str]], None] = lambda paths: None
 

@@ -27,7 +27,7 @@ def matrices(metrics: Metrics) -> Html | None:
     )
     if whole := sum(_is_whole(cut) for cut in rows):
         are = "matrix is" if whole == 1 else "matrices are"
-        worth = RANK_RULES[metrics["settings"].get("ranks", "share")].by_worth
+        worth = not RANK_RULES[metrics["settings"].get("ranks", "share")].whole
         pays = ", which pays more there than factors would" if worth and whole < len(rows) else ""
         intro += f" {whole} {are} kept whole{pays}."
     if any(_kind(cut) == "sliced" for cut in rows):

@@ -328,9 +328,8 @@ class Factorize(Shrink):
             names = "matrices of attention"
         worth = not alike and RANK_RULES[self.ranks].factorizes
         whole = "" if not worth else " Those that are worth all of their numbers stay whole."
-        if not RANK_RULES[self.ranks].by_worth:
-            whole = " Every second block stays whole, the first one among them."
-            names = f"{names} of every second block"
+        if RANK_RULES[self.ranks].whole:
+            whole, names = f" {RANK_RULES[self.ranks].whole}", RANK_RULES[self.ranks].cut
         if lose:
             whole += (
                 f" {lose} lose the channels of the smallest norms but for the smallest hundredth."

@@ -9,6 +9,7 @@ import pytest
 
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.importance import Weighting
+from lpaf_jax.models.compressible import is_compressible, is_feed_forward
 from lpaf_jax.ranks import RANK_RULES, Channels, RankRule, Ranks, choose_ranks, loss_spectrum
 
 SHAPES = {"a": (6, 6), "b": (6, 9), "c": (12, 6)}
@@ -35,7 +36,7 @@ def lost(ranks: Ranks, given: dict[str, np.ndarray]) -> float:
 @pytest.mark.parametrize("share", [0.5, 0.65, 0.8, 0.95])
 @pytest.mark.parametrize("multiple_of", [1, 2])
 def test_the_budget_is_kept(rule: str, share: float, multiple_of: int) -> None:
-    shapes = dict(zip(("h.0.a", "h.1.b", "h.1.c"), SHAPES.values(), strict=True))
+    shapes = dict(zip(("h.0.attn.a", "h.1.mlp.b", "h.1.mlp.c"), SHAPES.values(), strict=True))
     given = spectra(0, shapes)
 
     def chosen() -> Ranks:
@@ -140,6 +141,41 @@ def test_every_second_block_pays_for_all() -> None:
         choose_ranks("alternate", {"h.0.a": (40, 60)}, params=0.75)
     with pytest.raises(LpafError, match="encoder.query is in no numbered block"):
         RANK_RULES["alternate"].check(["encoder.query"])
+
+
+def test_feed_forward_matrices_pay_for_attention() -> None:
+    names = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
+    shapes = {f"layers.{i}.{name}": (40, 60) for i in range(2) for name in names}
+    ranks = choose_ranks("feed-forward", shapes, params=0.75)
+    assert {path for path, k in ranks.items() if k is not None} == {
+        f"layers.{i}.{name}" for i in range(2) for name in names[2:]
+    }
+    assert set(ranks.values()) == {None, 40 * 60 // (2 * 100)}
+    channels = {f"layers.{i}.mlp.down_proj": Channels(100, 30) for i in range(2)}
+    attention = {f"layers.{i}.self_attn.v_proj": (30, 100) for i in range(2)}
+    found = choose_ranks("feed-forward", attention, params=0.75, channels=channels)
+    assert list(found.values()) == [None, None, 50, 50]
+    with pytest.raises(LpafError, match="matrices of attention, which are left whole, are 50.0%"):
+        choose_ranks("feed-forward", shapes, params=0.5)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("bert.encoder.layer.3.intermediate.dense", True),
+        ("bert.encoder.layer.3.output.dense", True),
+        ("bert.encoder.layer.3.attention.output.dense", False),
+        ("distilbert.transformer.layer.0.ffn.lin2", True),
+        ("distilbert.transformer.layer.0.attention.out_lin", False),
+        ("transformer.h.11.mlp.c_proj", True),
+        ("transformer.h.11.attn.c_proj", False),
+        ("model.layers.0.mlp.gate_proj", True),
+        ("model.layers.0.self_attn.o_proj", False),
+    ],
+)
+def test_feed_forward_layers_by_their_names(path: str, expected: bool) -> None:
+    assert is_compressible(f"{path}.kernel")
+    assert is_feed_forward(path) == expected
 
 
 def test_shares_leave_dense_what_factors_would_not_make_smaller() -> None:
