@@ -1,6 +1,9 @@
 import json
+import os
 import runpy
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,3 +92,21 @@ def test_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
         make_recipe(f"{copy}:mine")
     with pytest.raises(LpafError, match="there is no such file"):
         make_recipe(f"{tmp_path / 'none.py'}:mine")
+
+
+@pytest.mark.slow
+def test_several_devices(tiny: Tiny, tmp_path: Path) -> None:
+    words = [sys.executable, "examples/several_devices.py", str(tiny.model), str(tiny.data)]
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run(
+        [*words, str(tmp_path / "run")],
+        cwd=EXAMPLE.parents[1],
+        env=os.environ | flags | {"PYTHONPATH": str(EXAMPLE.parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0].startswith("4 matrices on 2 devices: 0.")
+    assert said[-1].startswith("accuracy ")

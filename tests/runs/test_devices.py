@@ -58,6 +58,18 @@ def test_adapters_on_four_devices_end_where_those_on_one_do(tiny: Tiny, tmp_path
 
 
 @pytest.mark.slow
+def test_heads_and_channels_go_on_four_devices_as_on_one(tiny: Tiny, tmp_path: Path) -> None:
+    chosen: dict[str, Any] = {"recipe": "loraprune", "lora": 3, "tune_epochs": 1.0}
+    one, four = tmp_path / "one", tmp_path / "four"
+    compress(**tiny.chosen(one, **chosen))
+    on_four_devices(tiny.arguments(four, fsdp=2, **chosen))
+    for stage in ("stages/factorized", "model"):
+        ours, theirs = (load_file(f / stage / "model.safetensors") for f in (four, one))
+        for name, x in theirs.items():
+            np.testing.assert_allclose(ours[name], x, atol=5e-3, err_msg=name)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("reuse", [False, True], ids=["whole", "stages taken over"])
 def test_two_processes_end_where_one_does(
     tiny: Tiny, finished: Path, tmp_path: Path, reuse: bool
