@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 
 from lpaf_jax.core.files import read_json
-from lpaf_jax.report.svg import BLUE, GREEN, GREY, MUTED, ORANGE, png
+from lpaf_jax.report.looks import looks
+from lpaf_jax.report.svg import MUTED, png
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "lpaf_plus.json"
 PICTURE = HERE.parent / "docs" / "accuracy.png"
-# The recipe, the figure, how it is called, and how it looks.
+# The recipe, the figure, and how it is called.
 LINES = (
-    ("lpaf-plus", "final", "lpaf-plus", BLUE, "o", "solid"),
-    ("lpaf-plus", "before_tuning", "lpaf-plus, before tuning", GREEN, "s", "dashed"),
-    ("lpaf", "final", "lpaf, the paper's recipe", ORANGE, "D", "solid"),
-    ("svd-ft", "final", "svd-ft, plain SVD", GREY, "^", "solid"),
+    ("lpaf-plus", "final", "lpaf-plus"),
+    ("lpaf-plus", "before_tuning", "lpaf-plus, before tuning"),
+    ("lpaf", "final", "lpaf, the paper's recipe"),
+    ("svd-ft", "final", "svd-ft, plain SVD"),
 )
 
 
@@ -33,7 +34,11 @@ def draw(rows: list[dict[str, Any]], figure: Any) -> None:
     axes.annotate(
         "before compression", (4, 100), xytext=(0, 4), textcoords="offset points", color=MUTED
     )
-    for recipe, figure_of, label, colour, marker, style in LINES:
+    look_of = looks(recipe for recipe, *_ in LINES)
+    for recipe, figure_of, label in LINES:
+        look = look_of[recipe]._asdict()
+        if figure_of != "final":  # one colour for one method: hollow and dashed before tuning
+            look |= {"linestyle": "dashed", "markerfacecolor": "white"}
         kept: dict[float, list[float]] = defaultdict(list)
         for row in rows:
             if row["recipe"] == recipe:
@@ -41,8 +46,10 @@ def draw(rows: list[dict[str, Any]], figure: Any) -> None:
         xs = sorted(kept)
         means = [float(np.mean(kept[x])) for x in xs]
         for x in xs:
-            axes.plot([x, x], [min(kept[x]), max(kept[x])], color=colour, linewidth=3, alpha=0.3)
-        axes.plot(xs, means, color=colour, marker=marker, linestyle=style, label=label)
+            axes.plot(
+                [x, x], [min(kept[x]), max(kept[x])], color=look["color"], linewidth=3, alpha=0.3
+            )
+        axes.plot(xs, means, label=label, **look)
     axes.set_xscale("log")
     axes.set_xticks([4, 6, 10, 16, 25, 50], ["4 %", "6 %", "10 %", "16 %", "25 %", "50 %"])
     axes.minorticks_off()
@@ -50,12 +57,12 @@ def draw(rows: list[dict[str, Any]], figure: Any) -> None:
     axes.set_xlabel("numbers kept in the compressible matrices")
     axes.set_ylabel("test accuracy kept")
     axes.set_title("MiniLM on Rotten Tomatoes, six epochs of tuning, three seeds")
-    axes.legend(frameon=False, labelcolor=MUTED, loc="lower right")
+    axes.legend(loc="lower right", handlelength=2.8)
 
 
 def main() -> None:
     rows = read_json(RESULTS)["rows"]
-    png(PICTURE, 620, 330, lambda figure: draw(rows, figure))
+    png(PICTURE, 520, 330, lambda figure: draw(rows, figure))
     print(PICTURE)
 
 

@@ -1,15 +1,20 @@
 """The picture of a comparison: every recipe by size and by what it is worth."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from lpaf_jax.report.compare_facts import Found, Group, groups, measure, shown
-from lpaf_jax.report.measures import Measure, amount
-from lpaf_jax.report.svg import BLUE, GREEN, GREY, MUTED, ORANGE, svg
+from lpaf_jax.report.labels import Room, Spot
+from lpaf_jax.report.looks import looks
+from lpaf_jax.report.measures import Measure
+from lpaf_jax.report.scales import amounts, drawn
+from lpaf_jax.report.svg import MUTED, svg
 
-# The rest of Okabe and Ito's palette, but for its yellow, which is lost on white.
-_COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", "#56b4e9", "#23272b", GREY)
-_MARKERS = "osD^vP*X"
+Lines = Mapping[str, list[Group]]
+# Of one size, beside one another: bars that lie on each other cannot be told apart. All of one
+# size stay within these many points of the axis, so that none seems to be of another size.
+_APART, _WITHIN = 0.8, 4.0
 
 
 def figure_against_size(found: Found, narrow: bool = False) -> str:
@@ -22,61 +27,28 @@ def figure_against_size(found: Found, narrow: bool = False) -> str:
                 lines[group.recipe].append(group)
     lines = {name: line for name, line in lines.items() if line}
     dense = [row["dense"] for row in found["rows"] if row["dense"] is not None]
-    height = (280 if narrow else 340) + 20 * -(-len(lines) // (2 if narrow else 3))
+    columns = _columns(lines, narrow)
+    height = (280 if narrow else 340) + 20 * -(-len(lines) // columns)
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        if dense:
-            level = _drawn(by, sum(dense) / len(dense))
+        curves = _draw_lines(axes, lines, by)
+        level = drawn(by, sum(dense) / len(dense)) if dense else None
+        if level is not None:
             axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
-            axes.annotate(
-                f"before compression: {by.show(sum(dense) / len(dense))}",
-                (0.01, level),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 3),
-                textcoords="offset points",
-                color=MUTED,
-                fontsize=9.5,
-            )
-        for index, (name, line) in enumerate(lines.items()):
-            colour = _COLOURS[index % len(_COLOURS)]
-            # Of one size, beside one another: bars that lie on each other cannot be told apart.
-            shift = (
-                0
-                if line[0].interval is None
-                else (index - (len(lines) - 1) / 2) * (1.1 if narrow else 0.8)
-            )
-            xs = [100 * (group.mean("encoder_params_ratio") or 0) + shift for group in line]
-            ys = [_drawn(by, group.score) for group in line]
-            for x, group in zip(xs, line, strict=True):
-                if group.interval is not None:
-                    ends = [_drawn(by, end) for end in group.interval]
-                    axes.plot([x, x], ends, color=colour, linewidth=3, alpha=0.3)
-            marker = _MARKERS[index % len(_MARKERS)]
-            axes.plot(xs, ys, marker=marker, color=colour, label=name, markersize=6, linewidth=1.3)
         axes.margins(x=0.08, y=0.1)
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0f} %")
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g} %")
         space = "\n" if narrow else " "
         axes.set_xlabel(
             f"numbers stored for the compressible matrices,{space}share of the dense model"
         )
         titled = f"Test {by.titled}" if found["task"] else f"{by.titled[0].upper()}{by.titled[1:]}"
         axes.set_title(titled)
-        if by.less:
-            low, high = axes.get_ylim()
-            steps = (1, 2, 5) if high - low < 3 else (1,)
-            ticks = [k + math.log10(s) for k in range(int(low) - 1, int(high) + 1) for s in steps]
-            ticks = [place for place in ticks if low <= place <= high]
-            if len(ticks) > 1:
-                axes.set_yticks(ticks)
-            axes.yaxis.set_major_formatter(lambda place, _: amount(10**place))
-        figure.legend(
-            loc="outside lower center",
-            ncols=2 if narrow else 3,
-            frameon=False,
-            fontsize=9.5,
-            labelcolor="linecolor",
-        )
+        amounts(axes, by)
+        figure.legend(loc="outside lower center", ncols=columns, handlelength=2.8)
+        if level is not None:
+            text = f"before compression: {by.show(sum(dense) / len(dense))}"
+            _label_level(axes, text, level, curves)
 
     spoken = "; ".join(
         f"{name} " + ", ".join(f"{shown(by, g.score)} at {100 * g.params:g} %" for g in line)
@@ -88,8 +60,51 @@ def figure_against_size(found: Found, narrow: bool = False) -> str:
     )
 
 
-def _drawn(by: Measure, value: float) -> float:
-    """Where a value stands: shares by their percents, amounts by their logarithms."""
-    if by.less:
-        return math.log10(value)
-    return value if by.correlation else 100 * value
+def _columns(lines: Lines, narrow: bool) -> int:
+    """How many names of the key stand side by side, with some 35 points of line before each."""
+    longest = max(map(len, lines), default=0)
+    return max(1, min(2 if narrow else 4, int((330 if narrow else 590) / (5.5 * longest + 45))))
+
+
+def _draw_lines(axes: Any, lines: Lines, by: Measure) -> list[tuple[list[float], list[float]]]:
+    """Draw every recipe; returns the curves and bars, as what labels must not cross."""
+    curves = []
+    of_size: dict[float, list[str]] = {}
+    for name, line in lines.items():
+        for group in line:
+            of_size.setdefault(group.params, []).append(name)
+    for name, look in looks(lines).items():
+        xs, ys = [], []
+        for group in lines[name]:
+            names = of_size[group.params]
+            step = min(_APART, _WITHIN / len(names)) if group.interval is not None else 0
+            shift = step * (names.index(name) - (len(names) - 1) / 2)
+            xs.append(100 * (group.mean("encoder_params_ratio") or 0) + shift)
+            ys.append(drawn(by, group.score))
+            if group.interval is not None:
+                ends = [drawn(by, end) for end in group.interval]
+                axes.plot([xs[-1]] * 2, ends, color=look.color, linewidth=3, alpha=0.3)
+                curves.append(([xs[-1]] * 2, ends))
+        axes.plot(xs, ys, label=name, markersize=6, linewidth=1.3, **look._asdict())
+        curves.append((xs, ys))
+    return curves
+
+
+def _label_level(
+    axes: Any, text: str, level: float, curves: list[tuple[list[float], list[float]]]
+) -> None:
+    """Say what the dotted line is, at one of its ends or between, over or under it."""
+    room = Room(axes)
+    for xs, ys in curves:
+        room.line(xs, ys)
+    low, high = axes.get_xlim()
+    ends = ((0.01, "left"), (0.99, "right"), (0.5, "center"), (0.33, "center"), (0.67, "center"))
+    sides = ((3, "bottom"), (-3, "top"))
+    room.label(
+        text,
+        [
+            Spot(low + share * (high - low), level, 0, dy, ha, va)
+            for share, ha in ends
+            for dy, va in sides
+        ],
+    )

@@ -40,17 +40,17 @@ def write_intrinsic(found: Found, folder: Path) -> Path:
 
     def draw(drawn: Any) -> None:
         axes = drawn.subplots()
-        levels = {"fine-tuning": (1.0, MUTED), "nine tenths": (0.9, GREEN)}
-        for name, (share, colour) in levels.items():
+        levels = {"fine-tuning": (1.0, MUTED, 2), "nine tenths": (0.9, GREEN, 5)}
+        for name, (share, colour, dash) in levels.items():
             level = scale * share * found["full"]
-            axes.axhline(level, color=colour, linewidth=1, linestyle=(0, (2, 2)), label=name)
+            axes.axhline(level, color=colour, linewidth=1, linestyle=(0, (dash, 2)), label=name)
         values = [scale * score for score in scores.values()]
         axes.plot([int(d) for d in scores], values, color=BLUE, marker="o", label="subspace")
         axes.set_xscale("log")
         plain_numbers(axes.xaxis)
         axes.set_xlabel("d, numbers that are trained")
         axes.set_ylabel(measure.titled)
-        axes.legend(frameon=False, labelcolor=MUTED)
+        axes.legend()
 
     first, *rest = lines(found)
     rows = [

@@ -6,12 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from lpaf_jax.report.labels import Room, Spot
 from lpaf_jax.report.matrix_names import kind, order, short_name
 from lpaf_jax.report.svg import BLUE, GREY, GRID, MUTED, ORANGE, svg
 
 METHODS = {"dense": "dense", "pruned": "this run", "magnitude": "magnitude"}
+# Three of these stand side by side, each about as wide on the page as it is here.
+_SMALL = 250
 Groups = dict[str, list[Mapping[str, Any]]]
 COLOURS = {"dense": GREY, "pruned": BLUE, "magnitude": ORANGE}
+_STYLES = {"dense": "dashed", "pruned": "solid", "magnitude": "dashdot"}
+_MARKERS = {"dense": "s", "pruned": "o", "magnitude": "^"}
 
 
 def spectrum(item: Mapping[str, Any], ranks: str, index: int) -> str:
@@ -22,11 +27,11 @@ def spectrum(item: Mapping[str, Any], ranks: str, index: int) -> str:
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        for row, (key, label) in enumerate(METHODS.items()):
+        for key in METHODS:
             values = np.asarray(item[key], dtype=float)
             # Empty rows and columns leave exact zeros: there the curve drops out of sight.
-            axes.plot(np.arange(1, values.size + 1), values, color=COLOURS[key])
-            _key(axes, (0.04, 0.22 - 0.09 * row), label, COLOURS[key])
+            places = np.arange(1, values.size + 1)
+            axes.plot(places, values, color=COLOURS[key], linestyle=_STYLES[key])
         axes.set_yscale("log")
         axes.set_ylim(0.008, 1.25)
         axes.set_yticks([0.01, 0.1, 1], ["0.01", "0.1", "1"])
@@ -34,8 +39,24 @@ def spectrum(item: Mapping[str, Any], ranks: str, index: int) -> str:
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("singular value, from the largest")
         axes.set_title(f"{short_name(item['name'])} ({ranks})")
+        _spectrum_key(axes, [np.asarray(item[key], dtype=float) for key in METHODS])
 
-    return svg(f"spectrum{index}", f"Singular values of {item['name']}", 290, 240, draw)
+    return svg(f"spectrum{index}", f"Singular values of {item['name']}", _SMALL, 215, draw)
+
+
+def _spectrum_key(axes: Any, curves: Sequence[np.ndarray]) -> None:
+    """Which curve is which, in the corner that the curves stay out of."""
+    room = Room(axes)
+    for values in curves:
+        thin = np.arange(0, values.size, max(1, values.size // 60))
+        room.line(thin + 1.0, np.maximum(values[thin], 1e-3))
+    low, high = axes.get_xlim()
+    below = Spot(low + 0.04 * (high - low), 0.009, ha="left", va="bottom")
+    above = Spot(low + 0.98 * (high - low), 1.2, ha="right", va="top")
+    first = room.clearest("\n".join(METHODS.values()), [below, above], size=11) is above
+    for row, (key, label) in enumerate(METHODS.items()):
+        place = (0.98, 0.94 - 0.09 * row) if first else (0.04, 0.24 - 0.09 * row)
+        _key(axes, place, label, COLOURS[key])
 
 
 def _key(axes: Any, place: tuple[float, float], label: str, colour: str) -> None:
@@ -84,7 +105,7 @@ def pattern(item: Mapping[str, Any], key: str, index: int) -> str:
         axes.set_title(f"kept by {METHODS[key]}", color=COLOURS[key])
 
     label = f"Weights of {item['name']} kept by {METHODS[key]}"
-    return svg(f"pattern{index}{key}", label, 290, 250, draw)
+    return svg(f"pattern{index}{key}", label, _SMALL, 225, draw)
 
 
 def _blocks(mask: np.ndarray, limit: int = 384) -> np.ndarray:
@@ -116,7 +137,7 @@ def kept_by_line(item: Mapping[str, Any], index: int) -> str:
         axes.set_title("% kept: — rows, ··· columns")
 
     label = f"Share kept in each row and column of {item['name']}"
-    return svg(f"kept{index}", label, 290, 250, draw)
+    return svg(f"kept{index}", label, _SMALL, 225, draw)
 
 
 def effective_ranks(matrices: Sequence[Mapping[str, Any]], narrow: bool = False) -> str:
@@ -147,7 +168,16 @@ def _rank_curves(axes: Any, groups: Groups, room: float) -> None:
         places = np.arange(start, start + len(members))
         for key, colour in COLOURS.items():
             heights = [m[key]["effective_rank"] for m in members]
-            axes.plot(places, heights, "o-", color=colour, markersize=4, linewidth=1.2)
+            marker, style = _MARKERS[key], _STYLES[key]
+            axes.plot(
+                places,
+                heights,
+                marker=marker,
+                linestyle=style,
+                color=colour,
+                markersize=4,
+                linewidth=1.2,
+            )
         axes.annotate(
             name,
             (places.mean(), 0),

@@ -1,7 +1,7 @@
 """The figures of a run, each a function from plain data to one inline <svg>."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from textwrap import wrap
 from typing import Any
@@ -10,14 +10,20 @@ import numpy as np
 
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
+from lpaf_jax.report.labels import Room, Spot
 from lpaf_jax.report.logs import Line, Log, Phase
 from lpaf_jax.report.matrix_plots import apart
 from lpaf_jax.report.measures import Measure, primary
+from lpaf_jax.report.scales import amounts, drawn
 from lpaf_jax.report.svg import BLUE, GREEN, GREY, INK, MUTED, ORANGE, svg
 
 # Of the stages there mostly are: colour and marker. Others take those in the middle in turn.
 _LOOKS = {"dense": (GREY, "s"), "pruned": (GREEN, "D"), "factorized": (ORANGE, "v")}
 _LOOKS["final"] = (BLUE, "o")
+
+
+Places = dict[str, tuple[float, float]]
+_LABEL = 10.5
 
 
 def _look(stage: str) -> tuple[str, str]:
@@ -29,103 +35,85 @@ def score_against_size(metrics: Metrics, narrow: bool = False) -> str:
     rows, (name, measure) = facts.stages(metrics), primary(metrics)
     common = facts.majority(metrics) if name == "accuracy" else None
     finite = {key: row for key, row in rows.items() if math.isfinite(row.score)}
-    places = {key: (100 * row.encoder, _drawn(measure, row.score)) for key, row in finite.items()}
+    places = {key: (100 * row.encoder, drawn(measure, row.score)) for key, row in finite.items()}
+    space = "\n" if narrow else " "
+    texts = {key: f"{rows[key].label}{space}{measure.show(rows[key].score)}" for key in places}
     width, height = (340, 300) if narrow else (560, 340)
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         # Room for the labels of the full size, which stand to the right of it.
         axes.set_xlim(0, 30 + max([100, *(x for x, _ in places.values())]))
-        for start, end in pairwise(places.values()):
-            arrow = {"arrowstyle": "->", "color": "#969b9f", "shrinkA": 6, "shrinkB": 6}
-            axes.annotate("", end, start, arrowprops=arrow, zorder=2.5)
-        taken: list[float] = []
-        for key, (x, y) in places.items():
-            row, (colour, marker) = rows[key], _look(key)
-            # Bars of one size lie on each other: the later, the narrower.
-            below = sum(abs(x - u) < 2 for u in taken)
-            taken.append(x)
-            if name == "accuracy" and row.low is not None and row.high is not None:
-                axes.plot(
-                    [x, x],
-                    [100 * row.low, 100 * row.high],
-                    color=colour,
-                    linewidth=8 / (1 + 2 * below),
-                    alpha=0.8 if below else 0.3,
-                    solid_capstyle="butt",
-                )
-            axes.plot([x], [y], marker, color=colour, markersize=7)
+        _draw_stages(axes, places, finite if name == "accuracy" else {})
         axes.margins(y=0.12)
         low, high = axes.get_ylim()
         axes.set_ylim(low, high)
-        for key, (x, _) in places.items():
-            column = {k: v for k, (u, v) in places.items() if abs(u - x) < 2}
-            right = x > 98 or x < 38
-            line = "\n" if narrow else " "
-            gap = (0.13 if narrow else 0.06) * (high - low)
-            axes.annotate(
-                f"{rows[key].label}{line}{measure.show(rows[key].score)}",
-                (x, apart(column, gap)[key]),
-                xytext=(8 if right else -8, 0),
-                textcoords="offset points",
-                ha="left" if right else "right",
-                va="center",
-                color=_look(key)[0] if key != "dense" else INK,
-                fontweight="bold" if key == "final" else "normal",
-            )
-        if common is not None and low < 100 * common < high:
-            axes.axhline(100 * common, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
-            axes.annotate(
-                "always the most common class",
-                (_widest_gap([x for x, _ in places.values()]), 100 * common),
-                xytext=(0, 3),
-                textcoords="offset points",
-                ha="center",
-                color=MUTED,
-                fontsize=9.5,
-            )
         axes.set_xticks(range(0, 101, 25), [f"{tick} %" for tick in range(0, 101, 25)])
-        line = "\n" if narrow else " "
         axes.set_xlabel(
-            f"numbers stored for the compressible matrices,{line}share of the dense model"
+            f"numbers stored for the compressible matrices,{space}share of the dense model"
         )
         titled = measure.titled
         on_text = f"{titled[0].upper()}{titled[1:]} of the {metrics.get('judged_by')}"
         axes.set_title(f"Test {titled}" if facts.is_trained(metrics) else on_text)
-        _amounts(axes, measure)
+        amounts(axes, measure)
+        level = 100 * common if common is not None and low < 100 * common < high else None
+        _label_stages(axes, places, texts, level)
 
     spoken = ", ".join(f"{row.label} {measure.show(row.score)}" for row in rows.values())
     called = f"{measure.name[0].upper()}{measure.name[1:]} against size: {spoken}"
     return svg("size-narrow" if narrow else "size", called, width, height, draw)
 
 
-def _drawn(measure: Measure, value: float) -> float:
-    """Where a value stands: shares by their percents, amounts by their logarithms."""
-    if measure.less:
-        return math.log10(value)
-    return value if measure.correlation else 100 * value
+def _draw_stages(axes: Any, places: Places, bars: Mapping[str, facts.Row]) -> None:
+    """Markers, the intervals of `bars`, and an arrow from each stage to the next."""
+    for start, end in pairwise(places.values()):
+        arrow = {"arrowstyle": "->", "color": "#969b9f", "shrinkA": 6, "shrinkB": 6}
+        axes.annotate("", end, start, arrowprops=arrow, zorder=2.5)
+    taken: list[float] = []
+    for key, (x, y) in places.items():
+        colour, marker = _look(key)
+        # Bars of one size lie on each other: the later, the narrower.
+        below = sum(abs(x - u) < 2 for u in taken)
+        taken.append(x)
+        ends = (bars[key].low, bars[key].high) if key in bars else ()
+        if ends and None not in ends:
+            axes.plot(
+                [x, x],
+                [100 * end for end in ends if end is not None],
+                color=colour,
+                linewidth=8 / (1 + 2 * below),
+                alpha=0.8 if below else 0.3,
+                solid_capstyle="butt",
+            )
+        axes.plot([x], [y], marker, color=colour, markersize=7)
 
 
-def _amounts(axes: Any, measure: Measure) -> None:
-    """Write amounts where their logarithms stand, whole multiples of something."""
-    from matplotlib.ticker import MaxNLocator
-
-    class Places(MaxNLocator):
-        def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
-            decades = np.arange(np.floor(vmin), np.ceil(vmax) + 1)
-            if vmax - vmin > 3:
-                return list(decades)
-            if vmax - vmin > 0.5:
-                parts = [1, 2, 5] if vmax - vmin > 1.2 else [1, 1.5, 2, 3, 5, 7]
-                return list(np.add.outer(decades, np.log10(parts)).ravel())
-            amounts = np.asarray(super().tick_values(10**vmin, 10**vmax))
-            return list(np.log10(amounts[amounts > 0]))
-
-    if measure.less:
-        axes.yaxis.set_major_locator(Places(nbins=5, steps=[1, 2, 5, 10]))
-        axes.yaxis.set_major_formatter(
-            lambda place, _: f"{10**place:,.0f}" if place > 2 else f"{10**place:.3g}"
+def _label_stages(axes: Any, places: Places, texts: Mapping[str, str], level: float | None) -> None:
+    """A label beside each marker, clear of the arrows; and the level of the most common class."""
+    if level is not None:
+        axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
+    room = Room(axes)
+    for start, end in pairwise(places.values()):
+        room.line(*zip(start, end, strict=True))
+    for key, (x, _) in places.items():
+        # Of one size, they stand one over the other.
+        column = {k: v for k, (u, v) in places.items() if abs(u - x) < 2}
+        y = apart(column, room.height_of(texts[key], _LABEL))[key]
+        right, left = (8, "left"), (-8, "right")
+        sides = (right, left) if x > 98 or x < 38 else (left, right)
+        rise = 5 + 5 * len(texts[key].split("\n"))
+        room.label(
+            texts[key],
+            [Spot(x, y, dx, dy, ha) for dx, ha in sides for dy in (0, -rise, rise)],
+            size=_LABEL,
+            color=_look(key)[0] if key != "dense" else INK,
+            fontweight="bold" if key == "final" else "normal",
         )
+    if level is not None:
+        middle = _widest_gap([x for x, _ in places.values()])
+        over, under = (3, "bottom"), (-3, "top")
+        spots = [Spot(middle, level, 0, dy, "center", va) for dy, va in (over, under)]
+        room.label("always the most common class", spots)
 
 
 def _widest_gap(places: Sequence[float]) -> float:
@@ -196,8 +184,8 @@ def _scores(axes: Any, line: Line, measure: Measure) -> None:
     finite = [(step, value) for step, value in line if value is not None and math.isfinite(value)]
     if not finite:
         return
-    steps, values = np.array([(step, _drawn(measure, value)) for step, value in finite]).T
-    _amounts(axes, measure)
+    steps, values = np.array([(step, drawn(measure, value)) for step, value in finite]).T
+    amounts(axes, measure)
     axes.plot(steps, values, "o-", color=BLUE, markersize=4.5, linewidth=1.2)
     # The last, not the best: the weights after the last step are the ones kept.
     axes.annotate(

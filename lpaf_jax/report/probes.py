@@ -15,7 +15,11 @@ from lpaf_jax.report.svg import BLUE, GREEN, MUTED, ORANGE, plain_numbers, svg
 Found = Mapping[str, Any]
 ORDERS = {"plain": "of the matrices", "rows": "of rows by importance", "inputs": "by the inputs"}
 """How each order of the tenths is called."""
-_COLOURS = dict(zip(ORDERS, (BLUE, ORANGE, GREEN), strict=True))
+_LOOKS: dict[str, dict[str, Any]] = {
+    "plain": {"color": BLUE, "marker": "o"},
+    "rows": {"color": ORANGE, "marker": "s", "linestyle": "dashed"},
+    "inputs": {"color": GREEN, "marker": "^", "linestyle": "dashdot"},
+}
 
 
 def probe_sentences(found: Found) -> list[str]:
@@ -93,7 +97,7 @@ def against_section(found: Found) -> Html | None:
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:g} %")
         axes.set_xlabel("layers behind the states; 0 is the embeddings")
-        axes.legend(frameon=False, labelcolor=MUTED)
+        axes.legend()
 
     text = (
         f"How far the hidden states are from those of {name} on the same texts: the squared error "
@@ -124,15 +128,14 @@ def tenths_section(found: Found) -> Html | None:
         axes.axhline(scale * tenths["whole"], color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
         for name, scores in tenths["orders"].items():
             values = [scale * x for x in scores]
-            label, colour = ORDERS[name], _COLOURS[name]
-            axes.plot(range(1, 11), values, color=colour, marker="o", markersize=4, label=label)
+            axes.plot(range(1, 11), values, markersize=4, label=ORDERS[name], **_LOOKS[name])
         if measure.less:
             axes.set_yscale("log")
             plain_numbers(axes.yaxis)
         axes.set_xticks(range(1, 11))
         axes.set_xlabel("tenth that is left out of all matrices, largest first")
         axes.set_ylabel(measure.titled)
-        axes.legend(frameon=False, labelcolor=MUTED)
+        axes.legend()
 
     text = (
         f"One tenth of the singular values of every matrix is left out at once, and the model is "

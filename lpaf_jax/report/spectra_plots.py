@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from lpaf_jax.report.matrix_names import ORDER, parts
-from lpaf_jax.report.svg import BLUE, GREEN, GREY, INK, MUTED, ORANGE
+from lpaf_jax.report.svg import AMBER, BLUE, GREEN, INK, ORANGE, PINK, SKY
 
 Entries = Sequence[Mapping[str, Any]]
-# The last two complete Okabe and Ito's palette: a block has up to seven kinds of matrix.
-_COLOURS = (BLUE, ORANGE, GREEN, GREY, "#cc79a7", "#56b4e9", "#e69f00")
-_STYLES = ("solid", "solid", "solid", "solid", "dashed", "dashed", "dashed")
+# A block has up to seven kinds of matrix.
+_COLOURS = (BLUE, ORANGE, GREEN, INK, PINK, SKY, AMBER)
+_STYLES: tuple[Any, ...] = ("solid", "dashed", "dotted", "dashdot", (0, (6, 2)), "solid", "dotted")
 _FLOOR = 1e-3
 _ANNOTATED = 12
 _POINTS = 200
@@ -56,7 +56,7 @@ def draw_curves(axes: Any, entries: Entries, title: str) -> None:
     axes.set_xlabel("% of all singular values, largest first")
     axes.set_ylabel("singular value, relative to the largest")
     axes.set_title(title)
-    axes.legend(frameon=False, fontsize=9.5, labelcolor=MUTED, ncols=2, loc="best")
+    axes.legend(ncols=2, loc="best", handlelength=2.8)
 
 
 def _resampled(spectrum: Sequence[float], share: np.ndarray) -> np.ndarray:
@@ -80,7 +80,7 @@ def draw_heat(figure: Any, axes: Any, entries: Entries, title: str) -> None:
     if len(layers) <= _ANNOTATED:
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
-                shade = "white" if value > 55 else INK
+                shade = "white" if value > 80 else INK  # readable on either side
                 axes.text(
                     column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", color=shade
                 )

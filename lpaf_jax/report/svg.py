@@ -9,7 +9,9 @@ from typing import Any
 
 # Okabe and Ito's palette (2008), told apart under the common colour-vision deficiencies.
 INK, MUTED, GRID = "#23272b", "#646b73", "#e3e3dd"
-BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#7a7f85"
+# Its yellow is lost on white. The grey is dark: a lighter one is its green to who sees no green.
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#555b61"
+PINK, SKY, AMBER = "#cc79a7", "#56b4e9", "#e69f00"
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -37,6 +39,13 @@ _STYLE: Any = {
     "ytick.labelcolor": MUTED,
     "xtick.labelsize": 9.5,
     "ytick.labelsize": 9.5,
+    # Lines of the grid and curves go on behind a key, not through its words.
+    "legend.fontsize": 9.5,
+    "legend.labelcolor": INK,
+    "legend.facecolor": "white",
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.8,
+    "legend.fancybox": False,
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
 }
@@ -64,10 +73,14 @@ def svg(name: str, label: str, width: float, height: float, draw: Callable[[Any]
 
 
 def plain_numbers(axis: Any) -> None:
-    """Let an axis that is logarithmic show 50 and 100, and not powers as formulas."""
+    """Let an axis that is logarithmic show 50 and 100, and not powers as formulas.
+
+    Call it when the axis has its limits: over more than two decades it shows powers of ten alone.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1,) if high > 100 * low else (1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from lpaf_jax.core.errors import LpafError
 from lpaf_jax.data.metrics import wilson_interval
 from lpaf_jax.report.compare import print_comparison, render, write_comparison
 from lpaf_jax.report.compare_facts import gather, holm
+from lpaf_jax.report.compare_plots import figure_against_size
+from lpaf_jax.report.looks import looks
 from tests.report.conftest import synthetic_metrics
 from tests.report.test_html import NASTY, Page
 
@@ -231,3 +234,17 @@ def test_rows_of_runs() -> None:
     assert (against["seeds"], against["points"]) == (1, pytest.approx(10))
     assert against["p"] == pytest.approx(test["p"])
     assert pooled["lpaf", "dense"]["seeds"] == 2
+
+
+def test_a_method_stands_aside_only_of_others_of_its_size(labels):
+    """Else one of many methods would seem to be of a size that nobody asked for."""
+    rows = [row("lpaf", 0.5, 0), *(row(r, 0.25, 0) for r in RECIPES)]
+    found = synthetic(rows=[each | {"encoder_params_ratio": each["params"]} for each in rows])
+    svg = figure_against_size(found)
+    ticks = {int(t[:-2]): x for t, (x, _) in labels(svg).items() if re.fullmatch(r"\d+ %", t)}
+    (low, left), *_, (high, right) = sorted(ticks.items())
+    colour = looks(["lpaf"])["lpaf"].color
+    marks = re.findall(rf'<use [^>]* x="([\d.]+)"[^>]*fill: {colour}', svg)
+    sizes = sorted(low + (float(x) - left) * (high - low) / (right - left) for x in marks)
+    assert sizes[-1] == pytest.approx(50, abs=0.1)
+    assert 0.1 < abs(sizes[0] - 25) < 2.5
