@@ -15,7 +15,17 @@ from lpaf_jax.report.compare_facts import Found, Group, best, groups, measure, s
 from lpaf_jax.report.compare_plots import figure_against_size
 from lpaf_jax.report.compare_tests import all_seeds, run_by_run
 from lpaf_jax.report.html import document
-from lpaf_jax.report.markup import Child, Html, details, el, figure, join, responsive, table
+from lpaf_jax.report.markup import (
+    Child,
+    Html,
+    details,
+    el,
+    figure,
+    formula,
+    join,
+    responsive,
+    table,
+)
 from lpaf_jax.report.measures import meanings
 from lpaf_jax.report.prose import GLOSSARY
 
@@ -238,7 +248,8 @@ def _methods(found: Found) -> Html:
     for name, entry in found["recipes"].items():
         stages = " → ".join(entry["stages"])
         items.append(el("dt", name))
-        items.append(el("dd", entry["summary"] or "A recipe of one's own.", f" Stages: {stages}."))
+        about = formula(entry["summary"] or "A recipe of one's own.")
+        items.append(el("dd", about, f" Stages: {stages}."))
     return el("dl", items)
 
 

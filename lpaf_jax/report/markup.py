@@ -13,12 +13,25 @@ class Html(str):
 
 Child = str | None | Sequence["Child"]
 
+# Below a single letter or a bracket: a name of several words is none.
+_INDEX = re.compile(r"((?<!\w)[^\W_]|[)²])_([A-Za-z]{1,2}|\d)(?![A-Za-z0-9_])")
 _VOID = {"meta", "br"}
 
 
 def text(value: str) -> Html:
-    """Escaped text, a number kept on one line with its unit."""
-    return Html(re.sub(r"(?<=\d) (?=(?:%|ms|s|min|h|MB|GB|kB|B)\b|%)", "\u00a0", escape(value)))
+    """Escaped text, a number kept on one line with its unit, and m × n on one line."""
+    value = re.sub(r"(?<=\d) (?=(?:%|ms|s|min|h|MB|GB|kB|B)\b|%)", "\u00a0", escape(value))
+    return Html(re.sub(r"(?<=\w) × (?=\w)", "\u00a0×\u00a0", value))
+
+
+def formula(value: str) -> Html:
+    """Text with formulas as a recipe writes them: Σ_ij has its index below, `--name` is code."""
+    parts = re.split(r"`([^`]+)`", value)
+    marked = [
+        f"<code>{escape(part)}</code>" if index % 2 else _INDEX.sub(r"\1<sub>\2</sub>", text(part))
+        for index, part in enumerate(parts)
+    ]
+    return Html("".join(marked))
 
 
 def el(name: str, /, *children: Child, **attributes: str) -> Html:

@@ -6,7 +6,17 @@ from typing import Any
 from lpaf_jax.report import cuts, facts, matrix_names, matrix_plots, plots, prose, words
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.logs import Log
-from lpaf_jax.report.markup import Child, Html, details, el, figure, join, responsive, table
+from lpaf_jax.report.markup import (
+    Child,
+    Html,
+    details,
+    el,
+    figure,
+    formula,
+    join,
+    responsive,
+    table,
+)
 from lpaf_jax.report.measures import meanings, measures, primary
 
 Analysis = Mapping[str, Any]
@@ -96,7 +106,7 @@ def steps(metrics: Metrics) -> Html:
     """Two sentences on every stage."""
     texts = prose.explanations(metrics)
     listed = el("dl", [[el("dt", facts.label(metrics, k)), el("dd", t)] for k, t in texts.items()])
-    return join(el("p", prose.origin(metrics)), listed)
+    return join(el("p", formula(prose.origin(metrics))), listed)
 
 
 def speed(metrics: Metrics) -> Html | None:

@@ -39,13 +39,13 @@ figure { margin: 1.5rem 0 2rem; }
 figcaption { margin-top: .6rem; max-width: 42rem; }
 .one, .many { display: grid; gap: 1rem; }
 .many { grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); }
-.one .card { max-width: 48rem; }
 .card { background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: .75rem; }
 .narrow { display: none; }
 .narrow svg { max-width: 26rem; margin: 0 auto; }
 svg { display: block; width: 100%; height: auto; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 .scroll { overflow-x: auto; margin: 1.5rem 0 .75rem; }
+h3 + .scroll { margin-top: 0; }
 table { border-collapse: collapse; width: 100%; font-size: .93rem;
   font-variant-numeric: tabular-nums; }
 th, td { padding: .5rem 0 .5rem 1rem; text-align: right; white-space: nowrap;
@@ -78,6 +78,7 @@ details:last-of-type { border-bottom: 1px solid var(--line); }
 summary { cursor: pointer; padding: .7rem 0; color: var(--accent); }
 details[open] { padding-bottom: 1rem; }
 code { font: .88em ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+sub { font-size: .72em; line-height: 0; }
 footer { margin-top: 4rem; }
 @media (max-width: 40rem) {
   body { padding: 2rem 1.1rem 4rem; font-size: 1rem; }
@@ -99,5 +100,28 @@ footer { margin-top: 4rem; }
   .stack .set-off { box-shadow: -.6rem 0 0 var(--tint), .6rem 0 0 var(--tint);
     background: var(--tint); }
 }
-@media print { nav { display: none; } body { max-width: none; padding: 0; } }
+@page { margin: 18mm 16mm; }
+@media print {
+  :root { color-scheme: light; --paper: #fff; --ink: #23272b; --muted: #5d646c; --line: #dfdfd8;
+    --accent: #00639c; --tint: #eef4f8; --bar: #9cc3da; }
+  nav { display: none; }
+  body { max-width: none; padding: 0; font-size: 10.5pt; line-height: 1.45; }
+  p, .small, figcaption, dd { max-width: none; }
+  .lead { font-size: 14pt; margin-bottom: 1rem; }
+  h2 { font-size: 15pt; margin: 2rem 0 .6rem; }
+  h3 { margin-top: 1.2rem; }
+  h1, h2, h3, dt, summary { break-after: avoid; }
+  p, dd, li { orphans: 3; widows: 3; }
+  tr, figure, .notes { break-inside: avoid; }
+  thead { display: table-header-group; }
+  .many { grid-template-columns: repeat(3, 1fr); }
+  .scroll { overflow: visible; }
+  th, td { padding-block: .3rem; }
+  .bar, .set-off > *, .notes { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  /* Paper cannot be clicked: what is folded away is printed. */
+  details::details-content { content-visibility: visible; block-size: auto; }
+  summary { color: var(--ink); font-weight: 600; list-style: none; }
+  summary::-webkit-details-marker { display: none; }
+  footer { margin-top: 2rem; }
+}
 """

@@ -10,7 +10,7 @@ import pytest
 
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.report import prose, write_report
-from lpaf_jax.report.markup import el
+from lpaf_jax.report.markup import el, formula
 from lpaf_jax.report.prose import explanations
 from lpaf_jax.report.sections import matrices
 from lpaf_jax.report.svg import BLUE, ORANGE, svg
@@ -126,10 +126,19 @@ def test_every_wide_figure_has_a_twin_that_fits_a_phone(whole_page):
     assert ".narrow { display: block; }" in phone
 
 
-def test_says_whose_method_it_is(whole):
-    told = "Recipe lpaf: Prune by first-order scores S, minimise Σ_ij r_i (W − AB)²_ij"
-    assert told in whole.text
+def test_says_whose_method_it_is(whole, whole_page):
+    told = "Recipe lpaf: Prune by first-order scores S, minimise Σ<sub>ij</sub> r<sub>i</sub> ("
+    assert told in whole_page
     assert "Ren & Zhu" in whole.text
+
+
+def test_a_formula_has_its_indices_below_and_a_name_stays_as_it_is():
+    written = "‖t_v − G_1[v]‖² (W)²_ij E[x_i²] ∂W_ij; SVD_Ft, my_op, `--a_b <x>` & <i>"
+    below = re.sub(r"</?sub>", "|", formula(written))
+    assert below == (
+        "‖t|v| − G|1|[v]‖² (W)²|ij| E[x|i|²] ∂W|ij|; SVD_Ft, my_op, "
+        "<code>--a_b &lt;x&gt;</code> &amp; &lt;i&gt;"
+    )
 
 
 def test_matrices_that_are_shown_come_with_their_ranks(metrics, analysis):
@@ -138,7 +147,7 @@ def test_matrices_that_are_shown_come_with_their_ranks(metrics, analysis):
     row["dense"]["effective_rank"], row["pruned"]["effective_rank"] = 275.8, 91.1
     told = matrices(metrics, analysis)
     assert "layer 0, query (276 → 91)" in told
-    assert "Layer 0, query, 384 × 384, effective rank 276 → 91." in told
+    assert "Layer 0, query, 384\u00a0×\u00a0384, effective rank 276 → 91." in told
     assert "Of all 36 matrices, those whose effective rank this run has lowered" in told
 
 
