@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File
+from site_measured import figures, measured
 
 ROOT = Path(__file__).parents[1]
 # File of the repository -> page of the site; those in docs/ keep their names.
@@ -64,6 +65,7 @@ def _methods() -> str:
     from lpaf_jax.importance import IMPORTANCES
     from lpaf_jax.ranks import RANK_RULES
     from lpaf_jax.recipes import RECIPES, make_recipe, summary
+    from lpaf_jax.report.markup import formula
     from lpaf_jax.solvers import SOLVERS
 
     parts = [
@@ -73,23 +75,26 @@ def _methods() -> str:
         "alone, `width-pruning` where the result must load without code of ours; `drone` where "
         "gradients cannot be afforded. [Results](results.md) has what was measured.\n",
         "Below each method stand its stages by the models that they leave, with the settings in "
-        "which they differ from their defaults; `lpaf compress --recipe NAME --help` shows all.\n",
+        "which they differ from their defaults; `lpaf compress --recipe NAME --help` shows all. Then "
+        "follows what `benchmarks/results/` holds of it, with the command and the state of the code "
+        "that gave it. Figures of different commands differ in training, too.\n",
     ]
+    found = figures()
     for name in RECIPES:
         recipe = make_recipe(name)
-        parts.append(f"## {name}\n\n{summary(name)}\n\nNeeds {needs(recipe)}.\n")
+        parts.append(f"## {name}\n\n{formula(summary(name))}\n\nNeeds {needs(recipe)}.\n")
         for step, stage in recipe.steps():
             usual = type(stage)().settings()
             own = {key: x for key, x in stage.settings().items() if x != usual[key]}
             said = ", ".join(f"`{key.replace('_', '-')} {x}`" for key, x in own.items())
             parts.append(f"- `{step}`: {type(stage).__name__}{f' with {said}' if said else ''}")
-        parts.append("")
+        parts += ["", measured(name, found)]
     tables = {"Importances": IMPORTANCES, "Solvers": SOLVERS, "Rank rules": RANK_RULES}
     for title, registry in tables.items():
         parts.append(f"## {title}\n\n| name | what it does | source |\n|---|---|---|")
         for name, each in registry.items():
             source = getattr(each, "source", "")
-            parts.append(f"| `{name}` | {_cell(each.summary)} | {_cell(source)} |")
+            parts.append(f"| `{name}` | {_cell(formula(each.summary))} | {_cell(source)} |")
         parts.append("")
     return "\n".join(parts)
 

@@ -78,7 +78,7 @@ details:last-of-type { border-bottom: 1px solid var(--line); }
 summary { cursor: pointer; padding: .7rem 0; color: var(--accent); }
 details[open] { padding-bottom: 1rem; }
 code { font: .88em ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-sub { font-size: .72em; line-height: 0; }
+sub { font-size: .75em; line-height: 0; vertical-align: -.25em; }
 footer { margin-top: 4rem; }
 @media (max-width: 40rem) {
   body { padding: 2rem 1.1rem 4rem; font-size: 1rem; }
