@@ -12,31 +12,31 @@ from lpaf_jax.tasks.options import Copy, LabelColumn, PairColumn, TextColumn
 
 @dataclass(frozen=True)
 class Analyze:
-    """Show how many dimensions the matrices of a model use, and their inputs.
+    """Show the effective rank of a model's weight matrices and of their inputs.
 
-    Of the inputs, called features, where --task or --text gives texts to read.
+    The inputs (features) need texts: give --task or --text.
     """
 
     model: Positional[str]
     """`minilm`, `smollm2`, a folder of a model or of a run, a .gguf file, or a hub id."""
     task: Annotated[str | None, arg(metavar="TASK", help_behavior_hint="(optional)")] = None
-    """Task whose training texts are read for the features; as for compress."""
+    """Task whose training texts give the features; as for compress."""
     text: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")] = None
-    """File whose lines, or the rows of a json, csv, tsv, jsonl or parquet file; not with --task."""
+    """File of texts instead of a task: .txt, or json, csv, tsv, jsonl or parquet."""
     text_column: TextColumn = None
     label_column: LabelColumn = None
     pair_column: PairColumn = None
     data: Copy = None
     texts: int = 256
-    """How many texts are read, at most."""
+    """Maximum number of texts."""
     length: int = 128
-    """Longest text in tokens; what is longer is cut."""
+    """Maximum length in tokens; longer texts are truncated."""
     against: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="(optional)")] = None
-    """The dense model of a compressed one, say: how far the hidden states of both are apart."""
+    """Model to compare hidden states with, for example the dense model of a compressed one."""
     tenths: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")] = None
-    """Judge the model by this file, as evaluate does, without each tenth of its spectra in turn."""
+    """File to evaluate the model on with each tenth of its singular values removed in turn."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(optional)")] = None
-    """Folder for analysis.json, spectra.png and analysis.html."""
+    """Folder to write analysis.json, spectra.png and analysis.html to."""
 
     def run(self) -> None:
         """Analyse, print, and write."""

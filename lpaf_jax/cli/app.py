@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one finds us leaving
         what = "interrupted" if isinstance(stop, KeyboardInterrupt) else "terminated"
         resumes = isinstance(command, Options | Compare)
-        more = "; run the same command again to go on" if resumes else ""
+        more = "; run the same command again to resume" if resumes else ""
         print(f"lpaf: {what}{more}", file=sys.stderr)
         code = 130 if isinstance(stop, KeyboardInterrupt) else 143
         if ends_here:
@@ -240,14 +240,14 @@ def _parse(argv: list[str]) -> Any:
             raise
         if compresses and "--one-shot" in argv:
             raise LpafError(
-                "--one-shot is gone: give --calibration without --task, and --recipe drone, "
+                "--one-shot was removed: use --calibration without --task, and --recipe drone, "
                 "kfac-svd, fwsvd or svd"
             ) from None
         message = _one_line(said.getvalue())
         if compresses and (foreign := _UNRECOGNIZED.search(message)):
             raise LpafError(
-                f"recipe {recipe.name} has no option {foreign[1]}; lpaf compress --recipe "
-                f"{recipe.name} --help lists those it has"
+                f"recipe {recipe.name} has no option {foreign[1]}; see lpaf compress --recipe "
+                f"{recipe.name} --help"
             ) from None
         raise LpafError(message) from None
 
@@ -306,10 +306,10 @@ def _about(recipe: Recipe) -> str:
     """What `lpaf compress --help` begins with: paragraphs of a line each, which fit a terminal."""
     return "\n\n".join(
         (
-            f"Compress a model by a recipe, here {recipe.name}; continue if it was killed.",
-            "`--recipe NAME --help` shows the options of that one; `lpaf recipes` lists all.",
-            "With `--preset quick --help`, the defaults shown are those of quick.",
-            "With --calibration in place of --task a model is cut without training.",
+            f"Compress a model with a recipe, here {recipe.name}; resume it if it was interrupted.",
+            "`--recipe NAME --help` shows its options; `lpaf recipes` lists all recipes.",
+            "`--preset quick --help` shows the defaults of that preset.",
+            "With --calibration instead of --task, a model is compressed without training.",
         )
     )
 
@@ -329,7 +329,7 @@ def _one_line(box: str) -> str:
     if wrong := _NO_NUMBER.fullmatch(said):
         flag, kind, word = wrong.groups()
         said = f"{flag} is {word}, but must be a {'whole number' if kind == 'int' else 'number'}"
-    return f"{said}; lpaf COMMAND --help lists what there is"
+    return f"{said}; see lpaf COMMAND --help"
 
 
 def _set_environment() -> None:

@@ -9,25 +9,25 @@ from tyro.conf import Positional, arg
 
 @dataclass(frozen=True)
 class Bench:
-    """Time a compressed model beside the dense one, in JAX and PyTorch (if there).
+    """Time a compressed model against the dense one, in JAX and in PyTorch if installed.
 
-    Forward passes without dropout; the time to compile them is told apart.
+    Times forward passes without dropout; compilation is reported separately.
     """
 
     dir: Positional[Path]
-    """Folder of a run, or of a compressed model."""
+    """Folder of a run or of a compressed model."""
     against: Annotated[
-        Path | None, arg(metavar="DIR", help_behavior_hint="(default: that of the run)")
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: the run's)")
     ] = None
-    """Folder of the dense model, or of a run that kept its own."""
+    """Folder of the dense model, or of a run that kept its dense model."""
     batches: Annotated[tuple[int, ...], arg(metavar="INT [INT ...]")] = (1, 8, 32)
     """Batch sizes."""
     length: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: 64)")] = None
-    """Tokens of every text."""
+    """Length of every text in tokens."""
     repeats: int = 20
-    """Passes that are timed, for each model and batch size."""
+    """Timed passes for each model and batch size."""
     json: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")] = None
-    """File to write all figures to."""
+    """JSON file to write all figures to."""
 
     def run(self) -> None:
         """Measure, print, and write."""

@@ -20,11 +20,11 @@ _ALWAYS = ("model", "out", "task", "recipes", "params", "seeds", "baseline")
 
 @dataclass(frozen=True)
 class Compare:
-    """Run several recipes on one model and data, and compare them.
+    """Run several recipes on the same model and data, and compare them.
 
-    Every recipe at every size with every seed, each an ordinary run in DIR/runs that takes over
-    what others have made already. Killed, it goes on; finished, it takes more recipes, sizes and
-    seeds. Writes compare.json and compare.html.
+    Each combination of recipe, size and seed is an ordinary run in DIR/runs; runs share finished
+    stages. The same command resumes an interrupted comparison; a finished one can be extended with
+    more recipes, sizes or seeds. Writes compare.json and compare.html.
     """
 
     model: Positional[str]
@@ -32,56 +32,56 @@ class Compare:
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder for the runs and the report."""
     recipes: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")]
-    """The methods, as for compress; `lpaf recipes` lists them."""
+    """Recipes to compare, as for compress; `lpaf recipes` lists them."""
     task: Annotated[str | None, arg(metavar="TASK", help_behavior_hint=_OPTIONAL)] = None
-    """A task's name or a file, as for compress. Without one give --calibration."""
+    """Name of a task or a file, as for compress; without a task, give --calibration."""
     params: Annotated[tuple[float, ...], arg(metavar="FLOAT [FLOAT ...]")] = (0.5,)
-    """Shares of the numbers in the compressible matrices to keep."""
+    """Shares of the parameters in the compressible matrices to keep."""
     seeds: Annotated[tuple[int, ...], arg(metavar="INT [INT ...]")] = (0,)
-    """A run of every recipe and size with each; the table shows means."""
+    """Seeds for every recipe and size; the table shows means over them."""
     baseline: Annotated[
         str | None, arg(metavar="NAME", help_behavior_hint="(default: svd-ft, or the first)")
     ] = None
-    """The recipe that the others are tested against."""
+    """Recipe that the others are tested against."""
     preset: Literal["quick", "standard", "paper"] = "standard"
-    """Defaults of all stages, as for compress."""
+    """Defaults for all stages, as for compress."""
     calibration: Annotated[Path | None, _FILE] = None
-    """Text that models are compressed by where there is no task."""
+    """Calibration text for compression without a task."""
     held_out: Annotated[Path | None, _FILE] = None
-    """Text by which models are judged, where there is no task."""
+    """Text for evaluation without a task."""
     samples: int = 128
-    """Pieces of the calibration text that are read, at most."""
+    """Maximum number of calibration sequences."""
     ranks: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=_OWN)] = None
-    """Who gets which rank, in all recipes; `lpaf recipes` lists all."""
+    """Rule that sets the ranks, in all recipes; `lpaf recipes` lists all."""
     finetune_epochs: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_OWN)] = None
-    """Epochs of fine-tuning, in all recipes that have it."""
+    """Epochs of fine-tuning, in all recipes that fine-tune."""
     tune_epochs: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_OWN)] = None
-    """Epochs after the factorization, in all recipes that tune; 0 leaves it out."""
+    """Epochs of tuning after the factorization, in all recipes that tune; 0 skips it."""
     transfer: Annotated[Path | None, _FILE] = None
-    """Texts without labels that the dense model answers, in all recipes that tune."""
+    """File of unlabelled texts, labelled by the dense model, in all recipes that tune."""
     transfer_samples: Annotated[int | None, _INT] = None
-    """So many of them at most, as for compress."""
+    """Maximum number of these texts."""
     batch: int = 32
-    """Examples a step."""
+    """Examples per training step."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What training computes in."""
+    """Dtype of the computation in training."""
     length: Annotated[int | None, _INT] = None
-    """Longest text in tokens, as for compress."""
+    """Maximum length in tokens, as for compress."""
     limit: Annotated[int | None, _INT] = None
-    """Use at most this many training examples."""
+    """Maximum number of training examples."""
     text_column: TextColumn = None
     label_column: LabelColumn = None
     pair_column: PairColumn = None
     regression: bool = False
-    """The labels of a file are numbers to be predicted, not classes."""
+    """Treat the labels of a file as numbers to predict, not as classes."""
     language_model: bool = False
-    """A text a row, without labels: learn the next token."""
+    """Train on next-token prediction with one unlabelled text per row."""
     data: Copy = None
     keep: Literal["all", "final"] = "final"
-    """What is left of each run in the end: the model after every stage, or the final one only.
-    With all of them, recipes that come later need not make the first stages again."""
+    """Keep the model after every stage of each run, or only the final one.
+    With `all`, recipes added later can reuse the first stages."""
     quiet: bool = False
-    """Print nothing but errors."""
+    """Print only errors."""
 
     def run(self) -> None:
         """Run, and write the table and the page."""

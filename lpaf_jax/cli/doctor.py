@@ -45,10 +45,10 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Doctor:
-    """Look at what runs depend on here: versions, devices, memory, disk; a line each."""
+    """Check this machine for runs: versions, devices, memory and disk, one line each."""
 
     out: Path = Path()
-    """Where runs are to be written."""
+    """Folder for future runs."""
 
     def run(self) -> None:
         """Look and print.
@@ -63,7 +63,7 @@ class Doctor:
             print(f"{signs[each.good]}  {each.what:<14}{each.found}{mend}")
             failed += [each.what] if each.good is False else []
         if failed:
-            raise LpafError(f"see to {' and '.join(failed)} first")
+            raise LpafError(f"fix {' and '.join(failed)} first")
 
 
 def findings(out: Path) -> Iterator[Finding]:
@@ -87,11 +87,11 @@ def findings(out: Path) -> Iterator[Finding]:
     devices = jax.devices()
     kinds = f"{len(devices)} × {devices[0].device_kind} ({backend})"
     with_gpu = Path("/proc/driver/nvidia").exists() and backend == "cpu"
-    mend = "this machine has an NVIDIA GPU: pip install 'jax[cuda12]'" if with_gpu else ""
+    mend = "NVIDIA GPU found but not used: pip install 'jax[cuda12]'" if with_gpu else ""
     yield Finding(None if with_gpu else True, "devices", kinds, mend)
     cores, load = usable_cpus(), os.getloadavg()[0]
     busy = load > 0.5 * cores
-    mend = "others are at work, so times will be longer" if busy else ""
+    mend = "the machine is busy, so runs will take longer" if busy else ""
     yield Finding(None if busy else True, "cores", f"{cores}, load {load:.1f}", mend)
     free = _free_memory()
     if free is not None:
@@ -109,9 +109,9 @@ def findings(out: Path) -> Iterator[Finding]:
     yield Finding(good, "disk", f"{left / 2**30:.0f} GiB free at {place}", mend)
     if backend == "cpu":
         own = allocator.SETTINGS.keys() & os.environ.keys()
-        said = f"{', '.join(sorted(own))} set by you" if own else "set by lpaf where it trains"
+        said = f"{', '.join(sorted(own))} set by you" if own else "set by lpaf for training"
         if not own and not allocator.wanted(os.environ):
-            said = "not glibc's: training may take 15 to 22 % longer"
+            said = "not glibc: training may take 15 to 22 % longer"
         yield Finding(True, "allocator", said)
     for name, (module, serves, how) in _OPTIONAL.items():
         there = find_spec(module) is not None

@@ -12,31 +12,31 @@ from lpaf_jax.core.errors import LpafError, SettingError
 
 @dataclass(frozen=True)
 class Export:
-    """Write a finished model in the format of other tools; prints the sizes of both.
+    """Export a finished model for other tools; prints the size before and after.
 
     Factors stay factors, except in a dense checkpoint.
     """
 
     dir: Positional[Path]
-    """Folder of a run, or of a model; of an adapter, where that is merged."""
+    """Folder of a run or of a model; for `--format merged`, of an adapter."""
     format: Literal["dense", "factorized", "stablehlo", "onnx", "adapter", "merged"]
-    """dense: factors multiplied back, a plain Hugging Face checkpoint that any tool loads;
-    factorized: the same folder with its numbers in another `--dtype`;
-    stablehlo: a program of `jax.export` that runs with jax alone, on CPU, GPU and TPU;
-    onnx: a graph, through PyTorch's exporter, which needs torch, onnx and onnxscript;
-    adapter: what a run with `--lora` trained, as a folder of PEFT for the model before it;
-    merged: DIR is a folder of PEFT, and its adapter is added to its base model."""
+    """dense: an ordinary Hugging Face checkpoint, with the factors multiplied together;
+    factorized: the same folder in another `--dtype`;
+    stablehlo: a `jax.export` program for CPU, GPU and TPU that needs only jax;
+    onnx: a graph from PyTorch's exporter, which needs torch, onnx and onnxscript;
+    adapter: the adapter trained with `--lora`, as a PEFT folder for the model before it;
+    merged: the PEFT adapter in DIR, added to its base model."""
     out: Annotated[Path, arg(metavar="DIR")]
-    """Folder to write; it must be new or empty."""
+    """Output folder, new or empty."""
     dtype: Annotated[
         Literal["float32", "bfloat16"] | None,
-        arg(help_behavior_hint="(default: as it is stored, stablehlo float32)"),
+        arg(help_behavior_hint="(default: as stored; float32 for stablehlo)"),
     ] = None
-    """What numbers are stored as; bfloat16 halves the file. onnx is float32 always."""
+    """Dtype of the stored weights; bfloat16 halves the file. onnx is always float32."""
     stage: StageName = "final"
-    """Which model of a run: as it stood after this stage."""
+    """Stage whose model is used, if DIR is a run."""
     base: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="(optional)")] = None
-    """Base model of an adapter that is merged, in place of the one that it names."""
+    """Base model for `--format merged`, instead of the one that the adapter names."""
 
     def run(self) -> None:
         """Export and say what it takes on disk."""

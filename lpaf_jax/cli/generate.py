@@ -13,22 +13,22 @@ from lpaf_jax.core.ranges import demand, whole
 
 @dataclass(frozen=True)
 class Generate:
-    """Continue a text with a language model; prints the continuation alone."""
+    """Continue a text with a language model; prints only the continuation."""
 
     dir: Positional[Path]
     """Folder of a run or of a model, a .gguf file, or `smollm2`."""
     prompt: Annotated[str, arg(metavar="TEXT")]
-    """What is to be continued."""
+    """Text to continue."""
     tokens: int = 64
-    """Tokens that are written at most; the model may end the text before."""
+    """Maximum number of new tokens; the model may stop earlier."""
     temperature: float = 0.0
-    """0 takes the most likely token at every place; 1 draws as likely as the model says."""
+    """Sampling temperature; 0 always takes the most likely token."""
     top_p: float = 1.0
-    """Draw only from the most likely tokens that together have this chance."""
+    """Nucleus sampling: sample from the most likely tokens that together have this probability."""
     seed: int = 0
-    """Of the draws."""
+    """Random seed for sampling."""
     stage: StageName = "final"
-    """Which model of a run: as it stood after this stage."""
+    """Stage whose model is used, if DIR is a run."""
 
     def run(self) -> None:
         """Continue and print."""
@@ -43,7 +43,7 @@ class Generate:
         told = generate(folder, self.prompt, tokens=self.tokens, sampling=sampling)
         print(told.text)
         print(
-            f"{told.prompt} tokens read in {told.reading:.2f} s, {told.tokens} written in "
-            f"{told.writing:.2f} s (compilation included)",
+            f"{told.prompt} prompt tokens read in {told.reading:.2f} s, {told.tokens} new tokens "
+            f"in {told.writing:.2f} s (compilation included)",
             file=sys.stderr,
         )

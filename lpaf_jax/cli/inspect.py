@@ -10,15 +10,15 @@ from lpaf_jax.cli.stage import StageName
 
 @dataclass(frozen=True)
 class Inspect:
-    """Show what was done to a model: rank, numbers kept and size of every matrix.
+    """Show how a model was compressed: rank, weights kept and size of every matrix.
 
-    Only the headers of the weights are read: a large model takes no longer.
+    Reads only the headers of the weight files, so a large model takes no longer.
     """
 
     dir: Positional[Path]
-    """Folder of a run, or of a model, factorized or dense."""
+    """Folder of a run or of a model, factorized or dense."""
     stage: StageName = "final"
-    """Which model of a run: as it stood after this stage."""
+    """Stage whose model is used, if DIR is a run."""
     json: bool = False
     """Print one JSON object instead of the table."""
 

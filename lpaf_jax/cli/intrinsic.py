@@ -8,48 +8,49 @@ from tyro.conf import Positional, arg
 
 from lpaf_jax.tasks.options import Copy, LabelColumn, PairColumn, TextColumn
 
-_DIMS = arg(metavar="INT", help_behavior_hint="(default: ten steps from 10 to 10,000)")
+_DIMS = arg(metavar="INT", help_behavior_hint="(default: ten values from 10 to 10,000)")
 
 
 @dataclass(frozen=True)
 class Intrinsic:
-    """Find how many numbers a task needs: fine-tune within random subspaces.
+    """Estimate the intrinsic dimension of a task by fine-tuning in random subspaces.
 
-    A search that was stopped goes on with the same command.
+    The same command resumes an interrupted search.
     """
 
     model: Positional[str]
     """`minilm`, a folder with a Hugging Face checkpoint, or a hub id."""
     task: Annotated[str, arg(metavar="TASK")]
-    """As for compress."""
+    """Name of a task or a file, as for compress."""
     out: Annotated[Path, arg(metavar="DIR")]
-    """Folder for intrinsic.json and intrinsic.html."""
+    """Folder to write intrinsic.json and intrinsic.html to."""
     kind: Literal["did", "said"] = "did"
-    """One random map for all parameters, or one for each tensor, and a scale."""
+    """One random map for all parameters (DID), or one map and one scale per tensor (SAID)."""
     dims: Annotated[tuple[int, ...], _DIMS] = ()
-    """The dimensions to try."""
+    """Dimensions to try."""
     seeds: Annotated[tuple[int, ...], arg(metavar="INT")] = (0, 1)
-    """Each dimension is trained with each of these."""
+    """Seeds for each dimension."""
     rates: Annotated[tuple[float, ...], arg(metavar="FLOAT")] = (0.25, 1.0, 4.0)
-    """And with each of these times the learning rate that moves the parameters as far."""
+    """Learning rates for each dimension, relative to the one with updates as large as
+    fine-tuning's."""
     bisections: int = 2
-    """How often the gap around nine tenths is halved."""
+    """Bisection steps around nine tenths of the full score."""
     finetune_epochs: float = 2.0
-    """Epochs of every training."""
+    """Epochs of each training."""
     finetune_lr: float = 8e-5
-    """Peak learning rate of fine-tuning, from which the others follow."""
+    """Peak learning rate of full fine-tuning, from which the others are derived."""
     batch: int = 32
-    """Examples a step."""
+    """Examples per training step."""
     length: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(optional)")] = None
-    """Longest text in tokens."""
+    """Maximum length in tokens."""
     limit: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(optional)")] = None
-    """Take so many training examples."""
+    """Maximum number of training examples."""
     text_column: TextColumn = None
     label_column: LabelColumn = None
     pair_column: PairColumn = None
     data: Copy = None
     quiet: bool = False
-    """Print the result alone."""
+    """Print only the result."""
 
     def run(self) -> None:
         """Search, and print."""

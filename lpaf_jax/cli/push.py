@@ -11,21 +11,21 @@ from lpaf_jax.cli.stage import StageName
 
 @dataclass(frozen=True)
 class Push:
-    """Put a finished model on the hub, card and tokenizer with it; prints where it is.
+    """Upload a finished model to the hub, with its card and tokenizer; prints the URL.
 
-    The token is that of `hf auth login`, or of the variable HF_TOKEN.
+    Log in first with `hf auth login`, or set HF_TOKEN.
     """
 
     dir: Positional[Path]
-    """Folder of a run, or of a model."""
+    """Folder of a run or of a model."""
     repo: Annotated[Positional[str], arg(metavar="OWNER/NAME")]
-    """The repository, which is made if it is not there."""
+    """Repository, created if it does not exist."""
     stage: StageName = "final"
-    """Which model of a run: as it stood after this stage."""
+    """Stage whose model is used, if DIR is a run."""
     private: bool = False
-    """Make the repository a private one, where it is made."""
+    """Make a new repository private."""
     message: str = "Upload a model compressed by lpaf-jax"
-    """Of the commit."""
+    """Commit message."""
 
     def run(self) -> None:
         """Upload and print."""

@@ -9,16 +9,16 @@ if TYPE_CHECKING:  # models take a second to import, and --help needs none
     from lpaf_jax.solvers import Solver
 
 _NEEDS = {
-    "loss": "gradients of a task or of a decoder's next token",
-    "pruning": "what a stage Prune leaves",
+    "loss": "gradients (from a task or a decoder's next tokens)",
+    "pruning": "a pruning stage",
     "inputs": "texts",
-    "streams": "a decoder that is cut block by block",
+    "streams": "a decoder without a task",
 }
 
 
 @dataclass(frozen=True)
 class Recipes:
-    """List every method: the problem it solves, its source, and what it is made of."""
+    """List all recipes, importances, solvers and rank rules, with their sources."""
 
     json: bool = False
     """Print one JSON object instead of the tables."""

@@ -10,10 +10,10 @@ from lpaf_jax.core.errors import LpafError
 
 @dataclass(frozen=True)
 class Report:
-    """Make the page of a finished run, or of a comparison, again; prints where it is."""
+    """Rebuild the report of a finished run or comparison; prints its path."""
 
     dir: Positional[Path]
-    """The --out folder of `lpaf compress` or `lpaf compare`."""
+    """Folder given as --out to `lpaf compress` or `lpaf compare`."""
 
     def run(self) -> None:
         """Write and print.
@@ -30,6 +30,6 @@ class Report:
             print(write_comparison(self.dir))
         else:
             raise LpafError(
-                f"{self.dir} holds no figures yet: a run has metrics.json once it is finished, a "
-                "comparison compare.json"
+                f"{self.dir} has no results yet: a finished run has metrics.json, a comparison "
+                "compare.json"
             )

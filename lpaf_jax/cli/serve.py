@@ -12,8 +12,8 @@ from tyro.conf import Positional, arg
 
 from lpaf_jax.cli.stage import StageName
 
-_LENGTH = arg(metavar="INT", help_behavior_hint="(default: what it was trained with)")
-_BATCH = arg(metavar="INT", help_behavior_hint="(default: 32; 1 window of a language model)")
+_LENGTH = arg(metavar="INT", help_behavior_hint="(default: the length used in training)")
+_BATCH = arg(metavar="INT", help_behavior_hint="(default: 32; 1 for a language model)")
 _STRIDE = arg(metavar="INT", help_behavior_hint="(default: the length)")
 
 
@@ -23,29 +23,29 @@ def _column(default: str) -> Any:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluate a saved model by the official metrics; prints one JSON object.
+    """Evaluate a saved model with the official metrics; prints one JSON object.
 
-    A language model is judged by its perplexity of a text.
+    A language model is evaluated by its perplexity on a text.
     """
 
     dir: Positional[Path]
     """Folder of a run or of a model, a .gguf file, or `smollm2`."""
     data: Annotated[Path, arg(metavar="FILE")]
-    """A table (.json, .csv, .tsv, .jsonl or .parquet), questions as those of SQuAD, or a text."""
+    """Table (.json, .csv, .tsv, .jsonl or .parquet), questions in SQuAD format, or text file."""
     stage: StageName = "final"
-    """Which model of a run: as it stood after this stage."""
+    """Stage whose model is used, if DIR is a run."""
     text_column: Annotated[str | None, _column("(default: the run's, else sentence)")] = None
-    """Column of the text; for a language model, text unless given."""
+    """Column of the text; the default for a language model is `text`."""
     label_column: Annotated[str | None, _column("(default: the run's, else label)")] = None
-    """Column of the label: the name of a class or its number; for a regression, the value."""
+    """Column of the label: a class name or number, or the value for a regression."""
     pair_column: Annotated[str | None, _column("(default: the run's)")] = None
-    """Column of the second text, for a task about pairs."""
+    """Column of the second text, for a task on text pairs."""
     batch: Annotated[int | None, _BATCH] = None
-    """Texts at a time; of a language model, windows, whose logits are held."""
+    """Texts per batch; for a language model, windows."""
     length: Annotated[int | None, _LENGTH] = None
-    """Longest text in tokens; what is longer is cut, or read in windows of this length."""
+    """Maximum length in tokens; longer texts are truncated, or read in windows of this length."""
     stride: Annotated[int | None, _STRIDE] = None
-    """Of a language model: from one window of a text to the next, in tokens."""
+    """Tokens between the starts of two windows, for a language model."""
 
     def run(self) -> None:
         """Evaluate and print."""
@@ -71,25 +71,25 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Answer each line of standard input; prints `label <tab> probability <tab> text`.
+    """Predict each line of standard input; prints `label <tab> probability <tab> text`.
 
-    A model of text pairs reads both from one line, with a tab between them.
+    For text pairs, separate the two texts of a line with a tab.
 
-    A regression prints `value <tab> text`.
+    A regression model prints `value <tab> text`.
 
-    To `question <tab> context` the answer is printed, its score, and the line.
+    For `question <tab> context`, it prints the answer, its score, and the line.
 
-    The answer is empty where a model that may find none finds none.
+    The answer is empty if the model (SQuAD v2) finds none.
     """
 
     dir: Positional[Path]
     """Folder of a run or of a model."""
     stage: StageName = "final"
-    """Which model of a run: as it stood after this stage."""
+    """Stage whose model is used, if DIR is a run."""
     batch: int = 32
-    """Lines read before the first of them is answered; on a terminal each is answered at once."""
+    """Lines per batch; on a terminal each line is answered at once."""
     length: Annotated[int | None, _LENGTH] = None
-    """Longest text in tokens; what is longer is cut, or read in windows of this length."""
+    """Maximum length in tokens; longer texts are truncated, or read in windows of this length."""
 
     def run(self) -> None:
         """Answer line after line."""

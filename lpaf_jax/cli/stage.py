@@ -5,4 +5,4 @@ from typing import Annotated
 from tyro.conf import arg
 
 StageName = Annotated[str, arg(metavar="STAGE")]
-"""As the folder of the run calls it: dense, final, and what the recipe leaves in between."""
+"""Stage of a run, as its folder is named: dense, final, or one in between."""

@@ -37,23 +37,19 @@ def _name(help_: str) -> Any:
 # How a task is named beside its name, for every command that reads one.
 TextColumn = Annotated[
     str | None,
-    _name(
-        "Column of the text in a file, where it is not `sentence`, or `text` for a language model."
-    ),
+    _name("Column of the text in a file. Default: `sentence`, or `text` for a language model."),
 ]
-LabelColumn = Annotated[
-    str | None, _name("Column of the label in a file, where it is not `label`.")
-]
-PairColumn = Annotated[str | None, _name("Column of the second text in a file about pairs.")]
+LabelColumn = Annotated[str | None, _name("Column of the label in a file. Default: `label`.")]
+PairColumn = Annotated[str | None, _name("Column of the second text in a file of text pairs.")]
 Copy = Annotated[
     Path | None,
     arg(
         metavar="DIR",
         help_behavior_hint=_OPTIONAL,
         help=(
-            "Folder of a GLUE task, in place of the hub: train and validation (or dev) as "
-            ".parquet, .csv or .tsv files, as `datasets` or GLUE's own archives have them, or what "
-            "`datasets` saved. Of SQuAD, its official .json files, or one file in their format."
+            "Local copy of the data, instead of the hub. GLUE: a folder with train and "
+            "validation (or dev) as .parquet, .csv or .tsv, GLUE's own archives, or a data set "
+            "saved by `datasets`. SQuAD: the official .json files, or one file in their format."
         ),
     ),
 ]
@@ -78,70 +74,70 @@ class Options:
     model: Positional[str]
     """`minilm`, `smollm2`, a folder with a Hugging Face checkpoint, a .gguf file, or a hub id."""
     out: Annotated[Path, arg(metavar="DIR")]
-    """Folder of the run; an unfinished run of the same settings found there is continued. On the
-    command line it may be left out: it is then in runs/, named by what tells the run apart."""
+    """Folder of the run; an unfinished run with the same settings is resumed.
+    Default on the command line: a folder in runs/ named after the settings."""
     task: Annotated[str | None, arg(metavar="TASK", help_behavior_hint=_OPTIONAL)] = None
-    """`rotten_tomatoes`, `imdb`, a GLUE task, `squad`, `squad_v2`, or a json, csv, tsv, jsonl or
-    parquet file; or a .txt file, whose next tokens a decoder learns. Without one nothing is
-    trained: give --calibration."""
+    """`rotten_tomatoes`, `imdb`, a GLUE task, `squad`, `squad_v2`,
+    a json, csv, tsv, jsonl or parquet file, or a .txt file to train a decoder on.
+    To compress without training, give --calibration instead."""
     recipe: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=_OPTIONAL)] = None
-    """The method: one that `lpaf recipes` lists, FILE.py:NAME or FILE.yaml; lpaf, or channels
-    without a task, where none is named."""
+    """Compression method: a name from `lpaf recipes`, FILE.py:NAME or FILE.yaml.
+    Default: lpaf, or channels without a task."""
     preset: Literal["quick", "standard", "paper"] = "standard"
-    """Defaults of all stages: a short real run, the usual ones, or the paper's schedule."""
+    """Defaults for all stages: a short real run, the usual schedule, or the paper's."""
     calibration: Annotated[Path | None, _FILE] = None
-    """Text that a model is compressed by where there is no task: .txt, a file with a text a row, or
-    `imdb` or `rotten_tomatoes`, of which it takes the training split, and --held-out the test."""
+    """Text for compression without a task: a .txt file, a table with one text per row,
+    or the training split of `imdb` or `rotten_tomatoes`."""
     held_out: Annotated[Path | None, _FILE] = None
-    """Text by which the model is judged before and after, where there is no task; the end of the
-    other where none is given."""
+    """Text for evaluation without a task; of `imdb` or `rotten_tomatoes`, the test split.
+    Default: the end of the calibration text."""
     samples: int = 128
-    """Pieces of the calibration text that are read, at most."""
+    """Maximum number of calibration sequences."""
 
     batch: int = 32
-    """Examples a step; pieces of a text, where there is no task."""
+    """Examples per training step; without a task, sequences per batch."""
     accumulate: int = 1
-    """Parts of a batch that pass one after another: the memory of one, the step of all."""
+    """Micro-batches per step, to save memory; the step is that of the whole batch."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What training computes in; weights, softmax and norms stay float32."""
+    """Dtype of the computation in training; weights, softmax and norms stay float32."""
     warmup: float = 0.1
-    """Share of each stage's steps in which the learning rate rises; pruning starts after it."""
+    """Share of each stage's steps used for learning-rate warm-up; pruning starts after it."""
     weight_decay: float = 0.01
-    """Decoupled weight decay, on matrices only."""
+    """Decoupled weight decay, applied to matrices only."""
     length: Annotated[int | None, _LENGTH] = None
-    """Longest text in tokens; what is longer is cut, or read in windows of this length (SQuAD,
-    language models)."""
+    """Maximum length in tokens; longer texts are truncated,
+    or read in windows of this length (SQuAD, language models)."""
     doc_stride: int = 128
-    """Tokens that two windows of a context share; a third of --length at most."""
+    """Overlap in tokens between two windows of a context; at most a third of --length."""
     seed: int = 0
-    """Decides the new head, the batches, the draws and dropout."""
+    """Random seed for the new head, the batches, sampling and dropout."""
     limit: Annotated[int | None, _INT] = None
-    """Use at most this many training examples, or windows of a text."""
+    """Maximum number of training examples, or of windows of a text."""
 
     text_column: TextColumn = None
     label_column: LabelColumn = None
     pair_column: PairColumn = None
     regression: bool = False
-    """The labels of a file are numbers to be predicted, not classes."""
+    """Treat the labels of a file as numbers to predict, not as classes."""
     language_model: bool = False
-    """A text a row, without labels: learn the next token, as of a .txt file. Never guessed: a file
-    of labelled texts has a column of text, too."""
+    """Train on next-token prediction: a table with one unlabelled text per row.
+    A .txt file is always read in this way."""
     data: Copy = None
 
     reuse: Annotated[
         tuple[Path, ...], arg(metavar="DIR [DIR ...]", help_behavior_hint=_OPTIONAL)
     ] = ()
-    """Runs to take finished stages over from, as far as all that they depend on is the same."""
+    """Runs whose finished stages are reused if everything they depend on is the same."""
     fsdp: int = 1
-    """Devices that share one copy of the training state; batches are cut over all devices."""
+    """Devices that share one copy of the training state; batches are split over all devices."""
     distributed: bool = False
-    """Be one of several processes that make the run together, on hosts that share --out."""
+    """Run as one of several processes, on hosts that share --out."""
     keep: Literal["all", "final"] = "all"
-    """Keep the model after every stage, or the final one only."""
+    """Keep the model after every stage, or only the final one."""
     force: bool = False
-    """Start anew where --out holds another run, which is deleted."""
+    """Start over if --out holds another run; that run is deleted."""
     quiet: bool = False
-    """Print nothing but errors."""
+    """Print only errors."""
 
     @property
     def tokens(self) -> int:
@@ -203,17 +199,15 @@ def _check_source(options: Options) -> None:
     """One of a task and a calibration text, and nothing that belongs to the other."""
     if options.task is None and options.calibration is None:
         raise LpafError(
-            "nothing says what the model is for: give --task, or --calibration with a text to "
-            "compress a model without training"
+            "a task or a text is missing: give --task, or --calibration to compress without "
+            "training"
         )
     both = options.task is not None and options.calibration is not None
     if both:
-        raise SettingError(
-            ("task", "calibration"), "exclude each other: a task brings its own texts"
-        )
+        raise SettingError(("task", "calibration"), "exclude each other: a task has its own texts")
     foreign = _OF_TEXTS if options.task is not None else _OF_TASKS
     defaults = {f.name: f.default for f in dataclasses.fields(Options)}
     for name in foreign:
         if getattr(options, name) != defaults[name]:
             needs = "--calibration" if options.task is not None else "--task"
-            raise SettingError((name,), f"goes with {needs} alone: leave it out")
+            raise SettingError((name,), f"works only with {needs}: leave it out")
