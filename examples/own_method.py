@@ -29,7 +29,7 @@ def _salience(subject: Subject) -> dict[str, Weighting]:
 register_importance(
     Importance(
         "salience",
-        "keeping best the weights that are large and that the loss depends on",
+        "to preserve the weights that are large and that the loss depends on",
         gives=frozenset({"entries"}),
         needs=frozenset({"loss"}),
         of_model=_salience,

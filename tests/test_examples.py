@@ -28,10 +28,10 @@ def run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_method_of_ones_own_runs_and_has_its_page(run: Path) -> None:
     page = (run / "report.html").read_text()
-    assert "keeping best the weights that are large and that the loss depends on" in page
+    assert "to preserve the weights that are large and that the loss depends on" in page
     assert "Recipe mine" in page
     card = (run / "model" / "README.md").read_text()
-    assert "keeping best the weights that are large" in card
+    assert "to preserve the weights that are large" in card
 
 
 def test_it_goes_on_where_it_was_stopped(run: Path, tiny: Tiny, tmp_path: Path) -> None:

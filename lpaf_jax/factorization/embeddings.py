@@ -46,12 +46,15 @@ def _low_rank(shape: tuple[int, int], width: float) -> Record:
     rows, hidden = shape
     rank = int(width * rows * hidden / (rows + hidden)) if width < 1 else int(width)
     if rank < 1:
-        raise LpafError(f"--embeddings {width:g} pays for no rank of a table of {rows} × {hidden}")
+        raise LpafError(
+            f"--embeddings {width:g} is too small for rank 1 of the {rows} × {hidden} table: give "
+            "more"
+        )
     if rank * (rows + hidden) >= rows * hidden:
         most = (rows * hidden - 1) // (rows + hidden)
         raise LpafError(
-            f"--embeddings {rank} would not make the table of {rows} × {hidden} smaller: give "
-            f"{most} at most"
+            f"--embeddings {rank} would not make the {rows} × {hidden} table smaller: give at "
+            f"most {most}"
         )
     return LOW_RANK_EMBEDDING.of_rank(rank)
 
@@ -60,8 +63,8 @@ def _of_share(width: float, form: str) -> float:
     """`width`, which must be a share for a form that has no width."""
     if width >= 1:
         raise LpafError(
-            f"--embeddings {width:g} is a width, which --embeddings-as {form} has not: give the "
-            "share of the numbers that may be kept, such as 0.5"
+            f"--embeddings {width:g} is a width, but --embeddings-as {form} takes the share of "
+            "the parameters to keep: give a share such as 0.5"
         )
     return width
 
@@ -74,7 +77,10 @@ def _kronecker(shape: tuple[int, int], width: float) -> Record:
         record = {"kind": kind.name, "rank": 1, "pattern": pattern}
         if hidden % pattern == 0 and kind.size(record, shape) <= share * rows * hidden + pattern:
             return record
-    raise LpafError(f"--embeddings {share:g} pays for no product of a table of {rows} × {hidden}")
+    raise LpafError(
+        f"--embeddings {share:g} is too small for a Kronecker product of the {rows} × {hidden} "
+        "table: give more"
+    )
 
 
 def _trains(shape: tuple[int, int], width: float) -> Record:
@@ -84,7 +90,8 @@ def _trains(shape: tuple[int, int], width: float) -> Record:
     rank = min(int(share * hidden / (first + hidden // first)), first)
     if rank < 1 or first == 1:
         raise LpafError(
-            f"--embeddings {share:g} pays for no tensor train of {first} · {hidden // first}"
+            f"--embeddings {share:g} is too small for a tensor train of {first} · "
+            f"{hidden // first}: give more"
         )
     return {"kind": "train_embedding", "rank": rank, "digits": [first, hidden // first]}
 
@@ -176,12 +183,12 @@ def _solve_trains(table: Array, record: Record, counts: np.ndarray, head: Array 
 
 FORMS = {
     "low-rank": TableForm(
-        "products of a V × E table and an E × H matrix", _low_rank, _solve_low_rank, True
+        "the product of a V × E table and an E × H matrix", _low_rank, _solve_low_rank, True
     ),
     "kronecker": TableForm(
-        "Kronecker products of a V × H/f table and a row of f", _kronecker, _solve_kronecker
+        "a Kronecker product of a V × H/f table and a row of length f", _kronecker, _solve_kronecker
     ),
-    "trains": TableForm("a tensor train for every token", _trains, _solve_trains),
+    "trains": TableForm("one tensor train per token", _trains, _solve_trains),
 }
 """By the name that `--embeddings-as` has for them."""
 
@@ -215,7 +222,7 @@ def factorized_table(
         LpafError: see `table_record`; or the table is not finite.
     """
     if not jnp.isfinite(table).all():
-        raise LpafError("the token embeddings hold NaN or infinity")
+        raise LpafError("the token embeddings contain NaN or infinity")
     rows, hidden = table.shape
     record = table_record(form, (rows, hidden), width)
     return record, FORMS[form].solve(table, record, counts, head)

@@ -107,7 +107,9 @@ def layer_inputs(
 
 def _moment(path: str, x: Array, counted: Array) -> Sums:
     if x.shape[:-1] != counted.shape:
-        raise ValueError(f"{path}: an input of {x.shape} for tokens of {counted.shape}")
+        raise ValueError(
+            f"{path}: input shape {x.shape} does not match token shape {counted.shape}"
+        )
     rows = jnp.where(counted[..., None] != 0, x, 0)
     return Sums(product(rows, rows), jnp.sum(rows, axis=(0, 1), dtype=jnp.float32))
 
@@ -170,7 +172,7 @@ def activation_moments(model: nnx.Module, batches: Iterable[Batch]) -> Moments:
         sums = add(sums, state, inputs, counted)
         tokens += int(counted.sum())
     if sums is None or tokens == 0:
-        raise ValueError("no token to take the moments of")
+        raise ValueError("there are no tokens to compute moments on")
     means = {
         path: Moment(sum_.second / tokens, sum_.first / tokens, tokens)
         for path, sum_ in sums.items()

@@ -66,7 +66,7 @@ class Importance:
 
     Attributes:
         name: by which it is registered.
-        summary: what it does, on one line, to be read after "cut".
+        summary: what it does, on one line, to be read after "chosen": "to preserve ...".
         gives: the parts of a `Weighting` that it fills; none is plain SVD.
         needs: "loss", gradients of the task or of the next token; "pruning", what step 1 leaves;
             "inputs", the moments of what goes into each layer; "streams", those beside what goes
@@ -127,13 +127,12 @@ def of_model(importance: Importance, subject: Subject) -> dict[str, Weighting]:
     """
     if "loss" in importance.needs and subject.loss is None:
         raise LpafError(
-            f"importance {importance.name} needs gradients: give a task with labels, or a decoder, "
-            "which has its next token"
+            f"importance {importance.name} needs gradients: give a task with labels, or a decoder"
         )
     if "pruning" in importance.needs and not subject.masks:
         raise LpafError(
-            f"importance {importance.name} is known from pruning: take a recipe that prunes, such "
-            "as lpaf"
+            f"importance {importance.name} comes from pruning: use a recipe that prunes, such as "
+            "lpaf"
         )
     if importance.of_model is None:
         return {path: Weighting() for path in subject.weights}

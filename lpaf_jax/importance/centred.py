@@ -14,7 +14,7 @@ def _centred(weighting: Weighting, moment: Moment) -> Weighting:
 register_importance(
     Importance(
         "centred",
-        "so that its outputs on the data change least about their mean",
+        "to minimise the change of each layer's centred outputs on the data",
         frozenset({"left", "mean"}),
         frozenset({"inputs"}),
         of_inputs=_centred,

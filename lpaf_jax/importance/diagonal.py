@@ -13,7 +13,7 @@ def _diagonal(weighting: Weighting, moment: Moment) -> Weighting:
 register_importance(
     Importance(
         "activations-diagonal",
-        "keeping best the rows whose inputs are large on the data",
+        "to preserve the rows whose inputs are large on the data",
         frozenset({"left"}),
         frozenset({"inputs"}),
         of_inputs=_diagonal,

@@ -85,7 +85,7 @@ def fisher_scores(
         scores = add(scores, kernels, params, batch)
         count += int((batch["weight"] > 0).sum())
     if count == 0:
-        raise ValueError("no example to take a gradient of")
+        raise ValueError("there are no examples to compute gradients on")
     return jax.tree.map(lambda s: s / count, scores)
 
 

@@ -108,7 +108,7 @@ def mean_over(
         sums = add(sums, dict(batch), counted)
         count += int(counted.sum())
     if count == 0:
-        raise ValueError("no example to take a gradient of")
+        raise ValueError("there are no examples to compute gradients on")
     return sums.means(count)
 
 
@@ -229,7 +229,7 @@ class GradientSums(NamedTuple):
 
 def _width(params: Params, path: str) -> int:
     kernel = params.get(f"{path}.kernel", params.get(f"{path}.b"))
-    assert kernel is not None, f"{path} is no linear layer"
+    assert kernel is not None, f"{path} is not a linear layer"
     return int(kernel.shape[1])
 
 
@@ -258,7 +258,7 @@ def _left(weighting: Weighting, moment: Moment) -> Weighting:
 TWO_SIDED = register_importance(
     Importance(
         "two-sided",
-        "so that the loss changes least, by its inputs and the gradients at its outputs",
+        "to change the loss least, as estimated from inputs and output gradients",
         frozenset({"left", "right"}),
         frozenset({"loss", "inputs"}),
         _right,

@@ -17,7 +17,7 @@ def fisher_weightings(subject: Subject) -> dict[str, Weighting]:
 register_importance(
     Importance(
         "fisher",
-        "keeping best the weights that the loss is most sensitive to",
+        "to preserve the weights that the loss is most sensitive to",
         frozenset({"entries"}),
         frozenset({"loss"}),
         fisher_weightings,

@@ -11,7 +11,7 @@ def _whole(weighting: Weighting, moment: Moment) -> Weighting:
 register_importance(
     Importance(
         "activations",
-        "so that its outputs on the data change least",
+        "to minimise the change of each layer's outputs on the data",
         frozenset({"left"}),
         frozenset({"inputs"}),
         of_inputs=_whole,

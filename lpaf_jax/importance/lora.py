@@ -110,7 +110,7 @@ def sketched_rows(
         sums = add(sums, a, fixed, dict(batch), jax.random.fold_in(key, index))
         count += int(rows_that_count(batch).sum())
     if count == 0:
-        raise ValueError("no example to take a gradient of")
+        raise ValueError("there are no examples to compute gradients on")
     return sums.means(count)
 
 
@@ -182,7 +182,7 @@ def lora_rows(
         sums = look(sums, params, fixed, dict(batch))
         count += 1
     if count == 0:
-        raise ValueError("no batch to take a gradient of")
+        raise ValueError("there are no batches to compute gradients on")
     return sums.means(count)
 
 
@@ -215,19 +215,19 @@ def _register(
 
 _register(
     "lora-sketch",
-    "keeping best the rows that the loss is most sensitive to, as an adapter of 0 shows them",
+    "to preserve the rows that the loss is most sensitive to, estimated from adapters at zero",
     _of_sketch,
-    "an estimate of fisher-rows at the memory of LoRA",
+    "an estimate of fisher-rows in the memory of LoRA",
 )
 _register(
     "lora",
-    "keeping best the rows whose gradients, as adapters estimate them, are large",
+    "to preserve the rows with large gradients, estimated from adapters",
     _of_adapters("gradient"),
     "L = diag Σ_j E[ĝ²_ij], ĝ = A ∇B + ∇A B; Zhang et al., LoRAPrune, 2024",
 )
 _register(
     "lora-taylor",
-    "keeping best the rows whose weights, by gradients that adapters estimate, matter most",
+    "to preserve the rows with large gradients times weights, estimated from adapters",
     _of_adapters("taylor"),
     "L = diag Σ_j E[(ĝ W)²_ij]; Zhang et al., LoRAPrune, 2024",
 )

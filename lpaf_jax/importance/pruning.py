@@ -36,33 +36,33 @@ def _squares(subject: Subject) -> dict[str, Weighting]:
     return {p: _masked(subject, p, subject.second_moments[p]) for p in subject.weights}
 
 
-register_importance(Importance("none", "with every weight counting the same"))
+register_importance(Importance("none", "to minimise the unweighted error"))
 register_importance(
     Importance(
         "score",
-        "keeping best the weights that gradients times weights mark as important",
+        "to preserve the weights with a high score, gradient times weight",
         _ENTRIES,
         frozenset({"loss"}),
         _scores,
-        source="I = max(S, 0) ⊙ M; Ren & Zhu, 2024, silent about negative scores",
+        source="I = max(S, 0) ⊙ M; Ren & Zhu, 2024, who do not mention negative scores",
     )
 )
 register_importance(
     Importance(
         "mask",
-        "keeping best the weights that pruning left",
+        "to preserve the weights that pruning kept",
         _ENTRIES,
         of_model=_masks,
         source="I = M; Ren & Zhu, 2024",
     )
 )
 register_importance(
-    Importance("magnitude", "keeping best the largest weights", _ENTRIES, of_model=_magnitudes)
+    Importance("magnitude", "to preserve the largest weights", _ENTRIES, of_model=_magnitudes)
 )
 register_importance(
     Importance(
         "adam",
-        "keeping best the weights whose gradients were large while the model was pruned",
+        "to preserve the weights whose gradients were large during pruning",
         _ENTRIES,
         frozenset({"pruning"}),
         _squares,

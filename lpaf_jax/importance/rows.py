@@ -74,7 +74,7 @@ def fisher_rows(
 
 def _height(params: Params, path: str) -> int:
     matrix = params.get(f"{path}.kernel", params.get(f"{path}.a"))
-    assert matrix is not None, f"{path} is no linear layer"
+    assert matrix is not None, f"{path} is not a linear layer"
     return len(matrix)
 
 
@@ -93,10 +93,10 @@ def _weightings(subject: Subject) -> dict[str, Weighting]:
 register_importance(
     Importance(
         "fisher-rows",
-        "keeping best the rows that the loss is most sensitive to",
+        "to preserve the rows that the loss is most sensitive to",
         frozenset({"left"}),
         frozenset({"loss"}),
         _weightings,
-        source="L = diag Σ_j E[(∂L/∂W_ij)²]; Hsu et al., 2022, without the gradient of a matrix",
+        source="L = diag Σ_j E[(∂L/∂W_ij)²]; Hsu et al., 2022, without forming a matrix's gradient",
     )
 )

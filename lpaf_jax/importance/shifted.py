@@ -11,10 +11,10 @@ def _beside(weighting: Weighting, moment: Moment) -> Weighting:
 register_importance(
     Importance(
         "shifted",
-        "so that its outputs are nearest to those of the dense model, whatever came before",
+        "to bring each layer's outputs closest to the dense model's, given its changed inputs",
         frozenset({"left", "cross"}),
         frozenset({"inputs", "streams"}),
         of_inputs=_beside,
-        source="L = E[x̂ᵀx̂] beside E[x̂ᵀx]; AA-SVD, 2026",
+        source="L = E[x̂ᵀx̂] and E[x̂ᵀx]; AA-SVD, 2026",
     )
 )

@@ -18,13 +18,14 @@ def _alternate(parts: Parts, limits: Limits) -> Ranks:
     sizes |= {path: total * price for path, (total, price) in parts.channels.items()}
     cut = {path for path in sizes if block_of(path) % 2}
     if not cut:
-        raise ValueError("there is one block, and the first one is never cut")
+        raise ValueError("there is only one block, and the first block stays dense")
     lost = (1 - limits.share) * sum(sizes.values())
     share = 1 - lost / sum(sizes[path] for path in cut)
     if share <= 0:
         least = 1 - sum(sizes[path] for path in cut) / sum(sizes.values())
         raise ValueError(
-            f"the blocks that are left whole are {least:.1%}: give more, or --ranks share"
+            f"the blocks that stay dense are already {least:.1%}: give a larger share, or --ranks "
+            "share"
         )
     shapes = {path: shape for path, shape in parts.shapes.items() if path in cut}
     channels = {path: of for path, of in parts.channels.items() if path in cut}
@@ -40,7 +41,7 @@ def block_of(path: str) -> int:
     """
     found = re.search(r"(?<=\.)\d+(?=\.)", path)
     if found is None:
-        raise LpafError(f"{path} is in no numbered block: take another recipe or --ranks share")
+        raise LpafError(f"{path} is in no numbered block: use another recipe or --ranks share")
     return int(found[0])
 
 
@@ -52,9 +53,9 @@ def _check(paths: Iterable[str]) -> None:
 register_rank_rule(
     RankRule(
         "alternate",
-        "the same share of each matrix in every second block; the others stay whole",
+        "the same share of each matrix in every second block; the other blocks stay dense",
         _alternate,
-        whole="Every second block stays whole, the first one among them.",
+        whole="Every second block stays dense, starting with the first.",
         cut="matrices of every second block",
         check=_check,
     )

@@ -132,15 +132,15 @@ def choose_ranks(
     chosen = RANK_RULES[rule]
     if rank is not None:
         if rule != "uniform":
-            raise SettingError(("rank",), f"is one for all, which --ranks {rule} is not")
+            raise SettingError(
+                ("rank",), f"sets one rank for all matrices, but --ranks {rule} gives each its own"
+            )
         if channels:
-            raise SettingError(("rank",), "says nothing of how many channels are left")
+            raise SettingError(("rank",), "does not set the number of channels")
         return dict.fromkeys(shapes, rank)
     assert params is not None
     parts = Parts(shapes, spectra or {}, channels or {})
     try:
         return chosen.choose(parts, Limits(params, multiple_of, least))
     except ValueError as error:
-        raise LpafError(
-            f"{params:.2%} of the compressible weights cannot be kept: {error}"
-        ) from None
+        raise LpafError(f"cannot keep {params:.2%} of the compressible weights: {error}") from None

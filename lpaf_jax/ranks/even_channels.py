@@ -13,11 +13,13 @@ def _even(parts: Parts, limits: Limits) -> Ranks:
     whole = sum(math.prod(shape) for shape in parts.shapes.values())
     of_channels = sum(total * price for total, price in parts.channels.values())
     if not of_channels:
-        raise ValueError("no channels are to go: add --channels feed-forward")
+        raise ValueError("this rank rule only drops channels: add --channels feed-forward")
     share = 1 - (1 - limits.share) * (whole + of_channels) / of_channels
     least = whole / (whole + of_channels)
     if any(share * total < 1 for total, _ in parts.channels.values()):
-        raise ValueError(f"the matrices that are left whole are {least:.1%} of them: give more")
+        raise ValueError(
+            f"the matrices that stay dense are already {least:.1%} of them: give a larger share"
+        )
     left: Ranks = share_of(parts.channels, limits._replace(share=share))
     return dict.fromkeys(parts.shapes) | left
 
@@ -25,7 +27,7 @@ def _even(parts: Parts, limits: Limits) -> Ranks:
 register_rank_rule(
     RankRule(
         "even-channels",
-        "channels alone go, as many in every block; other matrices stay whole",
+        "only channels are dropped, equally many in every block; other matrices stay dense",
         _even,
         factorizes=False,
     )

@@ -30,7 +30,7 @@ register_rank_rule(
         "feed-forward",
         "the same share of each feed-forward matrix; attention stays whole",
         _feed_forward,
-        whole="Matrices of attention stay whole.",
+        whole="Attention matrices stay dense.",
         cut="feed-forward matrices",
     )
 )

@@ -20,8 +20,8 @@ def by_loss(parts: Parts, limits: Limits) -> Ranks:
 register_rank_rule(
     RankRule(
         "loss",
-        "ranks go where the loss depends on them most, by the metric of two sides; what depends on "
-        "all of its ranks stays dense",
+        "higher ranks where they matter more for the loss, by the two-sided metric; a matrix "
+        "that needs its full rank stays dense",
         by_loss,
         needs_spectra=True,
     )

@@ -6,8 +6,8 @@ from lpaf_jax.ranks.loss import by_loss
 register_rank_rule(
     RankRule(
         "measured",
-        "as loss, with the spectrum of each matrix scaled by how far the answers move when it is "
-        "cut alone",
+        "as loss, with each spectrum scaled by how far the predictions change when only that "
+        "matrix is factorized",
         by_loss,
         needs_spectra=True,
         measured=True,

@@ -16,4 +16,4 @@ def same_share(parts: Parts, limits: Limits) -> Ranks:
     return found | share_of(parts.channels, limits)
 
 
-register_rank_rule(RankRule("share", "the same share of the numbers of each matrix", same_share))
+register_rank_rule(RankRule("share", "the same share of each matrix's parameters", same_share))

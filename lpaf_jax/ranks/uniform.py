@@ -9,4 +9,4 @@ def _uniform(parts: Parts, limits: Limits) -> Ranks:
     return dict.fromkeys(parts.shapes, rank) | share_of(parts.channels, limits)
 
 
-register_rank_rule(RankRule("uniform", "one rank for all matrices", _uniform))
+register_rank_rule(RankRule("uniform", "the same rank for all matrices", _uniform))

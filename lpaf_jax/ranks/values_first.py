@@ -48,7 +48,7 @@ def _check(paths: Iterable[str]) -> None:
 register_rank_rule(
     RankRule(
         "values-first",
-        "of attention three times as much for values and outputs as for queries and keys",
+        "in attention, three times as much for values and outputs as for queries and keys",
         _values_first,
         check=_check,
     )

@@ -6,9 +6,9 @@ from lpaf_jax.stages import Factorize, FineTune, Tune
 
 @register("aa-svd")
 def aa_svd() -> Recipe:
-    """Minimise E‖x W − x̂ A B‖², x the inputs in the dense model and x̂ the layer's own.
+    """Minimise E‖x W − x̂ A B‖², x a layer's inputs in the dense model, x̂ in the compressed one.
 
-    AA-SVD, 2026. Of a decoder without a task, whose blocks are cut one after the other.
+    AA-SVD, 2026. Factorizes one block after another; only for a decoder without a task.
     """
     return Recipe(
         FineTune(), Factorize(importance="shifted", solver="shifted", ranks="share"), Tune()

@@ -6,11 +6,10 @@ from lpaf_jax.stages import Factorize, FineTune, Tune
 
 @register("albert")
 def albert() -> Recipe:
-    """Minimise Σ_v f_v ‖t_v − c_v B‖² over the token embeddings t_v, f_v how often v occurs.
+    """Minimise Σ_v f_v ‖t_v − c_v B‖², t_v the embedding of token v and f_v its frequency.
 
-    Lan et al., 2020, from a model that there is, and not from the start. At `--params 1`, its
-    default, the matrices of the layers stay as they are; `--embeddings` does the same with any
-    other recipe.
+    Lan et al., 2020, applied to an existing model. With `--params 1`, its default, the layers'
+    matrices are unchanged; `--embeddings` adds the same to any other recipe.
     """
     cut = Factorize(importance="none", solver="plain", ranks="share", params=1.0, embeddings=128)
     return Recipe(FineTune(), cut, Tune())

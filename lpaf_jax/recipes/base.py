@@ -52,7 +52,7 @@ class Recipe:
         self, *stages: Stage, name: str = "own", summary: str = "", digest: str | None = None
     ):
         if not stages or not any(stage.shrinks for stage in stages):
-            raise LpafError(f"recipe {name} has no stage that makes a model smaller")
+            raise LpafError(f"recipe {name} has no stage that makes the model smaller")
         self.stages, self.name, self.summary, self.digest = stages, name, summary, digest
 
     def __repr__(self) -> str:
@@ -90,7 +90,7 @@ class Recipe:
             if name not in known:
                 raise SettingError(
                     (name,),
-                    f"is no setting of recipe {self.name}, which has {', '.join(sorted(known))}",
+                    f"is not a setting of recipe {self.name}; it has {', '.join(sorted(known))}",
                 )
         stages = [
             dataclasses.replace(stage, **{n: v for n, v in chosen.items() if n in stage.settings()})
@@ -116,15 +116,17 @@ class Recipe:
         kinds = [type(stage).__name__ for stage in self.stages]
         cuts = [i for i, stage in enumerate(self.stages) if isinstance(stage, Shrink)]
         if len(cuts) != 1:
-            raise LpafError(f"recipe {self.name} has {len(cuts)} stages Factorize: give it one")
+            raise LpafError(
+                f"recipe {self.name} has {len(cuts)} stages Factorize: give it exactly one"
+            )
         if not isinstance(self.stages[0], FineTune):
             raise LpafError(
-                f"recipe {self.name} begins with {kinds[0]}: put FineTune before it, which takes a "
-                "model as it is where finetune_epochs is 0"
+                f"recipe {self.name} begins with {kinds[0]}: put FineTune before it, with "
+                "finetune_epochs 0 to use the model as it is"
             )
         for i, stage in enumerate(self.stages[1:], 1):
             if isinstance(stage, FineTune):
-                raise LpafError(f"recipe {self.name} has FineTune twice: leave it first alone")
+                raise LpafError(f"recipe {self.name} has FineTune twice: keep only the first")
             if stage.shrinks != (i >= cuts[0]):
                 where, there = ("after", "before") if i > cuts[0] else ("before", "after")
                 raise LpafError(
@@ -150,21 +152,21 @@ class Recipe:
         if "pruning" in IMPORTANCES[stage.importance].needs and not pruned:
             raise SettingError(
                 ("importance",),
-                f"{stage.importance!r} is known from pruning, and recipe {self.name} does not "
-                "prune: take one that does, such as lpaf",
+                f"{stage.importance!r} comes from pruning, but recipe {self.name} does not prune: "
+                "use one that does, such as lpaf",
             )
         beside = any(isinstance(e, Tune) and e.lora is not None for e in self.stages[cut:])
         if beside and not stage.low_rank:
             raise SettingError(
                 ("lora",),
-                f"trains adapters beside dense matrices and two thin factors, and {stage.solver!r} "
-                "makes others: leave it out, or take another --solver",
+                f"trains adapters beside dense matrices or two thin factors, but {stage.solver!r} "
+                "makes another form: leave it out, or use another --solver",
             )
         if mixed and not stage.low_rank:
             raise SettingError(
                 ("solver",),
-                f"{stage.solver!r} makes no two thin factors, which recipe {self.name} mixes with "
-                "the matrices that they came from: take one that does not, such as lpaf-plus",
+                f"{stage.solver!r} does not give two thin factors, which the mixed-rank tuning of "
+                f"recipe {self.name} needs: use a recipe without it, such as lpaf-plus",
             )
 
     def steps(self) -> list[tuple[str, Stage]]:
@@ -262,7 +264,7 @@ def make_recipe(name: str) -> Recipe:
     if name.endswith((".yaml", ".yml")):
         return _from_yaml(Path(name))
     if name.endswith(".py"):
-        raise LpafError(f"--recipe {name}: say which recipe of the file, as {name}:NAME")
+        raise LpafError(f"--recipe {name}: name a recipe in the file, as {name}:NAME")
     made = RECIPES[name]()
     return Recipe(*made.stages, name=name, summary=summary(name))
 
@@ -329,11 +331,13 @@ def _from_yaml(path: Path) -> Recipe:
         raise LpafError(f"--recipe {path} has no list of stages: write `stages: [FineTune, ...]`")
     if foreign := set(value) - {"name", "summary", "stages"}:
         raise LpafError(
-            f"--recipe {path}: {min(map(str, foreign))} is neither name, summary nor stages"
+            f"--recipe {path}: unknown key {min(map(str, foreign))}: use name, summary and stages"
         )
     name = str(value.get("name", path.stem))
     if name in RECIPES:
-        raise LpafError(f"--recipe {path}: {name} is the name of another recipe; give it its own")
+        raise LpafError(
+            f"--recipe {path}: the name {name} is taken by another recipe: choose another"
+        )
     stages = [_stage_of(path, entry) for entry in value["stages"]]
     return Recipe(*stages, name=name, summary=" ".join(str(value.get("summary", "")).split()))
 
@@ -344,13 +348,15 @@ def _stage_of(path: Path, entry: Any) -> Stage:
     if isinstance(entry, Mapping) and len(entry) == 1:
         name, chosen = next(iter(entry.items()))
     if not isinstance(name, str) or not isinstance(chosen, Mapping | None):
-        raise LpafError(f"--recipe {path}: {entry!r} is neither a stage nor one with settings")
+        raise LpafError(f"--recipe {path}: {entry!r} is neither a stage nor a stage with settings")
     try:
         kind = STAGES[name]
         known = {f.name for f in dataclasses.fields(kind)}
         for field in chosen or {}:
             if field not in known:
-                raise LpafError(f"{name} has no setting {field!r}, but {', '.join(sorted(known))}")
+                raise LpafError(
+                    f"{name} has no setting {field!r}; it has {', '.join(sorted(known))}"
+                )
         stage = kind(**{field: _number(value) for field, value in (chosen or {}).items()})
         stage.check()  # the command reads it as a default, and would not say whose it is
         return stage

@@ -8,10 +8,10 @@ from lpaf_jax.stages import Factorize, FineTune, Tune
 def channels() -> Recipe:
     """Drop channels, factorize queries and keys: min tr L(W − V)R(W − V)ᵀ over both at once.
 
-    Of a decoder without a task. Which channels go, and how the others make up for them, is Optimal
+    Only for a decoder without a task. Channels are chosen, and the others adjusted, by Optimal
     Brain Surgeon on whole channels, as in ZipLM (Kurtić et al., 2023), with the metric R of output
-    gradients; those of values in the basis of MoDeGPT (Lin et al., 2024); the rest as in kfac-svd.
-    One budget is shared out over all, by the loss.
+    gradients; for values, in the basis of MoDeGPT (Lin et al., 2024). The rest is as in kfac-svd.
+    One budget is divided among all of them according to the loss.
     """
     return Recipe(
         FineTune(),

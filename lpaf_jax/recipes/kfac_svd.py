@@ -8,7 +8,7 @@ from lpaf_jax.stages import Factorize, FineTune, Tune
 def kfac_svd() -> Recipe:
     """Minimise tr L(W − AB)R(W − AB)ᵀ, L = E[xᵀx], R = E[gᵀg], with ranks by the loss.
 
-    OBD-LLM, 2026; the metric of two sides is K-FAC's, Martens & Grosse, 2015.
+    OBD-LLM, 2026; the two-sided metric is that of K-FAC, Martens & Grosse, 2015.
     """
     return Recipe(
         FineTune(), Factorize(importance="two-sided", solver="metric", ranks="loss"), Tune()

@@ -6,11 +6,11 @@ from lpaf_jax.stages import Factorize, FineTune, Tune
 
 @register("kngpt2")
 def kngpt2() -> Recipe:
-    """Minimise ‖W − A ⊗ B‖², B of (2, 1) or (1, 2), in every second block and of the embeddings.
+    """Minimise ‖W − A ⊗ B‖², B 2 × 1 or 1 × 2, in every second block and in the embeddings.
 
-    Edalati et al., 2022. Tuned by the task and by what the dense model has in between: hidden
-    states after the embeddings and after every layer, where the source has outputs of feed-forward
-    layers, and attention. The source does not say how it weighs these; here all weights are 1.
+    Edalati et al., 2022. Tuned on the task and by distillation of attention and of the hidden
+    states after the embeddings and every layer; the source uses outputs of feed-forward layers
+    instead of the latter. The source does not give the weights of these terms; here all are 1.
     """
     cut = Factorize(
         importance="none",

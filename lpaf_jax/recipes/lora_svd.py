@@ -8,8 +8,9 @@ from lpaf_jax.stages import Compensate, FineTune, Tune
 def lora_svd() -> Recipe:
     """Minimise Σ_ij r_i (W + sAB − UV)²_ij, r_i = Σ_j E[(∂L/∂W_ij)²], while A and B are trained.
 
-    Ranks fall from truncation to truncation; then adapters train beside the factors. No matrix has
-    a gradient. Ours, of LoRA (Hu et al., 2021) and the weights of FWSVD (Hsu et al., 2022).
+    Ranks fall from truncation to truncation; then adapters are trained beside the factors. No
+    gradient of a whole matrix is needed. Our combination of LoRA (Hu et al., 2021) and the weights
+    of FWSVD (Hsu et al., 2022).
     """
     cut = Compensate(importance="fisher-rows", solver="metric", lora_epochs=0.8)
     return Recipe(FineTune(), cut, Tune(lora=8, tune_epochs=0.2))

@@ -8,9 +8,9 @@ from lpaf_jax.stages import Factorize, FineTune, Tune
 def lorap() -> Recipe:
     """Minimise Σ_ij E[x_i²] (W − AB)²_ij in attention, and drop feed-forward channels by norms.
 
-    Li et al., 2024. Of a decoder without a task, whose queries, keys and values have a matrix each:
-    values and outputs keep three times as much as queries and keys. Nothing makes up for the
-    channels that go.
+    Li et al., 2024. Only for a decoder without a task, with separate query, key and value matrices:
+    values and outputs keep three times as much as queries and keys. Dropped channels are not
+    compensated.
     """
     return Recipe(
         FineTune(),

@@ -15,7 +15,7 @@ def lpaf() -> Recipe:
 
 @register("lpaf-without-step-1")
 def without_pruning() -> Recipe:
-    """LPAF without pruning: the scores are summed at fixed weights."""
+    """LPAF without pruning: the scores are summed with the weights fixed."""
     return Recipe(FineTune(), Factorize(), MixedTune())
 
 

@@ -6,12 +6,12 @@ from lpaf_jax.stages import Factorize, FineTune, Prune, Tune
 
 @register("lpaf-plus")
 def lpaf_plus() -> Recipe:
-    """Prune, minimise tr L(W − AB)R(W − AB)ᵀ with ranks by the loss, tune by the dense model.
+    """Prune, minimise tr L(W − AB)R(W − AB)ᵀ with ranks by the loss, distil from the dense model.
 
-    The three steps of LPAF (Ren & Zhu, 2024), with the metric of K-FAC (Martens & Grosse, 2015) and
-    ranks as in OBD-LLM (2026) in step 2 and, in place of mixed ranks, distillation in step 3
-    (Hinton et al., 2015; Sun et al., 2019, for hidden states), at half the learning rate of `lpaf`:
-    the start is good already.
+    The three steps of LPAF (Ren & Zhu, 2024). Step 2 uses the metric of K-FAC (Martens & Grosse,
+    2015) and ranks as in OBD-LLM (2026); step 3 uses distillation (Hinton et al., 2015; Sun et al.,
+    2019, for hidden states) instead of mixed ranks, at half the learning rate of `lpaf`, as it
+    starts from a better model.
     """
     return Recipe(
         FineTune(),

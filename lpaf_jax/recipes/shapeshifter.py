@@ -6,10 +6,10 @@ from lpaf_jax.stages import Factorize, FineTune, Tune
 
 @register("shapeshifter")
 def shapeshifter() -> Recipe:
-    """Minimise ‖W − Σ_t A_t ⊗ B_t‖² over r terms, of the shapes with the fewest numbers; then tune.
+    """Minimise ‖W − Σ_t A_t ⊗ B_t‖² over r terms, in the shapes with the fewest parameters; tune.
 
-    Panahi et al., 2021, who train such layers from the start. At equal size plain SVD keeps more of
-    trained weights, and the layers compute no less than dense ones: this is for memory alone.
+    Panahi et al., 2021, who train such layers from scratch. At equal size, plain SVD approximates
+    trained weights better. The layers save memory but no computation.
     """
     cut = Factorize(importance="none", solver="kronecker", ranks="share")
     return Recipe(FineTune(), cut, Tune())

@@ -6,10 +6,10 @@ from lpaf_jax.stages import Factorize, FineTune, Tune
 
 @register("sparsegpt-svd")
 def sparsegpt_svd() -> Recipe:
-    """Prune to half by SparseGPT, then factorize what is left as in kfac-svd.
+    """Prune to half with SparseGPT, then factorize the remaining weights as in kfac-svd.
 
-    Of a decoder without a task. The first step of LPAF where nothing is trained, Frantar &
-    Alistarh, 2023. What is left of a matrix is the same for every rank: those are shared out by the
+    Only for a decoder without a task. SparseGPT (Frantar & Alistarh, 2023) stands for the first
+    step of LPAF without training. Pruning does not depend on the rank, and ranks are set by the
     loss of the dense model.
     """
     cut = Factorize(importance="two-sided", solver="metric", ranks="loss", pruned_to=0.5)

@@ -6,7 +6,7 @@ from lpaf_jax.stages import Factorize, FineTune, Tune
 
 @register("svd-ft")
 def svd_ft() -> Recipe:
-    """Minimise ‖W − AB‖, then fine-tuning of the factors: SVD_Ft of the paper's tables."""
+    """Minimise ‖W − AB‖, then fine-tune the factors: SVD_Ft in the paper's tables."""
     return Recipe(FineTune(), Factorize(importance="none", solver="plain"), Tune())
 
 

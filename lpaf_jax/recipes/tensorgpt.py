@@ -8,9 +8,9 @@ from lpaf_jax.stages import Factorize, FineTune, Tune
 def tensorgpt() -> Recipe:
     """Minimise ‖t_v − G_1[v] G_2[v]‖² for each token v, by a train of two cores; nothing is tuned.
 
-    Xu et al., 2023. Tokens can be added, as each is by itself. At `--params 1`, its default, the
-    matrices of the layers stay as they are. A table of low rank (`albert`) keeps more at the same
-    size, and a head that is tied to the trains computes no less.
+    Xu et al., 2023. Tokens can be added later, as each has its own train. With `--params 1`, its
+    default, the layers' matrices are unchanged. A low-rank table (`albert`) is more accurate at the
+    same size, and a head that is tied to the trains saves no computation.
     """
     cut = Factorize(
         importance="none",

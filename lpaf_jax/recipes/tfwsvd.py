@@ -8,6 +8,6 @@ from lpaf_jax.stages import Factorize, FineTune, Tune
 def tfwsvd() -> Recipe:
     """Minimise Σ_ij I_ij (W − AB)²_ij + λ(‖A‖² + ‖B‖²), I_ij = E[(∂L/∂W_ij)²] + floor.
 
-    Hua et al., 2022; solved exactly, λ is --ridge.
+    Hua et al., 2022; solved exactly; λ is --ridge.
     """
     return Recipe(FineTune(), Factorize(importance="fisher", solver="elementwise"), Tune())

@@ -6,12 +6,12 @@ from lpaf_jax.stages import Factorize, FineTune, Tune
 
 @register("width-pruning")
 def width_pruning() -> Recipe:
-    """Drop feed-forward channels: min tr L(W − V)R(W − V)ᵀ, rows of V zero for those that go.
+    """Drop feed-forward channels: min tr L(W − V)R(W − V)ᵀ, V zero in the dropped rows.
 
-    Of a decoder without a task. As many go in every block, so the result is an ordinary model with
-    another width in its config, which needs no code of this package anywhere. Which go, and how the
-    others make up for them, is Optimal Brain Surgeon on whole channels, as in ZipLM (Kurtić et al.,
-    2023), with the metric R of output gradients.
+    Only for a decoder without a task. Every block loses equally many, so the result is an ordinary
+    model with another width in its config, which needs no code of this package. Channels are
+    chosen, and the others adjusted, by Optimal Brain Surgeon on whole channels, as in ZipLM (Kurtić
+    et al., 2023), with the metric R of output gradients.
     """
     cut = Factorize(
         importance="two-sided", solver="metric", ranks="even-channels", channels="feed-forward"

@@ -18,7 +18,8 @@ def _solve(w: Array, weighting: Weighting, rank: int, ridge: float) -> Solution:
 register_solver(
     Solver(
         "affine",
-        "closed form in the metric of inputs and outputs, with the bias that keeps the mean",
+        "closed form in the metric of inputs and outputs, with a bias that preserves the mean "
+        "output",
         frozenset({"left", "right", "mean"}),
         _solve,
         frozenset({"left", "mean"}),

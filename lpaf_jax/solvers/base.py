@@ -133,8 +133,8 @@ def check_pair(importance: Importance, solver: Solver, ridge: float = 0.0) -> No
         with_ridge = [name for name, each in SOLVERS.items() if each.ridge]
         raise SettingError(
             ("ridge",),
-            f"is {ridge}, but solver {solver.name} has a closed form without one: leave it out, or "
-            f"take --solver {' or '.join(with_ridge)}",
+            f"is {ridge}, but solver {solver.name} has no ridge term: leave it out, or use "
+            f"--solver {' or '.join(with_ridge)}",
         )
     if not _fits(importance, solver):
         fitting = [name for name, each in SOLVERS.items() if _fits(importance, each)]

@@ -15,7 +15,7 @@ def _solve(w: Array, weighting: Weighting, rank: int, ridge: float) -> Solution:
 register_solver(
     Solver(
         "elementwise",
-        "every entry with its own importance, by alternating least squares",
+        "alternating least squares, with one importance per entry",
         ENTRIES,
         _solve,
         ENTRIES,

@@ -56,14 +56,14 @@ def _solver(
 register_solver(
     _solver(
         "kronecker",
-        "nearest sum of Kronecker products, of the shapes with the fewest numbers",
+        "nearest sum of Kronecker products, in the shapes with the fewest parameters",
         kronecker_shapes,
     )
 )
 register_solver(
     _solver(
         "kronecker-pairs",
-        "nearest Kronecker product of half a matrix and a pair of numbers",
+        "nearest Kronecker product of a half-size matrix and a pair of numbers",
         _pairs,
     )
 )

@@ -21,17 +21,17 @@ def _by_sharing(
 
 
 register_solver(
-    Solver("row", "closed form, one importance a row", ENTRIES, _by_sharing("row"), ENTRIES)
+    Solver("row", "closed form, one importance per row", ENTRIES, _by_sharing("row"), ENTRIES)
 )
 register_solver(
     Solver(
-        "column", "closed form, one importance a column", ENTRIES, _by_sharing("column"), ENTRIES
+        "column", "closed form, one importance per column", ENTRIES, _by_sharing("column"), ENTRIES
     )
 )
 register_solver(
     Solver(
         "separable",
-        "closed form, importance of a row times that of a column",
+        "closed form, importance of the row times importance of the column",
         ENTRIES,
         _by_sharing("separable"),
         ENTRIES,

@@ -27,7 +27,7 @@ def _nested(w: Array, weighting: Weighting, rank: int) -> LowRank:
 register_solver(
     Solver(
         "shifted",
-        "closed form for the outputs of the dense model, of inputs that are no longer its own",
+        "closed form for matching the dense model's outputs from changed inputs",
         frozenset({"left", "cross"}),
         _solve,
         needs=frozenset({"left", "cross"}),

@@ -31,15 +31,15 @@ class Compensate(Factorize):
     logs = "compensate"
 
     lora: int = 8
-    """Rank of adapters, here and where the factors are tuned."""
+    """Rank of the adapters (LoRA), in this stage and in tuning."""
     lora_alpha: float = 16.0
-    """What adapters add is scaled by this over their rank."""
+    """LoRA alpha: the output of the adapters is scaled by this divided by their rank."""
     lora_epochs: float = 1.0
-    """Epochs over which matrices are truncated, with adapters trained beside them."""
+    """Epochs of training adapters between truncations, in total."""
     lora_lr: float = 2e-4
-    """Peak learning rate of these adapters; every round warms up to it."""
+    """Peak learning rate of the adapters in this stage; each round warms up again."""
     truncations: int = 10
-    """How often all matrices are truncated; the last one makes the factors."""
+    """Number of truncations; the last one gives the factors."""
 
     def check(self) -> None:
         """See `Stage.check`."""
@@ -51,13 +51,13 @@ class Compensate(Factorize):
         demand(self, "lora_lr", lambda x: 0 < x < 1, "in (0, 1)")
         if self.rank is not None:
             raise SettingError(
-                ("rank",), "says nothing of the ranks on the way to it: give --params in its place"
+                ("rank",), "does not set the ranks of the earlier truncations: use --params instead"
             )
         if not self.low_rank:
             raise SettingError(
                 ("solver",),
-                f"{self.solver!r} makes no two thin factors, which adapters of low rank are "
-                "truncated to: take metric, row or plain",
+                f"{self.solver!r} does not give two thin factors, which this recipe needs: use "
+                "metric, row or plain",
             )
 
     def shares(self) -> list[float]:
@@ -146,14 +146,15 @@ class Compensate(Factorize):
         """See `Stage.describe`."""
         usual = super().describe(found)
         text = (
-            f"In {self.truncations} rounds adapters of rank {self.lora} are trained beside the "
-            "matrices, which are fixed, and matrices and adapters are truncated together, to ranks "
-            f"that fall from round to round. After the last one: {usual.text}"
+            f"In each of {self.truncations} rounds, adapters (LoRA) of rank {self.lora} are "
+            "trained beside the frozen matrices; then each matrix and its adapter are truncated "
+            "together, to a rank that falls from round to round. After the last round: "
+            f"{usual.text}"
         )
         card = usual.card.replace(
-            "made smaller by", "made smaller, while adapters (LoRA) made up for it, by", 1
+            "made smaller by", "made smaller, with adapters (LoRA) trained to compensate, by", 1
         )
-        return usual._replace(phase="Factorizing beside adapters", text=text, card=card)
+        return usual._replace(phase="Factorizing with adapters", text=text, card=card)
 
 
 def _layers(params: "Params") -> "Params":

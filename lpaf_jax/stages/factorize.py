@@ -33,44 +33,43 @@ class Factorize(Shrink):
     """Replace every compressible matrix by factors: an importance, a solver and a rank rule."""
 
     rank: Annotated[int | None, _INT] = None
-    """Rank of every factorization, instead of --params."""
+    """Rank of every factorized matrix, instead of --params."""
     importance: Annotated[str, _NAME] = "score"
-    """What weighs the factorization; `lpaf recipes` lists all."""
+    """Importance that weights the factorization error; `lpaf recipes` lists all."""
     solver: Annotated[str, _NAME] = "row"
-    """How it is solved; `lpaf recipes` lists all."""
+    """Solver of the weighted factorization; `lpaf recipes` lists all."""
     ranks: Annotated[str, _NAME] = "uniform"
-    """Who gets which rank; `lpaf recipes` lists all."""
+    """Rule that sets the rank of each matrix; `lpaf recipes` lists all."""
     floor: float = 0.1
-    """Importance every entry has at least, as a share of the mean."""
+    """Minimum importance of every entry, as a share of the mean."""
     ridge: float = 0.0
-    """Weight of the squared factors in the exact element-wise objective."""
+    """Weight of the squared norm of the factors in the element-wise objective."""
     channels: Literal["none", "feed-forward", "all"] = "none"
-    """Which layers of a decoder that a text alone compresses get fewer channels in the place of
-    factors: none, feed-forward layers, or values of attention, too."""
+    """Layers that lose channels instead of being factorized; `all` adds the attention values.
+    Only for a decoder without a task."""
     channels_by: Literal["loss", "norms"] = "loss"
-    """Which channels go: those without which the loss rises least, the others making up for them;
-    or those of the smallest norms, but for the smallest hundredth, with nothing made up for."""
+    """Channels to drop: those that raise the loss least, with the others adjusted to compensate;
+    or those of smallest norm (except the smallest hundredth), without compensation."""
     pruned_to: float = 1.0
-    """Of a decoder that a text alone compresses: share of the weights of each matrix that SparseGPT
-    leaves, of which the factors are made then; 1 prunes nothing."""
+    """Share of each matrix's weights that SparseGPT keeps before the factorization.
+    Only for a decoder without a task."""
     multiple_of: int = 1
-    """Step of ranks that differ, and of channels, for hardware that wants multiples of 8 or 64."""
+    """Make ranks (except a uniform one) and channel counts a multiple of this, such as 8 or 64."""
     least: float = 0.0
-    """Share of its own numbers that every matrix keeps, where ranks go by the loss."""
+    """Minimum share of its parameters that every matrix keeps when ranks are set by the loss."""
     embeddings: Annotated[float | None, _WIDTH] = None
-    """Width E of the token embeddings, which become a table of V × E and a matrix of E × H; below
-    1, the share of their numbers that is kept. They are not among those that --params is about."""
+    """Width E of factorized token embeddings, a V × E table and an E × H matrix;
+    below 1, the share of the embedding parameters to keep. --params does not count these."""
     embeddings_as: Literal["low-rank", "kronecker", "trains"] = "low-rank"
-    """What the token embeddings become: those two; one Kronecker product of a table of V × H/f and
-    a row of f; or a tensor train for every token. The last two take a share, and look at no head
-    that is tied to them."""
+    """Form of the compressed token embeddings: two matrices, one Kronecker product
+    (a V × H/f table and a row of f), or one tensor train per token.
+    The last two need a share below 1, and ignore a head that is tied to the embeddings."""
     moment_batches: int = 40
-    """Batches of the training data that moments and Fisher information are taken from."""
+    """Batches of training data used to estimate moments and Fisher information."""
     block_epochs: int = 0
-    """Of a decoder that a text alone compresses: passes over the text in which the factors of each
-    block are tuned right after their cut."""
+    """Epochs of tuning each block after its factorization; only for a decoder without a task."""
     block_lr: float = 1e-4
-    """Learning rate of that tuning."""
+    """Learning rate for tuning each block."""
 
     def share(self, trained: bool = True) -> float | None:
         """See `Shrink.share`; None where a rank is chosen."""
@@ -96,12 +95,12 @@ class Factorize(Shrink):
         if self.channels != "none" and self.rank is not None:
             raise SettingError(
                 ("rank",),
-                "says nothing of how many channels are left: give --params in its place, or a "
-                "recipe that leaves them all, such as drone",
+                "does not set the number of channels: use --params instead, or a recipe that "
+                "keeps all channels, such as drone",
             )
         if not RANK_RULES[self.ranks].factorizes and self.channels == "none":
             raise SettingError(
-                ("ranks",), f"{self.ranks!r} drops channels alone: add --channels feed-forward"
+                ("ranks",), f"{self.ranks!r} only drops channels: add --channels feed-forward"
             )
         demand_choice(self, "channels_by", ("loss", "norms"))
         if self.channels_by == "norms":
@@ -116,7 +115,7 @@ class Factorize(Shrink):
         demand_choice(self, "embeddings_as", FORMS)
         if self.embeddings is None and self.embeddings_as != "low-rank":
             raise SettingError(
-                ("embeddings_as",), "needs --embeddings, the share of their numbers that is kept"
+                ("embeddings_as",), "needs --embeddings with the share of their parameters to keep"
             )
         demand(self, "pruned_to", lambda x: 0 < x <= 1, "in (0, 1]")
         for name in ("floor", "ridge"):
@@ -131,17 +130,16 @@ class Factorize(Shrink):
         if self.rank is not None and self.ranks != "uniform":
             raise SettingError(
                 ("rank",),
-                f"is one rank for all matrices, and --ranks {self.ranks} gives each its own: add "
-                "--ranks uniform, or give --params",
+                f"sets one rank for all matrices, but --ranks {self.ranks} gives each its own: "
+                "add --ranks uniform, or use --params",
             )
         if self.params is not None and self.rank is not None:
-            raise SettingError(("params", "rank"), "both choose the rank: leave one of them out")
+            raise SettingError(("params", "rank"), "both set the rank: leave one out")
         check_pair(IMPORTANCES[self.importance], SOLVERS[self.solver], self.ridge)
         if RANK_RULES[self.ranks].needs_spectra and not self.low_rank:
             raise SettingError(
                 ("ranks", "solver"),
-                f"{self.ranks!r} knows what ranks are worth, and not what solver {self.solver} "
-                "makes: take --ranks share",
+                f"{self.ranks!r} cannot judge what solver {self.solver} makes: use --ranks share",
             )
 
     @property
@@ -155,13 +153,13 @@ class Factorize(Shrink):
         if self.channels != "feed-forward":
             raise SettingError(
                 ("channels_by",),
-                "'norms' is for the channels of feed-forward layers: add --channels feed-forward",
+                "'norms' works only for feed-forward channels: add --channels feed-forward",
             )
         if by_the_loss:
             raise SettingError(
                 ("channels_by", "ranks"),
-                f"{self.ranks!r} says how many channels go by what the loss rises by, which "
-                "'norms' does not look at: take --ranks share, or --channels-by loss",
+                f"{self.ranks!r} sets the number of channels by the rise of the loss, which "
+                "'norms' does not measure: use --ranks share, or --channels-by loss",
             )
 
     def planned(self, shapes: Mapping[str, tuple[int, int]], trained: bool = True) -> float | None:
@@ -184,7 +182,9 @@ class Factorize(Shrink):
         ranked = {path: SOLVERS[self.solver].ranked(shape) for path, shape in shapes.items()}
         largest = min(map(min, ranked.values()))
         if self.rank is not None and self.rank > largest:
-            raise SettingError(("rank",), f"{self.rank} is more than {largest}, the most there is")
+            raise SettingError(
+                ("rank",), f"{self.rank} is more than {largest}, the largest possible rank"
+            )
         share, step = self.share(trained), self.multiple_of
         found = choose_ranks(self.ranks, ranked, params=share, rank=self.rank, multiple_of=step)
         sizes = {path: m * n for path, (m, n) in ranked.items()}
@@ -225,28 +225,26 @@ class Factorize(Shrink):
         from lpaf_jax.importance import IMPORTANCES
 
         if self.block_epochs:
-            raise SettingError(
-                ("block_epochs",), f"is for decoders that a text alone compresses: {why}"
-            )
+            raise SettingError(("block_epochs",), f"works only for a decoder without a task: {why}")
         if self.pruned_to < 1:
             raise SettingError(
                 ("pruned_to",),
-                "is for decoders that a text alone compresses: with a task a recipe prunes in a "
-                "stage of its own",
+                "works only for a decoder without a task: with a task, use a recipe with a "
+                "pruning stage",
             )
         if self.channels != "none":
             raise SettingError(
                 ("channels",),
-                f"{self.channels!r} is for decoders that a text alone compresses: take a recipe "
-                "that leaves channels alone, such as drone, or a decoder with --calibration and "
-                "without --task",
+                f"{self.channels!r} works only for a decoder without a task: use a recipe that "
+                "keeps all channels, such as drone, or a decoder with --calibration and without "
+                "--task",
             )
         if "streams" in IMPORTANCES[self.importance].needs:
             raise SettingError(
                 ("importance",),
-                f"{self.importance!r} is for decoders that a text alone compresses, of which one "
-                "block is cut after the other: take --importance activations --solver metric, "
-                "which is the same where all are cut at once",
+                f"{self.importance!r} works only for a decoder without a task, which is "
+                "factorized block by block: use --importance activations --solver metric, the "
+                "equivalent when all blocks are factorized at once",
             )
 
     def run(self, context: Context) -> Saved:
@@ -321,36 +319,34 @@ class Factorize(Shrink):
         which = "All compressible matrices" if alike else "Compressible matrices"
         names = "query, key, value, attention-output and feed-forward matrices"
         lose = {"none": "", "feed-forward": "Feed-forward layers"}.get(
-            self.channels, "Feed-forward layers, and values of attention,"
+            self.channels, "Feed-forward layers and attention values"
         )
         if lose:
             which = "The other compressible matrices"
-            names = "matrices of attention"
+            names = "attention matrices"
         worth = not alike and RANK_RULES[self.ranks].factorizes
-        whole = "" if not worth else " Those that are worth all of their numbers stay whole."
+        whole = "" if not worth else " Matrices that need their full rank stay dense."
         if RANK_RULES[self.ranks].whole:
             whole, names = f" {RANK_RULES[self.ranks].whole}", RANK_RULES[self.ranks].cut
         if lose:
             whole += (
-                f" {lose} lose the channels of the smallest norms but for the smallest hundredth."
+                f" {lose} lose the channels of the smallest norms, except the smallest hundredth."
                 if self.channels_by == "norms"
-                else f" {lose} lose the channels that can best be done without; those left make up "
-                "for them as well as they can."
+                else f" {lose} lose the channels that raise the loss least; the remaining channels "
+                "are adjusted to compensate."
             )
         cut = (
-            f"{which} of m × n numbers are replaced by {form.text}{label}, cut {weighed.summary} "
+            f"{which} (m × n) are replaced by {form.text}{label}, chosen {weighed.summary} "
             f"({solver.summary}).{whole} "
         )
-        stored = (
-            f"{names} of m × n numbers are stored as {form.text}{label}, cut {weighed.summary}. "
-        )
+        stored = f"{names} (m × n) are stored as {form.text}{label}, chosen {weighed.summary}. "
         if not RANK_RULES[self.ranks].factorizes:
-            cut, stored = f"Other matrices stay as they are.{whole} ", ""
+            cut, stored = f"Other matrices are unchanged.{whole} ", ""
         elif not ranks and self.channels == "none":
-            cut, stored = "The compressible matrices stay as they are. ", ""
-        table, rest = "", "Embeddings, biases, norms and the head are kept whole."
+            cut, stored = "The compressible matrices are unchanged. ", ""
+        table, rest = "", "Embeddings, biases, norms and the head are unchanged."
         if self.embeddings is not None:
-            table, rest = self._of_table(), "All else is kept whole."
+            table, rest = self._of_table(), "Everything else is unchanged."
         factorizes = RANK_RULES[self.ranks].factorizes
         return Description(
             "Factorized" if factorizes else "Narrowed",
@@ -358,10 +354,10 @@ class Factorize(Shrink):
             cut
             + table
             + (
-                "Nothing has been retrained yet, so the model is usually worse here, to be mended "
-                "in the next stage."
+                "Nothing has been retrained yet, so the model is usually worse here; the next "
+                "stage recovers this."
                 if found["retrained"]
-                else "Nothing is trained afterwards."
+                else "No training follows."
             ),
             f"made smaller by {form.method if factorizes else 'structured pruning'}: "
             f"{stored}{table}" + (f"{lose} have fewer channels. " if lose else "") + rest,
@@ -374,9 +370,13 @@ class Factorize(Shrink):
         assert self.embeddings is not None
         width = f"E = {self.embeddings:g}"
         if self.embeddings < 1:
-            width = f"{100 * self.embeddings:g} % of their numbers"
-        near = ", nearest for the tokens that occur most" if self.embeddings_as != "trains" else ""
+            width = f"{100 * self.embeddings:g} % of their parameters"
+        near = (
+            (", most accurate for the most frequent tokens")
+            if self.embeddings_as != "trains"
+            else ""
+        )
         return (
-            f"Token embeddings of V × H numbers are replaced by {FORMS[self.embeddings_as].text}, "
-            f"{width}{near}; a head that is tied to them uses the same. "
+            f"The token embeddings (V × H) are replaced by {FORMS[self.embeddings_as].text}, "
+            f"{width}{near}; a tied head uses the same factors. "
         )

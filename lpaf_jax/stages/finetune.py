@@ -17,7 +17,7 @@ class FineTune(Stage):
     logs = "finetune"
 
     finetune_epochs: float = 2.0
-    """Epochs of fine-tuning; 0 takes MODEL as it is, already fine-tuned."""
+    """Epochs of fine-tuning; 0 uses MODEL as it is, already fine-tuned."""
     finetune_lr: float = 8e-5
     """Peak learning rate of fine-tuning."""
 
@@ -50,12 +50,10 @@ class FineTune(Stage):
     def describe(self, found: Mapping[str, Any]) -> Description:
         """See `Stage.describe`."""
         given = self.finetune_epochs == 0
-        trained = "as it was given, without further training" if given else "trained on the task"
+        trained = "as given, without further training" if given else "trained on the task"
         return Description(
             "Dense",
             "Fine-tuning",
-            f"The starting model with all of its weights, {trained}. "
-            "Every later figure is compared with this one.",
-            "with all of its weights: what low-rank factorization starts from and is compared "
-            "with.",
+            f"The uncompressed model, {trained}. Later figures are compared with this one.",
+            "before compression: the starting point and baseline of low-rank factorization.",
         )

@@ -14,15 +14,15 @@ from lpaf_jax.stages.base import Context, Description, Saved, Stage
 # Where scores, masks and second moments of a pruned model lie among the arrays beside its weights.
 _SCORE, _MASK, _SQUARE = "score.", "mask.", "square."
 _CRITERIA = {
-    "magnitude": "those nearest zero (magnitude pruning)",
+    "magnitude": "those closest to zero (magnitude pruning)",
     "sensitivity": "those that the loss depends on least (first-order sensitivity)",
-    "first-order": "those that training was pushing toward zero anyway (movement pruning)",
+    "first-order": "those that training moves toward zero (movement pruning)",
 }
 
 
 _STARTS = {
-    "finetuned": "While training goes on",
-    "pretrained": "While the pretrained model is fine-tuned anew",
+    "finetuned": "During further training",
+    "pretrained": "While the pretrained model is fine-tuned again",
 }
 
 
@@ -34,26 +34,26 @@ class Prune(Stage):
     logs = "prune"
 
     criterion: Literal["first-order", "sensitivity", "magnitude"] = "sensitivity"
-    """What pruning keeps: largest signed first-order score (paper's), unsigned one, or weight."""
+    """Pruning score: signed first-order (the paper's), unsigned first-order, or magnitude."""
     kept: float = 0.3
-    """Share of weights that pruning keeps (v)."""
+    """Share of the weights that pruning keeps (v in the paper)."""
     scope: Literal["global", "matrix"] = "global"
-    """Keep the top share over all matrices together, or of each."""
+    """Rank the weights over all matrices together, or within each matrix."""
     mask_every: int = 10
-    """Steps between two updates of the pruning masks."""
+    """Steps between updates of the pruning masks."""
     score_decay: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(optional)")] = (
         None
     )
-    """Factor on the accumulated score at each step; without one it is summed and never forgets."""
+    """Decay factor of the accumulated score at each step. Default: none, a plain sum."""
     prune_epochs: float = 1.0
     """Epochs of pruning."""
     prune_lr: float = 5e-5
     """Peak learning rate of pruning."""
     cooldown: float = 0.3
-    """Share of the pruning steps left at the final sparsity."""
+    """Share of the pruning steps trained at the final sparsity."""
     prune_from: Literal["finetuned", "pretrained"] = "finetuned"
-    """Prune what was fine-tuned, or the pretrained model while it is fine-tuned, as in the paper;
-    the fine-tuned model is then only what it is compared with."""
+    """Model to prune: the fine-tuned one; or, as in the paper, the pretrained one, while it is
+    fine-tuned. The fine-tuned model then only serves as the baseline."""
 
     def check(self) -> None:
         """See `Stage.check`."""
@@ -123,13 +123,13 @@ class Prune(Stage):
         return Description(
             "Pruned",
             "Pruning",
-            f"{_STARTS[self.prune_from]}, more and more compressible weights are set to zero, in "
-            f"the end {100 * (1 - self.kept):.0f} % of them: {_CRITERIA[self.criterion]}. The "
-            "matrices keep their shape, so nothing is smaller yet, but what is left tends to have "
-            "a lower rank and is easier to factorize.",
-            "in the middle of low-rank factorization: weights of its query, key, value, "
-            "attention-output and feed-forward matrices were set to zero and are stored as zeros, "
-            "so the file is not smaller.",
+            f"{_STARTS[self.prune_from]}, a growing share of the compressible weights is set to "
+            f"zero, {100 * (1 - self.kept):.0f} % at the end: {_CRITERIA[self.criterion]}. The "
+            "matrices keep their shape, so the model is no smaller yet, but the remaining "
+            "weights tend to have a lower rank and are easier to factorize.",
+            "pruned, before low-rank factorization: many weights of its query, key, value, "
+            "attention-output and feed-forward matrices were set to zero. Zeros are stored, so "
+            "the file is not smaller.",
         )
 
 
@@ -171,5 +171,5 @@ def check_schedule(warmup: float, cooldown: float) -> None:
     """
     if warmup + cooldown >= 1:
         raise SettingError(
-            ("warmup", "cooldown"), "together must be less than 1: no step is left between"
+            ("warmup", "cooldown"), "together must be less than 1: they leave no step for pruning"
         )

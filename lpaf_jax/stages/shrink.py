@@ -29,7 +29,7 @@ class Shrink(Stage):
     shrinks = True
 
     params: Annotated[float | None, _PARAMS] = None
-    """Share of the numbers in the compressible matrices to keep, in (0, 1]."""
+    """Share of the parameters in the compressible matrices to keep, in (0, 1]."""
 
     @property
     def low_rank(self) -> bool:

@@ -117,10 +117,12 @@ def layout_of(training: Training) -> Layout | None:
     """
     count = jax.device_count()
     if count == 1 and training.fsdp > 1:
-        raise SettingError(("fsdp",), f"is {training.fsdp}, but there is 1 device: leave it out")
+        raise SettingError(
+            ("fsdp",), f"is {training.fsdp}, but there is only 1 device: leave it out"
+        )
     if count % training.fsdp:
         raise SettingError(
-            ("fsdp",), f"is {training.fsdp}, which does not divide the {count} devices there are"
+            ("fsdp",), f"is {training.fsdp}, which does not divide the number of devices, {count}"
         )
     if count == 1:
         return None

@@ -36,7 +36,9 @@ def with_transfer(context: Context, path: Path, count: int, teacher: Path) -> En
     """
     inputs, progress = context.inputs, context.progress
     texts = unseen(inputs, text_lines(path, TEXT_COLUMN, count))
-    progress.say(f"transfer: {len(texts):,} texts of {path}, nothing of them in validation or test")
+    progress.say(
+        f"transfer: {len(texts):,} texts from {path}, none of them in the validation or test split"
+    )
     tokenizer = load_tokenizer(inputs.source)
     extra = encode(tokenizer, texts, inputs.spec.length)
     model = load_model(teacher)

@@ -37,30 +37,28 @@ class Tune(Stage):
     shrinks = True
 
     tune_epochs: float = 1.0
-    """Epochs of fine-tuning after the factorization; 0 leaves it out."""
+    """Epochs of tuning after the factorization; 0 skips it."""
     tune_lr: float = 2e-4
-    """Peak learning rate after the factorization."""
+    """Peak learning rate of tuning."""
     distil: float = 0.0
-    """Weight of the fine-tuned model's answers in the loss while the factors are tuned."""
+    """Weight of distillation from the fine-tuned model's predictions in the tuning loss."""
     distil_hidden: float = 0.0
-    """Weight of its hidden states there."""
+    """Weight of distillation from the hidden states."""
     distil_attention: float = 0.0
-    """Weight of its attention there."""
+    """Weight of distillation from the attention maps."""
     temperature: float = 1.0
-    """Temperature at which answers are compared."""
+    """Distillation temperature."""
     transfer: Annotated[Path | None, _FILE] = None
-    """Texts without labels, a line or a row (column `sentence`) each, that the fine-tuned model
-    answers and the factors learn from beside the task's own; an epoch is over both."""
+    """File of unlabelled texts, one per line or row (column `sentence`), to train on as well.
+    The fine-tuned model labels them."""
     transfer_samples: int = 10_000
-    """So many of them at most."""
+    """Maximum number of these texts."""
     lora: Annotated[int | None, _RANK] = None
-    """Train adapters of this rank beside the factors, and nothing else, and merge them in the
-    end. Of a recipe that cuts while adapters are trained: the rank of those, too."""
+    """Rank of adapters (LoRA) to train instead of the factors; they are merged at the end."""
     lora_alpha: float = 16.0
-    """What adapters add is scaled by this over their rank."""
+    """LoRA alpha: the output of the adapters is scaled by this divided by their rank."""
     lora_base: Literal["float", "nf4"] = "float"
-    """What the matrices beside adapters are held as while these are trained: as they are, or in
-    four bits a number (QLoRA), an eighth of float32."""
+    """Storage of the frozen matrices while adapters are trained: as they are, or 4-bit (QLoRA)."""
 
     def __post_init__(self) -> None:
         given: Any = self.transfer
@@ -78,9 +76,9 @@ class Tune(Stage):
         demand(self, "lora_alpha", lambda x: 0 < x < math.inf, "finite and more than 0")
         demand_choice(self, "lora_base", ("float", "nf4"))
         if self.lora is None and self.lora_base != "float":
-            raise SettingError(("lora_base",), "is for adapters: give --lora, their rank, with it")
+            raise SettingError(("lora_base",), "needs adapters: add --lora and their rank")
         if self.transfer is not None and not self.transfer.is_file():
-            raise SettingError(("transfer",), f"is {self.transfer}, which is no file")
+            raise SettingError(("transfer",), f"is {self.transfer}, but there is no such file")
         for name in ("tune_epochs", "distil", "distil_hidden", "distil_attention"):
             demand(self, name, lambda x: 0 <= x < math.inf, "finite and at least 0")
 
@@ -89,7 +87,7 @@ class Tune(Stage):
         alone = inputs.spec.kind in ("classification", "regression") and not inputs.spec.pairs
         if self.transfer is not None and not alone:
             raise SettingError(
-                ("transfer",), "adds single texts, which this task is not about: leave it out"
+                ("transfer",), "adds single texts, but this task needs other inputs: leave it out"
             )
 
     @property
@@ -139,20 +137,24 @@ class Tune(Stage):
     def describe(self, found: Mapping[str, Any]) -> Description:
         """See `Stage.describe`."""
         if self.lora is not None:
-            bits = "Meanwhile matrices have four bits a number. " if self.lora_base == "nf4" else ""
+            bits = (
+                ("The frozen matrices are stored in 4 bits per weight meanwhile. ")
+                if self.lora_base == "nf4"
+                else ""
+            )
             return Description(
                 "Tuned",
                 "Tuning adapters",
-                f"Adapters of rank {self.lora} are trained beside the matrices, or their factors, "
-                f"which stay as they are, like all else. {bits}{self._teacher()}In the end they "
-                "become part of what they stand beside.",
+                f"Adapters of rank {self.lora} are trained beside the matrices or their factors; "
+                f"all other weights are frozen. {bits}{self._teacher()}At the end the adapters "
+                "are merged.",
                 f"Adapters (LoRA, rank {self.lora}) were then trained and merged.",
             )
         return Description(
             "Tuned",
             "Tuning the factors",
-            "The factors are trained as they are, without the old matrices beside "
-            f"them. {self._teacher()}They alone are saved.",
+            "The factors are trained directly, without the original matrices. "
+            f"{self._teacher()}Only the factors are saved.",
             "The factors were then tuned.",
         )
 
@@ -165,9 +167,11 @@ class Tune(Stage):
         }
         *most, last = [name for name, weight in weighed.items() if weight > 0] or [""]
         learnt = f"{', '.join(most)} and {last}" if most else last
-        text = f"They also learn from the {learnt} of the dense model. " if learnt else ""
+        text = f"They also learn from the dense model's {learnt}. " if learnt else ""
         if self.transfer is not None:
-            text += "Beside the task's own texts they see others, which the dense model answers. "
+            text += (
+                "Unlabelled texts, labelled by the dense model, are added to the training data. "
+            )
         return text
 
     def _examples(self, context: Context) -> "Encoded":
@@ -225,14 +229,14 @@ class MixedTune(Tune):
     """Mixed-rank fine-tuning with dual-forward consistency (step 3 of LPAF)."""
 
     p_init: float = 0.5
-    """Chance of the dense branch at the start of mixed-rank fine-tuning."""
+    """Probability of the dense branch at the start of mixed-rank fine-tuning."""
     p_end: float = 0.7
-    """Share of the steps after which that chance is 0."""
+    """Share of the steps after which that probability is 0."""
     consistency: float = 1.0
-    """Weight of the consistency loss between the two passes."""
+    """Weight of the consistency loss between two forward passes."""
     mix_with: Literal["factorized", "finetuned"] = "factorized"
-    """The matrices that the factors are mixed with: those that were factorized, pruned where the
-    recipe prunes, or the fine-tuned ones."""
+    """Matrices to mix with the factors: those that were factorized (pruned), or the fine-tuned
+    ones."""
 
     def check(self) -> None:
         """See `Stage.check`."""
@@ -244,8 +248,8 @@ class MixedTune(Tune):
         if self.lora is not None:
             raise SettingError(
                 ("lora",),
-                "trains adapters alone, and this recipe mixes factors with the matrices they come "
-                "from: take one that does not, such as kfac-svd",
+                "trains only adapters, but this recipe mixes the factors with the original "
+                "matrices: use a recipe that does not, such as kfac-svd",
             )
 
     def run(self, context: Context) -> Saved:
@@ -315,9 +319,9 @@ class MixedTune(Tune):
     def describe(self, found: Mapping[str, Any]) -> Description:
         """See `Stage.describe`."""
         text = (
-            "Mixed-rank fine-tuning: in every training step each factorized layer uses "
-            f"{_MIXED[self.mix_with]} instead with chance p, and p falls to zero. {self._teacher()}"
-            "In the end only the factors are left, and they alone are saved."
+            "Mixed-rank fine-tuning: in every training step, each factorized layer uses "
+            f"{_MIXED[self.mix_with]} instead of its factors with probability p, which falls to "
+            f"zero. {self._teacher()}Only the factors are saved."
         )
         return super().describe(found)._replace(text=text)
 

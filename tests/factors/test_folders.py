@@ -111,7 +111,7 @@ def test_ranks_by_path_are_read_as_they_were(low_rank: Path, tmp_path: Path) -> 
     assert inspect_model(before)["matrices"] == told["matrices"]
     assert not inspect_model(before)["marks"]
     assert find_pair(before).compressed == before
-    with pytest.raises(LpafError, match="is factorized already"):
+    with pytest.raises(LpafError, match="is already factorized"):
         DecoderOnDisk(before)
     export_dense(before, tmp_path / "plain")
     assert not [key for key in config_of(tmp_path / "plain") if key.startswith("lpaf_")]
@@ -142,9 +142,9 @@ QUERY = "model.layers.0.self_attn.q_proj"
     ("records", "words"),
     [
         ({QUERY: {"kind": "wavelet"}}, [QUERY, "'wavelet'", "there are low_rank"]),
-        ({QUERY: {"rank": 3}}, [QUERY, "names no kind"]),
-        ({QUERY: {"kind": ["low_rank"]}}, [QUERY, "names no kind"]),
-        ({QUERY: 3}, [QUERY, "names no kind"]),
+        ({QUERY: {"rank": 3}}, [QUERY, "has no kind"]),
+        ({QUERY: {"kind": ["low_rank"]}}, [QUERY, "has no kind"]),
+        ({QUERY: 3}, [QUERY, "has no kind"]),
         ([QUERY], ["must name layers by their paths"]),
         ({QUERY: {"kind": "low_rank"}}, [QUERY, "low_rank", "has no rank"]),
         ({QUERY: {"kind": "low_rank", "rank": "3"}}, [QUERY, "has rank '3'", "whole number"]),
@@ -223,7 +223,7 @@ def test_a_folder_of_a_kind_that_went_away(
     folder = write_both(tmp_path, "llama")
     with monkeypatch.context() as patch:
         patch.delitem(KINDS._choices, "scaled")
-        with pytest.raises(LpafError, match=r"kind 'scaled', which is not known here; there are"):
+        with pytest.raises(LpafError, match=r"the unknown kind 'scaled'; known kinds are"):
             load_model(folder)
 
 
@@ -232,5 +232,7 @@ def test_code_that_travels_refuses_a_kind_that_it_lacks(tmp_path: Path) -> None:
     records = {QUERY: {"kind": "wavelet"}}
     stranger = shutil.copytree(folder, tmp_path / "stranger")
     with_config(stranger, lpaf_factors=records)
-    with pytest.raises(AssertionError, match=rf"{QUERY} is of kind 'wavelet'; this file knows"):
+    with pytest.raises(
+        AssertionError, match=rf"{QUERY} has the kind 'wavelet'; this file supports only"
+    ):
         read_by_a_stranger(tmp_path, stranger)

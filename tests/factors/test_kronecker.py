@@ -99,7 +99,7 @@ def test_it_never_computes_more_than_both_ways_would(tokens: int) -> None:
 
 
 def test_what_no_kind_is_made_of() -> None:
-    with pytest.raises(TypeError, match="no kind of factors is made of tuple"):
+    with pytest.raises(TypeError, match="no kind of factors stores a tuple"):
         layer_of((jnp.ones(2), jnp.ones(2)), None)
 
 
@@ -194,11 +194,11 @@ def test_pairs_halve_the_smaller_side_that_is_even(shape: Any, sides: Any) -> No
 @pytest.mark.parametrize("ranks", ["loss", "measured"])
 def test_ranks_that_do_not_know_what_a_term_is_worth(ranks: str) -> None:
     recipe = make_recipe("shapeshifter").with_settings(ranks=ranks)
-    with pytest.raises(SettingError, match=rf"'{ranks}' knows .* take --ranks share"):
+    with pytest.raises(SettingError, match=rf"'{ranks}' cannot judge .* use --ranks share"):
         recipe.check()
 
 
 def test_mixing_is_for_thin_factors() -> None:
     recipe = make_recipe("lpaf").with_settings(importance="none", solver="kronecker")
-    with pytest.raises(SettingError, match="'kronecker' makes no two thin factors"):
+    with pytest.raises(SettingError, match="'kronecker' does not give two thin factors"):
         recipe.check_order()

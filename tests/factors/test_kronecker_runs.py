@@ -162,11 +162,13 @@ def test_what_cannot_be_is_told_before_any_work(
 ) -> None:
     out = tmp_path / "out"
     chosen = {"recipe": "kngpt2", "out": out, "calibration": by_text / "a.txt", "samples": 6}
-    with pytest.raises(LpafError, match="the blocks that are left whole are 50.0%: give more"):
+    with pytest.raises(
+        LpafError, match="the blocks that stay dense are already 50.0%: give a larger share"
+    ):
         pipeline.compress(by_text / "gpt2", params=0.4, **chosen)
     with pytest.raises(SettingError, match="embeddings_as needs --embeddings"):
         pipeline.compress(by_text / "gpt2", embeddings=None, **chosen)
-    with pytest.raises(LpafError, match="the blocks that are left whole"):
+    with pytest.raises(LpafError, match="the blocks that stay dense"):
         pipeline.compress(**tiny.chosen(out, recipe="kngpt2", params=0.4))
     pairs = {"importance": "none", "solver": "kronecker-pairs", "ranks": "uniform", "rank": 3}
     with pytest.raises(SettingError, match="rank 3 is more than 2"):
@@ -181,4 +183,4 @@ def test_a_share_that_no_whole_rank_keeps_is_told(
     chosen = tiny.chosen(tmp_path / "out", recipe="svd", **pairs) | {"quiet": False}
     pipeline.compress(**chosen)
     told = " ".join(capsys.readouterr().err.split())
-    assert "30.0 % was asked for: what whole ranks come to is 50.1 % of the" in told
+    assert "30.0 % requested: with whole ranks, the closest share is 50.1 % of the" in told

@@ -71,22 +71,25 @@ def test_what_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     save_model(model, place, source=tiny.model, label_names=["no", "yes"], card="# Card\n")
     known = next(iter(WORDS))
     for vectors, message in (
-        ({}, "there is no token to add"),
-        ({known: np.ones(HIDDEN)}, "is a token already"),
-        ({"new": np.ones(HIDDEN + 1)}, rf"of {HIDDEN + 1}.*give {HIDDEN} numbers|give {HIDDEN}"),
-        ({"new": np.full(HIDDEN, np.nan)}, f"or not finite: give {HIDDEN} numbers"),
+        ({}, "there are no tokens to add"),
+        ({known: np.ones(HIDDEN)}, "is already a token"),
+        (
+            {"new": np.ones(HIDDEN + 1)},
+            rf"of {HIDDEN + 1}.*give {HIDDEN} finite numbers|give {HIDDEN}",
+        ),
+        ({"new": np.full(HIDDEN, np.nan)}, f"or is not finite: give {HIDDEN} finite numbers"),
     ):
         given: dict[str, Any] = vectors
         with pytest.raises(LpafError, match=message):
             lpaf_jax.add_tokens(place, tmp_path / "out", given)
     llama = write_decoder(tmp_path / "llama", "llama", tie_word_embeddings=False)
-    with pytest.raises(LpafError, match="has a head of its own for the next token"):
+    with pytest.raises(LpafError, match="has an untied next-token head"):
         lpaf_jax.add_tokens(llama, tmp_path / "out", {"new": np.ones(32)})
     tokens = json.loads((place / "tokenizer.json").read_text())
     tokens["model"]["vocab"].pop(list(tokens["model"]["vocab"])[-1])
     (place / "tokenizer.json").write_text(json.dumps(tokens))
-    with pytest.raises(LpafError, match="tokens and the table has"):
+    with pytest.raises(LpafError, match="tokens but the table has"):
         lpaf_jax.add_tokens(place, tmp_path / "out", {"new": np.ones(HIDDEN)})
     assert not (tmp_path / "out").exists()
-    with pytest.raises(TypeError, match="low_rank is no kind of a table"):
+    with pytest.raises(TypeError, match="low_rank is not a kind of embedding table"):
         LOW_RANK.rows_for({}, {}, np.ones((1, 2)))

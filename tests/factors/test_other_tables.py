@@ -131,12 +131,17 @@ def test_trains_of_any_length(digits: list[int]) -> None:
 @pytest.mark.parametrize(
     ("form", "shape", "width", "message"),
     [
-        ("kronecker", (50, 32), 128, "128 is a width, which --embeddings-as kronecker has not"),
+        (
+            "kronecker",
+            (50, 32),
+            128,
+            "128 is a width, but --embeddings-as kronecker takes the share",
+        ),
         ("trains", (50, 32), 128, "128 is a width"),
         ("kronecker", (50, 31), 0.5, None),
-        ("kronecker", (50, 32), 0.01, "pays for no product of a table of 50 × 32"),
-        ("trains", (50, 32), 0.2, "pays for no tensor train of 4 · 8"),
-        ("trains", (50, 31), 0.5, "pays for no tensor train of 1 · 31"),
+        ("kronecker", (50, 32), 0.01, "is too small for a Kronecker product of the 50 × 32 table"),
+        ("trains", (50, 32), 0.2, "is too small for a tensor train of 4 · 8"),
+        ("trains", (50, 31), 0.5, "is too small for a tensor train of 1 · 31"),
     ],
 )
 def test_sizes(form: str, shape: tuple[int, int], width: float, message: str | None) -> None:

@@ -123,7 +123,7 @@ def test_what_an_importance_needs_and_is_not_there() -> None:
         if "loss" in each.needs:
             with pytest.raises(LpafError, match=f"importance {name} needs gradients"):
                 measure(each, subject(loss=None))
-    with pytest.raises(LpafError, match="adam is known from pruning: take a recipe that prunes"):
+    with pytest.raises(LpafError, match="adam comes from pruning: use a recipe that prunes"):
         measure(IMPORTANCES["adam"], subject()._replace(masks={}))
 
 

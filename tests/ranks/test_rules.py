@@ -44,7 +44,7 @@ def test_the_budget_is_kept(rule: str, share: float, multiple_of: int) -> None:
 
     # One step for each costs more.
     if rule in ("loss", "measured") and (share, multiple_of) == (0.5, 2):
-        with pytest.raises(LpafError, match="cannot be kept"):
+        with pytest.raises(LpafError, match="cannot keep"):
             chosen()
         return
     ranks = chosen()
@@ -72,7 +72,7 @@ def test_channels_alone_go_as_many_everywhere(multiple_of: int) -> None:
     assert left % multiple_of == 0
     kept = DENSE + 3 * left * 30
     assert kept <= 0.7 * total < kept + 3 * 30 * multiple_of
-    with pytest.raises(LpafError, match="left whole are 5.5% of them: give more"):
+    with pytest.raises(LpafError, match="stay dense are already 5.5% of them: give a larger share"):
         choose_ranks("even-channels", {"a": (6, 35)}, params=0.05, channels=channels)
     with pytest.raises(LpafError, match="add --channels"):
         choose_ranks("even-channels", SHAPES, params=0.5)
@@ -101,7 +101,7 @@ def test_no_part_keeps_less_than_the_least(least: float) -> None:
 
 
 def test_a_least_that_the_share_does_not_pay_for() -> None:
-    with pytest.raises(LpafError, match=r"50.00% of the compressible weights cannot be kept"):
+    with pytest.raises(LpafError, match=r"cannot keep 50.00% of the compressible weights"):
         choose_ranks("loss", SHAPES, params=0.5, spectra=spectra(0), least=0.7)
     with pytest.raises(LpafError, match=r"least must lie in \[0, 1\)"):
         choose_ranks("loss", SHAPES, params=0.5, spectra=spectra(0), least=1.0)
@@ -135,9 +135,9 @@ def test_every_second_block_pays_for_all() -> None:
     channels = {f"h.{i}.out": Channels(100, 30) for i in range(4)}
     found = choose_ranks("alternate", {}, params=0.75, channels=channels)
     assert list(found.values()) == [None, 50, None, 50]
-    with pytest.raises(LpafError, match="the blocks that are left whole are 50.0%"):
+    with pytest.raises(LpafError, match="the blocks that stay dense are already 50.0%"):
         choose_ranks("alternate", shapes, params=0.5)
-    with pytest.raises(LpafError, match="there is one block"):
+    with pytest.raises(LpafError, match="there is only one block"):
         choose_ranks("alternate", {"h.0.a": (40, 60)}, params=0.75)
     with pytest.raises(LpafError, match="encoder.query is in no numbered block"):
         RANK_RULES["alternate"].check(["encoder.query"])
@@ -229,12 +229,12 @@ def test_what_stays_dense_pays_for_no_more_and_the_rest_goes_to_the_others() -> 
 
 def test_a_rank_is_the_same_everywhere_and_of_one_rule_alone() -> None:
     assert choose_ranks("uniform", SHAPES, params=None, rank=3) == dict.fromkeys(SHAPES, 3)
-    with pytest.raises(SettingError, match="is one for all, which --ranks loss is not"):
+    with pytest.raises(SettingError, match="sets one rank for all matrices, but --ranks loss"):
         choose_ranks("loss", SHAPES, params=None, rank=3, spectra=spectra(0))
 
 
 def test_what_cannot_be_chosen() -> None:
-    with pytest.raises(LpafError, match="10.00% of the compressible weights cannot be kept"):
+    with pytest.raises(LpafError, match="cannot keep 10.00% of the compressible weights"):
         choose_ranks("loss", SHAPES, params=0.1, spectra=spectra(0))
     with pytest.raises(LpafError, match="unknown rank rule 'best': choose one of"):
         choose_ranks("best", SHAPES, params=0.5)

@@ -111,7 +111,7 @@ def test_other_settings_reach_every_stage_that_has_them() -> None:
     )
     assert changed.name == "mine"
     assert recipe.settings()["tune_epochs"] == 1  # that of the first; the recipe stays as it was
-    with pytest.raises(LpafError, match=r"^kept is no setting of recipe mine, which has"):
+    with pytest.raises(LpafError, match=r"^kept is not a setting of recipe mine; it has"):
         recipe.with_settings(kept=0.2)
 
 
@@ -130,11 +130,11 @@ def test_a_step_depends_on_the_settings_of_those_up_to_it() -> None:
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ([FineTune(), Tune()], "has 0 stages Factorize: give it one"),
-        ([FineTune(), Factorize(), Factorize()], "has 2 stages Factorize: give it one"),
+        ([FineTune(), Tune()], "has 0 stages Factorize: give it exactly one"),
+        ([FineTune(), Factorize(), Factorize()], "has 2 stages Factorize: give it exactly one"),
         ([Factorize(), Tune()], "begins with Factorize: put FineTune before it"),
         ([Prune(), Factorize()], "begins with Prune: put FineTune before it"),
-        ([FineTune(), FineTune(), Factorize()], "has FineTune twice: leave it first alone"),
+        ([FineTune(), FineTune(), Factorize()], "has FineTune twice: keep only the first"),
         ([FineTune(), Factorize(), Prune()], "has Prune after Factorize: put it before it"),
         ([FineTune(), MixedTune(), Factorize()], "has MixedTune before Factorize: put it after it"),
     ],
@@ -173,7 +173,7 @@ def test_a_recipe_of_a_file_is_found_by_function_or_registered_name(module: Path
         ("broken", "cannot be made: RuntimeError: two lines"),
         ("lone", "floor is -1, but must be finite and at least 0"),
         ("typo", "cannot be made: TypeError: .*unexpected keyword argument 'epochs'"),
-        ("empty", "has no stage that makes a model smaller"),
+        ("empty", "has no stage that makes the model smaller"),
     ],
 )
 def test_a_function_that_gives_no_recipe_is_told(module: Path, name: str, message: str) -> None:
@@ -201,7 +201,7 @@ def test_a_file_that_cannot_be_run_is_told_and_read_again_once_mended(
 def test_a_file_that_is_not_there_or_whose_recipe_is_not_said_is_told(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     assert refusal(f"{file}:mine") == f"--recipe {file}: there is no such file"
-    assert refusal(file) == f"--recipe {file}: say which recipe of the file, as {file}:NAME"
+    assert refusal(file) == f"--recipe {file}: name a recipe in the file, as {file}:NAME"
     assert refusal(tmp_path / "own.yaml").endswith("own.yaml: there is no such file")
 
 
@@ -220,14 +220,14 @@ def test_a_recipe_may_be_written_down(tmp_path: Path) -> None:
         ("", "has no list of stages: write `stages: "),
         ("stages: FineTune\n", "has no list of stages: write `stages: "),
         ("stages: [FineTune, Factorise]\n", "unknown stage 'Factorise': choose one of FineTune"),
-        ("stages: [{Factorize: {rnk: 4}}]\n", "Factorize has no setting 'rnk', but .*rank"),
+        ("stages: [{Factorize: {rnk: 4}}]\n", "Factorize has no setting 'rnk'; it has .*rank"),
         ("stages: [{Factorize: {rank: four}}]\n", "rank is 'four', but must be a whole number"),
         ("stages: [{Prune: {criterion: [a]}}]\n", r"criterion \['a'\] is unknown: choose one"),
-        ("stages: [{1: {rank: 4}}]\n", "neither a stage nor one with settings"),
-        ("stages: [{Factorize: 4}]\n", "neither a stage nor one with settings"),
+        ("stages: [{1: {rank: 4}}]\n", "neither a stage nor a stage with settings"),
+        ("stages: [{Factorize: 4}]\n", "neither a stage nor a stage with settings"),
         (
             "stages: [FineTune, Factorize]\n1: 2\nnames: a\n",
-            "1 is neither name, summary nor stages",
+            "unknown key 1: use name, summary and stages",
         ),
     ],
 )
@@ -265,7 +265,7 @@ def test_an_option_that_a_recipe_has_not_is_one_line(capsys: Capture) -> None:
     assert main([*words, "--recipe", "svd-ft", "--kept", "0.3"]) == 2
     assert "recipe svd-ft has no option --kept" in one_line(capsys)
     assert main(["compress", "m", "--one-shot", "--calibration", "t.txt", "--out", "o"]) == 2
-    assert "--one-shot is gone" in one_line(capsys)
+    assert "--one-shot was removed" in one_line(capsys)
     assert main([*words, "--recipe", "lpfa"]) == 2
     assert "unknown recipe 'lpfa': choose one of lpaf" in one_line(capsys)
 
@@ -311,10 +311,10 @@ def test_two_stages_of_a_kind_keep_their_own_values_on_the_command_line(
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"recipe": "drone", "rank": 8}, "rank is one rank for all .*--ranks share .*uniform"),
-        ({"recipe": "fwsvd", "importance": "adam"}, "'adam' is known from pruning, and recipe"),
-        ({"task": None, "calibration": "t.txt", "tune_lr": 3e-3}, "tune_lr is of training"),
-        ({"task": None, "calibration": "t.txt", "batch": 7}, "batch is of training"),
+        ({"recipe": "drone", "rank": 8}, "rank sets one rank for all .*--ranks share .*uniform"),
+        ({"recipe": "fwsvd", "importance": "adam"}, "'adam' comes from pruning, but recipe"),
+        ({"task": None, "calibration": "t.txt", "tune_lr": 3e-3}, "tune_lr only affects training"),
+        ({"task": None, "calibration": "t.txt", "batch": 7}, "batch only affects training"),
     ],
     ids=str,
 )
@@ -347,7 +347,7 @@ def test_a_file_of_recipes_is_known_by_what_it_holds(tmp_path: Path) -> None:
 def test_a_name_of_ours_means_ours(tmp_path: Path, module: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("name: lpaf\nstages: [FineTune, Factorize]\n")
-    assert "lpaf is the name of another recipe" in refusal(file)
+    assert "the name lpaf is taken by another recipe" in refusal(file)
     assert "has no function or recipe svd" in refusal(f"{module}:svd")
     file.write_text("name: mine\nsummary: Nothing new.\nstages: [FineTune, Factorize]\n")
     assert make_recipe(str(file)).summary == "Nothing new."

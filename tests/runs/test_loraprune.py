@@ -201,7 +201,7 @@ def test_settings_out_of_range(changes: dict[str, Any], message: str) -> None:
 
 
 def test_what_needs_factors_or_a_task_is_refused() -> None:
-    with pytest.raises(LpafError, match="trains while it makes the model smaller"):
+    with pytest.raises(LpafError, match="trains during compression"):
         make_settings("smollm2", calibration="imdb", recipe="loraprune", out="run")
     mixed = Recipe(FineTune(), PruneGroups(), MixedTune(), name="both")
     with pytest.raises(LpafError, match="PruneGroups makes none: put Tune after it"):

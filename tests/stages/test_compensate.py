@@ -70,7 +70,9 @@ def test_the_factors_have_the_ranks_of_their_share(
     same = {n for n in after if "down" not in n and "up." not in n}
     assert all(np.array_equal(before[n], after[n]) for n in same)
     page = " ".join((finished / "report.html").read_text().split())
-    assert "In 3 rounds adapters of rank 3 are trained beside the matrices" in page
+    assert (
+        "In each of 3 rounds, adapters (LoRA) of rank 3 are trained beside the frozen matrices"
+    ) in page
 
 
 @pytest.mark.parametrize("at", [1, 3])
@@ -125,8 +127,8 @@ def test_a_killed_run_ends_as_an_unbroken_one(
         ({"truncations": 0}, "at least 1"),
         ({"lora_epochs": 0.0}, "more than 0"),
         ({"lora_lr": 1.0}, r"in \(0, 1\)"),
-        ({"rank": 4, "params": None}, "give --params"),
-        ({"solver": "kronecker", "importance": "none"}, "no two thin factors"),
+        ({"rank": 4, "params": None}, "use --params"),
+        ({"solver": "kronecker", "importance": "none"}, "does not give two thin factors"),
     ],
 )
 def test_what_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -135,5 +137,5 @@ def test_what_cannot_work_is_refused(changes: dict[str, Any], message: str) -> N
 
 
 def test_a_text_alone_is_no_task() -> None:
-    with pytest.raises(LpafError, match="trains while it makes the model smaller"):
+    with pytest.raises(LpafError, match="trains during compression"):
         make_settings("smollm2", calibration="imdb", recipe="lora-svd", out="run")

@@ -5,13 +5,13 @@ import pytest
 from lpaf_jax.stages import Factorize
 
 WHOLE = {
-    "alternate": "Every second block stays whole",
-    "feed-forward": "Matrices of attention stay whole.",
-    "share": "worth all of their numbers stay whole",
+    "alternate": "Every second block stays dense",
+    "feed-forward": "Attention matrices stay dense.",
+    "share": "need their full rank stay dense",
 }
 CUT = {
     "alternate": "matrices of every second block",
-    "feed-forward": "feed-forward matrices of m × n",
+    "feed-forward": "feed-forward matrices (m × n)",
     "share": "query, key, value, attention-output",
 }
 

@@ -17,4 +17,4 @@ def test_what_was_fine_tuned_before_makes_no_difference(tiny: Tiny, tmp_path: Pa
     other = pruned(tiny, tmp_path / "other", finetune_epochs=0.5, **from_scratch)
     assert one == other
     page = (tmp_path / "one" / "report.html").read_text()
-    assert "While the pretrained model is fine-tuned anew" in page
+    assert "While the pretrained model is fine-tuned again" in page

@@ -106,5 +106,5 @@ def test_a_file_of_held_texts_alone_and_one_that_is_not_there(
     file.write_text("\n".join(where.inputs.task.test.texts))
     with pytest.raises(LpafError, match="every text of --transfer is in the validation or test"):
         with_transfer(where, file, 10**6, run / "stages" / "dense")
-    with pytest.raises(LpafError, match=r"transfer is .*nowhere\.txt, which is no file"):
+    with pytest.raises(LpafError, match=r"transfer is .*nowhere\.txt, but there is no such file"):
         make_settings(**tiny.chosen(tmp_path, transfer=tmp_path / "nowhere.txt"))
