@@ -59,7 +59,9 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear_leftovers(path)
         if path.exists() and not path.is_dir():
-            raise LpafError(f"{path} is a file where a folder is to be written; move it away")
+            raise LpafError(
+                f"{path} is a file, but a folder is to be written there; move the file away"
+            )
         temporary.mkdir()
         yield temporary
         if path.exists():
@@ -186,7 +188,7 @@ def take_lock(opened: Any, folder: Path, what: str) -> None:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise LpafError(
-            f"another {what} is at work in --out {folder}; wait for it, or name another folder"
+            f"another {what} is using --out {folder}; wait for it, or name another folder"
         ) from None
     except OSError:  # a file system without locks
         logging.getLogger("lpaf_jax").warning("%s cannot be locked", folder)

@@ -23,29 +23,29 @@ def model_folder(folder: Path, stage: str = "final") -> Path:
         LpafError: there is no such folder or stage.
     """
     if not folder.is_dir():
-        amiss = "is no folder" if folder.exists() else "does not exist"
+        amiss = "is not a folder" if folder.exists() else "does not exist"
         raise LpafError(f"{folder} {amiss}: name the --out folder of a run, or a model")
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise LpafError(
-            f"{folder} is an adapter of PEFT and no model: merge it into its base model (lpaf "
-            f"export {folder} --format merged --out NEW) and name that"
+            f"{folder} is a PEFT adapter, not a model: merge it into its base model (lpaf export "
+            f"{folder} --format merged --out NEW) and use the result"
         )
     place = stage_folder(folder, stage)
     if (folder / "config.json").is_file():
         if stage != "final":
             raise LpafError(
-                f"{folder} is a model, which has no stages: leave --stage {stage} out, or name "
-                "the --out folder of a run"
+                f"{folder} is a model and has no stages: leave --stage {stage} out, or name the "
+                "--out folder of a run"
             )
         place = folder
     if not (place / "config.json").is_file():
         kept = sorted(p.parent.name for p in folder.glob("stages/*/config.json"))
         kept += ["final"] if (folder / "model" / "config.json").is_file() else []
         finished = (folder / "metrics.json").is_file() and kept == ["final"]
-        hint = "; the run kept the final one only (--keep final)" if finished else ""
+        hint = "; the run kept only the final one (--keep final)" if finished else ""
         raise LpafError(
-            f"{folder} holds no model of stage {stage!r}; "
-            f"it holds {', '.join(kept) if kept else 'none'}{hint}"
+            f"{folder} has no model of stage {stage!r}; it has "
+            f"{', '.join(kept) if kept else 'none'}{hint}"
         )
     return place
 

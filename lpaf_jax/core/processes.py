@@ -31,7 +31,7 @@ def join() -> None:
         jax.distributed.initialize(num_processes=count, process_id=index)
     except (ValueError, RuntimeError) as error:
         raise LpafError(
-            f"--distributed: the processes cannot join ({error}); outside of a cluster that JAX "
+            f"--distributed: the processes cannot join ({error}); outside a cluster that JAX "
             f"knows, set JAX_COORDINATOR_ADDRESS, {_COUNT} and {_INDEX} for each of them"
         ) from error
 

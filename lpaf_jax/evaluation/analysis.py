@@ -66,7 +66,7 @@ def analyse_model(
     if texts < 1:
         raise SettingError(("texts",), f"is {texts}, but must be at least 1")
     if task is not None and text is not None:
-        raise SettingError(("task", "text"), "exclude each other: give one of them")
+        raise SettingError(("task", "text"), "exclude each other: give only one")
     if against is not None and task is None and text is None:
         raise SettingError(("against",), "compares hidden states of texts: give --task or --text")
     place = _place(name)
@@ -112,13 +112,13 @@ def analyse_model(
     if examples is not None and tokenizer is not None:
         assert model is not None
         encoded = encode(tokenizer, examples, min(length, model.positions))
-        say(f"spectra of the features, over {len(examples)} texts")
+        say(f"spectra of the features, on {len(examples)} texts")
         moments = activation_moments(model, _batches(encoded))
         found["features"] = feature_spectra(moments)
         found["outputs"] = output_spectra(model, moments)
         found["tokens"] = found["features"][0]["shape"][0]
         if other is not None:
-            say(f"hidden states beside those of {against}")
+            say(f"hidden states compared with those of {against}")
             layers = compare_hidden(other, model, _batches(encoded))
             found["against"] = {"model": against, "layers": layers}
     found["tenths"] = None
@@ -159,14 +159,17 @@ def _other(place: Path, against: str) -> Any:
     there = _place(against)
     sizes = [read_json(folder / "config.json").get("vocab_size") for folder in (place, there)]
     if sizes[0] != sizes[1]:
-        raise LpafError(f"{against} has {sizes[1]} tokens and not {sizes[0]}: it reads other texts")
+        raise LpafError(
+            f"{against} has a vocabulary of {sizes[1]} tokens, not {sizes[0]}: it reads other "
+            "token ids"
+        )
     return load_headless(there)
 
 
 def _refuse(why: str, **options: object) -> None:
     for option, value in options.items():
         if value is not None:
-            raise SettingError((option,), f"has no use {why}; leave it out")
+            raise SettingError((option,), f"has no effect {why}: leave it out")
 
 
 def _rows(text: Path | None, column: str | None, count: int) -> Examples | None:

@@ -47,11 +47,11 @@ def find_pair(folder: Path, against: Path | None = None) -> Pair:
         own = (against / "config.json").is_file()
         dense = model_folder(against, "final" if own else "dense")
         if _factorized(dense):
-            raise LpafError(f"{dense} is compressed: name a dense model after --against")
+            raise LpafError(f"{dense} is compressed: name a dense model with --against")
         if difference := _difference(dense, compressed):
             raise LpafError(
-                f"{dense} is no dense form of {compressed}: {difference}; name another model "
-                "after --against"
+                f"{dense} is not the dense form of {compressed}: {difference}; name another model "
+                "with --against"
             )
         return Pair(dense, compressed)
     run = run_of(compressed)
@@ -100,7 +100,10 @@ def run_benchmark(
     dense = _drawn(pair.compressed, head) if pair.dense is None else load_headless(pair.dense, head)
     positions = min(dense.positions, compressed.positions)
     if length is not None and not 1 <= length <= positions:
-        raise SettingError(("length",), f"is {length}, but the models read 1 to {positions} tokens")
+        raise SettingError(
+            ("length",),
+            f"is {length}, but must be from 1 to {positions}, the tokens that the models read",
+        )
     tokens = length or min(64, positions)
 
     def measure(passes: Mapping[str, Prepare], version: str, threads: int) -> dict[str, Any]:
@@ -148,7 +151,7 @@ def _difference(dense: Path, compressed: Path) -> str | None:
     """In what family or matrix two models differ; None where they are alike."""
     one, other = inspect_model(dense), inspect_model(compressed)
     if one["family"] != other["family"]:
-        return f"the one is of family {one['family']}, the other of {other['family']}"
+        return f"one is of family {one['family']}, the other of {other['family']}"
     own, theirs = (
         {m["name"]: tuple(m["shape"]) for m in found["matrices"] if m["compressible"]}
         for found in (one, other)
@@ -156,7 +159,7 @@ def _difference(dense: Path, compressed: Path) -> str | None:
     for name in own | theirs:
         if own.get(name) != theirs.get(name):
             words = (" × ".join(map(str, x.get(name, ("absent",)))) for x in (own, theirs))
-            return f"{name} is {next(words)} in the one, {next(words)} in the other"
+            return f"{name} is {next(words)} in one and {next(words)} in the other"
     return None
 
 

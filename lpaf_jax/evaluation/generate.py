@@ -71,11 +71,11 @@ class Generator:
         """
         batch, length = ids.shape
         if length == 0:
-            raise LpafError("an empty prompt has nothing to go on from: give at least a token")
+            raise LpafError("the prompt is empty: give at least one token")
         if length + count > self._positions:
             raise LpafError(
-                f"{length} tokens of the prompt and {count} more are beyond the "
-                f"{self._positions} that the model reads"
+                f"{length} prompt tokens and {count} new ones exceed the {self._positions} tokens "
+                "that the model reads"
             )
         padded = min(-(-length // _STEP) * _STEP, self._positions)
         room = max(padded, min(-(-(length + count) // _STEP) * _STEP, self._positions))

@@ -78,15 +78,15 @@ def compare_hidden(
             shapes = [_hidden_shape(f, p, batch) for f, p in zip(forwards, given, strict=True)]
             if shapes[0] != shapes[1]:
                 raise LpafError(
-                    f"the models have hidden states of {shapes[0]} and {shapes[1]} (layers, batch, "
-                    "length, width): only those of one shape are compared"
+                    f"the models have hidden states of {shapes[0]} and {shapes[1]} (layers, "
+                    "batch, length, width): they must have the same shape"
                 )
             alike = True
         counted = counted_tokens(batch)
         sums = add(sums, *given, batch, counted)
         tokens += int(counted.sum())
     if sums is None or tokens == 0:
-        raise LpafError("there is no token to compare hidden states of")
+        raise LpafError("there are no tokens to compare hidden states on")
     return [_figures(*of, tokens=tokens) for of in zip(*map(np.asarray, sums), strict=True)]
 
 

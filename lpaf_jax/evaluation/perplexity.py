@@ -98,9 +98,9 @@ def text_judge(
             tokens += int(rows["weight"].sum())
             on_batch(done, count)
         if not tokens:
-            raise LpafError(f"{data} has less than two tokens, of which there is no perplexity")
+            raise LpafError(f"{data} has fewer than two tokens, so it has no perplexity")
         if not math.isfinite(total):
-            raise LpafError(f"{folder}: what the model makes of {data} is not finite: it overflows")
+            raise LpafError(f"{folder}: the model's outputs on {data} are not finite: it overflows")
         found = {"perplexity": perplexity(total, tokens), "tokens": tokens}
         return found | {"length": length, "stride": stride}
 

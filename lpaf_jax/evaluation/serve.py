@@ -121,8 +121,8 @@ class Predictor:
         """Why a text cannot be read; None where it can."""
         spans = self.spec.kind == "span"
         if self.spec.pairs and text.count("\t") != 1:
-            what = "a question and its context, one of each" if spans else "two texts"
-            return f"the model reads {what} a line with a tab between"
+            what = "one question and one context" if spans else "two texts"
+            return f"the model reads {what} per line, separated by a tab"
         try:
             self.tokenizer.tokens([text])
         except LpafError as error:
@@ -132,8 +132,8 @@ class Predictor:
             taken = len(self.tokenizer.encode([question], [""], max_length=4 * len(text) + 8)[0][0])
             if self.spec.length - taken <= self.spec.overlap:
                 return (
-                    f"a window of {self.spec.length} tokens has no room for the question beside "
-                    f"more than {self.spec.overlap} of its context"
+                    f"the question is too long for a window of {self.spec.length} tokens with "
+                    f"more than {self.spec.overlap} tokens of context"
                 )
         return None
 
@@ -206,8 +206,8 @@ def _kind_in(place: Path, values: dict[str, Any]) -> Kind:
     head = head_in(place)
     if head == "lm":
         raise LpafError(
-            f"{place} is a language model, which has no classification head and answers nothing; "
-            f"`lpaf evaluate {place} --data TEXT` tells its perplexity"
+            f"{place} is a language model and has no classification head: use lpaf generate, or "
+            f"measure its perplexity with `lpaf evaluate {place} --data TEXT`"
         )
     return "span" if head == "span" else answers_of(values, place)
 
@@ -271,7 +271,7 @@ def judge_of(
     place = find_model(folder, stage)
     if head_in(place) == "lm":
         if label_column or pair_column:
-            raise LpafError(f"{place} is a language model: it is judged on text without labels")
+            raise LpafError(f"{place} is a language model, evaluated on text without labels")
         return text_judge(
             place,
             data,
@@ -282,16 +282,13 @@ def judge_of(
             on_batch=on_batch,
         )
     if stride is not None:
-        raise SettingError(("stride",), "is for language models, which this one is not")
+        raise SettingError(("stride",), "works only for language models, but this is not one")
     predictor = load_predictor(folder, stage=stage, length=length)
     spec = predictor.spec
     squad = spec.kind == "span"
     if squad and data.suffix.lower() != ".json":
         refuse_packed(data)
-        raise LpafError(
-            f"{data} does not suit the model, which is judged on a .json file in the format of "
-            "SQuAD"
-        )
+        raise LpafError(f"{data} does not fit the model: it needs a .json file in SQuAD format")
     examples: Examples
     if squad:
         questions = examples = read_squad(data)
@@ -330,16 +327,19 @@ def _check_distinct(names: list[str], place: Path) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise LpafError(
-            f"{place}: id2label in config.json calls two classes {twice!r}, so labels do not tell "
-            "which is meant: give each a name of its own"
+            f"{place}: id2label in config.json calls two classes {twice!r}, so its labels are "
+            "ambiguous: give each class its own name"
         )
 
 
 def _table(spec: TaskSpec, data: Path, text: str, label: str, pair: str | None) -> Examples:
     if spec.pairs and pair is None:
-        raise LpafError(f"the model reads two texts: name {data}'s second one with --pair-column")
+        raise LpafError(
+            f"the model reads text pairs: name the column of the second text in {data} with "
+            "--pair-column"
+        )
     if spec.pairs is False and pair is not None:
-        raise LpafError(f"the model reads one text: leave --pair-column {pair} out")
+        raise LpafError(f"the model reads single texts: leave --pair-column {pair} out")
     return read_examples(
         data,
         text_column=text,

@@ -44,7 +44,7 @@ def dense_judge(folder: Path, data: Path, **chosen: Any) -> Judge:
     """
     judge = judge_of(folder, data, **chosen)
     if records_of(judge.model):
-        raise LpafError(f"{folder} is factorized already: name the dense model")
+        raise LpafError(f"{folder} is already factorized: name the dense model")
     return judge
 
 

@@ -96,8 +96,8 @@ def compress_decoder(
     for text in (tokens, *held_out.values()):
         if text.shape[1] > source.positions:
             raise LpafError(
-                f"texts of {text.shape[1]} tokens are more than the {source.positions} positions "
-                f"of {source.folder}; give a smaller length"
+                f"texts of {text.shape[1]} tokens exceed the {source.positions} positions of "
+                f"{source.folder}; give a smaller length"
             )
     known = look_ahead(source, tokens, plan, store, say)
     if plan.embeddings is not None:
@@ -141,8 +141,9 @@ def compress_decoder(
         lost = np.mean([cut.error for cut in found])
         left = countdown.left((index + 1) / source.blocks)
         say(
-            f"block {index + 1} of {source.blocks}: {'' if kept is None else 'cut before, '}"
-            f"{lost:.1%} of the outputs' energy lost{tuned}{left}"
+            f"block {index + 1} of {source.blocks}: "
+            f"{'' if kept is None else 'resumed, '}{lost:.1%} of the output energy "
+            f"lost{tuned}{left}"
         )
     perplexity: dict[str, dict[str, float]] = {name: {} for name in held_out}
     ending = source.ending() if held_out else None
@@ -192,7 +193,7 @@ def _cut_block(
             cuts += [Cut(each, shapes[each], None, 0.0) for each in its]
             continue
         if not jnp.isfinite(moment.second).all():
-            raise LpafError(f"{path}: what goes into it is not finite; the model itself overflows")
+            raise LpafError(f"{path}: the inputs are not finite; the model overflows")
         dense = {each: layer_at(block, each.removeprefix(prefix)) for each in its}
         found: Mapping[str, nnx.Module]
         if path in between:
@@ -235,7 +236,7 @@ def _factorized(
     narrowed = [_as_stored(source, path, x) for x in factors]
     if not all(np.isfinite(x).all() for x in narrowed):
         narrow = source.stored_dtype(f"{path}.kernel")
-        raise LpafError(f"{path}: its factors are not finite as {narrow}, the file's dtype")
+        raise LpafError(f"{path}: the factors are not finite in {narrow}, the file's dtype")
     bias = moved_bias(path, bias_of(layer), change)
     cut, kind = layer_of(type(factors)(*map(jnp.asarray, narrowed)), bias), kind_of(factors)
     return cut, kind.dense(dict(zip(kind.leaves, narrowed, strict=True)))
@@ -295,7 +296,7 @@ def _tune(
         for leaf in KINDS[record["kind"]].shapes(record, shapes[path]):
             factor = getattr(layer_at(block, place), leaf)
             factor.set_value(factor[...].astype(narrow).astype(jnp.float32))
-    return f", states off by {before:.2%}, tuned {after:.2%}"
+    return f", output error {before:.2%}, {after:.2%} after tuning"
 
 
 def _put_products(

@@ -218,7 +218,7 @@ def slice_layers(
     def put(path: str, kernel: np.ndarray, bias: Any, heads: Heads | None) -> np.ndarray:
         kernel = rounded(path, kernel)
         if not np.isfinite(kernel).all():
-            raise LpafError(f"{path}: what is left of it is not finite as the file stores it")
+            raise LpafError(f"{path}: the remaining weights are not finite in the file's dtype")
         bias = None if bias is None else jnp.asarray(bias)
         layers[path] = SlicedLinear(jnp.asarray(kernel), bias, heads)
         return kernel

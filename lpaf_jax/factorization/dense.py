@@ -212,7 +212,7 @@ def _walk_back(
 
         def told(done: int) -> None:
             left = ahead.left(done / source.blocks)
-            say(f"block {done} of {source.blocks}: forward, to take gradients{left}")
+            say(f"block {done} of {source.blocks}: forward, for gradients{left}")
 
         backward.forward(told)
     back = Countdown()
@@ -220,7 +220,7 @@ def _walk_back(
         block = source.block(index)
         store.keep_sides(index, _sides_of(source, backward, block, index, plan, whole))
         left = back.left(done / len(missing))
-        say(f"block {index + 1} of {source.blocks}: backward, what its ranks are worth{left}")
+        say(f"block {index + 1} of {source.blocks}: backward, for the value of its ranks{left}")
     shutil.rmtree(states)
 
 
@@ -256,7 +256,7 @@ def _sides_of(
     for place, sides in backward.block(index, block, list(paths)).items():
         path, w = paths[place], layer_at(block, place).kernel[...]
         if not (jnp.isfinite(sides.inputs.second).all() and jnp.isfinite(sides.gradients).all()):
-            raise LpafError(f"{path}: its inputs or gradients are not finite; the model overflows")
+            raise LpafError(f"{path}: the inputs or gradients are not finite; the model overflows")
         weighting = TWO_SIDED.of_inputs(by_gradients(sides.gradients), sides.inputs)
         if path in between:
             space = in_space(between[path], w, sides.inputs, weighting.right)

@@ -81,7 +81,8 @@ def factorize(
     for path, solution in found.items():
         if not _finite(solution):
             raise LpafError(
-                f"{path}: its factors hold NaN or infinity; choose another solver or a larger floor"
+                f"{path}: the factors contain NaN or infinity; choose another solver or a larger "
+                "floor"
             )
     return found
 
@@ -121,10 +122,10 @@ def solve_all(
 def _check_finite(weights: Mapping[str, Array], weightings: Mapping[str, Weighting]) -> None:
     for path, w in weights.items():
         if not _finite(w):
-            raise LpafError(f"{path}: its weights hold NaN or infinity")
+            raise LpafError(f"{path}: the weights contain NaN or infinity")
         if not _finite(weightings[path]):
             raise LpafError(
-                f"{path}: its scores, gradients or inputs hold NaN or infinity: the model itself "
+                f"{path}: the scores, gradients or inputs contain NaN or infinity: the model "
                 "overflows, or training has diverged"
             )
 

@@ -144,7 +144,7 @@ def divergences(
         dense.advance(block)
         done = (index + 1) / source.blocks
         left = countdown.left(done**2)  # there are more of them after every block
-        say(f"block {index + 1} of {source.blocks}: answers with one matrix cut{left}")
+        say(f"block {index + 1} of {source.blocks}: predictions with one matrix factorized{left}")
     graphdef, state = nnx.split(source.ending())
     total, countdown = dict.fromkeys(walking, 0.0), Countdown()
     for i in range(len(tokens)):  # one by one: vocabularies are large
@@ -152,7 +152,10 @@ def divergences(
         for path, states in walking.items():
             total[path] += float(_divergence(graphdef, state, states.x[i], expected))
         left = countdown.left((i + 1) / len(tokens))
-        say(f"text {i + 1} of {len(tokens)}: how far the answers are from the dense model's{left}")
+        say(
+            f"text {i + 1} of {len(tokens)}: distance of the predictions from the dense "
+            f"model's{left}"
+        )
     return {path: found / tokens.size for path, found in total.items()}
 
 

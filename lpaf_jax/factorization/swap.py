@@ -51,7 +51,7 @@ def moved_bias(place: str, bias: Array | None, change: Array | None) -> Array | 
     if change is None:
         return bias
     if bias is None:
-        raise LpafError(f"{place} has no bias, and the solution moves it")
+        raise LpafError(f"{place} has no bias, but the solution changes it")
     return bias + change
 
 

@@ -58,7 +58,7 @@ def narrow_table(
     narrow = source.stored_dtype(path)
     stored = {leaf: np.asarray(x).astype(narrow).astype(np.float32) for leaf, x in found.items()}
     if not all(np.isfinite(x).all() for x in stored.values()):
-        raise LpafError(f"{path}: its factors are not finite as {narrow}, the file's dtype")
+        raise LpafError(f"{path}: the factors are not finite in {narrow}, the file's dtype")
     store.keep_table(record, stored)
 
 
@@ -79,7 +79,7 @@ def _given_to_head(
         states.advance(source.block(index))
         done = index + 1
         left = ahead.left(done / source.blocks)
-        say(f"block {done} of {source.blocks}: forward, to see what the head is given{left}")
+        say(f"block {done} of {source.blocks}: forward, for the inputs of the head{left}")
     body = source.ending().body
     given = (jnp.asarray(body.finish(x)) for x in parts(states.x))
     return sum((product(h, h) for h in given), start=jnp.zeros(())) / tokens.size

@@ -55,7 +55,7 @@ def plan(
     """
     for name in _NOT_OURS:
         if name in chosen:
-            raise SettingError((name,), "is no option of a comparison")
+            raise SettingError((name,), "is not an option of a comparison")
     for name, values in (("recipes", recipes), ("params", params), ("seeds", seeds)):
         if isinstance(values, str) or not list(values):
             raise SettingError((name,), "must list one or more")
@@ -63,13 +63,13 @@ def plan(
     for each in recipes:
         recipe = each if isinstance(each, Recipe) else make_recipe(each)
         if recipe.name in made and made[recipe.name][0] != each:
-            raise LpafError(f"two recipes are called {recipe.name}: give each a name of its own")
+            raise LpafError(f"two recipes are called {recipe.name}: give them different names")
         made[recipe.name] = each, recipe
     options = {f.name for f in fields(Options)}
     known = options.union(*(recipe.settings() for _, recipe in made.values()))
     for name in chosen:
         if name not in known:
-            raise SettingError((name,), f"is a setting of none of {', '.join(made)}")
+            raise SettingError((name,), f"is not a setting of any of {', '.join(made)}")
     cells = []
     for seed in dict.fromkeys(seeds):
         for share in sorted(dict.fromkeys(params), reverse=True):

@@ -93,7 +93,7 @@ def _baseline(chosen: str | None, recipes: list[str], held: Mapping[str, Any]) -
         return _BASELINE if _BASELINE in recipes else recipes[0]
     if chosen not in recipes:
         known = ", ".join(dict.fromkeys(recipes))
-        raise SettingError(("baseline",), f"{chosen!r} is none of the recipes: {known}")
+        raise SettingError(("baseline",), f"{chosen!r} is not among the recipes: {known}")
     return chosen
 
 
@@ -110,14 +110,14 @@ def _held(folder: Path, header: dict[str, Any]) -> dict[str, Any]:
         names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
         if foreign := [name for name in names if not name.startswith(".")]:
             raise LpafError(
-                f"--out {folder} is not empty and holds no comparison of lpaf ({foreign[0]} lies "
-                "there): name another folder"
+                f"--out {folder} is not empty and has no comparison of lpaf (it holds "
+                f"{foreign[0]}): name another folder"
             )
         return {}
     with mended_by(f"name another folder, or delete {folder}"):
         held = read_json(path)
         if not (isinstance(held, dict) and {"settings", "rows", "recipes"} <= held.keys()):
-            raise LpafError(f"{path} holds no comparison of lpaf")
+            raise LpafError(f"{path} is not a comparison of lpaf")
     theirs, ours = held["settings"], header["settings"]
     differing = [
         f"{name} {theirs.get(name, 'not given')!r} there, {ours.get(name, 'not given')!r} now"
@@ -223,15 +223,15 @@ def _write(
         place = folder / "runs" / place_of(*key)
         if not _finished(place):
             continue
-        with mended_by(f"delete {place} and give the same command again"):
+        with mended_by(f"delete {place} and run the same command again"):
             runs[key] = read_json(place / "metrics.json"), read_json(place / "settings.json")
     for key, (_, settings) in list(runs.items()):
         first, other = next((k, s) for k, (_, s) in runs.items() if k[2] == key[2])
         if parts := _read_otherwise(settings["fingerprint"], other["fingerprint"]):
             del runs[key]
             why = (
-                f"it read other {', '.join(parts)} than {first[0]} at {100 * first[1]:g} %: what "
-                "lies there has changed in between"
+                f"it read other {', '.join(parts)} than {first[0]} at {100 * first[1]:g} %: the "
+                "files have changed in between"
             )
             broken.append(dict(zip(("recipe", "params", "seed"), key, strict=True)) | {"why": why})
     chief = header["baseline"]

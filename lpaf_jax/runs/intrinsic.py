@@ -101,12 +101,12 @@ def subspace(start: Params, d: int, kind: Kind, seed: int) -> tuple[Subspace, Pa
 def check_dimension(d: int, numbers: int, tensors: int, kind: Kind) -> None:
     """Refuse a d that a model of so many parameters has no subspace of; see `subspace`."""
     if d > numbers:
-        raise SettingError(("dims",), f"is {d}, more than the {numbers} parameters there are")
+        raise SettingError(("dims",), f"is {d}, more than the model's {numbers} parameters")
     if kind == "said" and d <= tensors:
         raise SettingError(
             ("dims",),
-            f"is {d}, which leaves nothing to train beside the scales of {tensors} tensors: give "
-            "more, or --kind did",
+            f"is {d}, which leaves nothing to train besides the scales of {tensors} tensors: give "
+            "more, or use --kind did",
         )
 
 
@@ -157,7 +157,9 @@ def intrinsic_dimension(
     inputs = load_inputs(settings)
     if inputs.spec.metrics[0] in LESS_IS_BETTER:
         metric = inputs.spec.metrics[0]
-        raise SettingError(("task",), f"is judged by its {metric}, which has no nine tenths")
+        raise SettingError(
+            ("task",), f"is measured by {metric}, for which nine tenths has no meaning"
+        )
     folder, progress = Path(out), Progress(Path(out), settings.quiet)
     search = _Search(settings, inputs, folder, progress, kind, list(seeds), list(rates))
     with closing(progress):
@@ -182,7 +184,7 @@ def _check(
     if not dims or min(dims) < 1:
         raise SettingError(("dims",), f"is {list(dims)}: give whole numbers of at least 1")
     if not seeds or len(set(seeds)) < len(seeds):
-        raise SettingError(("seeds",), f"is {list(seeds)}: give different ones")
+        raise SettingError(("seeds",), f"is {list(seeds)}: give different seeds")
     if not rates or not all(0 < rate < math.inf for rate in rates):
         raise SettingError(("rates",), f"is {list(rates)}: give numbers above 0")
     if bisections < 0:
@@ -230,7 +232,7 @@ class _Search:
         if path.is_file():
             found = read_json(path)
             if any(found.get(name) != value for name, value in self._header.items()):
-                raise LpafError(f"{path} is of another search: name another folder with --out")
+                raise LpafError(f"{path} belongs to another search: name another folder with --out")
             self._cells = [Cell(*cell) for cell in found["cells"]]
 
     def all_of(self, d: int) -> None:

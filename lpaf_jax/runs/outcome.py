@@ -46,7 +46,7 @@ def finished(job: Run, progress: Progress) -> dict[str, Any] | None:
         job.tidy()
         if not (job.folder / "report.html").is_file():
             write_report(job.folder)
-        progress.say(f"{job.folder} is finished; there is nothing left to do")
+        progress.say(f"{job.folder} is already finished; nothing to do")
     return metrics
 
 

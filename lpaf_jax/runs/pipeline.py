@@ -98,7 +98,7 @@ def run(settings: Settings) -> dict[str, Any]:
     job = Run(settings)
     progress = Progress(job.folder, settings.quiet)
     for name in hub_names(settings):  # the hub's client tries for a minute before it gives up
-        progress.say(f"looking for {name} at the hub")
+        progress.say(f"looking for {name} on the hub")
     inputs = load_inputs(settings)
     for _, stage in settings.steps:
         stage.check_inputs(inputs)
@@ -219,9 +219,9 @@ def do_step(job: Run, inputs: Inputs, progress: Progress, name: str) -> None:
         reason = job.take_over(name)
         barrier(f"take over {name}")
         if reason is None:
-            progress.say(f"{name:<13} taken over from another run")
+            progress.say(f"{name:<13} reused from another run")
             return
-        progress.say(f"{name:<13} not taken over: {reason}")
+        progress.say(f"{name:<13} not reused: {reason}")
     steps = job.settings.steps
     index = [step for step, _ in steps].index(name)
     before = tuple(Place(job.stage(step), stage) for step, stage in steps[:index])

@@ -43,7 +43,7 @@ _DEFAULTS = {f.name: f.default for f in fields(Options) if f.default is not MISS
 # delete. The metrics go first: without them a run is not finished.
 _FILES = ("metrics.json", "report.html", "analysis.json", "seconds.json", "logs/train.jsonl")
 _FOLDERS = ("model", "stages", "checkpoints")
-_AGAIN = "give the same command again, which makes what is missing"
+_AGAIN = "run the same command again, which rebuilds what is missing"
 
 
 # Of what a run reads: of the whole, or of its parts, too.
@@ -67,7 +67,9 @@ class Run:
         self._replace = _holds_another(settings)
         for other in settings.reuse:
             if _settings_in(other) is None:
-                raise LpafError(f"--reuse {other} holds no run of lpaf: name a run's --out")
+                raise LpafError(
+                    f"--reuse {other} holds no run of lpaf: name the --out folder of a run"
+                )
 
     def stage(self, name: str) -> Path:
         """Folder of the model after stage `name`."""
@@ -102,7 +104,7 @@ class Run:
         with mended_by(f"delete it and {_AGAIN}"):
             metrics = read_json(path)
             if not (isinstance(metrics, dict) and "stages" in metrics):
-                raise LpafError(f"{path} does not hold the figures of a run")
+                raise LpafError(f"{path} does not contain the results of a run")
         with mended_by(f"delete {path} and {model} and {_AGAIN}"):
             check_saved(model)
         return metrics
@@ -121,7 +123,7 @@ class Run:
         """
         if not is_first():  # the folder is the first one's to look at and to make
             if not well_everywhere(True):
-                raise LpafError("the first process could not begin the run, and says why")
+                raise LpafError("the first process could not start the run; see its error")
             yield
             return
         with ExitStack() as stack:
@@ -178,7 +180,7 @@ class Run:
             None where that was done; else why not, in words.
         """
         if name == FINAL:
-            return "it is no stage that is taken over"
+            return "this kind of stage is not reused"
         reason: str | None = "there is no run to reuse"
         for other in self.settings.reuse:
             reason = self._differs(other, name)
@@ -191,7 +193,7 @@ class Run:
         """Why the step `name` of another run is not ours; None where it is."""
         source = other / f"stages/{name}"
         if not (source / "config.json").is_file():
-            return f"{other} does not hold it"
+            return f"{other} does not contain it"
         theirs, ours = _settings_in(other) or {}, _settings_in(self.folder) or {}
         key = self.key(name)
         differing = [field for field in (*_READ, *_TRAINED) if theirs.get(field) != key[field]]
@@ -222,10 +224,10 @@ class Run:
     def seconds(self) -> dict[str, float]:
         """Seconds of each stage that was done here: one that was taken over has none."""
         path = self.folder / "seconds.json"
-        with mended_by("delete it: nothing but times is lost"):
+        with mended_by("delete it: only times are lost"):
             found = read_json(path) if path.is_file() else {}
             if not isinstance(found, dict):
-                raise LpafError(f"{path} does not hold the times of stages")
+                raise LpafError(f"{path} does not contain the times of stages")
         return found
 
     def tidy(self) -> None:
@@ -258,9 +260,9 @@ class Run:
             return True
         which = "" if parts == [_UNKNOWN] else f" ({', '.join(parts)})"
         raise LpafError(
-            f"--out {self.folder} was begun with other data or weights{which}: what lies at "
+            f"--out {self.folder} was started with other data or weights{which}: "
             f"{held['task'] or held['calibration']} or {held['model']} has changed since; name "
-            "another folder, or start anew there with --force"
+            "another folder, or start over with --force"
         )
 
 
@@ -278,8 +280,8 @@ def _holds_another(settings: Settings) -> bool:
         foreign = [n for n in names if n != "logs" and not n.startswith(".")]
         if foreign:
             raise LpafError(
-                f"--out {folder} is not empty and holds no run of lpaf "
-                f"({foreign[0]} lies there): name another folder"
+                f"--out {folder} is not empty and has no run of lpaf (it holds {foreign[0]}): "
+                "name another folder"
             )
         return False
     ours = as_json(settings)
@@ -294,8 +296,8 @@ def _holds_another(settings: Settings) -> bool:
             for n in other
         )
         raise LpafError(
-            f"--out {folder} holds another run ({changes}): name another folder, where "
-            f"--reuse {folder} takes over what is the same, or start anew there with --force"
+            f"--out {folder} holds another run ({changes}): name another folder and reuse what is "
+            f"the same with --reuse {folder}, or start over with --force"
         )
     return bool(other)
 
@@ -342,7 +344,7 @@ def _settings_in(folder: Path) -> dict[str, Any] | None:
     A setting that came later than the run stands at its default, which changes nothing.
     """
     path = folder / "settings.json"
-    with mended_by(f"no run goes on without it: name another folder, or delete {folder}"):
+    with mended_by(f"no run can be resumed without it: name another folder, or delete {folder}"):
         values = read_json(path) if path.is_file() else None
     if not (isinstance(values, dict) and {"fingerprint", "params", "task"} <= values.keys()):
         return None

@@ -73,7 +73,7 @@ def end_logged() -> Iterator[None]:
         _LOG.error("%s", error)
         raise
     except Exception:
-        _LOG.exception("a defect of the program ended the run")
+        _LOG.exception("the run ended with an internal error")
         raise
     except BaseException as stop:
         _LOG.warning("stopped: %s", type(stop).__name__.lstrip("_"))

@@ -220,7 +220,7 @@ def _check_foreign(own: dict[str, Any], given: dict[str, Any], method: Recipe) -
         training = (name in own and name not in used) or (name in _TRAINING and not tuned)
         if training and value != usual[name]:
             needs = "needs --tune-epochs" if name in _OF_TUNING else "needs --task"
-            raise SettingError((name,), f"is of training, which {needs}: leave it out")
+            raise SettingError((name,), f"only affects training, which {needs}: leave it out")
 
 
 def check(settings: Settings) -> None:
@@ -235,7 +235,9 @@ def check(settings: Settings) -> None:
     if settings.trained:
         settings.method.check_order()
         if isinstance(settings.smaller, Factorize):
-            settings.smaller.refuse_blocks("with a task all is tuned at once (--tune-epochs)")
+            settings.smaller.refuse_blocks(
+                "with a task, the whole model is tuned at once (--tune-epochs)"
+            )
     for _, stage in settings.steps:
         if isinstance(stage, Prune):
             check_schedule(settings.warmup, stage.cooldown)
@@ -248,27 +250,27 @@ def _check_untrained(settings: Settings) -> None:
     name = settings.method.name
     if any(isinstance(stage, Prune) for _, stage in settings.steps):
         raise LpafError(
-            f"recipe {name} prunes while it trains, which needs a task with labels: give --task, "
-            f"or a recipe that needs none, such as {RECIPE_OF_TEXTS}"
+            f"recipe {name} prunes during training, which needs a task with labels: give --task, "
+            f"or use a recipe without training, such as {RECIPE_OF_TEXTS}"
         )
     if settings.smaller.logs is not None:
         raise LpafError(
-            f"recipe {name} trains while it makes the model smaller, which needs a task: give "
-            "--task, with --language-model for a text"
+            f"recipe {name} trains during compression, which needs a task: give --task, "
+            "with --language-model for a table of texts"
         )
     chosen = settings.factorize
     from lpaf_jax.importance import IMPORTANCES
 
     if "pruning" in IMPORTANCES[chosen.importance].needs:
         raise SettingError(
-            ("importance",), f"{chosen.importance!r} is known from pruning, which needs --task"
+            ("importance",), f"{chosen.importance!r} comes from pruning, which needs --task"
         )
     mixed = any(isinstance(stage, MixedTune) for _, stage in settings.steps_of_texts)
     if mixed and chosen.channels != "none":
         raise SettingError(
             ("channels",),
-            f"channels that are gone cannot be mixed with those of the dense model, which recipe "
-            f"{name} tunes with: take a recipe with plain tuning, such as channels",
+            f"cannot be combined with the mixed-rank tuning of recipe {name}, as dropped channels "
+            "have no counterpart to mix with: use a recipe with plain tuning, such as channels",
         )
     share = chosen.share(trained=False)
     if share is not None and not (0 < share < 1 or (share == 1 and chosen.embeddings)):

@@ -89,7 +89,10 @@ class Decoder(TextModel):
         whole = (w.ids for w in text_windows(stream, length) if len(w.ids) == length)
         found = list(islice(whole, settings.samples))
         if not found:
-            raise LpafError(f"{settings.held_out} has less than the {length} tokens of one piece")
+            raise LpafError(
+                f"{settings.held_out} has fewer than the {length} tokens of one sequence: give "
+                "more text, or a smaller --length"
+            )
         return calibration, np.stack(found)
 
     def size(self, text: np.ndarray) -> tuple[int, int]:

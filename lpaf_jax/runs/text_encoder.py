@@ -47,8 +47,7 @@ class Encoder(TextModel):
         head = named_head(values, FAMILIES[self.family])
         if head is None:
             raise LpafError(
-                f"{folder} is an encoder without a head, which nothing can be asked yet: give a "
-                "model that was fine-tuned, or --task"
+                f"{folder} is an encoder without a task head: give a fine-tuned model, or --task"
             )
         self._folder, self._model = folder, load_model(folder, head=head)
         self.dense_bytes = bytes_of_weights(folder)
@@ -63,19 +62,19 @@ class Encoder(TextModel):
             for path, w in self._weights.items()
         }
         if records_of(self._model):
-            raise LpafError(f"{folder} is factorized already; start from a dense model")
+            raise LpafError(f"{folder} is already factorized; start from a dense model")
 
     def check(self, settings: Settings) -> None:
         chosen = settings.factorize
-        chosen.refuse_blocks("an encoder is cut in memory, and not tuned")
+        chosen.refuse_blocks("without a task, an encoder is not tuned")
         if chosen.embeddings is not None:
             raise SettingError(
-                ("embeddings",), "is for decoders where a text alone is given: give --task"
+                ("embeddings",), "works only for decoders without a task: give --task"
             )
         chosen.planned(self.matrices, trained=False)
         if len(settings.steps_of_texts) > 1:
             raise SettingError(
-                ("tune_epochs",), "is for decoders where a text alone is given: give --task"
+                ("tune_epochs",), "works only for decoders without a task: give --task"
             )
         for name, needs in (
             ("importance", "loss" in IMPORTANCES[chosen.importance].needs),
@@ -84,9 +83,8 @@ class Encoder(TextModel):
             if needs:
                 raise SettingError(
                     (name,),
-                    f"{getattr(chosen, name)!r} needs gradients, and an encoder has no next token "
-                    "to take them of: give --recipe drone, or --task with --finetune-epochs 0 "
-                    "--tune-epochs 0",
+                    f"{getattr(chosen, name)!r} needs gradients, which an encoder has only with a "
+                    "task: use --recipe drone, or --task with --finetune-epochs 0 --tune-epochs 0",
                 )
 
     def read(self, settings: Settings, tokenizer: Tokenizer, length: int) -> tuple[Any, Any]:
@@ -137,7 +135,10 @@ class Encoder(TextModel):
                 continue
             lost = float(output_error(w, solution.factors.dense(), moments[place].second))
             cuts.append(Cut(place, (m, n), record_of(layer_at(model, place)), lost))
-        say(f"{len(cuts)} matrices: {np.mean([c.error for c in cuts]):.1%} of the energy lost")
+        say(
+            f"{len(cuts)} matrices: {np.mean([c.error for c in cuts]):.1%} of the output energy "
+            "lost"
+        )
         return Result(cuts, {"dense": 1.0, "compressed": _similarity(before, model, judged)})
 
     def assemble(self, result: Result, work: Path, folder: Path) -> None:

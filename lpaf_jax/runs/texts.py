@@ -42,12 +42,12 @@ def run_text(settings: Settings) -> dict[str, Any]:
     if settings.distributed or settings.fsdp > 1:
         raise SettingError(
             ("distributed",) if settings.distributed else ("fsdp",),
-            "is for training: without a task one process compresses block by block",
+            "works only in training: without a task, one process compresses block by block",
         )
     job = Run(settings)
     progress = Progress(job.folder, settings.quiet)
     if is_hub_id(settings.model):
-        progress.say(f"looking for {settings.model} at the hub")
+        progress.say(f"looking for {settings.model} on the hub")
     folder = resolve_model(settings.model)
     model = _model_in(folder)
     check_biases(settings.factorize.solver, model.biases)
@@ -100,7 +100,7 @@ def run_text(settings: Settings) -> dict[str, Any]:
 def _check_files(settings: Settings) -> None:
     for path in (settings.calibration, settings.held_out):
         if path is not None and not path.is_file() and not is_packaged(path):
-            raise LpafError(f"{path} is no file; name a text file, or {' or '.join(SOURCES)}")
+            raise LpafError(f"{path} does not exist; name a text file, or {' or '.join(SOURCES)}")
 
 
 def _model_in(folder: Path) -> TextModel:
@@ -115,13 +115,13 @@ def _model_in(folder: Path) -> TextModel:
 
 def _announce(settings: Settings, model: TextModel, calibration: Any, progress: Progress) -> None:
     share, chosen = settings.share, settings.factorize
-    kept = f"rank {chosen.rank}" if share is None else f"{share:.0%} of their numbers to keep"
+    kept = f"rank {chosen.rank}" if share is None else f"{share:.0%} of their parameters to keep"
     kept += "" if chosen.embeddings is None else f", token embeddings to {chosen.embeddings:g}"
     progress.say(
         f"recipe {settings.method.name}: {settings.model}, {len(model.matrices)} matrices, {kept}"
     )
     pieces, tokens = model.size(calibration)
-    progress.say(f"calibration: {pieces} pieces of text, {tokens:,} tokens")
+    progress.say(f"calibration: {pieces} sequences, {tokens:,} tokens")
 
 
 def _fingerprint(folder: Path, model: TextModel, calibration: Any, judged: Any) -> dict[str, Any]:

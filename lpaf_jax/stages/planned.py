@@ -16,11 +16,11 @@ def plan(stage: "Factorize", inputs: "Inputs") -> str:
     if stage.ranks != "uniform":
         share = stage.share()
         assert share is not None
-        kept = f"{percent(share)} of the compressible weights to keep"
+        kept = f"keeps {percent(share)} of the compressible weights"
         return f"{kept}, ranks by {stage.ranks}{table}"
     rank = one_rank(stage, inputs)
     kept = percent(share_of_rank(stage, rank, inputs))
-    return f"rank {rank} everywhere, {kept} of the compressible weights{table}"
+    return f"rank {rank} everywhere, keeps {kept} of the compressible weights{table}"
 
 
 def missed(stage: "Factorize", inputs: "Inputs") -> str | None:
@@ -30,13 +30,15 @@ def missed(stage: "Factorize", inputs: "Inputs") -> str | None:
     if asked is None or reached is None or abs(reached - asked) <= 0.1 * asked:
         return None
     if stage.ranks != "uniform":
-        come = f"what whole ranks come to is {percent(reached)} of the compressible weights"
-        return f"{percent(asked)} was asked for: {come}"
+        come = (
+            f"with whole ranks, the closest share is {percent(reached)} of the compressible weights"
+        )
+        return f"{percent(asked)} requested: {come}"
     rank = one_rank(stage, inputs)
     return (
-        f"{percent(asked)} was asked for: ranks are whole numbers, and each takes "
-        f"{percent(share_of_rank(stage, 1, inputs))} of the compressible weights, so rank "
-        f"{rank} is the " + ("least there is" if reached > asked else "largest within it")
+        f"{percent(asked)} requested: one rank is {percent(share_of_rank(stage, 1, inputs))} "
+        f"of the compressible weights, so rank {rank} is the "
+        + ("smallest possible" if reached > asked else "largest that fits")
     )
 
 

@@ -64,7 +64,7 @@ class PruneGroups(Shrink):
         groups, left, share = self._left(inputs)
         parts = {each.kind: f"{left[each.out]} of {each.total} {each.kind}" for each in groups}
         kept = " and ".join(dict(sorted(parts.items(), reverse=True)).values())
-        return f"{kept} in each block, {100 * share:.1f} % of the compressible weights"
+        return f"{kept} in each block, keeps {100 * share:.1f} % of the compressible weights"
 
     def _left(self, inputs: "Inputs") -> "tuple[list[Groups], dict[str, int], float]":
         """The groups of the model, how many are left, and what share of the numbers they have."""

@@ -36,8 +36,8 @@ def require_head(source: Path, task: str, head: Head, outputs: Sequence[str] | N
     if head_in(source) != head:
         named = named_head(values, FAMILIES[family_name(values, str(source))])
         raise LpafError(
-            f"{source} has {'no' if named is None else f'a {named}'} head, and task {task} needs a "
-            f"{head} head: {_MEND}"
+            f"{source} has {'no' if named is None else f'a {named}'} head, but task {task} needs "
+            f"a {head} head: {_MEND}"
         )
     if outputs is None:
         return
@@ -45,13 +45,13 @@ def require_head(source: Path, task: str, head: Head, outputs: Sequence[str] | N
     names = class_names(values, source)
     if len(names) != len(outputs):
         has = f"{len(names)} output{'s' if len(names) > 1 else ''}"
-        raise LpafError(f"{source} has {has} and the task needs {len(outputs)}: {_MEND}")
+        raise LpafError(f"{source} has {has}, but the task needs {len(outputs)}: {_MEND}")
     theirs, ours = ({_key(name) for name in each} for each in (names, outputs))
     if theirs & ours and order_by_name(names, outputs) is None:
         raise LpafError(
             f"{source} has the classes {', '.join(names)}, and task {task} has "
-            f"{', '.join(outputs)}: some are the same and some are not; name all alike, in the "
-            f"task or under id2label in {source / 'config.json'}, or {_MEND}"
+            f"{', '.join(outputs)}, which match only in part: make the names equal, in the task "
+            f"or under id2label in {source / 'config.json'}, or {_MEND}"
         )
 
 

@@ -139,8 +139,8 @@ def _check_decoder(source: Path, options: Options) -> None:
     if "lm" not in FAMILIES[name].heads:
         decoders = ", ".join(family for family in FAMILIES if "lm" in FAMILIES[family].heads)
         raise LpafError(
-            f"{options.model} is an encoder ({name}), which has no next token to learn from "
-            f"{options.task}: take a decoder ({decoders}), or a task with labels"
+            f"{options.model} is an encoder ({name}), but {options.task} needs a language model: "
+            f"use a decoder ({decoders}), or a task with labels"
         )
 
 
@@ -162,12 +162,12 @@ def _measure(
     found = {} if records_of(model) else compressible(params)
     shapes = [(w.shape[0], w.shape[1]) for w in found.values()]
     if not shapes:
-        raise LpafError(f"model {options.model} is factorized already; start from a dense one")
+        raise LpafError(f"model {options.model} is already factorized; start from a dense one")
     if options.tokens > model.positions:
         raise SettingError(
             ("length",),
-            f"is {options.tokens}, but model {options.model} reads {model.positions} tokens "
-            "at most",
+            f"is {options.tokens}, but model {options.model} reads at most {model.positions} "
+            "tokens",
         )
     if hasattr(model, "pad_token_id"):
         _check_padding(options.model, model.pad_token_id, tokenizer.pad_id)
@@ -203,13 +203,13 @@ def _check_padding(name: str, own: int | None, used: int) -> None:
     """A decoder classifies by the last token that is no padding, which it must tell apart."""
     if own is None:
         raise LpafError(
-            f"model {name} has no pad token, by which a classifier knows where a text ends; give "
-            "its config.json a pad_token_id, such as its eos_token_id"
+            f"model {name} has no pad token, which a classifier needs to find the end of a text: "
+            "set pad_token_id in its config.json, for example to its eos_token_id"
         )
     if own != used:
         raise LpafError(
             f"model {name} has pad_token_id {own} in config.json, but its tokenizer pads with "
-            f"{used}; make them the same"
+            f"{used}: make them the same"
         )
 
 
@@ -298,8 +298,8 @@ def classes_note(model: str, inputs: Inputs) -> str | None:
         return None
     theirs, ours = ", ".join(inputs.classes), ", ".join(inputs.task.label_names)
     return (
-        f"the classes {theirs} of {model} are taken as {ours} of the task, in this order: "
-        f"if they are others, name them under id2label in {inputs.source / 'config.json'}"
+        f"the classes {theirs} of {model} are taken to be {ours} of the task, in this order; if "
+        f"that is wrong, name them under id2label in {inputs.source / 'config.json'}"
     )
 
 
@@ -313,8 +313,8 @@ def misplaced_note(inputs: Inputs) -> str | None:
     if not count:
         return None
     return (
-        f"{count} of {len(questions)} training answers are not found in their context at their "
-        "answer_start: what is there is learnt"
+        f"{count} of {len(questions)} training answers are not at their answer_start in the "
+        "context; the model learns the text that is there"
     )
 
 
@@ -324,21 +324,21 @@ def length_note(inputs: Inputs) -> str | None:
     if spec.kind == "span":
         shared = f"{spec.overlap} of them shared with the next"
         if spec.overlap < spec.stride:
-            shared += f": --doc-stride {spec.stride} is more than a third of a window"
-        return f"contexts make {len(inputs.train)} windows of {spec.length} tokens, {shared}"
+            shared += f", as --doc-stride {spec.stride} is more than a third of a window"
+        return f"contexts give {len(inputs.train)} windows of {spec.length} tokens, {shared}"
     if spec.kind == "language":
         found = counts(inputs)
         return (
-            f"windows of {spec.length} tokens: {found['train']} to train on, "
-            f"{found['validation']} for validation, {found['test']} to test on; "
-            f"{found['left_out']} tokens after the last whole ones are left out"
+            f"windows of {spec.length} tokens: {found['train']} for training, "
+            f"{found['validation']} for validation, {found['test']} for testing; "
+            f"{found['left_out']} tokens at the ends are left out"
         )
     cut = _share_cut(inputs)
     if cut <= 0.01:
         return None
     return (
-        f"{cut:.0%} of the texts have {spec.length} tokens or more, where they are cut; --length "
-        "sets another limit"
+        f"{cut:.0%} of the texts have {spec.length} tokens or more and are truncated there; "
+        "--length sets another limit"
     )
 
 

@@ -95,7 +95,7 @@ def length_for(chosen: int | None, usual: int, positions: int) -> int:
         return min(usual, positions)
     if chosen > positions:
         raise SettingError(
-            ("length",), f"is {chosen}, but the model reads {positions} tokens at most"
+            ("length",), f"is {chosen}, but the model reads at most {positions} tokens"
         )
     return chosen
 

@@ -192,17 +192,17 @@ class Checkpoints:
         """
         said = storage.said(step)
         if said.pop("sum", None) != _sum_of(said):
-            raise ValueError("it is damaged: what it says of itself has changed")
+            raise ValueError("it is damaged: its description has changed")
         theirs = said["stands_for"]
         if theirs != self._stands_for:
-            raise ValueError(f"it was made with {theirs}, and this run has {self._stands_for}")
+            raise ValueError(f"it was made with {theirs}, but this run has {self._stands_for}")
         return said
 
     def _examined(self, storage: "Storage", step: int, like: TrainState) -> dict[str, Any]:
         """What is said of a state that is whole and has the arrays of `like`; raises as `_said`."""
         said = self._said(storage, step)
         if said["arrays"] != _kinds(like):
-            raise ValueError("it is the state of another model or optimiser")
+            raise ValueError("it belongs to another model or optimiser")
         if is_first():  # the files are the same for all
             storage.check(step)
         return said
@@ -219,7 +219,7 @@ class Checkpoints:
         if not why:
             return found
         self._warn(
-            f"checkpoint {self._folder / str(step)} cannot be used ({why}); trying the one before"
+            f"checkpoint {self._folder / str(step)} cannot be used ({why}); trying the previous one"
         )
         return None
 

@@ -158,10 +158,10 @@ def _check(stage: Loop, state: TrainState, loss: float, checkpoints: Checkpoints
     if good:
         checkpoints.save_if_due(state, now=True)
     raise LpafError(
-        f"stage {stage.name}: training has diverged at step {int(state.step) + good} of "
+        f"stage {stage.name}: training diverged at step {int(state.step) + good} of "
         f"{stage.steps}, where the {'loss or its gradient' if good else 'weights'} became NaN or "
-        "infinite; lower the learning rate of this stage (with --reuse and another --out, the "
-        "stages before it are kept)"
+        "infinite; lower the learning rate of this stage (to keep the earlier stages, use "
+        "--reuse and another --out)"
     )
 
 
@@ -210,7 +210,7 @@ def predict(
         found = on_host(forward(params, fixed or {}, placed))
         if not np.isfinite(found).all():  # no answer at all: each comparison would be false
             raise LpafError(
-                "the model's answers are not finite: its weights are damaged, or it overflows"
+                "the model's outputs are not finite: its weights are damaged, or it overflows"
             )
         if found.ndim > 2:
             found = np.where(batch["attention_mask"][..., None] > 0, found, -np.inf)

@@ -173,8 +173,8 @@ def _only(where: Any, tree: Any) -> Any:
 def _check_sizes(sizes: list[int], scope: Scope) -> None:
     most = sum(sizes) if scope == "global" else max(sizes, default=0)
     if most > MOST:
-        mend = 'take scope="matrix"' if max(sizes) <= MOST else "split the largest matrix"
-        raise ValueError(f"prune: {most:,} weights are more than one threshold can count; {mend}")
+        mend = 'use scope="matrix"' if max(sizes) <= MOST else "split the largest matrix"
+        raise ValueError(f"prune: {most:,} weights are too many for one threshold; {mend}")
 
 
 # Compiled here for those who do not: eagerly, every step would trace and compile the branches anew.

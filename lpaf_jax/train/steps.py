@@ -121,7 +121,7 @@ def _accumulated(
     """Value, logged and gradient of the whole batch: the means of its parts by their weight."""
     rows = len(batch["weight"])
     if rows % parts:
-        raise ValueError(f"a batch of {rows} cannot be cut into {parts} parts of one size")
+        raise ValueError(f"a batch of {rows} cannot be split into {parts} equal parts")
     # Every parts-th row, so that each device holds rows of every part.
     each = rows // parts  # said, as the labels of a text are empty: of them -1 says nothing
     cut = jax.tree.map(lambda x: x.reshape(each, parts, *x.shape[1:]).swapaxes(0, 1), dict(batch))
@@ -207,7 +207,7 @@ def _in_turn(one: Callable[[Any, Array, Array], Any]) -> Callable[..., Any]:
     @single.def_vmap
     def stacked(size: int, batched: Any, given: Any, z: Array, key: Array) -> tuple[Any, Any]:
         if any(jax.tree.leaves(batched[0])):
-            raise ValueError("passes differ in their draws and keys alone")
+            raise ValueError("passes may differ only in their draws and keys")
         outputs = [one(given, z[i], key[i]) for i in range(size)]
         return jax.tree.map(lambda *each: jnp.stack(each), *outputs), jax.tree.map(
             lambda _: True, outputs[0]

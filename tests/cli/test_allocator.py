@@ -30,7 +30,7 @@ def shown(*words: str, **more: str) -> list[str]:
     return subprocess.run(command, env=plain | more, **options).stdout.splitlines()
 
 
-@pytest.mark.skipif(not allocator.wanted({}), reason="the allocator is not glibc's")
+@pytest.mark.skipif(not allocator.wanted({}), reason="the allocator is not glibc")
 @pytest.mark.parametrize("command", ["compress", "compare", "intrinsic"])
 def test_a_command_that_trains_has_them(command: str) -> None:
     *begun, last = shown(command, "minilm")

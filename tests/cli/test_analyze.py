@@ -153,7 +153,7 @@ def test_a_compressed_model_beside_its_dense_one(
     assert layers[-1]["error"] > layers[0]["error"]
     assert "Hidden states differ from those of" in " ".join(capsys.readouterr().out.split())
     page = (tmp_path / "out" / "analysis.html").read_text()
-    assert "Hidden states beside the other model" in page
+    assert "Hidden states compared with the other model" in page
 
 
 def test_a_model_of_fewer_channels_gives_what_its_dense_twin_gives(tmp_path: Path) -> None:
@@ -194,8 +194,8 @@ def test_lines_of_a_file_are_read_too(tiny: Tiny, tmp_path: Path, capsys: Captur
     assert out["source"] == str(texts)
     told = " ".join(capsys.readouterr().out.split())
     assert "90 % of the energy" in told
-    assert "Of its features" in told
-    assert "There were few tokens" in told
+    assert "For its features" in told
+    assert "There are few tokens" in told
 
 
 def test_columns_and_copies_are_named_as_for_compress(
@@ -254,7 +254,7 @@ def test_a_compressed_model_shows_its_rank(finished: Path, capsys: Capture, tmp_
         assert (spectrum[:rank] > 1e-3).all()
         assert (spectrum[rank:] < 1e-5).all()
         assert entry["effective_rank"] <= rank + 0.1
-    assert "Features were not looked at" in capsys.readouterr().out
+    assert "Features were not analysed" in capsys.readouterr().out
     page = (tmp_path / "out" / "analysis.html").read_text()
     assert page.count("<svg") == 2 * 2
 
@@ -279,19 +279,22 @@ def test_what_is_refused(finished: Path, tiny: Tiny, tmp_path: Path, capsys: Cap
     (other / "config.json").write_text(json.dumps(values | {"vocab_size": 7}))
     for words, told in (
         ([tiny.model, "--out", finished], "is the folder of a run"),
-        ([tiny.model, "--text", empty], "holds no text"),
+        ([tiny.model, "--text", empty], "contains no text"),
         ([tiny.model, "--text", tmp_path / "none"], "none does not exist"),
         ([tiny.model, "--text", packed], "packed.txt is packed (gzip): unpack it first"),
         ([tiny.model, "--texts", "0"], "--texts is 0, but must be at least 1"),
         ([tiny.model, "--task", GOOD[0], "--text", empty], "--task and --text exclude each other"),
         ([tiny.model, "--text", tiny.data, "--text-column", "x"], "has no column 'x'"),
-        ([tiny.model, "--text", empty, "--text-column", "x"], "--text-column has no use without a"),
-        ([tiny.model, "--text", tiny.data, "--data", "x"], "--data has no use without --task"),
-        ([tiny.model, "--label-column", "x"], "--label-column has no use without --task"),
-        ([tiny.model, "--task", tiny.data, "--data", "x"], "--data has no use for task"),
+        (
+            [tiny.model, "--text", empty, "--text-column", "x"],
+            "--text-column has no effect without a",
+        ),
+        ([tiny.model, "--text", tiny.data, "--data", "x"], "--data has no effect without --task"),
+        ([tiny.model, "--label-column", "x"], "--label-column has no effect without --task"),
+        ([tiny.model, "--task", tiny.data, "--data", "x"], "--data has no effect for task"),
         ([tiny.model, "--against", finished], "--against compares hidden states of texts"),
-        ([tiny.model, "--text", tiny.data, "--against", other], "tokens and not"),
-        ([finished, "--tenths", tiny.data], "is factorized already: name the dense model"),
+        ([tiny.model, "--text", tiny.data, "--against", other], "has a vocabulary of"),
+        ([finished, "--tenths", tiny.data], "is already factorized: name the dense model"),
         (["maxilm"], "unknown model 'maxilm'"),
     ):
         assert main(["analyze", *map(str, words)]) == 2

@@ -68,7 +68,7 @@ def nan_in_weights(folder: Path) -> tuple[dict[str, Any], str]:
     tensors = load_file(model / "model.safetensors")
     tensors["pooler.dense.weight"] = np.full_like(tensors["pooler.dense.weight"], np.nan)
     save_file(tensors, model / "model.safetensors")
-    return {"model": model}, "pooler.dense.weight holds NaN"
+    return {"model": model}, "pooler.dense.weight contains NaN"
 
 
 def cut_off_weights(folder: Path) -> tuple[dict[str, Any], str]:
@@ -100,7 +100,7 @@ def nothing_at_all(folder: Path) -> tuple[dict[str, Any], str]:
 
 def one_class(folder: Path) -> tuple[dict[str, Any], str]:
     rows = [(text, "good") for text, _ in sentences(40)]
-    return {"task": write_table(folder / "one.csv", rows)}, "one class only ('good')"
+    return {"task": write_table(folder / "one.csv", rows)}, "only one class ('good')"
 
 
 def no_share(folder: Path) -> tuple[dict[str, Any], str]:
@@ -172,7 +172,7 @@ def test_the_folder_of_another_run_is_one_line(tiny: Tiny, finished: Path, capsy
         ({"length": 99}, "length is 99"),
         ({"batch": 0}, "batch is 0"),
         ({"stage": "pruned", "dir": "nowhere"}, "nowhere does not exist"),
-        ({"stage": "pruned", "dir": "model"}, "model is a model, which has no stages"),
+        ({"stage": "pruned", "dir": "model"}, "model is a model and has no stages"),
         ({"pair-column": "label"}, "leave --pair-column label out"),
     ],
 )
@@ -275,7 +275,7 @@ def test_a_finished_run_prints_its_results(tiny: Tiny, finished: Path, capsys: C
         assert stage in out
     assert f"{100 * metrics['stages']['final']['accuracy']:.1f}" in out
     assert out.splitlines()[-1] == f"Report: {finished / 'report.html'}"
-    assert err == f"{finished} is finished; there is nothing left to do\n"
+    assert err == f"{finished} is already finished; nothing to do\n"
 
 
 def test_the_results_come_with_the_cautions_of_the_card(

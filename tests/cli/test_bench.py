@@ -86,8 +86,8 @@ def test_a_dense_model_of_another_family_or_shape_is_refused(
         find_pair(finished, write_decoder(tmp_path / "gpt2", "gpt2"))
     dense = finished / "stages" / "dense"
     for name, change, told in (
-        ("narrow", lambda x: x[:48].copy(), "32 × 48 in the one, 32 × 64 in the other"),
-        ("less", None, "absent in the one, 32 × 64 in the other"),
+        ("narrow", lambda x: x[:48].copy(), "32 × 48 in one and 32 × 64 in the other"),
+        ("less", None, "absent in one and 32 × 64 in the other"),
     ):
         other = Path(shutil.copytree(dense, tmp_path / name))
         tensors = load_file(other / "model.safetensors")
@@ -129,7 +129,7 @@ def test_without_a_dense_model_its_shape_is_timed_and_that_is_said(
     found = bench(tmp_path / "times.json", alone)
     assert found["dense"] is None
     check_times(found["frameworks"]["jax"])
-    assert "timed with random weights" in " ".join(capsys.readouterr().out.split())
+    assert "with random weights was timed instead" in " ".join(capsys.readouterr().out.split())
     for against in (finished, finished / "stages" / "dense"):
         found = bench(tmp_path / "times.json", alone, "--against", against)
         assert found["dense"] == str(finished / "stages" / "dense")
@@ -217,7 +217,10 @@ def test_what_is_refused(finished: Path, tiny: Tiny, capsys: Capture) -> None:
     for words, told in (
         ([tiny.model], "is dense: name a compressed model"),
         ([finished, "--against", finished / "model"], "is compressed: name a dense model"),
-        ([finished, "--length", POSITIONS + 1], f"--length is {POSITIONS + 1}, but the models"),
+        (
+            [finished, "--length", POSITIONS + 1],
+            f"--length is {POSITIONS + 1}, but must be from 1 to",
+        ),
         ([finished, "--batches", 0], "--batches has 0, but each must be at least 1"),
         ([finished, "--repeats", 0], "--repeats is 0"),
     ):

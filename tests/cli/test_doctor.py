@@ -41,4 +41,4 @@ def test_the_page_is_made_again(finished: Path, tmp_path: Path, capsys: Any) -> 
 def test_a_folder_without_figures_has_no_page(tmp_path: Path, name: str, capsys: Any) -> None:
     (tmp_path / "there").mkdir()
     assert main(["report", str(tmp_path / name)]) == 2
-    assert "holds no figures yet" in capsys.readouterr().err
+    assert "has no results yet" in capsys.readouterr().err

@@ -160,7 +160,7 @@ alone = forward(batch["input_ids"][1:2, :4])
 try:
     forward(np.ones((1, 33)))
 except ValueError as error:
-    assert "33 tokens are more than the 32" in str(error)
+    assert "33 tokens exceed the 32" in str(error)
 else:
     raise AssertionError("a text was too long")
 print(json.dumps([forward(**batch).tolist(), alone.tolist()]))
@@ -285,9 +285,9 @@ def test_what_is_refused(
     assert "full is not empty" in full
     assert [x.name for x in (tmp_path / "full").iterdir()] == ["thesis.tex"]
     dense = refused(capsys, tiny.model, "--format", "dense", "--out", out)
-    assert "is dense already; --dtype" in dense
+    assert "is already dense; --dtype" in dense
     none = refused(capsys, tiny.model, "--format", "factorized", "--out", out)
-    assert "has no factors: --format dense" in none
+    assert "has no factors: use --format dense" in none
     same = refused(capsys, finished, "--format", "factorized", "--out", out)
     assert "--dtype is missing" in same
     wrong = refused(capsys, finished, "--format", "onnx", "--dtype", "bfloat16", "--out", out)

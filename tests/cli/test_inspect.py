@@ -67,7 +67,7 @@ def test_the_table_is_in_words(finished: Path, capsys: Capture) -> None:
     assert any(row[:2] == ["whole", "model"] for row in rows)
     said = " ".join(told.split())
     share = f"{100 * metrics['encoder_params_ratio']:.1f} %"
-    assert f"{share} of the numbers are kept (encoder_params_ratio)" in said
+    assert f"Weights kept: {share} of the compressible matrices (encoder_params_ratio)" in said
     assert "recipe lpaf" in said.lower()
 
 

@@ -41,4 +41,4 @@ def test_a_run_goes_there_and_goes_on_there(
     assert run.startswith(f"{tiny.model.name}-{tiny.data.stem}-svd-ft")
     assert f"runs/{run}/report.html" in capsys.readouterr().out
     assert main(words) == 0
-    assert "nothing left to do" in capsys.readouterr().err
+    assert "nothing to do" in capsys.readouterr().err

@@ -58,7 +58,7 @@ sys.exit(cli.main())
 """
 _TRAINED = "compress minilm --task sst2 --out x"
 _UNTRAINED = "compress m --calibration c.txt --out x"
-_AGAIN = "; run the same command again to go on"
+_AGAIN = "; run the same command again to resume"
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,9 @@ def test_the_end_of_a_text_ends_it(tmp_path: Path) -> None:
 
 def test_what_cannot_be_continued(tmp_path: Path) -> None:
     folder = write_decoder(tmp_path / "llama", "llama")
-    with pytest.raises(LpafError, match=r"3 tokens of the prompt and 14 more are beyond the 16"):
+    with pytest.raises(LpafError, match=r"3 prompt tokens and 14 new ones exceed the 16"):
         generate(folder, "w1 w2 w3", tokens=14)
-    with pytest.raises(LpafError, match="an empty prompt"):
+    with pytest.raises(LpafError, match="the prompt is empty"):
         generate(folder, "", tokens=4)
     assert main(["generate", str(folder), "--prompt", "w1", "--top-p", "0"]) == 2
 

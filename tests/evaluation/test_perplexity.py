@@ -111,11 +111,11 @@ def test_a_table_is_read_by_its_column(place: Path) -> None:
 
 def test_what_cannot_be_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "short.txt").write_text("w1")
-    with pytest.raises(LpafError, match=r"short\.txt has less than two tokens"):
+    with pytest.raises(LpafError, match=r"short\.txt has fewer than two tokens"):
         text_perplexity(place / "gpt2", place / "short.txt")
     words = ["evaluate", str(place / "gpt2"), "--data", str(place / "text.txt")]
     assert main([*words, "--length", "17"]) == 2
-    assert "--length is 17, but the model reads 16 tokens at most" in capsys.readouterr().err
+    assert "--length is 17, but the model reads at most 16 tokens" in capsys.readouterr().err
     assert main([*words, "--stride", "17"]) == 2
     assert "windows of 16 tokens every 17 cannot be cut" in capsys.readouterr().err
 
@@ -140,7 +140,7 @@ def test_a_perplexity_above_all_floats_is_null(
 
 def test_a_model_that_overflows_has_no_perplexity(place: Path, tmp_path: Path) -> None:
     folder = scaled(place / "gpt2", tmp_path / "m", 1e38)
-    with pytest.raises(LpafError, match=r"m: what the model makes of .*text\.txt is not finite"):
+    with pytest.raises(LpafError, match=r"m: the model's outputs on .*text\.txt are not finite"):
         text_perplexity(folder, place / "text.txt")
 
 

@@ -79,7 +79,7 @@ def test_columns_left_out_are_those_of_the_run(copy: Path, held_out: Path, model
 def test_the_second_text_left_out_is_that_of_the_run(copy: Path, held_out: Path) -> None:
     settings = json.loads((copy / "settings.json").read_text())
     (copy / "settings.json").write_text(json.dumps(settings | {"pair_column": "label"}))
-    with pytest.raises(LpafError, match="reads one text: leave --pair-column label out"):
+    with pytest.raises(LpafError, match="reads single texts: leave --pair-column label out"):
         evaluate_file(copy, held_out)
 
 
@@ -87,7 +87,7 @@ def test_a_model_folder_is_its_own_final_stage(finished: Path, held_out: Path) -
     assert evaluate_file(finished / "model", held_out) == evaluate_file(finished, held_out)
     dense = evaluate_file(finished / "stages" / "dense", held_out)
     assert dense == evaluate_file(finished, held_out, stage="dense")
-    with pytest.raises(LpafError, match="model is a model, which has no stages: leave --stage d"):
+    with pytest.raises(LpafError, match="model is a model and has no stages: leave --stage d"):
         load_predictor(finished / "model", stage="dense")
 
 
@@ -110,10 +110,10 @@ def test_the_card_tells_python_how_to_use_the_model(
 def test_a_stage_that_is_not_there_is_told_with_those_that_are(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(LpafError, match="does not exist"):
         load_predictor(tmp_path / "none")
-    with pytest.raises(LpafError, match="it holds none$"):
+    with pytest.raises(LpafError, match="it has none$"):
         load_predictor(tmp_path)
     shutil.rmtree(copy / "stages" / "pruned")
-    with pytest.raises(LpafError, match="'pruned'; it holds dense, factorized, final$"):
+    with pytest.raises(LpafError, match="'pruned'; it has dense, factorized, final$"):
         load_predictor(copy, stage="pruned")
     shutil.rmtree(copy / "stages")
     with pytest.raises(LpafError, match=r"it holds final; .*\(--keep final\)$"):
@@ -163,7 +163,7 @@ def test_a_line_that_is_no_pair_is_named_after_the_answers_before_it(
 
 
 def test_a_second_text_is_refused_by_a_model_of_one(copy: Path, held_out: Path) -> None:
-    with pytest.raises(LpafError, match="reads one text: leave --pair-column label out"):
+    with pytest.raises(LpafError, match="reads single texts: leave --pair-column label out"):
         evaluate_file(copy, held_out, pair_column="label")
     config = json.loads((copy / "model" / "config.json").read_text())
     del config["lpaf_reads"]  # as in a folder from elsewhere, which may read two
@@ -233,5 +233,5 @@ def test_a_token_without_an_embedding_is_named_after_the_answers_before_it(
     """The vocabulary has no [MASK]: BertTokenizer adds it beyond the table."""
     answers = predictor.predict(["a warm film .", "the [MASK] plot .", "a dull film ."])
     assert next(answers).text == "a warm film ."
-    with pytest.raises(LpafError, match=r"line 2: the text holds '\[MASK\]', .*no embedding"):
+    with pytest.raises(LpafError, match=r"line 2: the text contains '\[MASK\]', .*no embedding"):
         next(answers)

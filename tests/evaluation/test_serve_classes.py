@@ -86,7 +86,7 @@ def test_two_classes_of_one_name(
     ((_, said, _),) = load_predictor(place).predict([TEXT])
     assert said == "x"
     data = labelled(held_out, tmp_path / "data.csv", "0", "1")
-    with pytest.raises(LpafError, match="calls two classes 'x', so labels do not tell"):
+    with pytest.raises(LpafError, match="calls two classes 'x', so its labels are ambiguous"):
         evaluate_file(place, data)
     assert main(["inspect", str(place)]) == 0
     assert "2: x, x" in capsys.readouterr().out
@@ -118,7 +118,7 @@ def test_labels_that_name_no_output_are_one_line_in_every_command(
         (
             {"problem_type": "multi_label_classification"},
             "has 2 outputs of problem_type multi_label_classification",
-            "a text may be of several",
+            "a text can have several",
         ),
         (
             {"problem_type": "regression"},

@@ -125,8 +125,8 @@ def test_a_line_that_cannot_be_read_is_named_after_the_answers_before_it(asked_r
     predictor = load_predictor(asked_run)
     good = f"{QUESTION}\tthis is warm ."
     for bad, told in (
-        ("no tab", "a question and its context, one of each a line with a tab between: 'no tab'"),
-        (f"{'is it ' * 5}\tthis is warm .", "window of 16 tokens has no room for the question"),
+        ("no tab", "one question and one context per line, separated by a tab: 'no tab'"),
+        (f"{'is it ' * 5}\tthis is warm .", "the question is too long for a window of 16 tokens"),
     ):
         answers = predictor.predict([good, bad, good])
         assert next(answers).answer == "warm"
@@ -142,7 +142,9 @@ def test_a_context_without_a_word_has_no_answer(asked_run: Path) -> None:
 def test_a_file_of_another_kind_is_refused(
     graded_run: Path, asked_run: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(LpafError, match=r"t\.csv does not suit the model, .* a \.json file in"):
+    with pytest.raises(
+        LpafError, match=r"t\.csv does not fit the model: it needs a \.json file in"
+    ):
         evaluate_file(asked_run, tmp_path / "t.csv")
     with pytest.raises(LpafError, match=r"t\.json\.gz is packed, by its name: unpack it"):
         evaluate_file(asked_run, tmp_path / "t.json.gz")
@@ -153,7 +155,7 @@ def test_a_file_of_another_kind_is_refused(
 
 def test_a_language_model_answers_nothing(tmp_path: Path) -> None:
     folder = write_decoder(tmp_path / "gpt2", "gpt2")
-    with pytest.raises(LpafError, match="is a language model, which has no classification head"):
+    with pytest.raises(LpafError, match="is a language model and has no classification head"):
         load_predictor(folder)
 
 

@@ -111,5 +111,5 @@ def test_what_is_not_finite_is_named(bad: str, matrices: tuple[Arrays, Arrays, A
     weights, scores, masks = (dict(tree) for tree in matrices)
     tree = weights if bad == "weight" else scores
     tree["m3"] = tree["m3"].at[1, 1].set(jnp.nan)
-    with pytest.raises(LpafError, match="m3.*hold NaN or infinity"):
+    with pytest.raises(LpafError, match="m3.*contain NaN or infinity"):
         factorize(subject_of(weights, scores, masks), importance="score", solver="row", rank=RANK)

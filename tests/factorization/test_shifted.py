@@ -101,5 +101,5 @@ def test_a_walk_that_was_stopped_goes_on_with_both_streams(
 
 
 def test_with_a_task_nothing_is_cut_block_by_block(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="one block is cut after the other"):
+    with pytest.raises(SettingError, match="is factorized block by block"):
         make_settings("minilm", task="rotten_tomatoes", recipe="aa-svd", out=tmp_path)

@@ -213,7 +213,7 @@ def test_a_layer_without_a_bias_has_none_to_move() -> None:
 
     model = Model()
     pair = LowRank(jnp.ones((4, 1)), jnp.ones((1, 3)))
-    with pytest.raises(LpafError, match="dense has no bias, and the solution moves it"):
+    with pytest.raises(LpafError, match="dense has no bias, but the solution changes it"):
         to_factors(model, {"body.dense.kernel": Solution(pair, jnp.zeros(3))})
     to_factors(model, {"body.dense.kernel": Solution(pair)})
     assert parameters(model).keys() == {"body.dense.a", "body.dense.b"}

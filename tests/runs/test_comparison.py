@@ -175,9 +175,9 @@ def test_one_that_fails_does_not_lose_the_others(
         ({"recipes": ()}, "recipes must list one or more"),
         ({"params": (0.5, 1.5)}, r"params is 1.5, but must be in \(0, 1\]"),
         ({"seeds": (0, -1)}, "seed is -1"),
-        ({"kept": 0.5}, "kept is a setting of none of svd-ft, svd"),
-        ({"baseline": "lpaf"}, "baseline 'lpaf' is none of the recipes: svd-ft, svd"),
-        ({"rank": 3}, "rank is no option of a comparison"),
+        ({"kept": 0.5}, "kept is not a setting of any of svd-ft, svd"),
+        ({"baseline": "lpaf"}, "baseline 'lpaf' is not among the recipes: svd-ft, svd"),
+        ({"rank": 3}, "rank is not an option of a comparison"),
         ({"keep": "some"}, "keep 'some' is unknown"),
         ({"ranks": "fair"}, "fair"),
         (
@@ -219,7 +219,7 @@ def test_a_folder_of_another_comparison_is_refused(compared: Path, tiny: Tiny) -
 
 def test_a_folder_of_something_else_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(LpafError, match=r"holds no comparison of lpaf \(thesis.tex lies there\)"):
+    with pytest.raises(LpafError, match=r"has no comparison of lpaf \(it holds thesis.tex\)"):
         compare(**chosen(tiny, tmp_path))
 
 

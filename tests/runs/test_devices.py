@@ -161,7 +161,9 @@ def test_devices_that_cannot_be_cut_are_told_of(
 
     settings()
     monkeypatch.setattr("jax.device_count", lambda: 1)
-    with pytest.raises(SettingError, match="fsdp is 2, but there is 1 device: leave it out") as one:
+    with pytest.raises(
+        SettingError, match="fsdp is 2, but there is only 1 device: leave it out"
+    ) as one:
         settings(fsdp=2)
     assert one.value.names == ("fsdp",)
     monkeypatch.setattr("jax.device_count", lambda: 8)

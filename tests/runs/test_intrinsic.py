@@ -81,7 +81,7 @@ def test_what_was_trained_is_not_trained_again(
     out, told = found
     monkeypatch.setattr(intrinsic, "Trainer", None)
     assert search(tiny, out) == told
-    with pytest.raises(LpafError, match="is of another search"):
+    with pytest.raises(LpafError, match="belongs to another search"):
         search(tiny, out, finetune_epochs=3.0)
 
 
@@ -106,8 +106,8 @@ def test_the_command(tiny: Tiny, tmp_path: Path, monkeypatch: Any, capsys: Any) 
     words = ["intrinsic", str(tiny.model), "--task", str(tiny.data), "--out", str(tmp_path / "o")]
     assert main([*words, "--dims", "100", "--kind", "said", "--length", "16", "--quiet"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "75.0 % on validation; a random map for every tensor" in told
-    assert "Nine tenths of it are reached with d = 100, or fewer." in told
+    assert "75.0 % on validation; one random map and one scale per tensor" in told
+    assert "Nine tenths of it are reached with d = 100 or less." in told
 
 
 @pytest.mark.parametrize(

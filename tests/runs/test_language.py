@@ -167,9 +167,7 @@ def test_a_limit_is_of_windows_and_all_is_said(place: Place) -> None:
     whole = counts(inputs)
     assert whole["train"] == len(inputs.train) > 100
     assert 0 < whole["left_out"] < 3 * LENGTH
-    assert f"{whole['left_out']} tokens after the last whole ones are left out" in str(
-        length_note(inputs)
-    )
+    assert f"{whole['left_out']} tokens at the ends are left out" in str(length_note(inputs))
     limited = inputs_of(place, limit=9)
     assert counts(limited) == whole | {"train": 9}
     assert fingerprint(limited)["training examples"] != fingerprint(inputs)["training examples"]
@@ -188,8 +186,11 @@ def test_the_fingerprint_is_of_the_tokens(place: Place, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"length": LENGTH + 1}, r"length is 17.* reads 16 tokens at most"),
-        ({"language_model": True, "task": "imdb"}, "is for files; imdb is a task with labels"),
+        ({"length": LENGTH + 1}, r"length is 17.* reads at most 16 tokens"),
+        (
+            {"language_model": True, "task": "imdb"},
+            "works only for files; imdb is a task with labels",
+        ),
         ({"label_column": "label"}, "a language model reads text without labels"),
     ],
 )
@@ -199,7 +200,7 @@ def test_what_cannot_be_is_told(place: Place, changes: dict[str, Any], told: str
 
 
 def test_an_encoder_learns_no_next_token(place: Place, tiny: Tiny) -> None:
-    with pytest.raises(LpafError, match=r"is an encoder \(bert\).*: take a decoder \(gpt2, llama"):
+    with pytest.raises(LpafError, match=r"is an encoder \(bert\).*: use a decoder \(gpt2, llama"):
         inputs_of(place, model=tiny.model)
 
 

@@ -39,7 +39,7 @@ def test_the_factors_alone_are_changed_and_keep_their_shapes(healed: Path) -> No
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert changed == {name for name in before if name.endswith(("down.weight", "up.weight"))}
     page = " ".join((healed / "report.html").read_text().split())
-    assert "Adapters of rank 4 are trained beside the matrices, or their factors" in page
+    assert "Adapters of rank 4 are trained beside the matrices or their factors" in page
 
 
 def test_what_was_trained_is_an_adapter_of_peft(healed: Path, tmp_path: Path) -> None:
@@ -77,13 +77,13 @@ def test_channels_of_heads_have_no_place_in_peft(place: Path, tmp_path: Path, ca
     compress(place, "heads", **chosen)
     words = ["export", str(place / "heads"), "--format", "adapter", "--out", str(tmp_path / "a")]
     assert main(words) == 2
-    assert "has lost channels of heads" in capsys.readouterr().err
+    assert "has lost channels of its heads" in capsys.readouterr().err
 
 
 def test_a_run_without_adapters_has_none(place: Path, tmp_path: Path, capsys: Any) -> None:
     words = ["export", str(place / "run"), "--format", "adapter", "--out", str(tmp_path / "out")]
     assert main(words) == 2
-    assert "only a run whose last stage has --lora has one" in capsys.readouterr().err
+    assert "only a run whose last stage uses --lora has one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("base", ["float", "nf4"])
@@ -116,9 +116,9 @@ def test_a_classifier(tiny: Tiny, tmp_path: Path) -> None:
     [
         ("kfac-svd", {"lora": 0}, "must be a whole number, at least 1"),
         ("kfac-svd", {"lora": 4, "lora_alpha": 0.0}, "finite and more than 0"),
-        ("kfac-svd", {"lora_base": "nf4"}, "give --lora"),
-        ("shapeshifter", {"lora": 4}, "'kronecker' makes others"),
-        ("lpaf", {"lora": 4}, "this recipe mixes factors"),
+        ("kfac-svd", {"lora_base": "nf4"}, "add --lora"),
+        ("shapeshifter", {"lora": 4}, "'kronecker' makes another form"),
+        ("lpaf", {"lora": 4}, "this recipe mixes the factors"),
     ],
 )
 def test_what_cannot_work_is_refused(recipe: str, chosen: dict[str, Any], message: str) -> None:

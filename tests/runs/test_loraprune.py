@@ -66,7 +66,7 @@ def test_as_many_are_left_in_every_block(pruned: Path) -> None:
     page = " ".join((pruned / "report.html").read_text().split())
     assert "Heads and channels are dropped, as many in every block" in page
     assert (
-        "2 of 4 heads and 32 of 64 channels in each block, 50.0 %"
+        "2 of 4 heads and 32 of 64 channels in each block, keeps 50.0 %"
         in (pruned / "logs" / "run.log").read_text()
     )
 

@@ -196,7 +196,7 @@ def test_a_finished_run_is_not_run_again(
     found = compress(**tiny.chosen(finished, quiet=False, keep="all", preset="quick"))
     assert found == read(finished)
     assert files(finished) == before
-    assert capsys.readouterr() == ("", f"{finished} is finished; there is nothing left to do\n")
+    assert capsys.readouterr() == ("", f"{finished} is already finished; nothing to do\n")
 
 
 @pytest.mark.usefixtures("no_training")

@@ -136,7 +136,7 @@ def test_force_starts_anew_where_what_the_run_read_has_changed(out: Path) -> Non
 def test_what_the_run_read_that_has_changed_is_named(out: Path, tmp_path: Path) -> None:
     one, other = ({"whole": x, "weights": x, "test examples": "e"} for x in "fg")
     begin(settings(out), one)
-    with pytest.raises(LpafError, match=r"begun with other data or weights \(weights\): what lies"):
+    with pytest.raises(LpafError, match=r"started with other data or weights \(weights\): "):
         begin(settings(out), other)
     begin(settings(out), one)
     reusing = begin(settings(tmp_path / "reusing", reuse=out), other)
@@ -148,7 +148,7 @@ def test_a_run_of_an_earlier_version_noted_the_whole_alone(out: Path) -> None:
     begin(settings(out), "f")
     parts = {"weights": "w"}
     begin(settings(out), {"whole": "f", **parts})
-    with pytest.raises(LpafError, match="begun with other data or weights: what lies at"):
+    with pytest.raises(LpafError, match="started with other data or weights: "):
         begin(settings(out), {"whole": "g", **parts})
 
 
@@ -215,11 +215,11 @@ def test_a_finished_run_without_its_model_is_not_taken_for_finished(out: Path) -
     run = whole_run(settings(out))
     weights = out / "model" / "model.safetensors"
     weights.write_bytes(b"garbage")
-    mend = rf"; delete {out}/metrics\.json and {out}/model and give the same command again"
+    mend = rf"; delete {out}/metrics\.json and {out}/model and run the same command again"
     with pytest.raises(LpafError, match=rf"model\.safetensors is damaged.*{mend}"):
         run.finished()
     weights.unlink()
-    with pytest.raises(LpafError, match=rf"holds no model\.safetensors{mend}"):
+    with pytest.raises(LpafError, match=rf"has no model\.safetensors{mend}"):
         run.finished()
     (out / "metrics.json").unlink()
     shutil.rmtree(out / "model")
@@ -279,7 +279,7 @@ def test_a_stage_is_done_once_it_is_whole(out: Path) -> None:
     assert [run.is_done(n) for n in ("dense", "pruned", "final")] == [False, True, True]
     place = run.stage("pruned")
     os.truncate(place / "model.safetensors", 20)
-    with pytest.raises(LpafError, match=rf"damaged.*; delete {place} and give the same command"):
+    with pytest.raises(LpafError, match=rf"damaged.*; delete {place} and run the same command"):
         run.is_done("pruned")
 
 
@@ -330,7 +330,7 @@ def test_stages_of_other_data_or_missing_ones_are_not_taken_over(out: Path) -> N
     run = begin(settings(out / "b", reuse=out / "a"), "other data")
     assert run.take_over("dense") == "other fingerprint"
     shutil.rmtree(other.stage("pruned"))
-    assert "does not hold it" in str(run.take_over("pruned"))
+    assert "does not contain it" in str(run.take_over("pruned"))
     same = begin(settings(out / "c", reuse=out / "a"))
     os.truncate(other.stage("dense") / "model.safetensors", 20)
     assert "safetensors is damaged" in str(same.take_over("dense"))

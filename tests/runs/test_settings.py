@@ -188,7 +188,7 @@ def test_a_task_or_a_text_and_not_both() -> None:
         of(calibration="a.txt", limit=3)
     with pytest.raises(LpafError, match="recipe lpaf prunes.*needs a task.*channels"):
         of(calibration="a.txt", recipe="lpaf")
-    with pytest.raises(LpafError, match="'adam' is known from pruning"):
+    with pytest.raises(LpafError, match="'adam' comes from pruning"):
         of(calibration="a.txt", recipe="fwsvd", importance="adam")
     assert of(calibration="a.txt").method.name == "channels"
     assert of(calibration="a.txt").share == 0.8

@@ -54,8 +54,8 @@ def test_what_is_told_is_so(place: Path, found: dict[str, Any]) -> None:
     widths = {r["inputs"] for path, r in sliced.items() if path.endswith("down_proj")}
     for width in widths:
         assert f"{width} channels" in page or f"{min(widths)} to {max(widths)} channels" in page
-    assert "Feed-forward layers and values of attention have lost channels" in page
-    said = "Feed-forward layers, and values of attention, have fewer channels."
+    assert "Feed-forward layers and attention values have lost channels" in page
+    said = "Feed-forward layers and attention values have fewer channels."
     assert said in (run / "model" / "README.md").read_text()
 
 
@@ -76,14 +76,17 @@ def test_from_the_command_and_as_a_dense_model(place: Path, found: dict[str, Any
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"task": "rotten_tomatoes"}, "'all' is for decoders that a text alone compresses"),
-        ({"calibration": "a.txt", "rank": 8, "ranks": "uniform"}, "how many channels are left"),
+        ({"task": "rotten_tomatoes"}, "'all' works only for a decoder without a task"),
+        (
+            {"calibration": "a.txt", "rank": 8, "ranks": "uniform"},
+            "does not set the number of channels",
+        ),
         ({"calibration": "a.txt", "channels": "few"}, "channels.*few"),
         ({"calibration": "a.txt", "channels_by": "size"}, "channels_by.*size"),
         ({"calibration": "a.txt", "channels_by": "norms"}, "add --channels feed-forward"),
         (
             {"calibration": "a.txt", "channels_by": "norms", "channels": "feed-forward"},
-            "take --ranks share, or --channels-by loss",
+            "use --ranks share, or --channels-by loss",
         ),
         (
             {
@@ -93,7 +96,7 @@ def test_from_the_command_and_as_a_dense_model(place: Path, found: dict[str, Any
                 "solver": "metric",
                 "tune_epochs": 2.0,
             },
-            "channels that are gone cannot be mixed",
+            "cannot be combined with the mixed-rank tuning",
         ),
     ],
     ids=str,

@@ -67,7 +67,7 @@ def test_the_folder_is_what_was_judged(place: Path) -> None:
     with torch.no_grad():
         theirs = torch_twin(folder)(torch.tensor(ids)).logits.numpy()
     np.testing.assert_allclose(np.asarray(model(ids)), theirs, atol=1e-4)
-    assert "nearest for the tokens that occur most" in (folder / "README.md").read_text()
+    assert "most accurate for the most frequent tokens" in (folder / "README.md").read_text()
 
 
 def test_the_table_is_that_of_the_whole_model_in_memory(place: Path, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_alone_and_tuned(place: Path) -> None:
 
 
 def test_refused(place: Path, tmp_path: Path) -> None:
-    with pytest.raises(LpafError, match="40 would not make the table of 50 × 32 smaller"):
+    with pytest.raises(LpafError, match="40 would not make the 50 × 32 table smaller"):
         compress(place, "large", embeddings=40)
     assert not (place.parent / "large").exists()
     with pytest.raises(SettingError, match="params"):

@@ -73,7 +73,7 @@ def test_what_lies_beside_the_weights(place: Path) -> None:
     assert len(config["lpaf_factors"]) == 2 * 7
     assert (folder / "tokenizer.json").is_file()
     card = (folder / "README.md").read_text()
-    assert "so that its outputs on the data change least" in card
+    assert "to minimise the change of each layer's outputs on the data" in card
     assert not (place / "run" / "checkpoints").exists()
 
 
@@ -95,7 +95,7 @@ def test_a_finished_run_whose_result_is_damaged_is_not_called_finished(
         "recipe": "drone",
         "quiet": True,
     }
-    mend = "give the same command again, which makes what is missing"
+    mend = "run the same command again, which rebuilds what is missing"
     for damage in ("gone", "cut", "list"):
         shutil.copytree(place / "run", out)
         if damage == "gone":
@@ -118,7 +118,7 @@ def test_a_finished_run_is_not_done_again(place: Path, capsys: pytest.CaptureFix
     before = (place / "run" / "metrics.json").read_bytes()
     loud = [word for word in words(place, "run") if word != "--quiet"]
     assert main(loud) == 0
-    assert "there is nothing left to do" in capsys.readouterr().err
+    assert "nothing to do" in capsys.readouterr().err
     assert (place / "run" / "metrics.json").read_bytes() == before
 
 
@@ -130,8 +130,8 @@ def test_what_it_came_to_is_printed(place: Path, capsys: pytest.CaptureFixture[s
     assert "erplexity" in printed
     assert "report.html" in printed
     page = (place / "run" / "report.html").read_text()
-    assert "so that its outputs on the data change least" in page
-    assert "Nothing is trained afterwards" in page
+    assert "to minimise the change of each layer's outputs on the data" in page
+    assert "No training follows" in page
 
 
 def test_a_stopped_run_goes_on_where_it_was(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_what_another_run_has_read_is_named(
     note.write_text(note.read_text().replace(str(place), str(moved)))
     given: dict[str, Any] = {"held_out": moved / "held_out.txt"}
     assert_goes_on(moved, given)
-    told = rf"begun with other data or weights \({{}}\): what lies at {moved}"
+    told = rf"started with other data or weights \({{}}\): {moved}"
     if change == "text":
         write_text(moved / "calibration.txt", 400, seed=7)
         told = told.format("calibration text")
@@ -241,7 +241,10 @@ def assert_goes_on(place: Path, given: dict[str, Any]) -> None:
     [
         ({"params": 1.0}, "params is 1.0, but must lie between 0 and 1"),
         ({"params": 0.0}, "params is 0.0, but must be in"),
-        ({"length": LENGTH + 1}, f"length is {LENGTH + 1}, but the model reads {LENGTH} tokens"),
+        (
+            {"length": LENGTH + 1},
+            f"length is {LENGTH + 1}, but the model reads at most {LENGTH} tokens",
+        ),
         ({"length": 1}, "length is 1, but must be a whole number, at least 4"),
         ({"samples": 0}, "samples is 0, but must be a whole number, at least 1"),
         ({"calibration": "nowhere.txt"}, "nowhere.txt is no file"),
@@ -268,7 +271,7 @@ def test_a_short_calibration_text_is_read_whole(place: Path) -> None:
 
 def test_a_held_out_text_of_less_than_a_piece(place: Path) -> None:
     short = write_text(place / "short.txt", LENGTH - 1, seed=3)
-    with pytest.raises(LpafError, match=r"short\.txt has less than the 16 tokens"):
+    with pytest.raises(LpafError, match=r"short\.txt has fewer than the 16 tokens"):
         compress(place, "refused", held_out=short)
 
 
@@ -277,7 +280,7 @@ def test_models_that_nothing_can_be_asked_or_taken_from(place: Path, tmp_path: P
     text = place / "calibration.txt"
     with pytest.raises(LpafError, match="bert is an encoder without a head, .*or --task"):
         pipeline.compress(bert, calibration=text, out=tmp_path / "out")
-    with pytest.raises(LpafError, match="is factorized already"):
+    with pytest.raises(LpafError, match="is already factorized"):
         pipeline.compress(place / "run" / "model", calibration=text, out=tmp_path / "out")
 
 

@@ -39,7 +39,7 @@ def test_a_text_of_one_piece_is_judged_itself_and_that_is_said(place: Path) -> N
     found = compress(place, "flattered", calibration=short)
     assert found["judged_by"] == "calibration text"
     assert found["data"] == {"calibration_tokens": LENGTH, "judged_tokens": LENGTH}
-    assert "it flatters them" in (place / "flattered" / "report.html").read_text()
+    assert "so it is optimistic" in (place / "flattered" / "report.html").read_text()
 
 
 def test_reviews_that_a_package_holds_are_texts(place: Path, monkeypatch) -> None:
@@ -94,7 +94,7 @@ def test_blocks_are_tuned_by_the_text_alone(place: Path) -> None:
     moved = {n for n, x in found[0].items() if not np.array_equal(x, found[20][n])}
     assert moved
     assert all(".down." in name or ".up." in name for name in moved)
-    with pytest.raises(LpafError, match="block_epochs is for decoders that a text alone"):
+    with pytest.raises(LpafError, match="block_epochs works only for a decoder without a task"):
         pipeline.compress(
             place / "llama", task=place / "held_out.txt", out=place / "no", block_epochs=1
         )
@@ -123,7 +123,7 @@ def test_the_factors_are_tuned_on_the_text_where_epochs_are_asked_for(place: Pat
     assert {str(x.dtype) for x in last.values()} == {"bfloat16"}
     assert set(found["seconds"]) == {"factorized", "final", "total"}
     page = (place / "healed" / "report.html").read_text()
-    assert "trained as they are" in page
+    assert "trained directly" in page
 
 
 def test_mixed_tuning_of_a_text_that_was_killed_goes_on(
@@ -134,7 +134,7 @@ def test_mixed_tuning_of_a_text_that_was_killed_goes_on(
     chosen |= {"tune_epochs": 4, "batch": 2, "held_out": place / "held_out.txt"}
     found = compress(place, "unbroken", **chosen)
     expected = found["stages"]
-    assert "with chance p" in found["described"]["final"]["text"]
+    assert "with probability p" in found["described"]["final"]["text"]
     assert expected["final"]["perplexity"] != expected["factorized"]["perplexity"]
     real, walked = Decoder.assemble, []
 
@@ -154,12 +154,12 @@ def test_mixed_tuning_of_a_text_that_was_killed_goes_on(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"tune_lr": 1e-3}, "tune_lr is of training, which needs --tune-epochs"),
-        ({"batch": 3}, "batch is of training, which needs --tune-epochs"),
-        ({"finetune_epochs": 3.0}, "finetune_epochs is of training, which needs --task"),
+        ({"tune_lr": 1e-3}, "tune_lr only affects training, which needs --tune-epochs"),
+        ({"batch": 3}, "batch only affects training, which needs --tune-epochs"),
+        ({"finetune_epochs": 3.0}, "finetune_epochs only affects training, which needs --task"),
         (
             {"tune_epochs": 1, "transfer": Path("x.txt")},
-            "transfer is of training, which needs --task",
+            "transfer only affects training, which needs --task",
         ),
     ],
 )

@@ -58,7 +58,7 @@ def test_it_is_an_ordinary_model(place: Path, family: str) -> None:
     )
     expected = perplexity(folder, place / "held_out.txt")
     assert found["stages"]["final"]["perplexity"] == pytest.approx(expected, rel=1e-4)
-    assert "Other matrices stay as they are" in (folder.parent / "report.html").read_text()
+    assert "Other matrices are unchanged" in (folder.parent / "report.html").read_text()
     card = (folder / "README.md").read_text()
     assert "Feed-forward layers have fewer channels." in card
     assert "trust_remote_code" not in card
@@ -102,7 +102,7 @@ def test_more_than_the_channels_hold_is_refused_before_any_work(place: Path, cap
     words += ["--recipe", "width-pruning", "--params", "0.2", "--out", str(place / "no")]
     assert main(words) == 2
     said = capsys.readouterr().err
-    assert "the matrices that are left whole are 40.0% of them: give more" in said
+    assert "the matrices that stay dense are already 40.0% of them: give a larger share" in said
     assert not (place / "no").exists()
 
 

@@ -138,7 +138,7 @@ def test_classes_taken_in_order_are_told_before_any_work(
     said, _, rest = capsys.readouterr().err.partition("lpaf: error: work begins")
     assert rest == "\n"
     warning = (
-        f"warning: the classes {theirs} of {model} are taken as negative, positive of the task"
+        f"warning: the classes {theirs} of {model} are taken to be negative, positive of the task"
     )
     assert (warning in said) == (theirs is not None)
     assert ("in this order" in said) == (theirs is not None)
@@ -148,9 +148,9 @@ def test_classes_taken_in_order_are_told_before_any_work(
     ("fields", "message"),
     [
         (named("positive", "neg"), "has the classes positive, neg, and task task has negative, p"),
-        (named("negative", "negative"), "some are the same and some are not"),
-        (named("a", "b", "c"), "has 3 outputs and the task needs 2: fine-tune it"),
-        (named("score"), "has 1 output and the task needs 2: fine-tune it"),
+        (named("negative", "negative"), "which match only in part"),
+        (named("a", "b", "c"), "has 3 outputs, but the task needs 2: fine-tune it"),
+        (named("score"), "has 1 output, but the task needs 2: fine-tune it"),
         ({"id2label": ["positive", "negative"]}, "id2label must name each class by its number"),
         ({"id2label": {"1": "positive", "2": "negative"}}, "numbered from 0 to 1"),
         ({"problem_type": "multi_label_classification"}, "2 outputs of problem_type multi_label"),

@@ -122,7 +122,7 @@ def test_a_tuned_model_of_spans_needs_no_training(
     given = parameters(load_model(source))
     assert all((np.asarray(x) == given[path]).all() for path, x in parameters(model).items())
     bare = dataclasses.replace(settings, model=str(tiny.model))
-    with pytest.raises(LpafError, match="has no head, and task squad_v2 needs a span head: fine-t"):
+    with pytest.raises(LpafError, match="has no head, but task squad_v2 needs a span head: fine-t"):
         fine_tuned(bare)
 
 
@@ -172,7 +172,7 @@ def test_a_decoder_is_compressed_as_a_classifier(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "gpt2 has no pad token, .* give its config.json a pad_token_id"),
+        ({}, "gpt2 has no pad token, .* set pad_token_id in its config.json"),
         ({"pad_token_id": 3}, "has pad_token_id 3 in config.json, but its tokenizer pads with 0"),
     ],
 )

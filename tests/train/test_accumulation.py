@@ -161,7 +161,7 @@ def test_holds_the_memory_of_a_part(params: Any) -> None:
 def test_parts_must_divide_the_batch(params: Any) -> None:
     optimizer = optax.sgd(0.1)
     step = make_step(task_loss(pooled), optimizer, accumulate=3)
-    with pytest.raises(ValueError, match="a batch of 8 cannot be cut into 3 parts"):
+    with pytest.raises(ValueError, match="a batch of 8 cannot be split into 3 equal parts"):
         step(initial_state(params, optimizer), {}, batch(np.ones(ROWS), classes), KEY)
 
 

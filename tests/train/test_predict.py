@@ -41,5 +41,5 @@ def test_answers_that_are_not_finite_are_refused(value: float) -> None:
     def forward(params, fixed, batch):
         return np.where(batch["input_ids"][:, :1] == data().ids[3][0], value, 0.0)
 
-    with pytest.raises(LpafError, match="answers are not finite"):
+    with pytest.raises(LpafError, match="outputs are not finite"):
         predict(forward, {}, data(), 2)

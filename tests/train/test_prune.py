@@ -312,7 +312,7 @@ def test_more_weights_than_can_be_counted() -> None:
     most = (2**31 - 2**16, 1)
     start("global", a=most, b=(2**16 - 1,))
     start("matrix", a=most, b=(2**16,))
-    with pytest.raises(ValueError, match=r'2,147,483,648 weights .* take scope="matrix"'):
+    with pytest.raises(ValueError, match=r'2,147,483,648 weights .* use scope="matrix"'):
         start("global", a=most, b=(2**16,))
     for scope in ("global", "matrix"):
         with pytest.raises(ValueError, match="split the largest matrix"):

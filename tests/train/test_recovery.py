@@ -199,7 +199,7 @@ def test_a_step_that_fails_is_named_and_the_state_before_it_is_on_disk(
 
     message, kept = went_wrong(tmp_path / "run", step)
     assert re.match(
-        rf"stage tune: training has diverged at step {bad} of 30, where the loss or its gradient "
+        rf"stage tune: training diverged at step {bad} of 30, where the loss or its gradient "
         "became NaN or infinite; lower the learning rate",
         message,
     )
