@@ -76,17 +76,17 @@ def _measured(found: Mapping[str, Any]) -> str:
     }
     count = found["repeats"]
     lines = [
-        f"A forward pass without dropout, in float32, {found['length']} tokens a text, on "
-        f"{found['backend']} ({found['cores']} cores); {count} passes of each model, which took "
-        "turns, one framework after the other. In brackets: the range that the least and the most "
-        "of both allow.",
-        f"The first passes in JAX, compilation included and not counted above, took "
+        f"Forward passes without dropout, in float32, {found['length']} tokens per text, on "
+        f"{found['backend']} ({found['cores']} cores); {count} passes of each model, alternating, "
+        "one framework after the other. In brackets: the range from the fastest and slowest "
+        "passes of both.",
+        "The first passes in JAX, with compilation and not counted above, took "
         f"{compiled['dense']:.1f} s (dense) and {compiled['compressed']:.1f} s (compressed).",
     ]
     if found["dense"] is None:
         lines.append(
-            "No dense model was kept: its shape was timed with random weights, which take as long. "
-            "--against DIR names one."
+            "No dense model was kept: a model of its shape with random weights was timed "
+            "instead, which takes as long. Name one with --against DIR."
         )
     if "pytorch" not in found["frameworks"]:
         lines.append("PyTorch is not installed and was not timed.")

@@ -78,7 +78,7 @@ def _use(metrics: Metrics, stage: str) -> str:
     file = {"span": "FILE.json", "language": "TEXT.txt"}.get(kind, "FILE.tsv")
     command = f"lpaf evaluate RUN --stage {stage} --data {file}"
     first = f"An ordinary {facts.family_name(metrics)} checkpoint. With `lpaf`:"
-    chosen, bare = f', stage="{stage}"', " and leave out the stage"
+    chosen, bare = f', stage="{stage}"', " and omit the stage"
     text = r'"one text\tand another"' if _reads_pairs(metrics) else '"a moving and funny film"'
     if kind == "span":
         text = r'"who made the film?\tThe film was made by a woman of twenty."'
@@ -111,8 +111,8 @@ In Python:
 {_PYTHON.get(kind, _PREDICTOR + _LOOPS.get(kind, "")).format(chosen=chosen, text=text)}
 ```
 
-`RUN` is the folder of the run, the one that holds `{place}`. Where there is only the folder that \
-this card lies in, name that{bare}.{torch}"""
+`RUN` is the folder of the run, which contains `{place}`. If you only have the folder with this \
+card, name that folder instead{bare}.{torch}"""
 
 
 _BEGINNING = '"The film was"'
@@ -147,7 +147,7 @@ _LOOPS = {
 def _in_torch(name: str, task: str, text: str, ordinary: bool = False) -> str:
     """How PyTorch uses a folder; `task` is what transformers calls the pipeline."""
     trusted = "" if ordinary else ", trust_remote_code=True"
-    note = "`FOLDER` is the one that this card lies in." if ordinary else _FOLDER
+    note = "`FOLDER` is the folder with this card." if ordinary else _FOLDER
     return f"""\
 In PyTorch, without `lpaf`:
 
@@ -162,13 +162,12 @@ print({name}({text}))
 
 
 _FOLDER = """\
-`FOLDER` is the one that this card lies in. `modeling_lpaf.py` beside the card is the code that \
-`trust_remote_code` runs: it puts the two factors in the place of each matrix, and asks for \
-`torch` and `transformers` alone."""
+`FOLDER` is the folder with this card. `trust_remote_code` runs `modeling_lpaf.py` from this \
+folder, which replaces each matrix by its factors and needs only `torch` and `transformers`."""
 
 # There is no pipeline for it in transformers 5.
 _SPANS_IN_TORCH = f"""\
-In PyTorch, without `lpaf`, for a context that fits into one window:
+In PyTorch, without `lpaf`, for a context that fits in one window:
 
 ```python
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
@@ -216,18 +215,18 @@ def _limits(metrics: Metrics) -> str:
     if not facts.is_trained(metrics):
         return _limits_of_a_text(metrics)
     task = _text(facts.task_name(metrics))
-    lines = [f"It answers the one question it was tuned for, {task}; other text was not tested."]
+    lines = [f"It was tuned and tested on one task, {task}; other text was not tested."]
     if facts.kind_of(metrics) == "language":
-        lines = [f"It was tuned and tested on one text, {task}, which other text may be unlike."]
+        lines = [f"It was tuned and tested on one text, {task}; other text was not tested."]
     if "stage" not in metrics and metrics["task"] is None:
         name = primary(metrics)[1].name
-        lines.append(f"{name[0].upper()}{name[1:]} is of {facts.judged_on(metrics)}.")
+        lines.append(f"{name[0].upper()}{name[1:]} was measured on {facts.judged_on(metrics)}.")
     elif "stage" not in metrics:
         given = _given_task(metrics)
         split = (
-            f"its split {GLUE[given].held_out}, as the labels of the test split are not public"
+            f"the {GLUE[given].held_out} split, as the labels of the test split are not public"
             if given in GLUE
-            else "its split validation, as the answers of the test split are not public"
+            else "the validation split, as the answers of the test split are not public"
             if given in SQUAD and not _is_one_file(metrics)
             else "split off by a hash of the text"
         )
@@ -235,10 +234,10 @@ def _limits(metrics: Metrics) -> str:
         lines += [
             f"{name[0].upper()}{name[1:]} is from one run (seed {metrics['seed']}) on "
             f"{metrics['data']['test']:,} {facts.units(metrics)} of {task}, {_text(split)}: it "
-            "is not a figure of a public leaderboard.",
-            "Timings hold for the machine they were taken on.",
+            "is not comparable with a public leaderboard.",
+            "Timings are valid only for the machine they were measured on.",
         ]
-    lines.append("It inherits whatever bias the base model and the training texts carry.")
+    lines.append("It inherits any bias of the base model and the training texts.")
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -248,11 +247,11 @@ def _limits_of_a_text(metrics: Metrics) -> str:
     name = primary(metrics)[1].name
     lines = [
         f"It was fitted to {metrics['data']['calibration_tokens']:,} tokens of one text, {text}, "
-        "and not trained afterwards: on text unlike it, it may be worse.",
-        f"{name[0].upper()}{name[1:]} is that of {metrics['data']['judged_tokens']:,} tokens of "
-        f"{judged}, in pieces of {metrics['length']} at most (seed {metrics['seed']}): it is not a "
-        "figure of a public leaderboard.",
-        "It inherits whatever bias the base model carries.",
+        "and not trained afterwards; it may be worse on other kinds of text.",
+        f"{name[0].upper()}{name[1:]} was measured on {metrics['data']['judged_tokens']:,} tokens "
+        f"of {judged}, in sequences of at most {metrics['length']} (seed {metrics['seed']}): it "
+        "is not comparable with a public leaderboard.",
+        "It inherits any bias of the base model.",
     ]
     return "\n".join(f"- {line}" for line in lines)
 

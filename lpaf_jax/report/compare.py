@@ -38,7 +38,7 @@ def write_comparison(folder: Path) -> Path:
     """
     found = read_json(folder / "compare.json")
     if not (isinstance(found, dict) and {"rows", "recipes"} <= found.keys()):
-        raise LpafError(f"{folder / 'compare.json'} holds no comparison of lpaf")
+        raise LpafError(f"{folder / 'compare.json'} is not a comparison of lpaf")
     target = folder / "compare.html"
     with atomic_write(target) as temporary:
         temporary.write_text(render(found), encoding="utf-8")
@@ -57,9 +57,9 @@ def render(found: Found) -> str:
         "size": ("By size", _picture(found)),
         "pooled": ("Beyond chance?", all_seeds(found)),
         "baseline": (f"Run by run against {found['baseline']}", run_by_run(found)),
-        "costs": ("What each method costs", _costs(found)),
+        "costs": ("Cost of each method", _costs(found)),
         "methods": ("The methods", _methods(found)),
-        "words": ("Words used here", _words(found)),
+        "words": ("Glossary", _words(found)),
         "particulars": ("Particulars", _particulars(found)),
     }
     shown_parts = {key: part for key, part in parts.items() if part[1]}
@@ -85,7 +85,7 @@ def _lead(found: Found) -> Html:
     ]
     for params, of in sizes.items():
         first = best(of, by)
-        comes = "comes out best, with" if len(of) > 1 else "reaches"
+        comes = "is best, with" if len(of) > 1 else "reaches"
         text.append(
             f"With {100 * params:g} % of the compressible weights {first.recipe} {comes} "
             f"{by.name} {shown(by, first.score)}."
@@ -111,7 +111,8 @@ def _notes(found: Found) -> Html | None:
             )
         if len(seeds(found)) == 1:
             notes.append(
-                "One seed: another one may turn the order of methods that lie close together."
+                "There is only one seed: another could change the order of methods that are "
+                "close together."
             )
     if not notes:
         return None
@@ -133,17 +134,16 @@ def _results(found: Found) -> Html:
         parts.append(el("h3", f"{100 * params:g} % of the compressible weights"))
         parts.append(table(heads, rows, class_="stack", emphasis=of.index(first)))
     first_row = found["rows"][0]
-    under = f"Set off: the best {'mean' if several else 'figure'} of a size."
+    under = f"Highlighted: the best {'mean' if several else 'figure'} at each size."
     if several:
-        under += " Figures are means over the seeds; the range is from the least to the most."
+        under += " Figures are means over the seeds; the range is from the lowest to the highest."
     if first_row["interval"] is not None:
         under += (
-            " The 95 % interval is about the choice of the test examples, of which there are "
-            f"{found['test']:,}"
+            f" The 95 % interval reflects the choice of the {found['test']:,} test examples"
             if found.get("test")
-            else " The 95 % interval is about the choice of the test examples"
+            else " The 95 % interval reflects the choice of the test examples"
         )
-        under += "; of several seeds, its ends are means." if several else "."
+        under += "; for several seeds, its ends are means." if several else "."
     return join(parts, el("p", under, class_="small"))
 
 
@@ -197,11 +197,11 @@ def _range(by: Any, low: float, high: float) -> str:
 
 def _picture(found: Found) -> Html:
     by = measure(found)
-    caption = f"The further {'down' if by.less else 'up'} and to the left, the better."
+    caption = f"{'Down' if by.less else 'Up'} and to the left is better."
     if any(row["interval"] is not None for row in found["rows"]):
-        caption += " Bars are 95 % intervals; methods of one size stand a little apart to be seen."
+        caption += " Bars are 95 % intervals; methods of the same size are drawn slightly apart."
     if by.less:
-        caption += f" Equal distances up are equal ratios of the {by.name}."
+        caption += " The vertical scale is logarithmic."
     both = (figure_against_size(found), figure_against_size(found, narrow=True))
     return figure(caption, responsive(*both))
 
@@ -227,14 +227,14 @@ def _costs(found: Found) -> Html:
     before = ["before compression", "–", "–"]
     before += [_ms(some.dense_latency)] if timed else []
     rows.append([*before, facts.size(some.mean("bytes_dense"))])
-    heads = ["Method and size", "Time to make it", "Memory"]
+    heads = ["Method and size", "Time to compress", "Memory"]
     heads += [f"Time for {timed['batch']} texts"] if timed else []
     heads += ["File"]
     text = (
-        "The time to make it is that of all stages, as if the method were used alone; here, stages "
-        "that methods have in common were run once. It leaves out loading and evaluation. Memory "
-        "is the most that the process held while it made the model, more than is needed alone "
-        "where a run follows others; where stages were shared, it is without them."
+        "The time covers all stages, as if each method were run alone; here, shared stages were "
+        "run only once. It excludes loading and evaluation. Memory is the peak of the process "
+        "during the run: it can be too high for a run that follows others, and it excludes "
+        "shared stages."
     )
     return join(table(heads, rows, class_="stack"), el("p", text, class_="small"))
 
@@ -248,7 +248,7 @@ def _methods(found: Found) -> Html:
     for name, entry in found["recipes"].items():
         stages = " → ".join(entry["stages"])
         items.append(el("dt", name))
-        about = formula(entry["summary"] or "A recipe of one's own.")
+        about = formula(entry["summary"] or "A custom recipe.")
         items.append(el("dd", about, f" Stages: {stages}."))
     return el("dl", items)
 
@@ -260,23 +260,23 @@ def _words(found: Found) -> Html:
         used.append("95 % interval")
     meaning |= {name: GLOSSARY[name] for name in used if name in GLOSSARY}
     meaning["Seed"] = (
-        "The number that all draws of a run come from: the new head, the order of the examples, "
-        "dropout. Runs of one seed start from the same fine-tuned model."
+        "The seed of all random choices of a run: the new head, the order of the examples, "
+        "dropout. Runs with the same seed start from the same fine-tuned model."
     )
     if any(row.get("validation") is not None for row in found["rows"]):
         meaning["Validation"] = (
-            "The same figure on the validation split, which a choice between methods should hang "
-            "on: of many figures on the test split the best is too good."
+            "The same figure on the validation split. Use it to choose between methods: the best "
+            "of many test figures is too optimistic."
         )
     if any(row.get("divergence") is not None for row in found["rows"]):
         meaning["Divergence"] = (
-            "How far the answers on the validation split are from those before compression: "
+            "How far the predictions on the validation split are from those before compression: "
             + (
                 "the mean Kullback-Leibler divergence of the probabilities, in nats."
                 if found["kind"] == "classification"
                 else "the mean squared difference."
             )
-            + " It tells methods apart that have as many answers right."
+            + " It distinguishes methods with equally many correct answers."
         )
     items = [el("div", el("dt", name), el("dd", text)) for name, text in meaning.items()]
     return el("dl", items, class_="columns")

@@ -40,7 +40,7 @@ def figure_against_size(found: Found, narrow: bool = False) -> str:
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g} %")
         space = "\n" if narrow else " "
         axes.set_xlabel(
-            f"numbers stored for the compressible matrices,{space}share of the dense model"
+            f"weights stored for the compressible matrices,{space}share of the dense model"
         )
         titled = f"Test {by.titled}" if found["task"] else f"{by.titled[0].upper()}{by.titled[1:]}"
         axes.set_title(titled)

@@ -38,19 +38,19 @@ def run_by_run(found: Found) -> Html | None:
             ]
         )
     heads = ["Run", f"{by.head}{'' if by.correlation else ', points'}"]
-    heads += ["Right alone", f"{base} alone", "p", "p of all", "Chance?"]
+    heads += ["Only this right", f"{base} alone", "p", "Adjusted p", "Chance?"]
     count = len(rows)
     text = (
-        "Both models answer the same test examples. Those that only one of them has right are "
-        "counted, and p is the probability that fair coins in their place come down at least as "
-        "unevenly (McNemar's exact test). "
+        "Both models answer the same test examples. The test counts the examples that only one "
+        "of them gets right; p is the probability that fair coin tosses would divide them at "
+        "least as unevenly (McNemar's exact test). "
     )
     if count > 1:
         text += (
-            f"Of {count} such tests some come out low by luck: “p of all” allows for that (Holm's "
-            "correction), and by it the last column judges, at 5 %. "
+            f"Of {count} such tests, some are low by chance: “adjusted p” corrects for that "
+            "(Holm), and the last column is based on it, at 5 %. "
         )
-    text += "Each test is about two trained models; other seeds are the table's other rows."
+    text += "Each test compares two trained models; other seeds have their own rows."
     return join(el("p", text), table(heads, rows, class_="stack"))
 
 
@@ -71,10 +71,10 @@ def all_seeds(found: Found) -> Html | None:
         for test in tests
     ]
     text = (
-        "Right answers of a method less those of another model, in points, over all seeds. p is "
-        "the probability that a fair coin for each test example, which turns the sign of its "
-        "difference, makes the sum at least as large (an exact test, for these test examples): one "
-        "in twenty comes out below 0.05 by luck."
+        "Correct answers of a method minus those of another model, in points, over all seeds. p "
+        "is the probability of a sum at least as large if the sign of each test example's "
+        "difference were random (an exact sign-flip test for these examples): one in twenty is "
+        "below 0.05 by chance."
     )
     heads = ["Method", "Against", "Points", "p", "Seeds"]
     return join(el("p", text), table(heads, rows, class_="stack"))

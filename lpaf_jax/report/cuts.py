@@ -20,26 +20,26 @@ def matrices(metrics: Metrics) -> Html | None:
     rows = sorted(found, key=matrix_names.order)
     worst = max(rows, key=lambda cut: cut["error"])
     intro = (
-        "Output lost is how much of what a matrix gives out, on the calibration text, changes with "
-        f"its factors in its place: {facts.percent(metrics['output_energy_lost'])} on average, "
-        f"{facts.percent(worst['error'])} in the worst, {matrix_names.short_name(worst['name'])} "
+        "Output lost is the relative error of a matrix's outputs on the calibration text after "
+        f"compression: {facts.percent(metrics['output_energy_lost'])} on average, "
+        f"{facts.percent(worst['error'])} at worst, in {matrix_names.short_name(worst['name'])} "
         "(layers are counted from 0)."
     )
     if whole := sum(_is_whole(cut) for cut in rows):
         are = "matrix is" if whole == 1 else "matrices are"
         worth = not RANK_RULES[metrics["settings"].get("ranks", "share")].whole
-        pays = ", which pays more there than factors would" if worth and whole < len(rows) else ""
-        intro += f" {whole} {are} kept whole{pays}."
+        pays = ", where that is the better use of the budget" if worth and whole < len(rows) else ""
+        intro += f" {whole} {are} left dense{pays}."
     if any(_kind(cut) == "sliced" for cut in rows):
         values = any("heads" in cut["record"] for cut in rows if _kind(cut) == "sliced")
-        which = "Feed-forward layers" + (" and values of attention" if values else "")
+        which = "Feed-forward layers" + (" and attention values" if values else "")
         intro += (
-            f" {which} have lost channels, in all of the matrices that had them; their loss is "
-            "that of the last one"
+            f" {which} have lost channels in all matrices that share them; their loss is that of "
+            "the last of these"
         )
         made_up = metrics["settings"].get("channels_by") != "norms"
-        intro += ", in which the channels left make up for the others." if made_up else "."
-    heads = ["Matrix", "in × out", "Rank", "Numbers kept", "Output lost, mean", "Output lost, most"]
+        intro += ", after the remaining channels were adjusted to compensate." if made_up else "."
+    heads = ["Matrix", "in × out", "Rank", "Weights kept", "Output lost, mean", "Output lost, max"]
     return join(el("p", intro), table(heads, _by_kind(rows), class_="stack"), _each(rows))
 
 
@@ -74,7 +74,7 @@ def _each(rows: list[Cut]) -> Html:
         ]
         for cut in rows
     ]
-    heads = ["Matrix", "in × out", "rank", "numbers kept", "output lost"]
+    heads = ["Matrix", "in × out", "rank", "weights kept", "output lost"]
     return details(f"All {len(rows)} matrices", table(heads, body, class_="compact"))
 
 

@@ -21,12 +21,12 @@ DATA = {
     "train": "training examples",
     "validation": "validation examples",
     "test": "test examples",
-    "share_cut": "training texts that fill the longest length and may have been cut",
-    "windows": "windows that the contexts of the training questions make",
-    "window": "tokens of a window: an example is one window of the text",
-    "left_out": "tokens left out, after the last whole window of each split",
+    "share_cut": "share of the training texts that reach the maximum length and may be truncated",
+    "windows": "windows made from the contexts of the training questions",
+    "window": "tokens per window; one example is one window",
+    "left_out": "tokens left out after the last full window of each split",
     "calibration_tokens": "tokens of the calibration text",
-    "judged_tokens": "tokens that the models were judged by",
+    "judged_tokens": "tokens of the evaluation text",
 }
 
 _MODELS = {"minilm": "MiniLM", "smollm2": "SmolLM2-135M-Instruct"}
@@ -42,8 +42,8 @@ _FAMILIES = {
 }
 _KINDS = {
     "classification": "text classifier",
-    "regression": "model that gives texts a number",
-    "span": "model that finds answers in a text",
+    "regression": "text regression model",
+    "span": "extractive question answering model",
     "language": "language model",
 }
 _TASKS = {
@@ -160,7 +160,7 @@ def task_name(metrics: Metrics) -> str:
 
 def run_name(metrics: Metrics) -> str:
     """The model and what was done it by, as a heading."""
-    by = "on" if is_trained(metrics) else "by the text"
+    by = "on" if is_trained(metrics) else "calibrated on"
     return f"{model_name(metrics)} {by} {task_name(metrics)}"
 
 

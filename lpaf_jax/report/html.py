@@ -55,7 +55,7 @@ def render(metrics: Metrics, analysis: Analysis | None, log: Log) -> str:
         ),
     }
     text = join(outcome, [content for _, content in parts.values()])
-    parts["glossary"] = ("Words used here", sections.glossary(text, metrics))
+    parts["glossary"] = ("Glossary", sections.glossary(text, metrics))
     parts["particulars"] = ("Particulars", sections.particulars(metrics))
     shown = {key: part for key, part in parts.items() if part[1]}
     nav = el("nav", [el("a", name, href=f"#{key}") for key, (name, _) in shown.items()])

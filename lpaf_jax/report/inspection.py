@@ -19,12 +19,12 @@ def print_inspection(found: Mapping[str, Any], console: Console) -> None:
     console.print(_facts(found))
     console.print(_table(found))
     if not found["factorized"]:
-        console.print("Nothing is factorized: every compressible matrix is stored whole.")
+        console.print("Nothing is factorized: every compressible matrix is dense.")
         return
     console.print(
-        f"Of the compressible matrices {facts.percent(found['encoder_params_ratio'])} of the "
-        f"numbers are kept (encoder_params_ratio), of the whole model "
-        f"{facts.percent(found['total_params_ratio'])} (total_params_ratio)."
+        f"Weights kept: {facts.percent(found['encoder_params_ratio'])} of the compressible "
+        f"matrices (encoder_params_ratio), {facts.percent(found['total_params_ratio'])} of the "
+        "whole model (total_params_ratio)."
     )
 
 
@@ -59,7 +59,7 @@ def _answers(found: Mapping[str, Any]) -> dict[str, str]:
     if len(names) == 1 and not several:
         return {"Gives": "a number (regression)"}
     more = f" and {len(names) - _LABELS} more" if len(names) > _LABELS else ""
-    more += "; a text may be of several (multi_label_classification)" if several else ""
+    more += "; a text can have several (multi_label_classification)" if several else ""
     return {"Classes": f"{len(names)}: {', '.join(names[:_LABELS])}{more}"}
 
 
@@ -70,7 +70,7 @@ def _reads(reads: Mapping[str, Any], head: str | None) -> str:
         stride = f" (--doc-stride {reads['stride']})" if "stride" in reads else ""
         return f"questions and contexts, in overlapping windows of {reads['length']} tokens{stride}"
     kind = "pairs of texts" if reads.get("pairs") else "texts"
-    return f"{kind}, cut at {reads['length']} tokens"
+    return f"{kind}, truncated at {reads['length']} tokens"
 
 
 def _made(run: Mapping[str, Any] | None) -> dict[str, str]:
@@ -79,10 +79,10 @@ def _made(run: Mapping[str, Any] | None) -> dict[str, str]:
     settings, stage = run["settings"], run["stage"]
     by = f"task {settings.get('task', '?')}"
     if "task" in settings and settings["task"] is None:
-        by = f"by the text {settings.get('calibration', '?')}, without training"
+        by = f"calibrated on {settings.get('calibration', '?')}, without training"
     rows = {
         "Made from": f"{settings.get('model', '?')}, {by}",
-        "Stage": f"{stage}, of the run in {run['folder']}",
+        "Stage": f"{stage}, from the run in {run['folder']}",
     }
     if stage not in ("dense", "pruned"):
         names = ("solver", "importance", "ranks")
@@ -132,7 +132,7 @@ def _totals(table: Table, found: Mapping[str, Any]) -> None:
     whole = sum(sizes.values())
     lines = [
         ("compressible", counts["encoder"], found["encoder_params_ratio"], sizes["matrices"]),
-        ("all the rest", rest, rest / max(1, rest_dense), sizes["rest"]),
+        ("other parameters", rest, rest / max(1, rest_dense), sizes["rest"]),
         ("whole model", counts["total"], found["total_params_ratio"], whole),
     ]
     table.add_section()

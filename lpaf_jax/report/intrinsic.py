@@ -14,7 +14,7 @@ from lpaf_jax.report.svg import BLUE, GREEN, MUTED, plain_numbers, svg
 Found = Mapping[str, Any]
 _KINDS = {
     "did": "one random map for all parameters (DID)",
-    "said": "a random map for every tensor, and a scale of it (SAID)",
+    "said": "one random map and one scale per tensor (SAID)",
 }
 
 
@@ -22,14 +22,14 @@ def lines(found: Found) -> list[str]:
     """What was found, in sentences."""
     show = MEASURES[found["metric"]].show
     told = [
-        f"Fine-tuning of all {found['numbers']:,} numbers: {show(found['full'])} on validation; "
+        f"Fine-tuning all {found['numbers']:,} parameters: {show(found['full'])} on validation; "
         f"{_KINDS[found['kind']]}."
     ]
     for key, what in (("d90", "of it"), ("d90_of_gain", "of its gain over the majority")):
         if found[key] is not None:
-            told.append(f"Nine tenths {what} are reached with d = {found[key]:,}, or fewer.")
+            told.append(f"Nine tenths {what} are reached with d = {found[key]:,} or less.")
         elif key == "d90" or found["majority"] is not None:
-            told.append(f"Nine tenths {what} are reached by no d that was tried.")
+            told.append(f"No d that was tried reaches nine tenths {what}.")
     return told
 
 
@@ -48,7 +48,7 @@ def write_intrinsic(found: Found, folder: Path) -> Path:
         axes.plot([int(d) for d in scores], values, color=BLUE, marker="o", label="subspace")
         axes.set_xscale("log")
         plain_numbers(axes.xaxis)
-        axes.set_xlabel("d, numbers that are trained")
+        axes.set_xlabel("d, trained parameters")
         axes.set_ylabel(measure.titled)
         axes.legend()
 
@@ -70,7 +70,7 @@ def write_intrinsic(found: Found, folder: Path) -> Path:
         el(
             "section",
             el("h2", "Score by dimension"),
-            figure("Means over the seeds, of the best learning rate each.", curve),
+            figure("Means over the seeds, each with its best learning rate.", curve),
             table(["d", measure.head, "of fine-tuning"], rows, class_="stack"),
         ),
     )

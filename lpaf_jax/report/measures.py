@@ -79,38 +79,38 @@ MEASURES = {
 
 _MEANINGS = {
     "mcc": (
-        "How well the answers go with the labels, from -1 through 0, which any fixed answer gets, "
-        "to 1 (the correlation of the two, also called phi); unlike accuracy it is not flattered "
-        "by a class that is far more common than the others."
+        "The correlation of predictions and labels (also called phi), from -1 to 1; a constant "
+        "prediction gets 0. Unlike accuracy, it is not inflated when one class is far more "
+        "common than the others."
     ),
     "pearson": (
-        "How nearly the model's values are a straight-line function of the labels: 1 if they are, "
-        "0 if they have nothing to do with them."
+        "How close the predicted values are to a linear function of the labels: 1 if they are "
+        "one, 0 if there is no linear relation."
     ),
     "spearman": "Pearson's correlation of the ranks: only the order of the values counts.",
     "perplexity": (
-        "How many equally likely tokens the model in effect hesitates between: e to the mean "
-        "negative log-probability that it gives to the next token. Less is better; 1 is least. "
-        "Models with other tokenizers, and windows of another length, are not to be compared."
+        "The number of equally likely tokens that the model in effect chooses between: e to the "
+        "power of the mean negative log-probability of the next token. Lower is better; 1 is the "
+        "minimum. Figures with different tokenizers or window lengths are not comparable."
     ),
     "similarity": (
-        "The cosine between the last hidden states of the model and those of the dense one, the "
-        "mean over all tokens: 100 % where they point the same way. It says how close the model "
-        "stays, not how good its answers are."
+        "The mean cosine, over all tokens, between the last hidden states of the model and those "
+        "of the dense one: 100 % if their directions are the same. It measures how close the "
+        "model stays to the dense one, not how good its predictions are."
     ),
     "exact": (
-        "The share of questions whose answer is, but for case, articles and punctuation, one of "
-        "those that people gave."
+        "The share of questions whose answer equals one of the reference answers, ignoring case, "
+        "articles and punctuation."
     ),
 }
 _F1 = {
     "classification": (
-        "The harmonic mean of precision and recall of the class that is looked for, the second "
-        "one of the task."
+        "The harmonic mean of precision and recall of the positive class, the second one of the "
+        "task."
     ),
     "span": (
-        "The harmonic mean of precision and recall of the words of an answer, by the given answer "
-        "that suits it best; the mean over all questions."
+        "The harmonic mean of precision and recall of the words of an answer, against the "
+        "reference answer that fits best; the mean over all questions."
     ),
 }
 

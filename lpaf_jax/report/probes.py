@@ -38,8 +38,8 @@ def probe_sentences(found: Found) -> list[str]:
         for name, scores in tenths["orders"].items():
             first, last = (measure.show(scores[i]) for i in (0, -1))
             lines.append(
-                f"Tenths {ORDERS[name]}: without the first one the {measure.name} is {first}, "
-                f"without the last one {last}, of {measure.show(tenths['whole'])}; "
+                f"Tenths {ORDERS[name]}: the {measure.name} is {first} without the first, {last} "
+                f"without the last and {measure.show(tenths['whole'])} with all; "
                 f"{_falls(scores, measure.less)}."
             )
     return lines
@@ -52,7 +52,10 @@ def _after(layer: int) -> str:
 def _falls(scores: list[float], less: bool) -> str:
     """In how many of the nine steps a later tenth mattered no more than the one before it."""
     steps = np.diff(scores) * (-1 if less else 1)
-    return f"in {int((steps >= 0).sum())} of {len(steps)} steps a later tenth matters no more"
+    return (
+        f"in {int((steps >= 0).sum())} of {len(steps)} steps, a later tenth matters no more than "
+        "the one before"
+    )
 
 
 def entries_section(found: Found) -> Html:
@@ -71,10 +74,10 @@ def entries_section(found: Found) -> Html:
             ]
         )
     text = (
-        "Means over the layers. Kurtosis is 0 for entries of a normal distribution, and more where "
-        "a few are far larger than the rest; Hoyer's sparsity goes from 0, all as large, to 1, all "
-        "but one 0. Near 0 is less than a tenth of the standard deviation; a row or a column is "
-        "weak whose norm is less than a tenth of the median."
+        "Means over the layers. Kurtosis is 0 for a normal distribution, and higher if a few "
+        "entries are far larger than the rest; Hoyer's sparsity goes from 0 (all equally large) "
+        "to 1 (all but one are 0). Near 0 means less than a tenth of the standard deviation; a "
+        "weak row or column has a norm of less than a tenth of the median."
     )
     return join(el("p", text), html_table(heads, rows, class_="stack"))
 
@@ -96,20 +99,21 @@ def against_section(found: Found) -> Html | None:
         axes.set_xticks(places[::step])
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:g} %")
-        axes.set_xlabel("layers behind the states; 0 is the embeddings")
+        axes.set_xlabel("layer; 0 is the embeddings")
         axes.legend()
 
     text = (
         f"How far the hidden states are from those of {name} on the same texts: the squared error "
-        "as a share of the energy, and linear CKA, which a turn, a scale and a shift of all states "
-        "do not change: where it is small, a layer behind could make up for the error."
+        "as a share of the energy, and linear CKA, which does not change if all states are "
+        "rotated, scaled or shifted: if 1 − CKA is small, a later layer could compensate for the "
+        "error."
     )
     rows = [
         [_after(i), percent(each["error"]), f"{each['cka']:.4f}"] for i, each in enumerate(layers)
     ]
     return el(
         "section",
-        el("h2", "Hidden states beside the other model's"),
+        el("h2", "Hidden states compared with the other model's"),
         el("p", text),
         figure("Error and misalignment by layer.", _picture("against", "Error by layer", draw)),
         html_table(["States", "relative error", "CKA"], rows, class_="stack"),
@@ -133,16 +137,16 @@ def tenths_section(found: Found) -> Html | None:
             axes.set_yscale("log")
             plain_numbers(axes.yaxis)
         axes.set_xticks(range(1, 11))
-        axes.set_xlabel("tenth that is left out of all matrices, largest first")
+        axes.set_xlabel("tenth removed from all matrices, largest first")
         axes.set_ylabel(measure.titled)
         axes.legend()
 
     text = (
-        f"One tenth of the singular values of every matrix is left out at once, and the model is "
-        f"judged by {tenths['data']}; dotted, the whole model. Where an order is that of what "
-        "matters, each tenth hurts less than the one before it."
+        "One tenth of the singular values of every matrix is removed at a time, and the model is "
+        f"evaluated on {tenths['data']}; the dotted line is the whole model. If an order reflects "
+        "importance, each tenth hurts less than the one before it."
     )
-    heads = ["Left out", *(ORDERS[name] for name in tenths["orders"])]
+    heads = ["Removed", *(ORDERS[name] for name in tenths["orders"])]
     rows = [
         [f"tenth {i + 1}", *(measure.show(scores[i]) for scores in tenths["orders"].values())]
         for i in range(10)

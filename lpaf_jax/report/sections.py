@@ -58,19 +58,18 @@ def results(metrics: Metrics) -> Html:
         f"All weights: {dense:,} before, {final:,} after."
     )
     caption = (
-        "The further up and to the left, the better. Bars are 95 % intervals; arrows lead from "
-        "stage to stage. Where stages of one size stand in line, the narrower bar is the later "
-        "one's."
+        "Up and to the left is better. Bars are 95 % intervals; arrows lead from stage to stage. "
+        "For stages of the same size, the narrower bar is the later one."
         if key == "accuracy"
-        else f"The further {'down' if measure.less else 'up'} and to the left, the better. Arrows "
-        "lead from stage to stage."
+        else f"{'Down' if measure.less else 'Up'} and to the left is better. Arrows lead from "
+        "stage to stage."
     )
     if measure.less:
-        caption += f" Equal distances up are equal ratios of the {measure.name}."
+        caption += " The vertical scale is logarithmic."
     if any(not entry["shrinks"] and key != "dense" for key, entry in metrics["described"].items()):
         caption += (
-            " The pruned model is drawn at full size because its zeros are stored like any other "
-            "number."
+            " The pruned model is drawn at full size, as its zeros are stored like any other "
+            "weight."
         )
     return join(
         table(heads, cells, class_="stack", emphasis=list(rows).index("final")),
@@ -125,7 +124,7 @@ def speed(metrics: Metrics) -> Html | None:
         rows.append([*cells, row.words])
     latency = metrics["latency_ms"]
     about = (
-        "Median time of one forward pass, with the fastest and the slowest; texts of "
+        "Median time of one forward pass, with the fastest and slowest; texts of "
         f"{latency['length']} tokens; {latency['threads']} processor threads."
     )
     return join(
@@ -148,10 +147,10 @@ def training(metrics: Metrics, log: Log) -> Html | None:
         plots.training_curves(metrics, log, narrow=True),
     )
     caption = (
-        "Pale lines are the losses of single steps, each on one batch and so mostly noise, strong "
-        "lines their moving average. The number in the second row is the validation "
-        f"{measure.name} at the end of a stage, whose weights are the ones kept. Losses of "
-        "different stages need not contain the same terms."
+        "Pale lines are the losses of single steps, each on one batch and therefore noisy; "
+        "strong lines are their moving average. The second row shows the validation "
+        f"{measure.name} at the end of each stage, whose final weights are kept. Losses of "
+        "different stages may contain different terms."
     )
     apart = words.validation_and_test(metrics, log)
     return join(figure(caption, pictures), el("p", apart) if apart else None)
@@ -164,16 +163,17 @@ def matrices(metrics: Metrics, analysis: Analysis | None) -> Html | None:
     rows = sorted(analysis["matrices"], key=matrix_names.order)
     intro = (
         f"Two ways to choose which {facts.percent(analysis['sparsity'], 0)} of the weights to "
-        "remove, compared on this model: what this run pruned while it trained, and magnitude, "
-        "which takes the smallest weights off the dense model at once, with no training after. "
-        "The fewer directions the remaining weights use, the less a factorization loses."
+        "remove, compared on this model: this run's pruning during training, and magnitude "
+        "pruning, which removes the smallest weights of the dense model at once, without further "
+        "training. The fewer directions the remaining weights use, the less a factorization "
+        "loses."
     )
     return join(
         el("p", intro),
         _means(analysis["mean"]),
         figure(
-            "Effective rank: how many directions each matrix really uses. Lower is easier to "
-            "factorize. Mind the scale, which need not start at zero. (attn: attention, ff: "
+            "Effective rank: the number of directions that each matrix effectively uses. Lower "
+            "is easier to factorize. The scale may not start at zero. (attn: attention, ff: "
             "feed-forward.)",
             responsive(
                 matrix_plots.effective_ranks(rows), matrix_plots.effective_ranks(rows, narrow=True)
@@ -181,11 +181,11 @@ def matrices(metrics: Metrics, analysis: Analysis | None) -> Html | None:
         ),
         el("h3", "Singular values"),
         figure(
-            f"Of all {len(rows)} matrices, those whose effective rank this run has lowered "
-            "most, in the middle and least (or raised), in this order; in brackets their effective "
-            "rank before and after it. Layers are counted from 0. Each curve is scaled to start at "
-            "1; the vertical scale is logarithmic. The faster it falls, the smaller the rank that "
-            "is needed.",
+            f"Of all {len(rows)} matrices, those whose effective rank this run lowered most, by a "
+            "median amount, and least (or raised), in this order; in brackets, the effective "
+            "rank before and after. Layers are counted from 0. Each curve is scaled to start at "
+            "1; the vertical scale is logarithmic. The faster it falls, the smaller the rank "
+            "that is needed.",
             *(
                 matrix_plots.spectrum(item, _ranks(rows, item["name"]), i)
                 for i, item in enumerate(analysis["spectra"])
@@ -209,7 +209,7 @@ def _ranks(rows: list[Mapping[str, Any]], name: str) -> str:
 
 def _means(mean: Mapping[str, Mapping[str, float]]) -> Html:
     """Rank and emptiness, each a mean over the matrices, and what they come to in a sentence."""
-    heads = ["Mean of all matrices", "Effective rank", "Directions that hold 90 % of the energy"]
+    heads = ["Mean of all matrices", "Effective rank", "Directions with 90 % of the energy"]
     heads += ["Empty rows", "Empty columns"]
     names = {
         "dense": "Dense",
@@ -249,8 +249,8 @@ def _pattern(item: Mapping[str, Any], ranks: str, index: int) -> Html:
     if index == 0:
         caption += (
             "Chosen as above, among the square matrices. White is removed. Pale stripes are rows "
-            "or columns of which little is left; the steeper a curve of shares kept, the more a "
-            "few of them hold most of what is left."
+            "or columns with few weights left; the steeper a curve of shares kept, the more of "
+            "the remaining weights are in a few of them."
         )
     pictures = [matrix_plots.pattern(item, key, index) for key in ("pruned", "magnitude")]
     return figure(caption, *pictures, matrix_plots.kept_by_line(item, index))
@@ -290,11 +290,11 @@ def seconds(metrics: Metrics) -> Html:
     taken = [facts.label(metrics, key) for key in metrics["stages"] if key not in spent]
     if taken and trained:
         names = ", ".join(taken).lower()
-        text += f" Not counted, as taken over from another run or of unknown time: {names}."
+        text += f" Not counted (reused from another run, or time unknown): {names}."
     if peak := metrics.get("peak_memory_bytes"):
         text += (
-            f" The process that finished the run used at most {facts.size(peak)} of memory (where "
-            "the run was interrupted, those before it are not counted)."
+            f" Peak memory of the process that finished the run: {facts.size(peak)} (if the run "
+            "was interrupted, earlier processes are not counted)."
         )
     if not trained:  # of one stage there is nothing to compare
         return el("p", text)
@@ -306,7 +306,7 @@ def particulars(metrics: Metrics) -> Html:
     data = {facts.DATA.get(name, name): _amount(v) for name, v in metrics["data"].items()}
     return join(
         _classes(metrics),
-        _pairs("Settings of this run, by their names in lpaf compress", _options(metrics)),
+        _pairs("Settings of this run, as options of lpaf compress", _options(metrics)),
         details("Data", table(["What", "how much"], list(data.items()), class_="plain")),
         _pairs("Versions", metrics["versions"]),
     )

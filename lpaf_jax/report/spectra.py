@@ -71,27 +71,28 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     """The means over all matrices and inputs, and what follows from them."""
     weights = _mean_share(found["weights"])
     lines = [
-        f"90 % of the energy (sum of squared singular values) of a weight matrix of "
+        "90 % of the energy (sum of squared singular values) of a weight matrix of "
         f"{found['model']} lies in {percent(weights)} of its dimensions, on average."
     ]
     if not found["features"]:
-        lines.append("Features were not looked at: that takes texts, from --task or --text.")
+        lines.append("Features were not analysed: they need texts, from --task or --text.")
         return lines + probe_sentences(found)
     features = _mean_share(found["features"])
     lines.append(
-        f"Of its features, the inputs of these matrices on {found['tokens']:,} tokens of "
-        f"{found['source']}, it lies in {percent(features)}; of what the matrices give out, but "
-        f"for its mean, in {percent(_mean_share(found['outputs']))}."
+        f"For its features, the inputs of these matrices on {found['tokens']:,} tokens of "
+        f"{found['source']}, it is {percent(features)}; for the outputs of the matrices, minus "
+        f"their mean, {percent(_mean_share(found['outputs']))}."
     )
     if features < weights / 2:
         lines.append(
-            "The features are of far lower rank than the weights: a factorization that keeps the "
-            "outputs (weighted by the features) can cut deeper than one that keeps the weights."
+            "The features have a far lower rank than the weights: a factorization that preserves "
+            "the outputs (weighted by the features) can compress more than one that preserves "
+            "the weights."
         )
     if found["tokens"] < 4 * max(f["shape"][1] for f in found["features"]):
         lines.append(
-            "There were few tokens for so wide features, which makes their rank look lower than it "
-            "is: give more texts."
+            "There are few tokens for features this wide, so their rank looks lower than it is: "
+            "give more texts."
         )
     return lines + probe_sentences(found)
 
@@ -124,12 +125,12 @@ def page(found: Mapping[str, Any]) -> str:
         el("header", el("h1", f"Spectra: {found['model']}"), el("p", first, class_="lead")),
         [el("p", line) for line in rest],
         el("section", el("h2", "Singular values"), _curves(found)),
-        el("section", el("h2", "Where the energy lies"), _heat(found)),
+        el("section", el("h2", "Where the energy is"), _heat(found)),
         tenths_section(found),
         against_section(found),
-        el("section", el("h2", "What the entries are like"), entries_section(found)),
+        el("section", el("h2", "Statistics of the entries"), entries_section(found)),
         el("section", el("h2", "Every matrix"), html_table(heads, rows, class_="stack")),
-        el("section", el("h2", "Words used here"), _words()),
+        el("section", el("h2", "Glossary"), _words()),
     )
     return document(f"Spectra of {found['model']}", main)
 
@@ -146,8 +147,8 @@ def _curves(found: Mapping[str, Any]) -> Html:
         for e, name, title in rows
     )
     text = (
-        "A line is the median over the layers, its band goes from the least to the most. A line "
-        "that falls early belongs to what a low rank describes well."
+        "Lines are medians over the layers; bands go from the minimum to the maximum. A line "
+        "that falls early means that a low rank is a good approximation."
     )
     return join(el("p", text), *pictures)
 
@@ -177,14 +178,15 @@ def _picture(name: str, label: str, height: float, draw: Callable[[Any], None]) 
 
 def _words() -> Html:
     words = {
-        "Effective rank": "exp of the entropy of the singular values as shares of their sum: how "
-        "many directions are in use. It lies between 1 and the smaller side of the matrix.",
-        "90 % energy": "how many singular values, the largest first, hold 90 % of the sum of "
-        "squares of all: the rank at which a tenth of the energy is lost.",
-        "Features": "the inputs of a matrix, one row for each token that is no padding. Their "
-        "singular values are the roots of the eigenvalues of the second moment E[x xᵀ]; the mean "
-        "is not taken off. Values below a thousandth of the largest are lost in rounding.",
-        "Outputs": "what a matrix gives out on the same tokens, before the bias, less its mean.",
+        "Effective rank": "exp of the entropy of the singular values as shares of their sum: the "
+        "number of directions in use. It is between 1 and the smaller side of the matrix.",
+        "90 % energy": "the number of singular values, largest first, that hold 90 % of the sum of "
+        "squares: the rank at which a tenth of the energy is lost.",
+        "Features": "the inputs of a matrix, one row for each token except padding. Their singular "
+        "values are the square roots of the eigenvalues of the second moment E[x xᵀ]; the mean is "
+        "not subtracted. Values below a thousandth of the largest are lost in rounding.",
+        "Outputs": "the outputs of a matrix on the same tokens, before the bias and minus their "
+        "mean.",
     }
     items = [el("div", el("dt", word), el("dd", meaning)) for word, meaning in words.items()]
     return el("dl", items, class_="columns")

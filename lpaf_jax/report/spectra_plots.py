@@ -98,9 +98,9 @@ def draw_heat(figure: Any, axes: Any, entries: Entries, title: str) -> None:
 
 WEIGHTS = "Weights: singular values"
 FEATURES = "Features (inputs): singular values"
-WEIGHTS_HEAT = "Weights: dimensions that hold 90 % of the energy"
-FEATURES_HEAT = "Features: dimensions that hold 90 % of the energy"
-OUTPUTS_HEAT = "Outputs: dimensions that hold 90 % of the energy"
+WEIGHTS_HEAT = "Weights: dimensions with 90 % of the energy"
+FEATURES_HEAT = "Features: dimensions with 90 % of the energy"
+OUTPUTS_HEAT = "Outputs: dimensions with 90 % of the energy"
 
 
 def draw_all(found: Mapping[str, Any], figure: Any) -> None:

@@ -23,12 +23,12 @@ def statement(metrics: Metrics) -> str:
     task, speed = facts.task_name(metrics), _speed(metrics)
     done = f"fine-tuned on {task}"
     if not facts.is_trained(metrics):
-        done = f"{facts.what_was_done(metrics)} by the text {task}, without training"
+        done = f"{facts.what_was_done(metrics)} without training, calibrated on {task}"
     return (
-        f"{facts.model_name(metrics)} {done}, now with "
-        f"{facts.percent(final.encoder)} of its compressible weights "
-        f"({facts.percent(final.total)} of the whole model): {_kept(metrics)}. "
-        f"The file is {_file(metrics)}{f', and inference is {speed}' if speed else ''}."
+        f"{facts.model_name(metrics)}, {done}, keeps {facts.percent(final.encoder)} of its "
+        f"compressible weights ({facts.percent(final.total)} of the whole model): "
+        f"{_kept(metrics)}. The file is "
+        f"{_file(metrics)}{f', and inference is {speed}' if speed else ''}."
     )
 
 
@@ -145,8 +145,8 @@ def validation_and_test(metrics: Metrics, log: Log) -> str | None:
     of = facts.units(metrics) if measure.less else "of them"
     text = (
         f"Validation {measure.name} {moved}. The two are measured on different texts, "
-        f"{metrics['data']['validation']:,} and {metrics['data']['test']:,} {of}, and with "
-        f"others either would be {points} off"
+        f"{metrics['data']['validation']:,} and {metrics['data']['test']:,} {of}; on other texts, "
+        f"either could differ by {points}"
     )
     return f"{text}{_intervals(metrics, after) if key == 'accuracy' else '.'}"
 
@@ -157,7 +157,7 @@ def _intervals(metrics: Metrics, accuracy: float) -> str:
     low, high = wilson_interval(round(accuracy * n), n)
     assert final.low is not None  # it is a classification
     assert final.high is not None
-    far = "" if low <= final.high and final.low <= high else ", though hardly by as much as this"
+    far = "" if low <= final.high and final.low <= high else ", though hardly by this much"
     return (
         f"{far}: the 95 % intervals of the final model are {100 * low:.1f} to {100 * high:.1f} % "
         f"(validation) and {final.interval} (test)."
@@ -179,8 +179,8 @@ def cautions(metrics: Metrics) -> list[str]:
     key, measure = primary(metrics)
     if facts.is_flattered(metrics):
         notes.append(
-            f"The {measure.name} is that of the calibration text itself, to which the factors were "
-            "fitted: it flatters them. --held-out FILE judges by another text."
+            f"The {measure.name} is measured on the calibration text, to which the factors were "
+            "fitted, so it is optimistic. Use --held-out FILE to evaluate on another text."
         )
     common = facts.majority(metrics)
     if common is not None and metrics["stages"]["final"]["accuracy"] <= common:
@@ -190,14 +190,14 @@ def cautions(metrics: Metrics) -> list[str]:
             f"({facts.percent(common)})."
         )
     if facts.kind_of(metrics) == "regression" and final.score <= 0:
-        notes.append("The final model's values do not rise with the labels.")
+        notes.append("The final model's predictions do not correlate with the labels.")
     if measure.less and not math.isfinite(final.score):
         notes.append(
-            f"The {measure.name} of the {_last(metrics)} model is above all numbers: it is no use."
+            f"The {measure.name} of the {_last(metrics)} model is not finite: the model is useless."
         )
     elif measure.less and final.score >= _RUINED * dense.score:
         notes.append(
-            f"The {_last(metrics)} model is ruined: its {measure.name} is "
+            f"The {_last(metrics)} model is unusable: its {measure.name} is "
             f"{final.score / dense.score:.1f} times the dense one's. {_mends(metrics)}"
         )
     if untuned != "final" and not measure.better(final.score, rough.score):
@@ -207,9 +207,9 @@ def cautions(metrics: Metrics) -> list[str]:
         )
     if read := metrics.get("read_from"):
         notes.append(
-            f"The dense model was read from {facts.size(read['bytes'])} of codes "
-            f"({', '.join(read['codes'])}). Sizes here are those of bfloat16, in which the "
-            f"{_last(metrics)} model is written: to compare files, quantize it again."
+            f"The dense model was read from {facts.size(read['bytes'])} of quantized weights "
+            f"({', '.join(read['codes'])}). Sizes here are in bfloat16, the dtype of the "
+            f"{_last(metrics)} model: to compare files, quantize it again."
         )
     if metrics["bytes_on_disk"]["final"] >= metrics["bytes_on_disk"]["dense"]:
         notes.append(f"The {_last(metrics)} file is not smaller than the dense model's.")
@@ -219,7 +219,7 @@ def cautions(metrics: Metrics) -> list[str]:
         elif row.overlap and row.words != "about as fast":
             notes.append(
                 f"At batch {row.batch} the fastest and slowest timings of the two models overlap: "
-                "the machine was too noisy to be sure of the speed-up."
+                "the machine was too noisy to be sure of a speed-up."
             )
     return notes
 
@@ -229,10 +229,10 @@ def _mends(metrics: Metrics) -> str:
     ways = ["keep more (--params)"]
     chosen = metrics["settings"]
     if chosen.get("ranks") in ("uniform", "share"):
-        ways.append("let ranks go where the loss depends on them (--ranks loss)")
+        ways.append("set the ranks by the loss (--ranks loss)")
     if not facts.is_trained(metrics):
         if chosen.get("channels") == "none":
-            ways.append("drop channels where factors would stand (--recipe channels)")
+            ways.append("drop channels instead of factorizing (--recipe channels)")
         ways.append("train it on a text (--task FILE.txt)")
     text = ", or ".join(ways)
     return f"{text[0].upper()}{text[1:]}."
@@ -255,14 +255,14 @@ def _difference(metrics: Metrics, dense: Row, final: Row) -> str:
         return f"{text}."
     lost, won, p = paired["dense_only"], paired["final_only"], paired["p"]
     text += (
-        f": it is wrong on {lost} of the test examples that the dense one has right, "
-        f"and right on {won} that it has wrong."
+        f": it is wrong on {lost} test examples that the dense one gets right, and right on {won} "
+        "that the dense one gets wrong."
     )
     if lost == won:
         return text
     return (
-        f"{text} If the two were equally good, a difference of this size or more would come by "
-        f"chance with a probability of {_probability(p)}: it {_judged(p)}."
+        f"{text} If the two were equally good, the probability of a difference this large by "
+        f"chance would be {_probability(p)}: it {_judged(p)}."
     )
 
 
@@ -270,12 +270,12 @@ def _more_or_less(metrics: Metrics, measure: Measure, dense: Row, final: Row) ->
     """The change in an amount of which less is better."""
     last = _last(metrics)
     if final.score == dense.score:
-        return f"The {measure.name} of the {last} model is that of the dense one."
+        return f"The {measure.name} of the {last} model equals the dense one's."
     worse = "higher" if final.score > dense.score else "lower"
     change = _bracketed(_change(dense.score, final.score))
     return (
-        f"The {measure.name} of the {last} model is {worse} than the dense one's{change}; less is "
-        "better."
+        f"The {measure.name} of the {last} model is {worse} than the dense one's{change}; lower "
+        "is better."
     )
 
 

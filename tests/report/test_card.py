@@ -32,7 +32,7 @@ def test_body_holds_figures_use_and_limits(metrics):
     row = "| final | 80.1 % | 78.2 to 82.0 % | 50.0 % | 76.6 % | 64.9 MB | 10.7 ms | 157 ms |"
     assert row in body
     assert "98.6 % of the accuracy kept (80.1 % of 81.3 %)" in body
-    assert "k × n matrix, k = 128, cut keeping best the weights" in body
+    assert "k × n matrix, k = 128, chosen to preserve the weights" in body
     assert "The factors were then tuned. Recipe: lpaf." in body
     assert "lpaf predict RUN" in body
     assert 'load_predictor(Path("RUN"))' in body
@@ -54,7 +54,7 @@ def test_body_holds_figures_use_and_limits(metrics):
                 "config": "mnli",
                 "split": "validation_matched",
             },
-            r"examples of MNLI, its split validation\_matched",
+            r"examples of MNLI, the validation\_matched",
         ),
         (
             "mnli_mismatched",
@@ -64,7 +64,7 @@ def test_body_holds_figures_use_and_limits(metrics):
                 "config": "mnli",  # the hub has no other
                 "split": "validation_mismatched",
             },
-            r"its split validation\_mismatched",
+            r"the validation\_mismatched",
         ),
         (
             "imdb",
@@ -97,8 +97,8 @@ def test_every_table_row_has_as_many_cells_as_the_head(metrics):
 @pytest.mark.parametrize(
     ("stage", "words"),
     [
-        ("dense", "with all of its weights"),
-        ("pruned", "stored as zeros, so the file is not smaller"),
+        ("dense", "before compression: the starting point"),
+        ("pruned", "Zeros are stored, so the file is not smaller"),
         ("factorized", "# MiniLM on IMDb, factorized, not yet tuned"),
     ],
 )

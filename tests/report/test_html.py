@@ -63,10 +63,10 @@ def whole(whole_page):
 
 def test_says_first_what_came_out(whole):
     assert (
-        "MiniLM fine-tuned on Rotten Tomatoes, now with 50.0 % of its compressible weights "
-        "(76.6 % of the whole model): 98.6 % of the accuracy kept (80.1 % of 81.3 %). "
-        "The file is 1.4× smaller (90.9 MB to 64.9 MB), and inference is 1.8× faster at batch 32 "
-        "and 1.1× faster at batch 1."
+        "MiniLM, fine-tuned on Rotten Tomatoes, keeps 50.0 % of its compressible weights (76.6 % "
+        "of the whole model): 98.6 % of the accuracy kept (80.1 % of 81.3 %). The file is 1.4× "
+        "smaller (90.9 MB to 64.9 MB), and inference is 1.8× faster at batch 32 and 1.1× faster "
+        "at batch 1."
     ) in whole.text
     assert whole.text.index("98.6 %") < whole.text.index("Results")
 
@@ -86,13 +86,13 @@ def test_shows_timings_seconds_settings_and_versions(whole):
     for words in (
         "32 texts 282 ms 271 to 307 ms 157 ms 150 to 171 ms 1.8× faster",
         "Pruning 2 min 51 s",
-        "9 min 13 s in all. The process that finished the run used at most 2.3 GB of memory",
+        "9 min 13 s in all. Peak memory of the process that finished the run: 2.3 GB",
         "MODEL minilm",
         "--mask-every 10",
         "--rank not given",
         "--quiet no",
         "training examples 5,971",
-        "training texts that fill the longest length and may have been cut 0.1 %",
+        "share of the training texts that reach the maximum length and may be truncated 0.1 %",
         "jax 0.10.2",
         "recipe lpaf · seed 0 · finished 2026-01-02 03:04 UTC",
     ):
@@ -100,11 +100,11 @@ def test_shows_timings_seconds_settings_and_versions(whole):
 
 
 def test_stages_taken_over_are_told_and_not_counted(make_run, metrics):
-    words = "Not counted, as taken over from another run"
+    words = "Not counted (reused from another run"
     assert words not in page_of(make_run(metrics)).text
     for name in ("dense", "pruned"):
         del metrics["seconds"][name]
-    assert f"{words} or of unknown time: dense, pruned." in page_of(make_run(metrics)).text
+    assert f"{words}, or time unknown): dense, pruned." in page_of(make_run(metrics)).text
 
 
 def test_draws_every_figure_and_says_what_it_shows(whole):
@@ -148,7 +148,7 @@ def test_matrices_that_are_shown_come_with_their_ranks(metrics, analysis):
     told = matrices(metrics, analysis)
     assert "layer 0, query (276 → 91)" in told
     assert "Layer 0, query, 384\u00a0×\u00a0384, effective rank 276 → 91." in told
-    assert "Of all 36 matrices, those whose effective rank this run has lowered" in told
+    assert "Of all 36 matrices, those whose effective rank this run lowered" in told
 
 
 def test_tells_the_means_of_the_matrices(analysis, make_run, metrics):
@@ -184,7 +184,7 @@ def test_pruning_that_lowers_no_rank_is_told(metrics, analysis, rank, words):
 
 def test_words_are_explained_where_they_are_used(whole, metrics, make_run):
     def explained(page):
-        return page.text.split("Words used here")[2].split("Particulars")[0]
+        return page.text.split("Glossary")[2].split("Particulars")[0]
 
     # The output that is lost is told of runs without a task alone.
     told_here = set(prose.GLOSSARY) - {"Output lost"}
@@ -226,7 +226,7 @@ def test_names_from_outside_stay_text(make_run, metrics, analysis, log):
         entry["per_class"] = {NASTY: {"precision": 0.5, "recall": 0.5, "f1": 0.5, "n": 9}}
     page = page_of(make_run(metrics, analysis, log))
     assert "script" not in page.tags
-    assert f"hub/{NASTY} fine-tuned on {NASTY}" in page.text
+    assert f"hub/{NASTY}, fine-tuned on {NASTY}, keeps" in page.text
     assert f"--{NASTY.replace('_', '-')}" in page.words
     assert sum(NASTY in word for word in page.words) > 11
 
@@ -248,8 +248,8 @@ def test_step_one_left_out(make_run, metrics, log):
     rows = [{k: v for k, v in row.items() if k != "p"} for row in log if row["stage"] != "prune"]
     page = page_of(make_run(metrics, None, rows))
     assert "Inside the matrices" not in page.text
-    assert "keeping best the weights that the loss is most sensitive to" in page.text
-    assert "without the old matrices beside them" in page.text
+    assert "to preserve the weights that the loss is most sensitive to" in page.text
+    assert "without the original matrices" in page.text
     assert "Pruned" not in page.text
     assert "Schedules" not in page.text
 
@@ -257,19 +257,22 @@ def test_step_one_left_out(make_run, metrics, log):
 @pytest.mark.parametrize(
     ("chosen", "words"),
     [
-        ({"recipe": "lpaf-without-step-2"}, "every weight counting the same (truncated SVD)"),
-        ({"importance": "mask"}, "keeping best the weights that pruning left"),
-        ({"importance": "magnitude"}, "keeping best the largest weights"),
-        ({"importance": "score"}, "that gradients times weights mark as important"),
-        ({"criterion": "magnitude"}, "those nearest zero (magnitude pruning)"),
+        ({"recipe": "lpaf-without-step-2"}, "to minimise the unweighted error (truncated SVD)"),
+        ({"importance": "mask"}, "to preserve the weights that pruning kept"),
+        ({"importance": "magnitude"}, "to preserve the largest weights"),
+        ({"importance": "score"}, "with a high score, gradient times weight"),
+        ({"criterion": "magnitude"}, "those closest to zero (magnitude pruning)"),
         ({"criterion": "sensitivity"}, "that the loss depends on least"),
-        ({"criterion": "first-order"}, "pushing toward zero anyway (movement pruning)"),
-        ({"criterion": "magnitude"}, "what this run pruned while it trained, and magnitude"),
-        ({"finetune_epochs": 0}, "as it was given, without further training"),
-        ({"recipe": "lpaf-without-step-3"}, "without the old matrices beside them"),
-        ({"recipe": "lpaf"}, "uses the matrix that was factorized instead with chance p"),
-        ({"recipe": "svd"}, "Nothing is trained afterwards"),
-        ({"recipe": "kfac-svd"}, "so that the loss changes least"),
+        ({"criterion": "first-order"}, "training moves toward zero (movement pruning)"),
+        ({"criterion": "magnitude"}, "pruning during training, and magnitude pruning"),
+        ({"finetune_epochs": 0}, "as given, without further training"),
+        ({"recipe": "lpaf-without-step-3"}, "without the original matrices"),
+        (
+            {"recipe": "lpaf"},
+            "uses the matrix that was factorized instead of its factors with probability p",
+        ),
+        ({"recipe": "svd"}, "No training follows"),
+        ({"recipe": "kfac-svd"}, "to change the loss least"),
     ],
     ids=str,
 )

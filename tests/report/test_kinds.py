@@ -96,7 +96,7 @@ def test_a_regression_that_went_wrong_is_not_called_kept(regression):
     regression["retained"] = -0.2 / 0.872
     assert "Pearson correlation -0.200 (before: 0.872)" in summary_line(regression)
     told = " ".join(cautions(regression))
-    assert "values do not rise with the labels" in told
+    assert "predictions do not correlate with the labels" in told
     assert "scored 0.500 before it and -0.200 after" in told
 
 
@@ -123,15 +123,25 @@ def test_another_primary_metric_of_classes_stands_beside_the_accuracy(mcc):
             "regression",
             [
                 *("Final 0.860 0.850 50.0 % 76.6 %", "so the model is usually worse here"),
-                *("Test Pearson correlation", "Validation Pearson correlation", "straight-line"),
+                *(
+                    "Test Pearson correlation",
+                    "Validation Pearson correlation",
+                    "linear function of",
+                ),
             ],
-            ["95 % interval", "most common class", "Figures by class", "ccuracy", "chance with"],
+            [
+                "95 % interval",
+                "most common class",
+                "Figures by class",
+                "ccuracy",
+                "by chance would",
+            ],
         ),
         (
             "spans",
             [
                 *("F1 is on 1,706 test examples", "Test F1, %", "with and without an answer"),
-                *("windows that the contexts of the training questions make", "words of an answer"),
+                *("windows made from the contexts of the training questions", "words of an answer"),
             ],
             ["95 % interval", "most common class", "Figures by class", "ccuracy"],
         ),
@@ -139,7 +149,11 @@ def test_another_primary_metric_of_classes_stands_beside_the_accuracy(mcc):
             "mcc",
             [
                 *("Stage MCC Accuracy 95 % interval of the accuracy", "Final 0.490 80.1 % 78.2"),
-                *("Figures by class", "Matthews correlation How well", "coming down at least as"),
+                *(
+                    "Figures by class",
+                    "Matthews correlation The correlation of",
+                    "dividing them at least as",
+                ),
             ],
             ["Bars are"],
         ),
@@ -169,9 +183,9 @@ def test_the_page_speaks_of_the_metrics_of_the_task(
             "text-classification",
             {"pearsonr": 0.86, "spearmanr": 0.85},
             [
-                *("A RoBERTa-style model that gives texts a number", "print(value)"),
+                *("A RoBERTa-style text regression model", "print(value)"),
                 *("| stage | Pearson correlation | Spearman correlation | compressible weights |",),
-                *("Pearson correlation is from one run", "its split validation"),
+                *("Pearson correlation is from one run", "the validation split"),
             ],
         ),
         (
@@ -179,8 +193,11 @@ def test_the_page_speaks_of_the_metrics_of_the_task(
             "question-answering",
             {"f1": 0.76, "exact_match": 0.66},
             [
-                *("A BERT-style model that finds answers", "AutoModelForQuestionAnswering"),
-                *("print(answer, score)", "its split validation, as the answers"),
+                *(
+                    "A BERT-style extractive question answering model",
+                    "AutoModelForQuestionAnswering",
+                ),
+                *("print(answer, score)", "the validation split, as the answers"),
             ],
         ),
         (
@@ -230,7 +247,7 @@ def test_validation_of_any_metric_is_read_and_compared(regression, tmp_path):
     log = read_log(path)
     assert log == {"tune": Phase([(3, 1.0)], [(4, 0.6)], [], [])}
     assert validation_and_test(regression, log) == (
-        "Validation Pearson correlation ends at 0.600, test Pearson correlation at 0.860. The two "
-        "are measured on different texts, 853 and 1,706 of them, and with others either would be "
-        "a little off."
+        "Validation Pearson correlation ends at 0.600, test Pearson correlation at 0.860. The "
+        "two are measured on different texts, 853 and 1,706 of them; on other texts, either "
+        "could differ by a little."
     )

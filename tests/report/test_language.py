@@ -34,7 +34,7 @@ def test_more_perplexity_is_not_called_kept(metrics):
         summary_line(run)
     )
     assert verdicts(run)[0] == (
-        "The perplexity of the final model is higher than the dense one's (6.7 % more); less is "
+        "The perplexity of the final model is higher than the dense one's (6.7 % more); lower is "
         "better."
     )
     assert not any("erplexity" in note or "help" in note for note in cautions(run))
@@ -45,7 +45,7 @@ def test_more_perplexity_is_not_called_kept(metrics):
 def test_less_perplexity_is_better(metrics):
     run = told_of(metrics, 48.8, 49.1, 300.0, 40.0)
     assert "perplexity 48.8 → 40.0 (18.0 % less)" in summary_line(run)
-    assert "lower than the dense one's (18.0 % less); less is better" in verdicts(run)[0]
+    assert "lower than the dense one's (18.0 % less); lower is better" in verdicts(run)[0]
     assert MEASURES["perplexity"].better(40.0, 48.8)
     assert MEASURES["accuracy"].better(0.5, 0.4)
 
@@ -59,7 +59,9 @@ def test_tuning_that_did_not_help_is_told(metrics, final, told):
 def test_a_perplexity_above_all_numbers_is_said(metrics, tmp_path):
     run = told_of(metrics, 48.8, 49.1, None, None)
     assert "perplexity 48.8 → not finite; file" in summary_line(run)
-    assert cautions(run)[0].startswith("The perplexity of the final model is above all numbers")
+    assert cautions(run)[0].startswith(
+        "The perplexity of the final model is not finite: the model is useless"
+    )
     page = page_of(lay_out(tmp_path, run))
     assert "not finite" in page.text
 
@@ -68,8 +70,8 @@ def test_the_page_and_the_card_speak_of_windows(metrics, tmp_path):
     run = told_of(metrics, 48.8, 49.1, 3000.0, 52.1)
     page = page_of(lay_out(tmp_path, run)).text
     assert "Perplexity is on 100 test windows of 128 tokens that were used for nothing" in page
-    assert "The further down and to the left, the better." in page
-    assert "the model is usually worse here, to be mended in the next stage" in page
+    assert "Down and to the left is better." in page
+    assert "the model is usually worse here; the next stage recovers this" in page
     assert "negative log-probability" in page
     card = model_card(run)
     assert json.dumps("text-generation") in card
@@ -96,6 +98,6 @@ def test_validation_and_test_are_compared_by_ratio(metrics):
     assert validation_and_test(run, log(None)) is None
     assert validation_and_test(run, log(60.0)) == (
         "Validation perplexity ends at 60.0, test perplexity at 52.1. The two are measured on "
-        "different texts, 90 and 100 windows of 128 tokens, and with others either would be a "
-        "little off."
+        "different texts, 90 and 100 windows of 128 tokens; on other texts, either could differ "
+        "by a little."
     )

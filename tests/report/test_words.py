@@ -46,10 +46,10 @@ def test_a_local_model_is_called_by_its_last_part(metrics):
 
 def test_a_difference_that_chance_brings_often_is_called_so(metrics):
     assert verdicts(metrics)[0] == (
-        "The final model is 1.2 percentage points below the dense one: it is wrong on 74 of the "
-        "test examples that the dense one has right, and right on 54 that it has wrong. If the two "
-        "were equally good, a difference of this size or more would come by chance with a "
-        "probability of 9.3 %: it may be chance."
+        "The final model is 1.2 percentage points below the dense one: it is wrong on 74 test "
+        "examples that the dense one gets right, and right on 54 that the dense one gets wrong. "
+        "If the two were equally good, the probability of a difference this large by chance "
+        "would be 9.3 %: it may be chance."
     )
 
 
@@ -64,7 +64,7 @@ def changed(metrics, stage_of, lost, won, p):
 def test_few_swaps_all_one_way_are_hardly_chance_though_the_intervals_overlap(metrics, stage_of):
     run = changed(metrics, stage_of, 20, 0, 1.9e-6)
     assert run["stages"]["final"]["interval95"][1] > run["stages"]["dense"]["interval95"][0]
-    assert "a probability of less than 0.1 %: it is hardly chance." in verdicts(run)[0]
+    assert "by chance would be less than 0.1 %: it is hardly chance." in verdicts(run)[0]
     assert "20 test examples lost and 0 won, which is hardly chance;" in summary_line(run)
 
 
@@ -78,8 +78,8 @@ def test_a_gain_is_not_oversold(metrics, stage_of):
 def test_equal_accuracy_is_not_put_down_to_chance(metrics, stage_of):
     run = changed(metrics, stage_of, 31, 31, 1.0)
     assert verdicts(run)[0] == (
-        "The final model is as accurate as the dense one: it is wrong on 31 of the test examples "
-        "that the dense one has right, and right on 31 that it has wrong."
+        "The final model is as accurate as the dense one: it is wrong on 31 test examples that "
+        "the dense one gets right, and right on 31 that the dense one gets wrong."
     )
     assert "31 test examples lost and 31 won;" in summary_line(run)
 
@@ -141,16 +141,16 @@ def test_validation_that_agrees_with_the_test_needs_no_word(metrics):
 def test_validation_that_falls_otherwise_than_the_test_is_explained(metrics):
     assert validation_and_test(metrics, validated(0.813, 0.827, 0.787)) == (
         "Validation accuracy goes from 82.7 % (pruned) to 78.7 % (final), test accuracy from "
-        "80.8 % to 80.1 %. The two are measured on different texts, 853 and 1,706 of them, and "
-        "with others either would be some points off: the 95 % intervals of the final model are "
-        "75.8 to 81.3 % (validation) and 78.2 to 82.0 % (test)."
+        "80.8 % to 80.1 %. The two are measured on different texts, 853 and 1,706 of them; on "
+        "other texts, either could differ by some points: the 95 % intervals of the final model "
+        "are 75.8 to 81.3 % (validation) and 78.2 to 82.0 % (test)."
     )
 
 
 def test_validation_that_is_lower_throughout_is_explained(metrics):
     told = validation_and_test(metrics, {"tune": validated(0, 0, 0.7)["tune"]})
     assert "Validation accuracy ends at 70.0 %, test accuracy at 80.1 %." in told
-    assert "some points off, though hardly by as much as this:" in told
+    assert "differ by some points, though hardly by this much:" in told
 
 
 @pytest.mark.parametrize(
@@ -167,15 +167,15 @@ def test_times_are_told_to_the_minute(written, shown):
 
 
 def test_a_language_model_that_is_ruined_is_called_so_with_what_helps(text_metrics):
-    assert not any("ruined" in text for text in cautions(text_metrics))
+    assert not any("unusable" in text for text in cautions(text_metrics))
     text_metrics["stages"]["final"]["perplexity"] = 166.3
     for ranks, said in (("share", True), ("loss", False)):
         text_metrics["settings"]["ranks"] = ranks
-        [caution] = [text for text in cautions(text_metrics) if "ruined" in text]
-        assert "factorized model is ruined: its perplexity is 3.4 times the dense one" in caution
+        [caution] = [text for text in cautions(text_metrics) if "unusable" in text]
+        assert "factorized model is unusable: its perplexity is 3.4 times the dense one" in caution
         assert "Keep more (--params), or" in caution
         assert ("--ranks loss" in caution) == said
     for channels, said in (("none", True), ("all", False)):
         text_metrics["settings"]["channels"] = channels
-        [caution] = [text for text in cautions(text_metrics) if "ruined" in text]
+        [caution] = [text for text in cautions(text_metrics) if "unusable" in text]
         assert ("--recipe channels" in caution) == said
