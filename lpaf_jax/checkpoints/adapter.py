@@ -74,7 +74,7 @@ def read_adapter(folder: Path) -> Adapter:
     """
     if not is_adapter(folder):
         raise LpafError(
-            f"{folder} is no adapter of PEFT: it holds no {CONFIG}, or a model beside it"
+            f"{folder} is not a PEFT adapter: it has no {CONFIG}, or has a model beside it"
         )
     values = read_json(folder / CONFIG)
     if not isinstance(values, dict):
@@ -90,7 +90,7 @@ def read_adapter(folder: Path) -> Adapter:
         module = name.removeprefix(_OUTER)
         x = x.astype(np.float32)
         if not np.isfinite(x).all():
-            raise LpafError(f"{folder / WEIGHTS}: tensor {name} holds NaN or infinity")
+            raise LpafError(f"{folder / WEIGHTS}: tensor {name} contains NaN or infinity")
         for side in (_A, _B):
             if module.endswith(f".{side}"):
                 found.setdefault(module.removesuffix(f".{side}"), {})[side] = x
@@ -98,19 +98,19 @@ def read_adapter(folder: Path) -> Adapter:
         else:
             if "lora_" in module:
                 raise LpafError(
-                    f"{folder / WEIGHTS}: {name} is no update of a linear layer, which alone are "
-                    "supported: merge it with merge_and_unload() of PEFT"
+                    f"{folder / WEIGHTS}: {name} is not an update of a linear layer, and no "
+                    "others are supported: merge it with PEFT's merge_and_unload()"
                 )
             whole[module] = x
     parts = {}
     for module, pair in found.items():
         flat = len(pair) < 2 or {x.ndim for x in pair.values()} != {2}
         if flat or pair[_A].shape[0] != pair[_B].shape[1]:
-            raise LpafError(f"{folder / WEIGHTS}: {module} has no {_A} and {_B} of one rank")
+            raise LpafError(f"{folder / WEIGHTS}: {module} needs {_A} and {_B} of the same rank")
         a, b = pair[_A].T, pair[_B].T
         parts[module] = Update(jnp.asarray(a), jnp.asarray(b), _scale(values, module, a.shape[1]))
     if not parts:
-        raise LpafError(f"{folder / WEIGHTS} holds no update of LoRA")
+        raise LpafError(f"{folder / WEIGHTS} has no LoRA weights")
     heads = {task: head for head, task in _TASKS.items()}
     base = values.get("base_model_name_or_path") or ""
     return Adapter(folder, base, heads.get(values.get("task_type") or ""), parts, whole)
@@ -133,14 +133,14 @@ def load_adapter(model: nnx.Module, adapter: Adapter, family: Family) -> None:
         size = len(update.a), update.b.shape[1]
         if place is None and module == "lm_head":
             raise LpafError(
-                f"{adapter.folder}: its update of the head cannot be added, as that of the base "
-                "model is tied to its embeddings: merge it with merge_and_unload() of PEFT"
+                f"{adapter.folder}: its update of the head cannot be added, as the base model's "
+                "head is tied to its embeddings: merge it with PEFT's merge_and_unload()"
             )
         if place is None or place[1] != size:
             there = "no linear layer" if place is None else f"one of shape {place[1]}"
             raise LpafError(
-                f"{adapter.folder}: its update of {module} is for a layer of shape {size}, and the "
-                f"base model has {there} there: name the model it was trained on"
+                f"{adapter.folder}: its update of {module} is for a layer of shape {size}, but "
+                f"the base model has {there}: name the model that it was trained on"
             )
         placed[place[0]] = update
     names = {file_key(file_name(param, params), family): param for param in params}
@@ -152,7 +152,8 @@ def load_adapter(model: nnx.Module, adapter: Adapter, family: Family) -> None:
         whole[param] = x.T if is_transposed(param, family, params) else x
         if whole[param].shape != params[param].shape:
             raise LpafError(
-                f"{adapter.folder}: {name} is of {list(x.shape)}, which does not fit the base model"
+                f"{adapter.folder}: {name} has shape {list(x.shape)}, which does not fit the base "
+                "model"
             )
     set_parameters(model, {param: jnp.asarray(x) for param, x in whole.items()})
     put_adapters(model, placed)
@@ -224,15 +225,15 @@ def _refuse(values: Mapping[str, Any], folder: Path) -> None:
     elif values.get("use_dora"):
         why = "of DoRA"
     elif values.get("alora_invocation_tokens"):
-        why = "that acts after certain tokens alone (aLoRA)"
+        why = "that acts only after certain tokens (aLoRA)"
     elif values.get("lora_bias"):
-        why = "one with biases of its own (lora_bias)"
+        why = "with its own biases (lora_bias)"
     elif start.lower().startswith(_OTHER_BASES):
-        why = f"one that changed its base model first (init_lora_weights: {start})"
+        why = f"that changed its base model first (init_lora_weights: {start})"
     if why is not None:
         raise LpafError(
-            f"{folder} is an adapter {why}, which is not supported: merge it with "
-            "merge_and_unload() of PEFT, and save what it gives"
+            f"{folder} is an adapter {why}, which is not supported: merge it with PEFT's "
+            "merge_and_unload(), and save the result"
         )
 
 
@@ -243,7 +244,9 @@ def _scale(values: Mapping[str, Any], module: str, rank: int) -> float:
         own = (x for key, x in patterns.items() if re.match(rf"(.*\.)?({key})$", module))
         alpha = next(own, values.get("lora_alpha"))
     except (AttributeError, re.error):
-        raise LpafError(f"{CONFIG}: alpha_pattern is {patterns!r}, which is no pattern") from None
+        raise LpafError(
+            f"{CONFIG}: alpha_pattern is {patterns!r}, which is not a mapping"
+        ) from None
     number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
     if alpha is None or not number or not math.isfinite(alpha):
         raise LpafError(f"{CONFIG}: lora_alpha is {alpha!r}, but must be a finite number")

@@ -80,7 +80,7 @@ def load_model(
     if absent and (source.head == "lm" or (head is None and num_labels is None)):
         other = next((unfit[path] for path in absent if path in unfit), None)
         first = file_name(absent[0], wanted)
-        raise LpafError(other or f"{folder} holds no {source.head} head: {first} is missing")
+        raise LpafError(other or f"{folder} has no {source.head} head: {first} is missing")
     init = Initializer(jax.random.key(seed), source.family.config(source.values).initializer_range)
     drawn = {
         path: init.normal(*shape) if len(shape) > 1 else jnp.zeros(shape)

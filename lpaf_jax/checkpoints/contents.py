@@ -116,8 +116,7 @@ class Source(NamedTuple):
         self._refuse_missing([path for path in shapes if path not in found], shapes, strange)
         if strange:
             _LOG.warning(
-                "%s: %d tensors are not used (%s): config.json has no place for them, "
-                "so the model is computed without them",
+                "%s: %d tensors are not used (%s), as config.json has no place for them",
                 self.folder,
                 len(strange),
                 _first(strange),
@@ -141,9 +140,9 @@ class Source(NamedTuple):
         missing = [path for path in absent if not is_of_head(path, self.family)]
         if missing:
             first = file_name(missing[0], shapes)
-            there = f"; of what is there nothing is known: {_first(strange)}" if strange else ""
+            there = f"; unknown names instead: {_first(strange)}" if strange else ""
             raise LpafError(
-                f"{self.folder}: {len(missing)} tensors are missing, {first} among them{there}"
+                f"{self.folder}: {len(missing)} tensors are missing, such as {first}{there}"
             )
 
     def _strange(self, left: list[Header], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -189,9 +188,9 @@ def read_source(folder: Path, head: Head | None = None) -> Source:
 def _refuse_codes(folder: Path, names: list[str]) -> None:
     if found := [name for name in names if _LORA.search(name)]:
         raise LpafError(
-            f"{folder} holds updates of LoRA that are not merged into the weights "
-            f"({_first(found)}): call merge_and_unload() of PEFT and save what it gives; where the "
-            "adapter has a folder of its own, lpaf export --format merged does that"
+            f"{folder} has LoRA weights that are not merged ({_first(found)}): call PEFT's "
+            "merge_and_unload() and save the result; for an adapter in its own folder, use lpaf "
+            "export --format merged"
         )
     if found := [name for name in names if _QUANTIZED.search(name)]:
         raise quantized(folder, f"it holds {_first(found)}")
@@ -205,8 +204,8 @@ def _single(headers: list[Header], family: Family) -> tuple[list[Header], list[H
         if first is not header and not hold_the_same(first, header):
             places = (f"{h.name} in {h.file.name}" for h in (first, header))
             raise LpafError(
-                f"{header.file.parent}: tensors {' and '.join(places)} are of one parameter and "
-                "differ: remove the one that is not meant"
+                f"{header.file.parent}: tensors {' and '.join(places)} are the same parameter but "
+                "differ: remove the wrong one"
             )
     single = list(found.values())
     return single, [header for header in headers if found[file_key(header.name, family)] != header]
@@ -229,8 +228,8 @@ def _untied(source: Source) -> dict[str, Any]:
     if hold_the_same(table, head):
         return {}
     _LOG.warning(
-        "%s: config.json ties the head to the token embeddings, but %s is there and differs from "
-        "%s: the head is read as one of its own",
+        "%s: config.json ties the head to the token embeddings, but %s differs from %s: the head "
+        "is read as untied",
         source.folder,
         head.name,
         table.name,

@@ -54,7 +54,7 @@ def _write(folder: Path, file: Path) -> None:
             _write_tokenizer(target, metadata)
             (target / GGUF).symlink_to(file)
     except KeyError as error:
-        raise LpafError(f"{file} says nothing of {error.args[0]}") from None
+        raise LpafError(f"{file} has no field {error.args[0]}") from None
     except LpafError as error:
         raise LpafError(f"{file}: {error}") from None
 
@@ -65,35 +65,35 @@ def _parsed(file: Path) -> tuple[dict[str, Any], list[Any]]:
     with file.open("rb") as opened:
         start = opened.read(len(LFS_POINTER))
     if start == LFS_POINTER:
-        raise LpafError(f"{file}: git-lfs left a pointer in its place; run git lfs pull")
+        raise LpafError(f"{file} is a git-lfs pointer; run git lfs pull")
     if start[:4] != b"GGUF":
-        raise LpafError(f"{file} is no GGUF file, whatever its name says")
+        raise LpafError(f"{file} is not a GGUF file, despite its name")
     try:
         reader = GGUFReader(file)
     except Exception as error:  # of a file that is cut off anything may be raised
         raise LpafError(f"{file} is damaged: {error}") from error
     if reader.endianess != GGUFEndian.LITTLE:
-        raise LpafError(f"{file} is of a big-endian machine")
+        raise LpafError(f"{file} is from a big-endian machine")
     return {key: field.contents() for key, field in reader.fields.items()}, reader.tensors
 
 
 def _config(metadata: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
     kind = metadata["general.architecture"]
     if metadata.get("general.type", "model") != "model":
-        raise LpafError(f"it holds no model: its type is {metadata['general.type']}")
+        raise LpafError(f"it is not a model: its type is {metadata['general.type']}")
     if kind not in _FAMILIES:
-        raise LpafError(f"architecture {kind!r} is not supported; there are {', '.join(_FAMILIES)}")
-    if (parts := metadata.get("split.count", 1)) > 1:
         raise LpafError(
-            f"it is one of {parts} parts: put them together with llama-gguf-split --merge"
+            f"architecture {kind!r} is not supported; supported are {', '.join(_FAMILIES)}"
         )
+    if (parts := metadata.get("split.count", 1)) > 1:
+        raise LpafError(f"it is one of {parts} parts: merge them with llama-gguf-split --merge")
 
     def said(name: str, otherwise: Any = None) -> Any:
         found = metadata.get(f"{kind}.{name}", otherwise)
         if found is None:
             raise KeyError(f"{kind}.{name}")
         if isinstance(found, list):
-            raise LpafError(f"{kind}.{name} differs among its layers, which is not supported")
+            raise LpafError(f"{kind}.{name} differs between layers, which is not supported")
         return found
 
     if metadata.get(f"{kind}.expert_count"):
@@ -120,7 +120,7 @@ def _config(metadata: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]
         }
     head_dim = said("attention.key_length", said("rope.dimension_count", hidden // heads))
     if said("rope.dimension_count", head_dim) != head_dim:
-        raise LpafError("only a part of each head is rotated, which is not supported")
+        raise LpafError("only part of each head is rotated, which is not supported")
     return config | {
         "hidden_size": hidden,
         "num_attention_heads": heads,
@@ -157,7 +157,7 @@ def _rotary(
     if scaling == "none":
         return found
     if scaling not in ("linear", "yarn"):
-        raise LpafError(f"the rotary embedding is stretched by {scaling!r}, which is not supported")
+        raise LpafError(f"the rotary scaling {scaling!r} is not supported")
     found |= {"rope_type": scaling, "factor": metadata[f"{kind}.rope.scaling.factor"]}
     if scaling == "yarn":
         name = "original_max_position_embeddings"
@@ -172,7 +172,7 @@ def _as_llama3(divisors: np.ndarray, plain: np.ndarray) -> dict[str, Any]:
     turns = trained * plain / (2 * math.pi)
     blend = np.clip((turns - low) / (high - low), 0, 1)
     if not np.allclose(1 / divisors, (1 - blend) / factor + blend, rtol=1e-3):
-        raise LpafError("rope_freqs.weight holds factors that are not those of Llama 3")
+        raise LpafError("the factors in rope_freqs.weight are not those of Llama 3")
     return {
         "rope_type": "llama3",
         "factor": factor,

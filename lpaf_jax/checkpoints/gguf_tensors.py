@@ -101,7 +101,7 @@ def write_index(folder: Path, tensors: list[Any], metadata: dict[str, Any]) -> N
         kind, shape = tensor.tensor_type.name, tuple(int(n) for n in reversed(tensor.shape))
         if kind not in _kinds():
             raise LpafError(
-                f"tensor {tensor.name} is stored as {kind}, which cannot be unpacked; there are "
+                f"tensor {tensor.name} is stored as {kind}, which is not supported; supported are "
                 f"{', '.join(_kinds())}"
             )
         # Of these alone llama.cpp has rewritten the query and key rows.

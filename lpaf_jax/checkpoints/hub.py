@@ -44,18 +44,18 @@ def resolve_model(name: str) -> Path:
     if folder.is_dir():
         if is_adapter(folder):
             raise LpafError(
-                f"{folder} is an adapter of PEFT and no model: merge it into its base model (lpaf "
-                f"export {folder} --format merged --out NEW) and name that"
+                f"{folder} is a PEFT adapter, not a model: merge it into its base model (lpaf "
+                f"export {folder} --format merged --out NEW) and use the result"
             )
         if not (folder / "config.json").is_file():
-            raise LpafError(f"{folder} is not a model folder: it holds no config.json")
+            raise LpafError(f"{folder} is not a model folder: it has no config.json")
         return folder
     if "/" in name and not is_hub_id(name):
         raise LpafError(f"model folder {name} does not exist")
     if not is_hub_id(name):
         raise LpafError(
-            f"unknown model {name!r}: give 'minilm', 'smollm2', a folder that exists, a .gguf "
-            "file, or a hub id such as 'google-bert/bert-base-uncased'"
+            f"unknown model {name!r}: give 'minilm', 'smollm2', an existing folder, a .gguf file, "
+            "or a hub id such as 'google-bert/bert-base-uncased'"
         )
     return _from_hub(name)
 
@@ -123,5 +123,5 @@ def _from_hub(name: str) -> Path:
     except Exception as error:  # the hub client raises a dozen kinds: network, access, not found
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise LpafError(
-            f"model {name!r} is no local folder and could not be had from the hub: {reason}"
+            f"model {name!r} is not a local folder and could not be fetched from the hub: {reason}"
         ) from error

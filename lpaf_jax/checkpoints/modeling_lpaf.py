@@ -54,7 +54,9 @@ def factorize(model: PreTrainedModel) -> None:
         if hasattr(layer, "lpaf_kind"):  # in a body that has factorized itself
             continue
         if record["kind"] not in KINDS:
-            raise ValueError(f"{path} is of kind {record['kind']!r}; this file knows {list(KINDS)}")
+            raise ValueError(
+                f"{path} has the kind {record['kind']!r}; this file supports only {list(KINDS)}"
+            )
         factors = KINDS[record["kind"]](layer, record)
         factors.lpaf_kind = record["kind"]
         model.set_submodule(path, factors)

@@ -62,7 +62,7 @@ def answers_of(values: dict[str, Any], place: Path) -> Literal["classification",
         outputs = f"{number} output{'s' if number > 1 else ''}"
         raise LpafError(
             f"{place} has {outputs} of problem_type {said} (config.json), which is not supported: "
-            "a head here gives each text one class of several, or one number"
+            "a head must predict one class or one number"
         )
     return "regression" if number == 1 else "classification"
 
@@ -70,5 +70,5 @@ def answers_of(values: dict[str, Any], place: Path) -> Literal["classification",
 def _number(values: dict[str, Any], place: Path) -> int:
     number: int = plain_values(values).get("num_labels", _DEFAULT)
     if number < 1:
-        raise LpafError(f"{place}: the head has {number} outputs by config.json; it needs one")
+        raise LpafError(f"{place}: config.json gives the head {number} outputs; it needs one")
     return number

@@ -38,8 +38,8 @@ def pickled(file: Path, *, mapped: bool = False) -> dict[str, Any]:
     """
     if find_spec("torch") is None:
         raise LpafError(
-            f"{file} is read by PyTorch, which is not installed: install torch, or save the "
-            "model as safetensors"
+            f"{file} needs PyTorch, which is not installed: install torch, or save the model as "
+            "safetensors"
         )
     import torch
 
@@ -54,8 +54,8 @@ def pickled(file: Path, *, mapped: bool = False) -> dict[str, Any]:
     except Exception as error:  # pickle, zip and torch each raise kinds of their own
         if of_class := re.search(r"GLOBAL (\S+)", str(error)):
             raise LpafError(
-                f"{file} holds an object of {of_class[1]}, and no code is unpickled here: save "
-                "model.state_dict() in its place"
+                f"{file} contains an object of {of_class[1]}, but code is never unpickled here: "
+                "save model.state_dict() instead"
             ) from error
         reason = str(error).strip().split("\n")[0]
         raise LpafError(f"{file} is damaged or cannot be read: {reason}") from error
@@ -65,7 +65,7 @@ def pickled(file: Path, *, mapped: bool = False) -> dict[str, Any]:
 def kind_of(tensor: Any) -> str:
     """The dtype of a tensor of PyTorch as safetensors calls it, or else as PyTorch does."""
     if tensor.is_meta:
-        return "meta, without numbers"
+        return "meta, without values"
     if str(tensor.layout) != "torch.strided":
         return str(tensor.layout).removeprefix("torch.")
     name = str(tensor.dtype).removeprefix("torch.")
@@ -92,8 +92,8 @@ def _weights(content: Any, file: Path) -> dict[str, Any]:
     if chosen is None or len(found) > 1:
         places = [path or "at the top" for path in found]
         there = ", ".join(places or _keys(content)) or f"a {type(content).__name__}"
-        problem = "weights in several places" if found else "no tensors by the names of parameters"
-        raise LpafError(f"{file} holds {problem} ({there}): save model.state_dict() alone")
+        problem = "weights in several places" if found else "no tensors named as parameters"
+        raise LpafError(f"{file} holds {problem} ({there}): save only model.state_dict()")
     # A parameter is a tensor that asks for gradients, and numpy gets none of those.
     return {
         name: value.detach() if value.requires_grad else value

@@ -125,4 +125,4 @@ def _split(architecture: str) -> tuple[str, str]:
     for end, auto_class in _AUTO_CLASSES.items():
         if architecture.endswith(end):
             return architecture.removesuffix(end), auto_class
-    raise ValueError(f"no head of {architecture} is known here")
+    raise ValueError(f"the head of {architecture} is not supported")

@@ -149,7 +149,7 @@ def _widened(file: Path, name: str, value: np.ndarray, turned: bool) -> np.ndarr
 
 def _check_finite(value: np.ndarray, file: Path, name: str) -> None:
     if not np.isfinite(value).all():
-        raise LpafError(f"{file}: tensor {name} holds NaN or infinity")
+        raise LpafError(f"{file}: tensor {name} contains NaN or infinity")
 
 
 def tensor_dtype(file: Path, name: str) -> np.dtype[Any]:
@@ -172,8 +172,8 @@ def check_kind(kind: str, file: Path, name: str) -> None:
     # Integers and floats of 8 bits are codes: their scales lie in tensors of other names.
     if kind not in _DTYPES:
         raise LpafError(
-            f"{file}: tensor {name} is stored as {kind}, which is not read here: give a checkpoint "
-            "in float32, float16 or bfloat16"
+            f"{file}: tensor {name} is stored as {kind}, which is not supported: give a "
+            "checkpoint in float32, float16 or bfloat16"
         )
 
 

@@ -42,7 +42,7 @@ def auto_tokenizer(folder: Path) -> Any:
         if not set(known.get_vocab()) - set(known.all_special_tokens):
             raise ValueError(f"{type(known).__name__} finds no vocabulary")
         if not known.is_fast:
-            raise ValueError(f"{type(known).__name__} has no form that `tokenizers` runs")
+            raise ValueError(f"{type(known).__name__} cannot be converted for `tokenizers`")
         return known
     except Exception as error:  # one of many kinds, by library version and tokenizer class
         raise LpafError(_unread(folder, found, error)) from None
@@ -137,7 +137,7 @@ def _unread(folder: Path, found: list[str], error: Exception) -> str:
 
     reason = (str(error).strip() or type(error).__name__).split("\n")[0]
     if not found:
-        return f"{folder} holds no tokenizer; copy {_WHOLE} there"
+        return f"{folder} has no tokenizer; copy {_WHOLE} there"
     if _WHOLE in found:
         file = folder / _WHOLE
         try:
@@ -145,7 +145,7 @@ def _unread(folder: Path, found: list[str], error: Exception) -> str:
         except Exception as damage:  # the library raises bare Exception
             return f"{file} is not a readable tokenizer: {damage}"
         return f"{file} and {_SETTINGS} beside it do not make a tokenizer: {reason}"
-    what = f"{folder} holds no tokenizer that can be read: there is {', '.join(found)} alone"
+    what = f"{folder} has no readable tokenizer: it has only {', '.join(found)}"
     if "tokenizer.model" in found and find_spec("sentencepiece") is None:
-        return f"{what}; install sentencepiece, by which it is read, or copy {_WHOLE} there"
+        return f"{what}; install sentencepiece to read it, or copy {_WHOLE} there"
     return f"{what} ({reason}); copy {_WHOLE} there"

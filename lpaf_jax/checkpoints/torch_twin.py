@@ -51,8 +51,8 @@ def torch_twin(
     if family.walk and chosen == "classification" and config.pad_token_id is None:
         if not timed:
             raise LpafError(
-                f"{folder}: in PyTorch a decoder that classifies tells the end of a text by its "
-                "pad_token_id; set one in config.json, the id that texts are padded with"
+                f"{folder}: in PyTorch, a decoder with a classification head needs pad_token_id "
+                "to find the end of a text; set it in config.json to the padding id"
             )
         config.pad_token_id = 0  # it refuses several texts without; the time is that of any
     config.use_cache = False  # of a decoder: one pass needs no memory of those before
@@ -79,7 +79,7 @@ def torch_twin(
     tied = set(model._tied_weights_keys or ()) if config.tie_word_embeddings else set()
     missing = [name for name in left if name not in tied]  # of the head: the rest was looked at
     if missing and not timed:
-        raise LpafError(f"{folder} holds no {chosen} head: {missing[0]} is missing")
+        raise LpafError(f"{folder} has no {chosen} head: {missing[0]} is missing")
     model.tie_weights()
     return model.eval()
 

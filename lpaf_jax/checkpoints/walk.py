@@ -63,11 +63,11 @@ class DecoderOnDisk:
         if FAMILIES[self.name].walk is None:
             with_walk = [name for name, family in FAMILIES.items() if family.walk is not None]
             raise LpafError(
-                f"{folder} is of the family {self.name}; without training only decoders are "
-                f"compressed: {', '.join(with_walk)}"
+                f"{folder} is of the family {self.name}; only decoders can be compressed block by "
+                f"block: {', '.join(with_walk)}"
             )
         if read_records(values, folder):
-            raise LpafError(f"{folder} is factorized already; start from a dense model")
+            raise LpafError(f"{folder} is already factorized; start from a dense model")
         refuse_pickled(folder)
         source = read_source(folder, "lm")
         self.values, self._family = source.values, source.family
@@ -87,7 +87,7 @@ class DecoderOnDisk:
             first = file_name(absent[0], self.shapes)
             raise LpafError(
                 contents.unfit.get(absent[0])
-                or f"{folder}: {len(absent)} tensors are missing, {first} among them"
+                or f"{folder}: {len(absent)} tensors are missing, such as {first}"
             )
 
     @property

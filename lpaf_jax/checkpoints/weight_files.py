@@ -15,19 +15,18 @@ PICKLED = "pytorch_model.bin"
 _OF_TRAINING = re.compile(r"training_args|optimizer|scheduler|scaler|rng_state|.*_states")
 # Weights in other forms, by a pattern of their names: what a person may have taken for ours.
 _FOREIGN = {
-    "adapter_model.*": "is an adapter: merge it into its base model (lpaf export DIR --format "
-    "merged --out NEW) and take that",
-    "*.gguf": "is a file of llama.cpp: give its name, and not that of the folder",
-    "consolidated*": "has the names of the original release: give the folder that transformers "
-    "reads, or convert it",
-    "*.h5": "is of TensorFlow: load it with transformers 4 (from_tf=True) and save it again",
-    "*.msgpack": "is of Flax: load it with transformers 4 (from_flax=True) and save it again",
-    "*.ckpt*": "is a checkpoint of a training program: save the model itself with transformers",
-    "*.onnx": "is a graph of ONNX: give the checkpoint that it was exported from",
-    "*.safetensors": f"has another name than {WEIGHTS}: rename it, if it holds all weights",
-    "*.bin": f"has another name than {PICKLED}: rename it, if it holds all weights",
-    "*.pt": f"has another name than {PICKLED}: rename it, if it holds all weights",
-    "*.pth": f"has another name than {PICKLED}: rename it, if it holds all weights",
+    "adapter_model.*": "is an adapter: merge it into its base model "
+    "(lpaf export DIR --format merged --out NEW) and use the result",
+    "*.gguf": "is a llama.cpp file: name the file, not the folder",
+    "consolidated*": "has the format of the original release: convert it for transformers",
+    "*.h5": "is a TensorFlow file: load it with transformers 4 (from_tf=True) and save it again",
+    "*.msgpack": "is a Flax file: load it with transformers 4 (from_flax=True) and save it again",
+    "*.ckpt*": "is a training checkpoint: save the model itself with transformers",
+    "*.onnx": "is an ONNX graph: give the checkpoint that it was exported from",
+    "*.safetensors": f"is not named {WEIGHTS}: rename it if it has all weights",
+    "*.bin": f"is not named {PICKLED}: rename it if it has all weights",
+    "*.pt": f"is not named {PICKLED}: rename it if it has all weights",
+    "*.pth": f"is not named {PICKLED}: rename it if it has all weights",
 }
 
 
@@ -46,8 +45,8 @@ def weight_files(folder: Path) -> list[Path]:
         with file.open("rb") as content:
             if content.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise LpafError(
-                    f"{file} is damaged or cannot be read: git-lfs left a pointer in its place; "
-                    "run git lfs pull"
+                    f"{file} is damaged or cannot be read: it is a git-lfs pointer; run git lfs "
+                    "pull"
                 )
     return files
 
@@ -61,7 +60,9 @@ def refuse_pickled(folder: Path) -> None:
     """Raise LpafError where the weights are pickled: such a file can only be read whole."""
     for file in weight_files(folder):
         if file.suffix == ".bin":
-            raise LpafError(f"{file} can only be read whole: save the model as safetensors")
+            raise LpafError(
+                f"{file} cannot be read tensor by tensor: save the model as safetensors"
+            )
 
 
 def _named(folder: Path) -> list[Path]:
@@ -71,7 +72,7 @@ def _named(folder: Path) -> list[Path]:
         index = folder / f"{name}.index.json"
         if index.is_file():
             return _shards(index)
-    raise LpafError(f"{folder} holds no {WEIGHTS}{_instead(folder)}")
+    raise LpafError(f"{folder} has no {WEIGHTS}{_instead(folder)}")
 
 
 def _shards(index: Path) -> list[Path]:
@@ -80,15 +81,15 @@ def _shards(index: Path) -> list[Path]:
     if not isinstance(names, Mapping) or not names:
         raise LpafError(f"{index} is damaged: it has no weight_map; copy the folder again")
     if odd := [x for x in names.values() if not isinstance(x, str) or x != Path(x).name]:
-        raise LpafError(f"{index} is damaged: {odd[0]!r} is no name of a file beside it")
+        raise LpafError(f"{index} is damaged: {odd[0]!r} is not the name of a file beside it")
     shards = sorted(set(names.values()))
     missing = [shard for shard in shards if not (index.parent / shard).is_file()]
     if missing:
         there = sorted(f.name for f in index.parent.glob(f"*{Path(shards[0]).suffix}"))
         found = f"; there are {_listed(there)}" if there else ""
         raise LpafError(
-            f"{index} names {len(shards)} files, of which {len(missing)} do not exist, "
-            f"{missing[0]} among them{found}: copy the folder again, whole"
+            f"{index} names {len(shards)} files, of which {len(missing)} do not exist, such as "
+            f"{missing[0]}{found}: copy the whole folder again"
         )
     return [index.parent / shard for shard in shards]
 
@@ -98,7 +99,7 @@ def _instead(folder: Path) -> str:
     for name in (WEIGHTS, PICKLED):
         stem, ending = name.split(".")
         if shards := sorted(f.name for f in folder.glob(f"{stem}-*-of-*.{ending}")):
-            return f": {_listed(shards)} lie there without {name}.index.json, which belongs to them"
+            return f": it has {_listed(shards)}, but {name}.index.json is missing"
     for pattern, what in _FOREIGN.items():
         files = (file.name for file in folder.glob(pattern) if file.is_file())
         if found := sorted(name for name in files if not _OF_TRAINING.match(name)):

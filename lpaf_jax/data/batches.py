@@ -136,7 +136,7 @@ def eval_batches(encoded: Encoded, batch_size: int, *, buckets: Sequence[int] = 
 
 def _check(encoded: Encoded, batch_size: int) -> None:
     if len(encoded) == 0 or batch_size < 1:
-        raise ValueError(f"cannot cut {len(encoded)} examples into batches of {batch_size}")
+        raise ValueError(f"cannot split {len(encoded)} examples into batches of {batch_size}")
 
 
 def _cut(order: np.ndarray, batch_size: int) -> list[np.ndarray]:

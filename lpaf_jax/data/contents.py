@@ -42,11 +42,11 @@ def check_text(path: Path, head: bytes | None = None) -> None:
     head = (_head(path) if head is None else head)[:_HEAD]
     check_unpacked(path, head)
     if head.startswith(b"PAR1\x15"):
-        raise LpafError(f"{path} is a parquet file: let its name end in .parquet")
+        raise LpafError(f"{path} is a parquet file: rename it to end in .parquet")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise LpafError(f"{path} is UTF-16, not UTF-8; save it as UTF-8")
     if b"\0" in head:
-        raise LpafError(f"{path} is no text (it begins with bytes of zero, as binary files do)")
+        raise LpafError(f"{path} is not text (it begins with zero bytes, as binary files do)")
 
 
 def read_text(path: Path) -> str:

@@ -144,7 +144,7 @@ def _examples(columns: Columns, task: GlueTask, where: str) -> Examples:
     for column in wanted:
         there = _there(column, columns, task)
         if there not in columns:
-            raise LpafError(f"{where}: no column {column!r}; there are {', '.join(columns)}")
+            raise LpafError(f"{where}: no column {column!r}; the columns are {', '.join(columns)}")
         found = columns[there]
         if any(value is None for value in found):
             raise LpafError(f"{where}: a value is missing in column {there!r}")

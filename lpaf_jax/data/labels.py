@@ -66,25 +66,25 @@ def check_names(names: Sequence[str], ids: np.ndarray, where: Where) -> None:
     for name in names:
         if _LIST.fullmatch(name):
             raise LpafError(
-                f"{rows(name)}: label {name[:40]!r} is a list; several labels of one text "
-                "(multi-label) are not supported, keep one"
+                f"{rows(name)}: label {name[:40]!r} is a list; several labels per text "
+                "(multi-label) are not supported; keep one"
             )
         other = alike.setdefault(_plain(name), name)
         if other != name:
             few, many = sorted((other, name), key=lambda one: (ids == names.index(one)).sum())
             raise LpafError(
                 f"{rows(few)}: label {few!r} beside {many!r} elsewhere; write the class in one "
-                "way, or if they are two, rename one"
+                "way, or rename one if they are two classes"
             )
     if "-" in names and "+" not in names:
         raise LpafError(
-            f"{rows('-')}: label '-' stands for no label, as in SNLI and MNLI; remove these rows, "
-            "or if it is a class, rename it"
+            f"{rows('-')}: label '-' marks a missing label, as in SNLI and MNLI; remove these "
+            "rows, or rename it if it is a class"
         )
     if "-1" in names and not _may_be_negative(names):
         raise LpafError(
-            f"{rows('-1')}: label '-1' stands for no label, as in test splits of the hub; remove "
-            "these rows, or if it is a class, give it a word for a name"
+            f"{rows('-1')}: label '-1' marks a missing label, as in test splits on the hub; "
+            "remove these rows, or give the class a word as its name"
         )
 
 
@@ -146,7 +146,7 @@ def label_values(labels: Sequence[str], where: Where) -> np.ndarray:
     large = np.flatnonzero(np.abs(values) > _LARGEST).tolist()
     if large:
         raise LpafError(
-            f"{where(large)}: {labels[large[0]][:40]} is too large, as float32 must hold squared "
-            f"errors; scale the labels to {_LARGEST:.0e} at most"
+            f"{where(large)}: {labels[large[0]][:40]} is too large for squared errors in float32; "
+            f"scale the labels to at most {_LARGEST:.0e}"
         )
     return values.astype(np.float32)

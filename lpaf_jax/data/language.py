@@ -103,8 +103,8 @@ def pack(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> Packed:
     left_out = sum(map(len, windows)) - length * len(whole)
     if not whole:
         raise LpafError(
-            f"one of the three parts of the text (70, 10 and 20 % of its paragraphs or rows) has "
-            f"{left_out} tokens, less than a window of {length}: give more text, or a smaller "
+            "one of the three parts of the text (70, 10 and 20 % of its paragraphs or rows) has "
+            f"{left_out} tokens, fewer than a window of {length}: give more text, or a smaller "
             "--length"
         )
     return packed(whole, tokenizer.pad_id, left_out)

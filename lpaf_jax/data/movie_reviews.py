@@ -26,7 +26,7 @@ def movie_reviews(source: str) -> Examples:
     chosen = [i for i, name in enumerate(table.column("source")) if name == source]
     texts, labels = table.column("text"), table.column("label")
     if not chosen or {labels[i] for i in chosen} != {"0", "1"}:
-        raise LpafError(f"{table.path} holds no {source} reviews labelled 0 and 1; reinstall it")
+        raise LpafError(f"{table.path} has no {source} reviews labelled 0 and 1; reinstall it")
     return drop_repeats(
         Examples(
             texts=[" ".join(texts[i].replace("<br />", " ").split()) for i in chosen],

@@ -28,8 +28,8 @@ def from_hub(task: str, hub_id: str, *config: str) -> Splits:
             loaded = datasets.load_dataset(hub_id, *config)
     except Exception as error:  # offline, blocked, renamed: the kinds change with the library
         raise LpafError(
-            f"task {task} cannot be fetched from the hub ({hub_id}: {_first_line(error)}); "
-            "name a local copy with data=FOLDER (--data FOLDER)"
+            f"task {task} cannot be fetched from the hub ({hub_id}: {_first_line(error)}); give a "
+            "local copy with data=FOLDER (--data FOLDER)"
         ) from None
     return _of_datasets(loaded, hub_id)
 
@@ -53,7 +53,7 @@ def from_folder(
     """
     if not folder.is_dir():
         check_unpacked(folder)
-        raise LpafError(f"{folder} is not a folder; a local copy of a data set is one")
+        raise LpafError(f"{folder} is not a folder; a local copy of a data set must be a folder")
     if not (folder / "dataset_dict.json").exists():
         return lambda split: read(_split_file(folder, split, stems[split], suffixes))
     import datasets
@@ -126,8 +126,8 @@ def _split_file(folder: Path, split: str, stems: Sequence[str], suffixes: Sequen
         wanted = " or ".join(stems)
         endings = ", ".join(suffixes[:-1]) + f" or {suffixes[-1]}"
         raise LpafError(
-            f"{folder} holds {there} for the split {split!r}; it needs one file {wanted} that "
-            f"ends in {endings}"
+            f"{folder} has {there} for the split {split!r}; it needs one file {wanted} that ends "
+            f"in {endings}"
         )
     return found[0]
 

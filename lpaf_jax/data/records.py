@@ -29,9 +29,9 @@ def json_records(path: Path, text: str) -> tuple[list[dict[str, Any]], list[int]
     for start, value in _values(text):
         line, before = line + text.count("\n", before, start), start
         if isinstance(value, ValueError | RecursionError):
-            raise LpafError(f"{path}, line {line}: no JSON: {value}") from None
+            raise LpafError(f"{path}, line {line}: not JSON: {value}") from None
         if not isinstance(value, dict):
-            raise LpafError(f"{path}, line {line}: no JSON object")
+            raise LpafError(f"{path}, line {line}: not a JSON object")
         lines.append(line)
         records.append(value)
     is_array = text.startswith("[", _skip(text, 0))
@@ -43,8 +43,8 @@ def json_records(path: Path, text: str) -> tuple[list[dict[str, Any]], list[int]
     ):
         keys = ", ".join(repr(key[:40]) for key in list(records[0])[:5])
         raise LpafError(
-            f"{path} is one JSON object ({keys}), not rows; it needs an array of objects, or an "
-            "object a line"
+            f"{path} is one JSON object ({keys}), not rows; it needs an array of objects, or one "
+            "object per line"
         )
     return records, None if is_array else lines
 

@@ -102,8 +102,8 @@ def check_answered(name: str, questions: Questions, where: str) -> None:
     without = [i for i, answers in enumerate(questions.answers) if not answers]
     if name == "squad" and without:
         raise LpafError(
-            f"{where}: question {questions.ids[without[0]]!r} has no answer, and so have "
-            f"{len(without)} of {len(questions)}; name the task squad_v2"
+            f"{where}: {len(without)} of {len(questions)} questions have no answer, such as "
+            f"{questions.ids[without[0]]!r}; use the task squad_v2"
         )
 
 
@@ -123,8 +123,8 @@ def _json_columns(path: Path) -> Columns:
         raise LpafError(f"{path} cannot be read as JSON: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise LpafError(
-            f"{path} is not in the format of SQuAD ({type(error).__name__}: {error}); it needs "
-            "data, paragraphs, context, qas, id, question and answers"
+            f"{path} is not in SQuAD format ({type(error).__name__}: {error}); it needs data, "
+            "paragraphs, context, qas, id, question and answers"
         ) from None
     names = ("id", "question", "context", "answers")
     columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
@@ -157,7 +157,7 @@ def _flat(articles: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str
 def _questions(columns: Columns, where: str) -> Questions:
     for name in ("id", "question", "context", "answers"):
         if name not in columns:
-            raise LpafError(f"{where}: no column {name!r}; there are {', '.join(columns)}")
+            raise LpafError(f"{where}: no column {name!r}; the columns are {', '.join(columns)}")
         if any(value is None for value in columns[name]):
             raise LpafError(f"{where}: a value is missing in column {name!r}")
     ids = [str(value) for value in columns["id"]]
@@ -165,7 +165,7 @@ def _questions(columns: Columns, where: str) -> Questions:
         for i, value in enumerate(columns[name]):
             if not isinstance(value, str):
                 raise LpafError(
-                    f"{where}, question {ids[i]!r}: its {name} is {value!r:.40}, no text"
+                    f"{where}, question {ids[i]!r}: its {name} is {value!r:.40}, which is not text"
                 )
     contexts = list(columns["context"])
     answers: list[list[str]] = []

@@ -262,7 +262,7 @@ def text_lines(path: Path, column: str, count: int) -> Examples:
     else:
         lines = [line for line in read_text(path).splitlines() if line.strip()]
     if not lines:
-        raise LpafError(f"{path} holds no text")
+        raise LpafError(f"{path} contains no text")
     return unlabelled(spread(lines, count))
 
 
@@ -321,7 +321,7 @@ def examples_of(
 
 
 def _texts(table: Table, name: str) -> list[str]:
-    cells = [cell.strip() for cell in table.column(name, mend="join its parts to one text")]
+    cells = [cell.strip() for cell in table.column(name, mend="join its parts into one text")]
     # A person may well have written the word null: in a text only nothing at all is missing.
     absent = [i for i, cell in enumerate(cells) if not cell]
     if absent:
@@ -330,12 +330,12 @@ def _texts(table: Table, name: str) -> list[str]:
 
 
 def _labels(table: Table, name: str, known: Sequence[str], regression: bool) -> list[str]:
-    mend = "several labels of one text (multi-label) are not supported, keep one"
+    mend = "several labels per text (multi-label) are not supported; keep one"
     cells = [cell.strip() for cell in table.column(name, mend=mend)]
     absent = missing(cells, known)
     if absent:
         word = next((cells[i] for i in absent if cells[i]), "")
-        is_class = f"; if {word!r} is a class, rename it, as this word stands for no value"
+        is_class = f"; if {word!r} is a class, rename it, as this word marks a missing value"
         raise _no_value(table, name, absent, word, is_class if word and not regression else "")
     return cells
 

@@ -64,7 +64,7 @@ def load_task(
     if language_model or is_text(name):
         task = _of_language(name, text_column, label_column, pair_column, data, regression)
     elif Path(name).suffix.lower() in SUFFIXES:
-        _refuse(name, "files have no other copy", data=data)
+        _refuse(name, "a file has no other copy", data=data)
         task = _from_file(name, text_column, label_column, pair_column, regression)
     else:
         _refuse(
@@ -87,8 +87,8 @@ def check_task_name(name: str) -> None:
     if name not in TASK_NAMES and Path(name).suffix.lower() not in (TEXT_SUFFIX, *SUFFIXES):
         refuse_packed(Path(name))
         raise LpafError(
-            f"unknown task {name!r}; known are {', '.join(TASK_NAMES)}, or the path of a {FILES}, "
-            f"or of a {TEXT_SUFFIX} file for a language model"
+            f"unknown task {name!r}; choose one of {', '.join(TASK_NAMES)}, or give a {FILES}, or "
+            f"a {TEXT_SUFFIX} file for a language model"
         )
 
 
@@ -131,7 +131,9 @@ def _of_language(
     regression: bool,
 ) -> Task:
     if name in TASK_NAMES:
-        raise SettingError(("language_model",), f"is for files; {name} is a task with labels")
+        raise SettingError(
+            ("language_model",), f"works only for files; {name} is a task with labels"
+        )
     _refuse(
         name,
         "a language model reads text without labels",
@@ -139,7 +141,7 @@ def _of_language(
         pair_column=pair_column,
         regression=regression or None,
     )
-    _refuse(name, "files have no other copy", data=data)
+    _refuse(name, "a file has no other copy", data=data)
     if is_text(name):
         _refuse(name, "a plain text has no columns", text_column=text_column)
     splits = split_text(name, SHARES, text_column)
@@ -164,7 +166,7 @@ def _from_file(
     if len(names) > max(2, len(examples) // 2):
         raise LpafError(
             f"{path}: column {label_column!r} has {len(names)} different values in "
-            f"{len(examples)} rows; these are not classes, name another label column"
+            f"{len(examples)} rows, which are not classes; name another label column"
         )
     check_names(names, examples.labels, partial(table.where, column=label_column))
     kept = drop_repeats(examples)
@@ -175,7 +177,7 @@ def _from_file(
 def _refuse(name: str, why: str, **options: object) -> None:
     for option, value in options.items():
         if value is not None:
-            raise SettingError((option,), f"has no use for task {name}: {why}; leave it out")
+            raise SettingError((option,), f"has no effect for task {name}, as {why}: leave it out")
 
 
 def _check(task: Task) -> None:
@@ -186,8 +188,8 @@ def _check(task: Task) -> None:
     }
     if task.kind == "classification" and len(task.label_names) < 2:
         raise LpafError(
-            f"task {task.name} has one class only ({task.label_names[0]!r}); "
-            "a classifier needs two or more"
+            f"task {task.name} has only one class ({task.label_names[0]!r}); a classifier needs "
+            "at least two"
         )
     sizes = ", ".join(f"{split} {len(part)}" for split, part in splits.items())
     for split, part in splits.items():
@@ -199,6 +201,6 @@ def _check(task: Task) -> None:
     if task.kind not in ("span", "language") and np.unique(task.train.labels).size < 2:
         what = "class" if task.kind == "classification" else "value"
         raise LpafError(
-            f"all training examples of task {task.name} have one {what} ({sizes}); "
-            "it needs more rows of the others"
+            f"all training examples of task {task.name} have the same {what} ({sizes}); add rows "
+            "with others"
         )

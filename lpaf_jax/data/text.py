@@ -97,8 +97,8 @@ def text_windows(
     step = length if stride is None else stride
     if length < 2 or not 1 <= step <= length:
         raise LpafError(
-            f"windows of {length} tokens every {step} cannot be cut; "
-            "the length is at least 2, the stride from 1 to the length"
+            f"windows of {length} tokens with stride {step} are impossible; the length must be at "
+            "least 2, the stride from 1 to the length"
         )
     return _cut(tokens, length, step)
 
@@ -178,7 +178,7 @@ def _whole_blocks(tokens: Iterable[np.ndarray], length: int) -> Iterator[np.ndar
 
 def _sampled(blocks: Iterable[np.ndarray], length: int, count: int, seed: int) -> np.ndarray:
     if count < 1:
-        raise LpafError(f"a sample of {count} blocks is none; ask for at least 1")
+        raise LpafError(f"a sample of {count} blocks is empty; ask for at least 1")
     kept: list[tuple[int, int, np.ndarray]] = []
     for number, ids in enumerate(blocks):
         item = (-_draw(seed, number), number, ids)
@@ -188,7 +188,7 @@ def _sampled(blocks: Iterable[np.ndarray], length: int, count: int, seed: int) -
             heapq.heapreplace(kept, item)
     if not kept:
         raise LpafError(
-            f"the text does not fill one piece of {length} tokens; a smaller length would"
+            f"the text does not fill one sequence of {length} tokens; give a smaller length"
         )
     return np.stack([ids for _, _, ids in sorted(kept, key=lambda item: item[1])])
 
@@ -209,7 +209,9 @@ def encode_text(
     """
     ids = list(_whole_blocks(text_tokens(tokenizer, source, text_column), length))
     if not ids:
-        raise LpafError(f"the text does not fill one block of {length} tokens; take a shorter one")
+        raise LpafError(
+            f"the text does not fill one block of {length} tokens; give a smaller length"
+        )
     return Encoded(
         ids=ids,
         types=[np.zeros(length, dtype=np.int32)] * len(ids),
@@ -237,7 +239,7 @@ def perplexity(log_likelihood_sum: float, tokens: float) -> float:
         ValueError: no tokens.
     """
     if tokens <= 0:
-        raise ValueError(f"no perplexity of {tokens} tokens")
+        raise ValueError(f"{tokens} tokens have no perplexity")
     try:
         return math.exp(-log_likelihood_sum / tokens)
     except OverflowError:

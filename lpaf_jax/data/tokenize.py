@@ -119,8 +119,8 @@ class Tokenizer:
         if overlap < 0 or max_length - taken <= overlap:
             raise LpafError(
                 f"a length of {max_length} leaves {max(0, max_length - taken)} tokens for the "
-                f"context beside question {questions[longest][:60]!r}, which windows that share "
-                f"{overlap} do not get through; give a larger length or a smaller stride"
+                f"context with question {questions[longest][:60]!r}, too few for windows that "
+                f"share {overlap}; give a larger length or a smaller stride"
             )
 
     def _encodings(self, rows: Sequence[Any], special: bool = True) -> Any:
@@ -162,13 +162,13 @@ class _Limits(NamedTuple):
         types: list[int] = encoding.type_ids if self.typed else [0] * len(ids)
         if self.absent and (found := self.absent.keys() & set(ids)):
             raise LpafError(
-                f"the text holds {self.absent[min(found)]!r}, for which the model has no embedding "
-                f"(token id {min(found)}); take it out, or resize the embeddings"
+                f"the text contains {self.absent[min(found)]!r}, for which the model has no "
+                f"embedding (token id {min(found)}); remove it, or resize the embeddings"
             )
         if max(types, default=0) >= self.types:
             raise LpafError(
-                f"the tokenizer gives token type {max(types)}, and the model has embeddings for "
-                f"{self.types} (type_vocab_size in config.json): it reads no pairs"
+                f"the tokenizer gives token type {max(types)}, but the model has embeddings for "
+                f"only {self.types} (type_vocab_size in config.json), so it cannot read pairs"
             )
         return ids, types
 
@@ -223,7 +223,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
     folder = Path(folder)
     if not folder.is_dir():
-        raise LpafError(f"{folder} is not a folder; a model folder holds tokenizer.json")
+        raise LpafError(f"{folder} is not a folder; give a model folder with tokenizer.json")
     rows, types = table_rows(folder)
     known = auto_tokenizer(folder)
     limits = _Limits(
@@ -254,9 +254,9 @@ def _absent(folder: Path, known: Any, rows: float) -> dict[int, str]:
     if foreign := [index for index, token in beyond.items() if token not in own]:
         last = max(foreign)
         raise LpafError(
-            f"{folder}: the tokenizer gives ids up to {last} ({beyond[last]!r}), but the model has "
-            f"{rows} token embeddings (vocab_size in config.json); resize the embeddings, or take "
-            "the tokens out of the tokenizer's files"
+            f"{folder}: the tokenizer gives ids up to {last} ({beyond[last]!r}), but the model "
+            f"has {rows} token embeddings (vocab_size in config.json); resize the embeddings, or "
+            "remove the tokens from the tokenizer's files"
         )
     return beyond
 

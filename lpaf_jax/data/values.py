@@ -59,7 +59,7 @@ def decoded_column(
     found = []
     for i, value in enumerate(values):
         if value is TWICE:
-            raise LpafError(f"{where([i])}: two values named {name!r}; keep one")
+            raise LpafError(f"{where([i])}: two values named {name!r}; keep only one")
         try:
             found.append(decoded(value))
         except UnicodeDecodeError as error:

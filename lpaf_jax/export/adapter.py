@@ -52,8 +52,8 @@ def export_merged(adapter: Path, out: Path, *, base: str | None = None) -> None:
     merge_adapters(model)
     names = class_names(source.values, place) if source.head == "classification" else None
     note = (
-        f"**Merged**: the updates of an adapter (LoRA, {len(given.updates)} layers) were added to "
-        "the weights of the model that the text below speaks of."
+        f"**Merged**: an adapter (LoRA, {len(given.updates)} layers) was added to the weights of "
+        "the model described below."
     )
     narrow = jnp.dtype(dtype_of(source))
     save_model(
@@ -84,7 +84,7 @@ def _refuse_missing(adapter: Adapter, source: Source) -> None:
     if missing:
         raise LpafError(
             f"{missing[0]} is neither in {adapter.folder} nor in its base model, {source.folder}: "
-            "name with --base the model that it was trained on, head included"
+            "use --base to name the model that it was trained on, with its head"
         )
 
 
@@ -97,19 +97,19 @@ def export_adapter(run: Path, out: Path) -> None:
     final = model_folder(run)
     owner, tensors = run_of(final), load_extra(final)
     if owner is None or owner[1] != "final" or SCALE not in tensors:
-        raise LpafError(f"{run} has no adapter: only a run whose last stage has --lora has one")
+        raise LpafError(f"{run} has no adapter: only a run whose last stage uses --lora has one")
     before = list(run_record(owner[0], "settings.json")["steps"])[-2]
     base = stage_folder(owner[0], before).resolve()
     if not (base / "config.json").is_file():
         raise LpafError(
-            f"{run} no longer holds the model that its adapter is for (--keep final); "
-            "the final model has it merged"
+            f"{run} no longer has the model that its adapter belongs to (--keep final); in the "
+            "final model, the adapter is merged"
         )
     source = read_source(final)
     heads = [p for p, each in read_records(source.values, final).items() if "heads" in each]
     if heads:
         raise LpafError(
-            f"{heads[0]} has lost channels of heads, where PEFT has no place for an adapter; the "
-            "final model has it merged"
+            f"{heads[0]} has lost channels of its heads, which PEFT adapters do not support; in "
+            "the final model, the adapter is merged"
         )
     save_adapter(out, tensors, base=str(base), family=source.family, head=source.head)

@@ -42,7 +42,7 @@ def export_dense(place: Path, out: Path, *, dtype: str | None = None) -> None:
     tensors = plain_tensors(source)
     layers = factored_layers(source)
     if not layers and dtype is None:
-        raise LpafError(f"{place} is dense already; --dtype would store it in another one")
+        raise LpafError(f"{place} is already dense; --dtype stores it in another dtype")
     config = _config(source, dtype or dtype_of(source))
     rewrite(
         place, out, _multiplied(source, layers, tensors), config, dtype=dtype, card=_card(place)
@@ -111,8 +111,8 @@ def _card(place: Path) -> str:
     card = re.sub(r"^## Use\n.*?(?=^## |\Z)", "", card, count=1, flags=re.M | re.S)
     return noted(
         card,
-        "**Multiplied back**: this is an ordinary checkpoint. The factorized matrices that the "
-        "text below speaks of are stored here as their products, and zeros stand where channels "
-        "are gone, so any tool that knows the architecture loads it, and it is neither smaller nor "
-        "faster than the model it was made from. What is below was measured with the factors.",
+        "**Multiplied back**: this is an ordinary checkpoint. The factorized matrices described "
+        "below are stored as their products, with zeros for dropped channels. Any tool that "
+        "supports the architecture can load it, and it is neither smaller nor faster than the "
+        "original model. The figures below were measured with the factors.",
     )

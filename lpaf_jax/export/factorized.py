@@ -31,9 +31,9 @@ def export_factorized(place: Path, out: Path, *, dtype: str | None) -> None:
     tensors = plain_tensors(source)
     records = read_records(source.values, place)
     if not records:
-        raise LpafError(f"{place} has no factors: --format dense stores it in another dtype")
+        raise LpafError(f"{place} has no factors: use --format dense to store it in another dtype")
     if dtype is None:
-        raise SettingError(("dtype",), "is missing: it is all that --format factorized changes")
+        raise SettingError(("dtype",), "is missing: --format factorized changes only the dtype")
     rewrite(
         place,
         out,
@@ -43,7 +43,7 @@ def export_factorized(place: Path, out: Path, *, dtype: str | None) -> None:
         dtype=dtype,
         card=noted(
             card_of(place),
-            f"**Stored in {dtype}**: the numbers here were rounded to it from those that the text "
-            "below speaks of; sizes and results there are of the model before.",
+            f"**Stored in {dtype}**: the weights were rounded to this dtype. Sizes and results "
+            "below are those of the model before rounding.",
         ),
     )

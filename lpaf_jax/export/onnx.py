@@ -33,13 +33,13 @@ def export_onnx(place: Path, out: Path) -> None:
     if absent:
         raise LpafError(
             f"--format onnx needs {', '.join(absent)}: pip install {' '.join(_NEEDED)}, or use "
-            "--format stablehlo, which needs nothing more"
+            "--format stablehlo, which needs no further packages"
         )
     values = read_json(place / "config.json")
     family = FAMILIES[family_name(values, str(place))]
     head = named_head(values, family)
     if head is None:
-        raise LpafError(f"{place} holds no head: its config.json names none of its architectures")
+        raise LpafError(f"{place} has no head: config.json names no architecture with one")
     # No ranks: they would call for the code by which PyTorch reads factors.
     config = saved_config(values, family.architectures[head], {})
     with atomic_dir(out) as target:

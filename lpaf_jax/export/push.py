@@ -28,10 +28,10 @@ def push_model(
     from huggingface_hub.errors import HfHubHTTPError
 
     if not is_hub_id(repo):
-        raise LpafError(f"{repo} is no name of a repository: give owner/name")
+        raise LpafError(f"{repo} is not a repository name: give owner/name")
     check_saved(place)
     hub = HfApi()
-    log_in = "log in with hf auth login, or set HF_TOKEN to a token that may write"
+    log_in = "log in with hf auth login, or set HF_TOKEN to a token with write access"
     try:
         made = hub.create_repo(repo, private=private, exist_ok=True)
         hub.upload_folder(
@@ -40,7 +40,7 @@ def push_model(
     except HfHubHTTPError as error:
         status = error.response.status_code
         why = log_in if status in (401, 403) else " ".join(str(error).split())
-        raise LpafError(f"the hub refuses {repo} ({status}): {why}") from None
+        raise LpafError(f"the hub refused {repo} ({status}): {why}") from None
     except Exception as error:  # the hub client raises a dozen kinds
-        raise LpafError(f"{repo} cannot be written: {' '.join(str(error).split())}") from error
+        raise LpafError(f"could not upload to {repo}: {' '.join(str(error).split())}") from error
     return str(made)

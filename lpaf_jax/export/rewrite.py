@@ -44,7 +44,7 @@ def rewrite(
         writer = ShardWriter(target)
         for name, value in tensors:
             if jnp.issubdtype(value.dtype, jnp.floating) and not np.isfinite(value).all():
-                raise LpafError(f"{place}: tensor {name} holds NaN or infinity")
+                raise LpafError(f"{place}: tensor {name} contains NaN or infinity")
             writer.add(name, _cast(value, dtype))
         writer.close()
         write_beside(target, place, config, card)

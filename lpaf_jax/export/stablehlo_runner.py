@@ -29,9 +29,7 @@ def load(folder: Path) -> Callable[..., np.ndarray]:
     ) -> np.ndarray:
         ids = np.asarray(input_ids, np.int32)
         if ids.shape[1] > limit:
-            raise ValueError(
-                f"{ids.shape[1]} tokens are more than the {limit} that the model reads"
-            )
+            raise ValueError(f"{ids.shape[1]} tokens exceed the {limit} that the model reads")
         mask = np.ones_like(ids) if attention_mask is None else attention_mask
         types = np.zeros_like(ids) if token_type_ids is None else token_type_ids
         inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}

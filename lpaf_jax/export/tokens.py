@@ -70,7 +70,7 @@ def add_tokens(place: Path, out: Path, vectors: Mapping[str, np.ndarray]) -> Non
             dtype=None,
             card=noted(
                 card_of(place),
-                f"**{len(more)} tokens were added** after what is told below was measured.",
+                f"**{len(more)} tokens were added** after the results below were measured.",
             ),
         )
 
@@ -78,11 +78,11 @@ def add_tokens(place: Path, out: Path, vectors: Mapping[str, np.ndarray]) -> Non
 def _checked(source: Source, vectors: Mapping[str, np.ndarray]) -> tuple[int, int]:
     """(V, H) of the table."""
     if not vectors:
-        raise LpafError("there is no token to add")
+        raise LpafError("there are no tokens to add")
     if source.head == "lm" and not source.values.get("tie_word_embeddings", True):
         raise LpafError(
-            f"{source.folder} has a head of its own for the next token, which would need rows for "
-            "new ones, too: only models with tied embeddings, and classifiers, take them"
+            f"{source.folder} has an untied next-token head, which would need new rows as well: "
+            "tokens can only be added to classifiers and to models with tied embeddings"
         )
     layer = factored_layers(source).get(source.family.table)
     rows, hidden = (
@@ -92,7 +92,8 @@ def _checked(source: Source, vectors: Mapping[str, np.ndarray]) -> tuple[int, in
         found = np.asarray(vector)
         if found.shape != (hidden,) or not np.isfinite(found).all():
             raise LpafError(
-                f"the vector of {token!r} is of {found.shape}, or not finite: give {hidden} numbers"
+                f"the vector of {token!r} has shape {found.shape} or is not finite: give {hidden} "
+                "finite numbers"
             )
     return rows, hidden
 
@@ -105,11 +106,11 @@ def _teach(place: Path, beside: Path, tokens: list[str], rows: int) -> None:
     tokenizer = Tokenizer.from_file(str(file))
     known = tokenizer.get_vocab()
     if twice := [token for token in tokens if token in known]:
-        raise LpafError(f"{place}: {twice[0]!r} is a token already")
+        raise LpafError(f"{place}: {twice[0]!r} is already a token")
     if len(known) != rows:
         raise LpafError(
-            f"{place}: the tokenizer knows {len(known)} tokens and the table has {rows} rows, so "
-            "that it cannot be told where new ones would lie"
+            f"{place}: the tokenizer has {len(known)} tokens but the table has {rows} rows, so "
+            "the ids of new tokens are unclear"
         )
     tokenizer.add_tokens(tokens)
     tokenizer.save(str(file))

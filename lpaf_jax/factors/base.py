@@ -95,7 +95,7 @@ class FactorKind(ABC):
         Raises:
             TypeError: the kind is none of a table.
         """
-        raise TypeError(f"{self.name} is no kind of a table, which could have more rows")
+        raise TypeError(f"{self.name} is not a kind of embedding table, so it cannot get more rows")
 
     def filed(self, leaf: str, x: np.ndarray) -> np.ndarray:
         """A factor that `stored` speaks of, or the bias: from here to the file, or back."""
@@ -167,7 +167,7 @@ def kind_of(solution: Any) -> FactorKind:
     """
     found = next((kind for kind in KINDS.values() if kind.solution is type(solution)), None)
     if found is None:
-        raise TypeError(f"no kind of factors is made of {type(solution).__name__}")
+        raise TypeError(f"no kind of factors stores a {type(solution).__name__}")
     return found
 
 

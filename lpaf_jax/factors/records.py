@@ -33,11 +33,11 @@ def read_records(values: Mapping[str, Any], where: object) -> dict[str, Record]:
     for path, record in _mapping(values, _RECORDS, where).items():
         kind = record.get("kind") if isinstance(record, Mapping) else None
         if not isinstance(record, Mapping) or not isinstance(kind, str):
-            raise LpafError(f"{where}: {_RECORDS} in config.json names no kind for {path}")
+            raise LpafError(f"{where}: {_RECORDS} in config.json has no kind for {path}")
         if kind not in KINDS:
             raise LpafError(
-                f"{where}: config.json says that {path} is of kind {kind!r}, which is not known "
-                f"here; there are {', '.join(KINDS)}"
+                f"{where}: config.json gives {path} the unknown kind {kind!r}; known kinds are "
+                f"{', '.join(KINDS)}"
             )
         records[path] = dict(record)
     return records

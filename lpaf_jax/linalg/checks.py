@@ -65,7 +65,7 @@ def check_importance(importance: Array, w: Array) -> None:
             f"importance has shape {importance.shape} but w has {w.shape}: they must be equal"
         )
     if not holds(jnp.isfinite, importance):
-        raise ValueError("importance has NaN or infinite entries: replace them, e.g. by zero")
+        raise ValueError("importance has NaN or infinite entries: replace them, e.g. with zero")
     if not holds(lambda x: x >= 0, importance):
         raise ValueError("importance has negative entries: clip them, e.g. jnp.maximum(score, 0)")
     if not holds(lambda x: magnitude(x)[0].max() > 0, importance):
@@ -86,7 +86,7 @@ def check_metric(metric: Array, size: int, name: str) -> None:
             f"{name} has shape {metric.shape} but must be ({size}, {size}) or, diagonal, ({size},)"
         )
     if not holds(jnp.isfinite, metric):
-        raise ValueError(f"{name} has NaN or infinite entries: compute it anew without them")
+        raise ValueError(f"{name} has NaN or infinite entries: compute it again without them")
     if metric.ndim == 1:
         if not holds(lambda x: x >= 0, metric):
             raise ValueError(f"{name} has negative entries: a weight is at least 0")

@@ -80,7 +80,7 @@ def nf4(w: Float[Array, "m n"]) -> Nf4:
     """
     (w,) = as_floats(w)
     if w.size == 0:
-        raise ValueError("w has no number")
+        raise ValueError("w is empty")
     return _quantized(w)
 
 

@@ -197,7 +197,7 @@ def channel_choices(
     """
     _check_step(multiple_of, least)
     if not (np.isfinite(s).all() and (s >= 0).all()):
-        raise ValueError("what channels are worth has negative, NaN or infinite entries")
+        raise ValueError("the values of channels contain negative, NaN or infinite entries")
     chosen = [k for k in range(multiple_of, len(s), multiple_of) if k >= least * len(s)]
     return _choices(s, chosen, price, price * len(s))
 
@@ -221,8 +221,8 @@ def allocate_choices(choices: Sequence[Choices], budget: float) -> list[int | No
     least = sum(cost[0] for cost in costs)
     if not budget >= least:
         raise ValueError(
-            f"a budget of {budget:,.0f} cannot pay for one step of each of {len(choices)} parts: "
-            f"it counts parameters (it is no ratio), and that takes {least:,.0f}"
+            f"a budget of {budget:,.0f} parameters (not a ratio) is too small for one step of "
+            f"each of {len(choices)} parts, which takes {least:,.0f}"
         )
     taken = _by_price(costs, losses, budget - least)
     return [each.sizes[i] for each, i in zip(choices, taken, strict=True)]
@@ -296,8 +296,8 @@ def _spend(
 
 def _too_little(budget: int, matrices: int, least: int) -> str:
     return (
-        f"a budget of {budget} cannot pay for one step of rank for each of the {matrices} "
-        f"matrices: it counts parameters (it is no ratio), and that takes {least}"
+        f"a budget of {budget} parameters (not a ratio) is too small for one step of rank for "
+        f"each of the {matrices} matrices, which takes {least}"
     )
 
 
@@ -310,7 +310,7 @@ def _check_step(multiple_of: int, least: float = 0.0) -> None:
 
 def _check_shapes(shapes: Sequence[tuple[int, int]]) -> None:
     if not shapes:
-        raise ValueError("no shapes given: a rank needs at least one matrix (m, n)")
+        raise ValueError("no shapes given: pass at least one matrix (m, n)")
     if any(len(shape) != 2 or min(shape) < 1 for shape in shapes):
         raise ValueError(f"each shape must be (m, n) with positive sides, got {list(shapes)}")
 
@@ -319,7 +319,9 @@ def _checked_spectra(
     spectra: Sequence[Array | np.ndarray], shapes: Sequence[tuple[int, int]]
 ) -> list[np.ndarray]:
     if len(spectra) != len(shapes):
-        raise ValueError(f"{len(spectra)} spectra do not fit {len(shapes)} shapes: one each")
+        raise ValueError(
+            f"{len(spectra)} spectra for {len(shapes)} shapes: pass one spectrum per shape"
+        )
     values = [np.asarray(s, np.float64) for s in spectra]
     for i, (s, shape) in enumerate(zip(values, shapes, strict=True)):
         if s.shape != (min(shape),):
@@ -332,5 +334,5 @@ def _checked_spectra(
         if (s < 0).any():
             raise ValueError(f"spectrum {i} has negative entries: singular values are at least 0")
         if (np.diff(s) > 0).any():
-            raise ValueError(f"spectrum {i} does not fall: sort it, largest first")
+            raise ValueError(f"spectrum {i} is not in descending order: sort it, largest first")
     return values

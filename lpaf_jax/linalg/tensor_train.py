@@ -124,7 +124,7 @@ def tensor_train(w: Float[Array, "m n"], shape: Sides, max_rank: int) -> TensorT
         raise ValueError(f"shape must be ((m_1, …, m_d), (n_1, …, n_d)), got {shape}")
     rows, columns = (tuple(sides) for sides in shape)
     if len(rows) != len(columns):
-        raise ValueError(f"shape must have as many row as column digits, got {shape}: fill up by 1")
+        raise ValueError(f"shape must have as many row as column digits, got {shape}: pad with 1")
     check_sides(rows, columns, w)
     check_integer(max_rank, "max_rank")
     if max_rank < 1:

@@ -49,7 +49,7 @@ class BertConfig:
         if values.get("position_embedding_type", "absolute") != "absolute":
             raise LpafError("config.json: only absolute position embeddings are supported")
         if values.get("is_decoder"):
-            raise LpafError("config.json: is_decoder is set, and only encoders are supported")
+            raise LpafError("config.json: is_decoder is set, but only encoders are supported")
         config = read_config(cls, plain_values(values), cls.family)
         activation(config.hidden_act)
         if config.hidden_size % config.num_attention_heads:

@@ -56,8 +56,8 @@ def side_of_attention(path: str) -> Literal["query-key", "value-output"] | None:
     """
     if _ALL_IN_ONE.search(path):
         raise LpafError(
-            f"{path} holds queries, keys and values in one matrix, which cannot be told apart; "
-            "take another recipe or --ranks share"
+            f"{path} holds queries, keys and values in one matrix, which this rank rule cannot "
+            "separate; use another recipe or --ranks share"
         )
     if _QUERIES_KEYS.search(path):
         return "query-key"

@@ -73,6 +73,6 @@ def refuse_quantized(values: Mapping[str, Any], where: object) -> None:
 def quantized(where: object, why: str) -> LpafError:
     """The error of a folder that is quantized, by `why` it is known to be."""
     return LpafError(
-        f"{where} is quantized ({why}), which is not read here: give the checkpoint that it was "
-        "made from, or save what dequantize() of transformers makes of it"
+        f"{where} is quantized ({why}), which is not supported: give the original checkpoint, or "
+        "save the result of transformers' dequantize()"
     )

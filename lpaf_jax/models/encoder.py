@@ -116,8 +116,7 @@ class EncoderModel(nnx.Module):
         # JAX would clamp an index beyond the table, and every further token sit at the last place.
         if input_ids.shape[-1] > self.positions:
             raise LpafError(
-                f"{input_ids.shape[-1]} tokens are more than the {self.positions} positions of "
-                "the model"
+                f"{input_ids.shape[-1]} tokens exceed the {self.positions} positions of the model"
             )
         encoder = getattr(self, self.prefix)
         keys = split_key(key, len(encoder.layers) + 2)

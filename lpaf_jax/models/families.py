@@ -143,12 +143,12 @@ def family_name(values: dict[str, Any], where: str) -> str:
         LpafError: there is no such family.
     """
     if not isinstance(values, Mapping):  # a damaged file may hold any JSON
-        raise LpafError(f"{where}: config.json holds no object of settings; copy it there again")
+        raise LpafError(f"{where}: config.json is not a JSON object; copy it there again")
     kind = values.get("model_type")
     name = str(kind).removeprefix(_TYPE)
     if name not in FAMILIES:
         raise LpafError(
-            f"{where}: model_type {kind!r} is not supported; there are {', '.join(FAMILIES)}"
+            f"{where}: model_type {kind!r} is not supported; supported are {', '.join(FAMILIES)}"
         )
     return name
 

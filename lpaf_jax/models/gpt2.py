@@ -151,9 +151,7 @@ class Gpt2(nnx.Module):
         # JAX would clamp an index beyond the table, and every further token sit at the last place.
         length = input_ids.shape[-1]
         if length > self.positions:
-            raise LpafError(
-                f"{length} tokens are more than the {self.positions} positions of the model"
-            )
+            raise LpafError(f"{length} tokens exceed the {self.positions} positions of the model")
         places = jnp.arange(length) if position_ids is None else position_ids
         return dropout(self.wte(input_ids) + self.wpe(places), self.dropout_rate, key)
 

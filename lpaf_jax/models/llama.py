@@ -126,7 +126,7 @@ class LlamaConfig:
             )
         if config.head_dim % 2:
             raise LpafError(
-                f"config.json: head_dim {config.head_dim} is odd, and no pairs to rotate"
+                f"config.json: head_dim {config.head_dim} is odd, but rotation needs pairs"
             )
         return config
 
@@ -148,7 +148,9 @@ def _layer_types(kind: str, values: dict[str, Any]) -> tuple[str, ...]:
     if len(types) != layers:
         raise LpafError(f"config.json: {len(types)} layer_types for {layers} layers")
     if window is None and SLIDING in types:
-        raise LpafError("config.json: layer_types has sliding windows, and none is in use")
+        raise LpafError(
+            "config.json: layer_types has sliding windows, but no sliding window is in use"
+        )
     return tuple(types)
 
 

@@ -131,15 +131,15 @@ def add_adapters(
         ValueError: the rank is not at least 1.
     """
     if rank < 1:
-        raise ValueError(f"adapters of rank {rank}: it must be at least 1")
+        raise ValueError(f"the rank of adapters must be at least 1, got {rank}")
     key = jax.random.key(seed)
     drawn: dict[str, Update] = {}
     for layer in compressible_layers(parameters(model)):
         found = adaptable(layer_at(model, layer), layer)
         if not found:
             raise LpafError(
-                f"{layer} is a {type(layer_at(model, layer)).__name__}, which takes no adapter: "
-                "dense layers do, and those of two thin factors"
+                f"{layer} is a {type(layer_at(model, layer)).__name__}, which cannot have an "
+                "adapter: only dense layers and two thin factors can"
             )
         for path, (m, n) in found.items():
             own = jax.random.fold_in(key, zlib.crc32(path.encode()))

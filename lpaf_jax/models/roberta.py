@@ -36,7 +36,7 @@ class RobertaConfig(BertConfig):
         pad, rows = config.pad_token_id, config.max_position_embeddings
         if pad is None or not 0 <= pad < rows - 1:
             raise LpafError(
-                f"config.json: pad_token_id {pad} leaves no position of the {rows} of "
+                f"config.json: pad_token_id {pad} leaves none of the {rows} positions of "
                 "max_position_embeddings"
             )
         return config

@@ -58,12 +58,12 @@ class Rotary:
         given |= {name: value for name, value in listed.items() if value is not None}
         if any(isinstance(value, dict) for value in given.values()):
             raise LpafError(
-                "config.json: rope_parameters that differ among layers are not supported"
+                "config.json: rope_parameters that differ between layers are not supported"
             )
         if given["partial_rotary_factor"] not in (None, 1):
             raise LpafError(
                 f"config.json: partial_rotary_factor {given['partial_rotary_factor']} is not "
-                "supported: all of a head is rotated"
+                "supported: the whole head must be rotated"
             )
         if given["rope_theta"] is None:
             given["rope_theta"] = 10_000.0

@@ -104,22 +104,22 @@ def test_the_base_model_may_be_named(folder: Path, tmp_path: Path) -> None:
     [
         ({"peft_type": "IA3"}, "an adapter of kind IA3"),
         ({"use_dora": True}, "of DoRA"),
-        ({"lora_bias": True}, "biases of its own"),
+        ({"lora_bias": True}, "with its own biases"),
         ({"init_lora_weights": "pissa_niter_4"}, "changed its base model first"),
         ({"lora_alpha": "x"}, "lora_alpha is 'x'"),
         ({"lora_alpha": float("nan")}, "must be a finite number"),
-        ({"alpha_pattern": {"(": 3}}, "which is no pattern"),
+        ({"alpha_pattern": {"(": 3}}, "which is not a mapping"),
         ({"init_lora_weights": "lora_ga"}, "changed its base model first"),
-        ({"alora_invocation_tokens": [1]}, "acts after certain tokens"),
+        ({"alora_invocation_tokens": [1]}, "acts only after certain tokens"),
         ({"base_model_name_or_path": None}, "give --base"),
-        ({"tensors": {f"{_OUTER}.lora_B.weight": None}}, "of one rank"),
+        ({"tensors": {f"{_OUTER}.lora_B.weight": None}}, "of the same rank"),
         (
             {"tensors": {f"{_OUTER}.lora_A.weight": np.full((2, 32), np.nan, np.float32)}},
-            "holds NaN",
+            "contains NaN",
         ),
         (
             {"tensors": {"base_model.model.bert.lora_embedding_A": np.ones(2, np.float32)}},
-            "no update of a linear layer",
+            "is not an update of a linear layer",
         ),
         ({"tensors": {"base_model.model.elsewhere.weight": np.ones(2)}}, "has no tensor elsewhere"),
         (
@@ -133,7 +133,7 @@ def test_the_base_model_may_be_named(folder: Path, tmp_path: Path) -> None:
                     f"{_OUTER.replace('query', 'no')}.lora_B.weight": np.ones((32, 2), np.float32),
                 }
             },
-            "no linear layer there",
+            "has no linear layer",
         ),
     ],
 )

@@ -41,11 +41,11 @@ def test_other_model_types(write_folder, tensors, kind):
 @pytest.mark.parametrize("content", ["[]", '"bert"', "null", "3"])
 def test_config_that_is_no_object(folder, content):
     (folder / "config.json").write_text(content)
-    assert_refused(folder, "config.json holds no object")
+    assert_refused(folder, "config.json is not a JSON object")
 
 
 def test_no_weights(write_folder):
-    assert_refused(write_folder({}), "holds no model.safetensors")
+    assert_refused(write_folder({}), "has no model.safetensors")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
@@ -67,7 +67,7 @@ def test_a_pointer_where_the_weights_should_be(folder):
 @pytest.mark.parametrize("name", [QUERY, "bert.embeddings.LayerNorm.bias", "classifier.weight"])
 def test_weights_that_are_not_finite(write_folder, tensors, name, value):
     tensors[name].flat[-1] = value
-    assert_refused(write_folder(tensors), name, "holds NaN or infinity")
+    assert_refused(write_folder(tensors), name, "contains NaN or infinity")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_look_finds_what_is_damaged(model, save):
             with pytest.raises(LpafError, match=f"{name} is damaged or cannot be read"):
                 check_saved(out)
         (out / name).unlink()
-    with pytest.raises(LpafError, match=r"holds no model\.safetensors"):
+    with pytest.raises(LpafError, match=r"has no model\.safetensors"):
         check_saved(out)
 
 

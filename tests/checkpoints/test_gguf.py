@@ -124,7 +124,9 @@ def test_frequencies_of_llama_3_are_found_again(tmp_path: Path) -> None:
     found: Any = family.config(read_json(resolve_model(str(file)) / "config.json"))
     np.testing.assert_allclose(found.rotary.frequencies, wanted.rotary.frequencies, rtol=1e-4)
     odd = np.linspace(1, 3, len(divisors), dtype=np.float32)
-    with pytest.raises(LpafError, match="factors that are not those of Llama 3"):
+    with pytest.raises(
+        LpafError, match="the factors in rope_freqs.weight are not those of Llama 3"
+    ):
         resolve_model(str(write_gguf(tmp_path / "odd.gguf", more={name: (odd, "F32")})))
 
 
@@ -132,11 +134,11 @@ def test_frequencies_of_llama_3_are_found_again(tmp_path: Path) -> None:
     ("said", "message"),
     [
         ({"llama.expert_count": 8}, "mixture of experts"),
-        ({"split.count": 3}, r"one of 3 parts: put them together with llama-gguf-split"),
-        ({"general.type": "adapter"}, "holds no model: its type is adapter"),
+        ({"split.count": 3}, r"one of 3 parts: merge them with llama-gguf-split"),
+        ({"general.type": "adapter"}, "is not a model: its type is adapter"),
         ({"llama.rope.dimension_count": 8, "llama.attention.key_length": 16}, "part of each head"),
-        ({"llama.rope.scaling.type": "longrope"}, "stretched by 'longrope'"),
-        ({"llama.embedding_length": None}, "says nothing of llama.embedding_length"),
+        ({"llama.rope.scaling.type": "longrope"}, "the rotary scaling 'longrope'"),
+        ({"llama.embedding_length": None}, "has no field llama.embedding_length"),
     ],
 )
 def test_what_cannot_be_read_is_refused(tmp_path: Path, said: dict[str, Any], message: str) -> None:
@@ -148,10 +150,12 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, said: dict[str, Any], me
 
 
 def test_another_architecture_and_what_is_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(LpafError, match="architecture 'falcon' is not supported; there are llama"):
+    with pytest.raises(
+        LpafError, match="architecture 'falcon' is not supported; supported are llama"
+    ):
         resolve_model(str(write_gguf(tmp_path / "falcon.gguf", "falcon")))
     (tmp_path / "page.gguf").write_text("<html>not found</html>")
-    with pytest.raises(LpafError, match="is no GGUF file, whatever its name says"):
+    with pytest.raises(LpafError, match="is not a GGUF file, despite its name"):
         resolve_model(str(tmp_path / "page.gguf"))
     (tmp_path / "lfs.gguf").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(LpafError, match="run git lfs pull"):

@@ -51,7 +51,7 @@ def test_a_folder_is_taken_as_it_stands(folder, calls, monkeypatch):
 
 
 def test_a_folder_without_config(tmp_path, calls):
-    with pytest.raises(LpafError, match=r"is not a model folder: it holds no config\.json"):
+    with pytest.raises(LpafError, match=r"is not a model folder: it has no config\.json"):
         resolve_model(str(tmp_path))
     assert calls == []
 
@@ -75,7 +75,7 @@ def test_a_hub_that_cannot_be_reached(calls):
     with pytest.raises(LpafError) as caught:
         resolve_model("owner/name")
     message = str(caught.value)
-    assert "'owner/name' is no local folder and could not be had from the hub" in message
+    assert "'owner/name' is not a local folder and could not be fetched from the hub" in message
     assert message.endswith("cannot resolve host")
     assert [name for name, _ in calls] == ["owner/name"]
 
@@ -178,5 +178,5 @@ def test_what_was_fetched_before_is_found_without_the_hub(repository, weights):
 def test_half_a_model_without_the_hub(repository, lacking):
     files = [*SAFETENSORS, *BESIDE]
     repository(files, cached=[file for file in files if file != lacking])
-    with pytest.raises(LpafError, match="could not be had from the hub: the snapshot is incom"):
+    with pytest.raises(LpafError, match="could not be fetched from the hub: the snapshot is incom"):
         resolve_model("owner/name")

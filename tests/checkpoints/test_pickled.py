@@ -71,7 +71,7 @@ def test_a_tensor_is_let_go_when_it_has_its_place(pickled, tensors, monkeypatch)
 @pytest.mark.parametrize("kind", ["int8", "float8_e4m3fn"])
 def test_codes_are_no_weights(pickled, kind):
     codes = torch.ones(32, 32).to(getattr(torch, kind))
-    with pytest.raises(LpafError, match=f"{QUERY} is stored as {kind}, which is not read here"):
+    with pytest.raises(LpafError, match=f"{QUERY} is stored as {kind}, which is not supported"):
         load_model(pickled(**{QUERY: codes}))
 
 
@@ -123,11 +123,11 @@ def test_what_is_no_weights_is_named(pickled, content, told):
     ("odd", "told"),
     [
         (torch.eye(32).to_sparse(), "sparse_coo"),
-        (torch.empty(32, 32, device="meta"), "meta, without numbers"),
+        (torch.empty(32, 32, device="meta"), "meta, without values"),
     ],
 )
 def test_tensors_of_other_kinds_are_named(pickled, odd, told):
-    with pytest.raises(LpafError, match=f"{QUERY} is stored as {told}, which is not read here"):
+    with pytest.raises(LpafError, match=f"{QUERY} is stored as {told}, which is not supported"):
         load_model(pickled(**{QUERY: odd}))
 
 

@@ -396,5 +396,5 @@ def test_the_code_is_small_and_needs_no_more_than_torch_and_transformers(model: 
 
 
 def test_a_head_that_has_no_auto_class() -> None:
-    with pytest.raises(ValueError, match="no head of BertForMaskedLM is known"):
+    with pytest.raises(ValueError, match="the head of BertForMaskedLM is not supported"):
         remote_fields("bert", "BertForMaskedLM")

@@ -235,7 +235,7 @@ def test_sentencepiece_alone_names_the_package(
     write_json(tmp_path / "config.json", {"model_type": "llama"})
     (tmp_path / "tokenizer.model").write_bytes(b"no such file")
     monkeypatch.setattr("lpaf_jax.checkpoints.tokenizer_files.find_spec", lambda name: None)
-    with pytest.raises(LpafError, match=r"is tokenizer\.model alone; install sentencepiece, "):
+    with pytest.raises(LpafError, match=r"it has only tokenizer\.model; install sentencepiece "):
         load_tokenizer(tmp_path)
 
 

@@ -34,7 +34,7 @@ def refused(folder, *parts):
 def test_a_shard_is_missing(sharded):
     load_model(sharded)
     (sharded / SHARDS[1]).unlink()
-    refused(sharded, "of which 1 do not exist", SHARDS[1], "copy the folder again, whole")
+    refused(sharded, "of which 1 do not exist", SHARDS[1], "copy the whole folder again")
 
 
 def test_an_index_of_other_shards(sharded):
@@ -72,22 +72,22 @@ def test_an_index_without_a_map(sharded, content):
         ("consolidated.safetensors", "the original release"),
         ("consolidated.00.pth", "the original release"),
         ("adapter_model.safetensors", "is an adapter: merge it"),
-        ("last.ckpt", "training program"),
+        ("last.ckpt", "is a training checkpoint"),
         ("weights.safetensors", "rename it"),
-        ("pytorch_model-00001-of-00002.bin", "without pytorch_model.bin.index.json"),
+        ("pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json is missing"),
     ],
 )
 def test_weights_in_another_form_are_named(write_folder, name, told):
     folder = write_folder({})
     (folder / name).write_bytes(b"")
-    refused(folder, "holds no model.safetensors", name, told)
+    refused(folder, "has no model.safetensors", name, told)
 
 
 def test_what_training_leaves_is_not_taken_for_weights(write_folder):
     folder = write_folder({})
     for name in ("training_args.bin", "optimizer.pt", "rng_state.pth"):
         (folder / name).write_bytes(b"")
-    with pytest.raises(LpafError, match=r"holds no model\.safetensors$"):
+    with pytest.raises(LpafError, match=r"has no model\.safetensors$"):
         weight_files(folder)
 
 

@@ -181,7 +181,7 @@ def test_building_a_batch_leaves_the_data_alone():
 
 @pytest.mark.parametrize(("n", "batch_size"), [(0, 4), (3, 0)])
 def test_nothing_to_batch_is_refused(n, batch_size):
-    with pytest.raises(ValueError, match="cannot cut"):
+    with pytest.raises(ValueError, match="cannot split"):
         train_batches(made([5] * n), batch_size, seed=0, epoch=0)
-    with pytest.raises(ValueError, match="cannot cut"):
+    with pytest.raises(ValueError, match="cannot split"):
         eval_batches(made([5] * n), batch_size)

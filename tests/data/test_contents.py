@@ -55,7 +55,7 @@ CONTENTS = {
     "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
     "utf16": (TEXT.decode().encode("utf-16"), "is UTF-16, not UTF-8; save it as UTF-8"),
     # Zeros and ASCII alone: it would pass for UTF-8.
-    "safetensors": (save({"w": np.zeros(9, np.float32)}), "is no text"),
+    "safetensors": (save({"w": np.zeros(9, np.float32)}), "is not text"),
 }
 READERS = {
     "t.csv": read_examples,
@@ -79,7 +79,7 @@ def test_what_is_packed_or_no_text_is_said(tmp_path: Path, name: str, content: s
 def test_parquet_under_another_name_is_said(tmp_path: Path) -> None:
     for name in ("t.csv", "t.txt"):
         (tmp_path / name).write_bytes(parquet())
-        with pytest.raises(LpafError, match="is a parquet file: let its name end in .parquet"):
+        with pytest.raises(LpafError, match="is a parquet file: rename it to end in .parquet"):
             READERS[name](tmp_path / name)
     (tmp_path / "t.parquet").write_bytes(gzip.compress(parquet()))
     with pytest.raises(LpafError, match=r"t\.parquet is packed \(gzip\)"):

@@ -45,12 +45,12 @@ LINES = "lines 4, 7, 10, 13, 16 and 25 more"
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, 1, -1], f"{LINES}, column 'label': label '-1' stands for no label"),
-        ([1, 2, "-1.0"], "label '-1' stands for no label"),
-        (["ham", "spam", -1], f"{LINES}, column 'label': label '-1' stands for no label"),
-        ([-1], "label '-1' stands for no label"),
-        (["a", "b", "-"], f"{LINES}, column 'label': label '-' stands for no label"),
-        ([0, 1, "-"], "label '-' stands for no label"),
+        ([0, 1, -1], f"{LINES}, column 'label': label '-1' marks a missing label"),
+        ([1, 2, "-1.0"], "label '-1' marks a missing label"),
+        (["ham", "spam", -1], f"{LINES}, column 'label': label '-1' marks a missing label"),
+        ([-1], "label '-1' marks a missing label"),
+        (["a", "b", "-"], f"{LINES}, column 'label': label '-' marks a missing label"),
+        ([0, 1, "-"], "label '-' marks a missing label"),
         ([*["Good", "bad", "good"] * 2, "good"], "column 'label': label 'Good' beside 'good'"),
         (["not spam", "spam", "not spam", "not  spam"], "label 'not  spam' beside 'not spam'"),
         (["cafe\u0301", "bar", "cafe\u0301", "caf\u00e9"], "label 'caf\u00e9' beside 'cafe\u0301'"),
@@ -113,7 +113,7 @@ def test_an_unknown_label_is_named_by_its_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("label", ["1e39", "-1e39", "3.5e38", "1e300", "1e400", "-1e30"])
 def test_values_beyond_float32_are_named(tmp_path: Path, label: str) -> None:
     path = write(tmp_path / "t.csv", [0.5, 1.5, label], rows=3)
-    message = rf"t\.csv, line 4, column 'label': {label} is too large, as float32 must"
+    message = rf"t\.csv, line 4, column 'label': {label} is too large for squared errors"
     with pytest.raises(LpafError, match=message):
         read_examples(path, regression=True)
 

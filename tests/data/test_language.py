@@ -115,7 +115,9 @@ def test_windows_are_whole_and_lose_the_tail_alone(tokenizer: Tokenizer) -> None
         assert batch["input_ids"].shape == (4, 16)
         assert batch["attention_mask"].all()
         assert batch["weight"].all()
-    with pytest.raises(LpafError, match=r"parts of the text .* tokens, less than a window of 4096"):
+    with pytest.raises(
+        LpafError, match=r"parts of the text .* tokens, fewer than a window of 4096"
+    ):
         pack(tokenizer, texts[:1], 4096)
 
 
@@ -139,8 +141,8 @@ def test_a_limit_takes_windows_and_a_larger_one_adds_to_it(tokenizer: Tokenizer)
         ("t.txt", {"regression": True}, r"regression.*reads text without labels"),
         ("t.txt", {"text_column": "text"}, "a plain text has no columns"),
         ("t.csv", {"language_model": True, "pair_column": "b"}, "text without labels"),
-        ("t.txt", {"data": "elsewhere"}, "files have no other copy"),
-        ("imdb", {"language_model": True}, "is for files; imdb is a task with labels"),
+        ("t.txt", {"data": "elsewhere"}, "a file has no other copy"),
+        ("imdb", {"language_model": True}, "works only for files; imdb is a task with labels"),
         ("none.txt", {}, "none.txt does not exist"),
         ("one.txt", {}, r"empty \w+ split .*; it needs more paragraphs or rows"),
         ("packed.txt", {}, r"packed.txt is packed \(gzip\)"),

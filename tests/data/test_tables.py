@@ -161,8 +161,8 @@ def test_what_a_record_does_not_say_is_missing(tmp_path):
     ("name", "content", "message"),
     [
         ("t.jsonl", "\n", "is empty"),
-        ("t.jsonl", '{"sentence": "a"}\n\n{"sentence"\n', "line 3: no JSON: "),
-        ("t.jsonl", "[1, 2]\n", "line 1: no JSON object"),
+        ("t.jsonl", '{"sentence": "a"}\n\n{"sentence"\n', "line 3: not JSON: "),
+        ("t.jsonl", "[1, 2]\n", "line 1: not a JSON object"),
         ("t.parquet", "sentence,label\n", "cannot be read as parquet"),
     ],
 )

@@ -157,8 +157,8 @@ def test_a_limit_cuts_the_training_split_only(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([(f"s{i}", 1) for i in range(90)], "one class only \\('1'\\)"),
-        (sentences(2), "empty .* split .*needs more rows"),
+        ([(f"s{i}", 1) for i in range(90)], "only one class \\('1'\\)"),
+        (sentences(2), "empty .* split .*needs more"),
         ([(f"s{i}", i / 7) for i in range(90)], "90 different values in 90 rows"),
     ],
 )
@@ -225,7 +225,7 @@ def test_a_missing_file_is_not_an_unknown_task(tmp_path):
     ],
 )
 def test_options_without_a_use_are_refused_rather_than_ignored(name, options):
-    with pytest.raises(LpafError, match=f"{next(iter(options))} has no use for task {name}"):
+    with pytest.raises(LpafError, match=f"{next(iter(options))} has no effect for task {name}"):
         load_task(name, **options)
 
 

@@ -205,7 +205,7 @@ def test_perplexity_is_that_of_the_recipe():
 def test_perplexity_worked_by_hand():
     assert perplexity(4 * math.log(1 / 50), 4) == pytest.approx(50)
     assert perplexity(-1e9, 2) == math.inf
-    with pytest.raises(ValueError, match="no perplexity of 0 tokens"):
+    with pytest.raises(ValueError, match="0 tokens have no perplexity"):
         perplexity(-1.0, 0)
 
 
@@ -261,7 +261,7 @@ def test_what_cannot_be_cut_is_refused(tmp_path):
     for length, stride in ((1, None), (8, 9), (8, 0)):
         with pytest.raises(LpafError, match="the stride from 1 to the length"):
             text_windows([], length, stride)
-    with pytest.raises(LpafError, match="does not fill one piece of 31 tokens"):
+    with pytest.raises(LpafError, match="does not fill one sequence of 31 tokens"):
         sample_blocks(pieces_of(30), 31, 4)
     with pytest.raises(LpafError, match="a sample of 0 blocks"):
         sample_blocks(pieces_of(30), 8, 0)

@@ -134,7 +134,7 @@ def test_nobody_is_asked_whether_code_is_to_be_trusted(tmp_path, monkeypatch):
     (folder / "config.json").write_text(json.dumps(values))
     asked = []
     monkeypatch.setattr("builtins.input", asked.append)
-    with pytest.raises(LpafError, match="holds no tokenizer that can be read"):
+    with pytest.raises(LpafError, match="has no readable tokenizer"):
         load_tokenizer(folder)
     assert asked == []
 

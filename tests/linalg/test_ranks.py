@@ -210,21 +210,24 @@ def test_spectra_of_any_kind(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"budget": 0.5}, r"0\.5 cannot pay .* 2 matrices: it counts parameters .* takes 17$"),
+        (
+            {"budget": 0.5},
+            r"0\.5 parameters \(not a ratio\) is too small .* 2 matrices, which takes 17$",
+        ),
         ({"budget": 16}, "takes 17$"),
-        ({"budget": float("nan")}, "cannot pay"),
+        ({"budget": float("nan")}, "is too small"),
         ({"multiple_of": 2, "budget": 33}, "takes 34$"),
         ({"multiple_of": 0}, "multiple_of"),
         ({"multiple_of": 1.5}, "multiple_of"),
         ({"shapes": [], "spectra": []}, "no shapes"),
         ({"shapes": [(3, 5), (4, 0)]}, "positive sides"),
-        ({"spectra": [[2, 1, 1]]}, "1 spectra do not fit 2 shapes"),
+        ({"spectra": [[2, 1, 1]]}, "1 spectra for 2 shapes"),
         ({"spectra": [[2, 1, 1], [2, 1, 1]]}, r"spectrum 1 .* matrix \(4, 5\) has 4"),
         ({"spectra": [[[2, 1, 1]], [2, 1, 1, 1]]}, r"spectrum 0 has shape \(1, 3\)"),
         ({"spectra": [[2, 1, 1], [2, 1, 1, -1]]}, "spectrum 1 has negative"),
         ({"spectra": [[2, 1, np.nan], [2, 1, 1, 1]]}, "spectrum 0 has NaN"),
         ({"spectra": [[np.inf, 1, 1], [2, 1, 1, 1]]}, "spectrum 0 has NaN or infinite"),
-        ({"spectra": [[1, 1, 2], [2, 1, 1, 1]]}, "spectrum 0 does not fall"),
+        ({"spectra": [[1, 1, 2], [2, 1, 1, 1]]}, "spectrum 0 is not in descending order"),
     ],
 )
 def test_errors_of_the_allocation(changed: dict[str, Any], message: str) -> None:

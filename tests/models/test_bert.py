@@ -113,7 +113,7 @@ def test_inputs_end_where_the_positions_end(model, batch):
         return jax.eval_shape(lambda: model(**inputs)).shape
 
     assert shape(20) == (1, 3)
-    with pytest.raises(LpafError, match="21 tokens are more than the 20 positions"):
+    with pytest.raises(LpafError, match="21 tokens exceed the 20 positions"):
         shape(21)
 
 

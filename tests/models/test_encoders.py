@@ -184,7 +184,7 @@ def test_inputs_end_where_the_positions_end(case: Any) -> None:
         return jax.eval_shape(lambda: ours(jnp.zeros((1, length), jnp.int32))).shape
 
     assert shape(longest) == ((1, 3) if head == "classification" else (1, longest, 2))
-    with pytest.raises(LpafError, match=f"{longest + 1} tokens are more than the {longest} pos"):
+    with pytest.raises(LpafError, match=f"{longest + 1} tokens exceed the {longest} pos"):
         shape(longest + 1)
 
 

@@ -123,7 +123,7 @@ def test_dropout_is_of_the_key(jit):
 def test_a_text_longer_than_the_table():
     model = Gpt2LanguageModel(Gpt2Config(**{**SHAPE, "n_positions": 8}), jax.random.key(0))
     assert model.positions == 8
-    with pytest.raises(LpafError, match="9 tokens are more than the 8 positions"):
+    with pytest.raises(LpafError, match="9 tokens exceed the 8 positions"):
         model(IDS)
 
 

@@ -158,10 +158,13 @@ BASE = {"model_type": "qwen3", **LLAMA}
         ({"hidden_act": "swish2"}, "'swish2' is not one of"),
         ({"layer_types": ["full_attention", "linear_attention"]}, "'linear_attention'"),
         ({"layer_types": ["full_attention"]}, "1 layer_types for 2 layers"),
-        ({"layer_types": ["sliding_attention"] * 2}, "sliding windows, and none is in use"),
+        (
+            {"layer_types": ["sliding_attention"] * 2},
+            "sliding windows, but no sliding window is in use",
+        ),
         ({"rope_scaling": {"type": "longrope"}}, "'longrope' is not one of default, linear"),
         ({"rope_parameters": {"rope_type": "linear"}}, "'linear' needs factor"),
-        ({"rope_parameters": {"full_attention": {}}}, "differ among layers"),
+        ({"rope_parameters": {"full_attention": {}}}, "differ between layers"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
     ],
 )

@@ -53,9 +53,9 @@ def test_configurations_of_transformers_have_its_defaults() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pad_token_id": None}, "pad_token_id None leaves no position of the 20"),
-        ({"pad_token_id": 19}, "pad_token_id 19 leaves no position of the 20"),
-        ({"pad_token_id": -1}, "pad_token_id -1 leaves no position of the 20"),
+        ({"pad_token_id": None}, "pad_token_id None leaves none of the 20 positions"),
+        ({"pad_token_id": 19}, "pad_token_id 19 leaves none of the 20 positions"),
+        ({"pad_token_id": -1}, "pad_token_id -1 leaves none of the 20 positions"),
         ({"is_decoder": True}, "only encoders are supported"),
         ({"hidden_act": "mish"}, "'mish' is not one of"),
         ({"num_attention_heads": 5}, "not a multiple of num_attention_heads"),
