@@ -103,6 +103,6 @@ class Compare:
         if found["failed"]:
             names = [f"{c['recipe']}-{c['params']:g}-{c['seed']}" for c in found["failed"]]
             raise LpafError(
-                f"{len(names)} of the runs failed: {', '.join(names)}; {self.out / 'compare.json'} "
-                "says why, and the same command tries them again"
+                f"{len(names)} of the runs failed: {', '.join(names)}; see "
+                f"{self.out / 'compare.json'} for the reasons; the same command retries them"
             )

@@ -52,15 +52,19 @@ class Export:
         from lpaf_jax.report.facts import size
 
         if self.base is not None and self.format != "merged":
-            raise SettingError(("base",), "is for --format merged alone: leave it out")
+            raise SettingError(("base",), "works only with --format merged: leave it out")
         place = self.dir if self.format == "merged" else find_model(self.dir, self.stage)
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise LpafError(f"{self.out} is not empty: name a new folder for --out")
         if self.format in ("adapter", "merged") and self.dtype is not None:
             whose = "the base model's" if self.format == "merged" else "float32"
-            raise SettingError(("dtype",), f"is {whose} for --format {self.format}: leave it out")
+            raise SettingError(
+                ("dtype",), f"is always {whose} with --format {self.format}: leave it out"
+            )
         if self.format in ("adapter", "merged") and self.stage != "final":
-            raise SettingError(("stage",), f"says nothing to --format {self.format}: leave it out")
+            raise SettingError(
+                ("stage",), f"has no effect with --format {self.format}: leave it out"
+            )
         if self.format == "merged":
             export_merged(self.dir, self.out, base=self.base)
         elif self.format == "adapter":
@@ -69,7 +73,7 @@ class Export:
             if self.dtype == "bfloat16":
                 raise SettingError(
                     ("dtype",),
-                    "cannot be bfloat16 for --format onnx: leave it out",
+                    "cannot be bfloat16 with --format onnx: leave it out",
                 )
             export_onnx(place, self.out)
         elif self.format == "dense":

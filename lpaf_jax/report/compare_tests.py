@@ -38,7 +38,7 @@ def run_by_run(found: Found) -> Html | None:
             ]
         )
     heads = ["Run", f"{by.head}{'' if by.correlation else ', points'}"]
-    heads += ["Only this right", f"{base} alone", "p", "Adjusted p", "Chance?"]
+    heads += ["Only this one right", f"Only {base} right", "p", "Adjusted p", "Chance?"]
     count = len(rows)
     text = (
         "Both models answer the same test examples. The test counts the examples that only one "

@@ -143,8 +143,8 @@ class Run:
         )
         if free < needs and not begun:
             raise LpafError(
-                f"--out {self.folder} lies on a disk with {free / 1e9:.1f} GB free, and the run "
-                f"may need {needs / 1e9:.1f} GB: make room or name a folder elsewhere"
+                f"the disk of --out {self.folder} has {free / 1e9:.1f} GB free, but the run may "
+                f"need {needs / 1e9:.1f} GB: make room, or name a folder elsewhere"
             )
         try:
             (self.folder / "logs").mkdir(parents=True, exist_ok=True)

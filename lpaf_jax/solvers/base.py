@@ -141,7 +141,7 @@ def check_pair(importance: Importance, solver: Solver, ridge: float = 0.0) -> No
         others = [name for name, each in IMPORTANCES.items() if _fits(each, solver)]
         raise SettingError(
             ("importance", "solver"),
-            f"do not go together: {importance.name!r} needs --solver {' or '.join(fitting)}, and "
+            f"do not fit together: {importance.name!r} needs --solver {' or '.join(fitting)}, and "
             f"{solver.name!r} needs --importance {' or '.join(others)}",
         )
 
@@ -166,6 +166,6 @@ def check_biases(solver: str, biases: Mapping[str, bool]) -> None:
     if SOLVERS[solver].moves_bias and without:
         raise SettingError(
             ("solver",),
-            f"{solver!r} moves the bias of every layer, and {without[0]} has none: take "
-            "--importance activations --solver metric, which does the same but for the bias",
+            f"{solver!r} changes the bias of every layer, but {without[0]} has none: use "
+            "--importance activations --solver metric, the same method without the bias",
         )

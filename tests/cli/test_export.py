@@ -291,7 +291,7 @@ def test_what_is_refused(
     same = refused(capsys, finished, "--format", "factorized", "--out", out)
     assert "--dtype is missing" in same
     wrong = refused(capsys, finished, "--format", "onnx", "--dtype", "bfloat16", "--out", out)
-    assert "--dtype cannot be bfloat16 for --format onnx" in wrong
+    assert "--dtype cannot be bfloat16 with --format onnx" in wrong
     real = importlib.util.find_spec
     monkeypatch.setattr(
         "lpaf_jax.export.onnx.find_spec", lambda name: None if name == "onnx" else real(name)

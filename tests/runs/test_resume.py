@@ -215,7 +215,7 @@ def test_a_stage_that_diverges_stops_and_what_stood_before_it_serves(
     assert "ERROR lpaf_jax: stage prune: training diverged" in run_log(run)
     found = compress(**tiny.chosen(run))
     assert 5000 < found["seconds"]["pruned"] < found["seconds"]["total"]
-    assert "prune         goes on after step 14" in run_log(run).split("has diverged")[1]
+    assert "prune         goes on after step 14" in run_log(run).split("training diverged")[1]
     is_as_unbroken(run, finished)
 
 

@@ -251,7 +251,7 @@ def assert_goes_on(place: Path, given: dict[str, Any]) -> None:
         ({"held_out": "nowhere.txt"}, "nowhere.txt is no file"),
         (
             {"recipe": "afm"},
-            "'affine' moves the bias of every layer, and .*down_proj has none: take",
+            "'affine' changes the bias of every layer, but .*down_proj has none: use",
         ),
     ],
     ids=str,
