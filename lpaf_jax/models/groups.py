@@ -152,9 +152,9 @@ def counts_left(
         least = (fixed + left * price["heads"] + price["channels"]) / total
         raise SettingError(
             ("params",),
-            f"is {share:g}, and with a single channel left in every block the matrices have "
-            f"{least:.1%} of their numbers still: give more"
-            + ("" if movable or not most["heads"] else ", or let heads go, too (--groups all)"),
+            f"is {share:g}, but a single channel in every block already makes "
+            f"{least:.1%} of the weights: give more"
+            + ("" if movable or not most["heads"] else ", or drop heads, too (--groups all)"),
         )
     counts = {"heads": left, "channels": min(room(left), most["channels"])}
     return {each.out: counts[each.kind] for each in groups}

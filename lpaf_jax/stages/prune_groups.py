@@ -29,20 +29,20 @@ class PruneGroups(Shrink):
     logs = "prune-groups"
 
     groups: Literal["all", "channels"] = "all"
-    """What goes: heads and feed-forward channels, or channels alone."""
+    """What to drop: heads and feed-forward channels, or only channels."""
     group_criterion: Literal["lora", "gates"] = "lora"
-    """What tells which go: gradients as adapters estimate them, times weights (LoRAPrune), or
-    gradients of a gate for each head and channel."""
+    """How to score them: by weights times the gradients that adapters estimate (LoRAPrune), or by
+    the gradient of a gate on each."""
     lora: int = 8
-    """Rank of adapters; where it is given, tuning afterwards trains such adapters, too."""
+    """Rank of the adapters; if given, later tuning also trains adapters of this rank."""
     lora_alpha: float = 16.0
-    """What adapters add is scaled by this over their rank."""
+    """LoRA alpha: the output of the adapters is scaled by this divided by their rank."""
     lora_epochs: float = 2.0
-    """Epochs over which heads and channels go, with adapters trained beside the matrices."""
+    """Epochs of training the adapters, during which heads and channels are dropped."""
     lora_lr: float = 1e-4
-    """Peak learning rate of these adapters."""
+    """Peak learning rate of the adapters."""
     mask_every: int = 10
-    """Steps between two updates of what is masked."""
+    """Steps between updates of the masks."""
 
     def check(self) -> None:
         """See `Stage.check`."""
@@ -76,7 +76,7 @@ class PruneGroups(Shrink):
         model = empty_model(read_source(inputs.source, "lm" if language else None))
         groups = groups_of(model)
         if not groups:
-            raise LpafError(f"{inputs.source} has no heads and channels that could be dropped")
+            raise LpafError(f"{inputs.source} has no heads or channels to drop")
         share = self.share()
         assert share is not None
         left = counts_left(model, groups, share, heads=self.groups == "all")
@@ -139,17 +139,17 @@ class PruneGroups(Shrink):
         by = (
             "by the gradient of a gate on each"
             if self.group_criterion == "gates"
-            else "by their weights times gradients as the adapters estimate them"
+            else "by their weights times the gradients that the adapters estimate"
         )
         text = (
-            f"{what} are dropped, as many in every block, those of least importance {by}. While "
-            f"they go, adapters of rank {self.lora} are trained beside the matrices, which are "
-            "fixed; in the end they become part of them."
+            f"{what} are dropped, the same number in every block: those of least importance, "
+            f"scored {by}. Meanwhile adapters of rank {self.lora} are trained beside the fixed "
+            "matrices, and merged into them at the end."
         )
         return Description(
             "Pruned",
             "Pruning heads and channels",
             text,
-            f"whose {what.lower()} were pruned while adapters (LoRA) made up for them: as many are "
-            "left in every block.",
+            f"whose {what.lower()} were pruned while adapters (LoRA) were trained; every block "
+            "keeps the same number.",
         )

@@ -135,8 +135,8 @@ def test_heads_give_way_where_channels_cannot() -> None:
     groups = groups_of(model)
     alone = counts_left(model, groups, 0.6, heads=False)
     assert {alone[g.out] for g in groups if g.kind == "heads"} == {4}
-    with pytest.raises(SettingError, match="let heads go, too"):
+    with pytest.raises(SettingError, match="drop heads, too"):
         counts_left(model, groups, 0.5, heads=False)
     # A sixteenth is less than a head of each block, which is the least there is.
-    with pytest.raises(SettingError, match=r"a single channel left .* 15\.\d%"):
+    with pytest.raises(SettingError, match=r"a single channel in .* 15\.\d%"):
         counts_left(model, groups, 1 / 16)

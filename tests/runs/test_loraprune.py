@@ -64,7 +64,7 @@ def test_as_many_are_left_in_every_block(pruned: Path) -> None:
     assert all("attention" in path for path in records)
     assert all(sorted(x["heads"]["left"]) == [0, 0, 8, 8] for x in records.values())
     page = " ".join((pruned / "report.html").read_text().split())
-    assert "Heads and channels are dropped, as many in every block" in page
+    assert "Heads and channels are dropped, the same number in every block" in page
     assert (
         "2 of 4 heads and 32 of 64 channels in each block, keeps 50.0 %"
         in (pruned / "logs" / "run.log").read_text()
@@ -169,8 +169,8 @@ def test_what_cannot_be_kept_is_refused_before_any_work(
     words = tiny.arguments(tmp_path / "no", **(changes | {"params": 0.3}))
     assert main(words) == 2
     said = capsys.readouterr().err
-    assert "--params is 0.3, and with a single channel left" in said
-    assert "let heads go, too (--groups all)" in said
+    assert "--params is 0.3, but a single channel in every block" in said
+    assert "drop heads, too (--groups all)" in said
     assert not (tmp_path / "no" / "stages").exists()
 
 
