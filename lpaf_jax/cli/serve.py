@@ -54,6 +54,7 @@ class Evaluate:
         from lpaf_jax.evaluation.serve import evaluate_file
 
         with closing(Ticker()) as ticker:
+            ticker.busy(f"reading {self.dir}")
             result = evaluate_file(
                 self.dir,
                 self.data,

@@ -3,16 +3,20 @@
 import json
 import logging
 import math
-import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from rich.console import Console
 
 from lpaf_jax.core.files import atomic_write, json_text
 from lpaf_jax.core.processes import is_first
+
+if TYPE_CHECKING:
+    from lpaf_jax.core.bar import Bar
+
+Batch = TypeVar("Batch")
 
 _TITLES = {"finetune": "fine-tune", "prune": "prune", "tune": "tune factors"}
 # What --p-init and --p-end are about.
@@ -22,11 +26,48 @@ _PLAIN_SECONDS = 10.0
 _SHARES = ("accuracy", "f1", "exact")
 
 
-class Ticker:
-    """A line of progress on standard error.
+class Told(Protocol):
+    """Who is told how far some work is: `done` of `count`, and how many seconds it will take yet.
 
-    On a terminal it is rewritten in place; elsewhere (a file, CI) one is printed every ten seconds.
-    Of several processes only the first one prints.
+    They are told at its beginning, too, when nothing is done.
+    """
+
+    def __call__(self, what: str, done: int, count: int, left: float | None = None) -> None: ...
+
+
+def untold(what: str, done: int, count: int, left: float | None = None) -> None:
+    """Nobody is told."""
+
+
+class Work(NamedTuple):
+    """How far some work is.
+
+    Attributes:
+        what: it is.
+        done: of `total`, which is 0 where nobody knows.
+        seconds: that one of them takes; None takes the mean of those that were shown.
+        left: seconds until its end; None takes it from the pace.
+        figures: what else there is to say.
+    """
+
+    what: str
+    done: int = 0
+    total: int = 0
+    seconds: float | None = None
+    left: float | None = None
+    figures: tuple[str, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of it is done."""
+        return 0 < self.total <= self.done
+
+
+class Ticker:
+    """Progress on standard error.
+
+    On a terminal it is a bar, which other work replaces; elsewhere (a file, CI) a line is printed
+    every ten seconds. Of several processes only the first one prints.
 
     Args:
         quiet: print nothing.
@@ -38,33 +79,54 @@ class Ticker:
         self._console = Console(
             stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True
         )
-        self._live = self._console.is_terminal and not quiet
+        self._live = self._console.is_interactive and not quiet
+        self._bar: Bar | None = None
         self._printed = -math.inf
-        self._width = 0
+        self._phase = ""
 
     def batch(self, what: str, done: int, count: int) -> None:
         """Of `what`, which is evaluated, `done` batches of `count` are through."""
-        self._show(f"{_title('evaluate')} {what}: batch {done}/{count}")
+        work = Work(f"{_title('evaluate')} {what}", done, count)
+        self._show(work, f"{work.what}: batch {done}/{count}")
 
-    def _show(self, text: str, always: bool = False) -> None:
-        """A line that the next one may replace; elsewhere than on a terminal, one now and then."""
-        recent = time.monotonic() - self._printed < _PLAIN_SECONDS
-        if not self._live and not always and recent:
-            return
-        self._printed = time.monotonic()
+    def part(self, phase: str, what: str, done: int, count: int, left: float | None = None) -> None:
+        """Of a part of phase `phase`, `done` of `count` are through."""
+        if phase != self._phase:  # a short one need not be told of in a file
+            self._phase, self._printed = phase, time.monotonic()
+        work = Work(f"{_title(phase)} {what}", done, count, left=left)
+        self._show(work, f"{work.what}: {done}/{count}")
+
+    def walk(self, what: str, done: int, count: int, left: float | None = None) -> None:
+        """The same of work that tells of each part in a line that stays: a bar alone."""
         if self._live:
-            sys.stderr.write("\r" + text.ljust(self._width))
-            sys.stderr.flush()
-            self._width = len(text)
-        else:
+            self._draw(Work(what, done, count, left=left))
+
+    def busy(self, what: str) -> None:
+        """`what` is under way, and how far nobody knows: on a terminal a bar that moves."""
+        if self._live:
+            self._draw(Work(what))
+
+    def _show(self, work: Work, text: str, always: bool = False) -> None:
+        """A bar, or the line in place of it, of which one is printed now and then."""
+        if self._live:
+            self._draw(work)
+            return
+        if always or time.monotonic() - self._printed >= _PLAIN_SECONDS:
+            self._printed = time.monotonic()
             self._console.print(text)
 
+    def _draw(self, work: Work) -> None:
+        if self._bar is None:
+            from lpaf_jax.core.bar import Bar  # only terminals need it
+
+            self._bar = Bar(self._console)
+        self._bar.show(work)
+
     def close(self) -> None:
-        """Wipe the line that is rewritten, if one stands."""
-        if self._width:
-            sys.stderr.write("\r" + " " * self._width + "\r")
-            sys.stderr.flush()
-            self._width = 0
+        """Wipe the bar, if there is one."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 class Progress(Ticker):
@@ -80,10 +142,11 @@ class Progress(Ticker):
     def __init__(self, folder: Path, quiet: bool):
         super().__init__(quiet)
         self._path = log_path(folder)
+        self._training: Work | None = None
 
     def say(self, text: str) -> None:
-        """One line that stays."""
-        self.close()
+        """One line that stays, above the bar if its work goes on."""
+        self._wipe_ended()
         logging.getLogger("lpaf_jax").info("%s", text)
         self._console.print(text)
 
@@ -93,7 +156,7 @@ class Progress(Ticker):
 
     def warn(self, text: str) -> None:
         """A line that stays, of something amiss that the run goes on in spite of."""
-        self.close()
+        self._wipe_ended()
         logging.getLogger("lpaf_jax").warning("%s", text)
         self._console.print(f"warning: {text}")
 
@@ -113,46 +176,82 @@ class Progress(Ticker):
             on = f"goes on after step {step}; " if step else ""
             news = f"{on}compiles its first steps, which takes a while"
         self.say(f"{_title(stage)} {news}")
-        self._printed = -math.inf  # its first row is shown at once
+        self._training, self._printed = None, -math.inf  # its first row is shown at once
+        self.busy(f"{_title(stage)} first steps")
+
+    def validation(self, done: int, count: int) -> None:
+        """Of the validation split, `done` batches of `count` are through."""
+        self.batch("the validation split", done, count)
 
     def row(self, row: dict[str, Any]) -> None:
         """A logged step or validation of a training stage."""
         if is_first():
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json_text(row) + "\n")
-        title = _title(row["stage"])
         for name, value in row.items():
             if name.startswith("validation_"):
-                metric = name.removeprefix("validation_")
-                shown = f"{value:.1%}" if metric in _SHARES else f"{value:.3f}"
-                what = "" if metric == "accuracy" else f" {metric}"
-                self.say(f"{title} step {row['step']}: validation{what} {shown}")
+                self._validated(row, name.removeprefix("validation_"), value)
                 return
-        text = f"{title} step {row['step']}/{row['steps']}  loss {row['loss']:.3f}"
+        figures = [f"loss {row['loss']:.3f}"]
         for name, shown, value in (("sparsity", "sparsity", "{:.0%}"), ("p", _CHANCE, "{:.2f}")):
             if name in row:
-                text += f"  {shown} {value.format(row[name])}"
-        if "seconds_per_step" in row:
-            left = (row["steps"] - row["step"]) * row["seconds_per_step"]
-            text += f"  {clock(left)} left"
-        self._show(text, always=row["step"] == row["steps"])
+                figures.append(f"{shown} {value.format(row[name])}")
+        step, steps, seconds = row["step"], row["steps"], row.get("seconds_per_step")
+        work = Work(_title(row["stage"]), step, steps, seconds, figures=tuple(figures))
+        if seconds is not None:
+            figures.append(f"{clock((steps - step) * seconds)} left")
+        self._training = work
+        text = "  ".join([f"{work.what} step {step}/{steps}", *figures])
+        self._show(work, text, always=step == steps)
+
+    def _validated(self, row: dict[str, Any], metric: str, value: float) -> None:
+        shown = f"{value:.1%}" if metric in _SHARES else f"{value:.3f}"
+        what = "" if metric == "accuracy" else f" {metric}"
+        self.say(f"{_title(row['stage'])} step {row['step']}: validation{what} {shown}")
+        if self._live and self._training is not None and not self._training.ended:
+            self._draw(self._training)  # in the place of the validation's
+
+    def _wipe_ended(self) -> None:
+        if self._bar is not None and self._bar.work.ended:
+            self.close()
 
 
 def _title(stage: str) -> str:
     return f"{_TITLES.get(stage, stage):<13}"
 
 
+def counted(batches: Sequence[Batch], told: Told) -> Iterator[Batch]:
+    """The batches, each of which is told of when the next one is asked for."""
+    for done, batch in enumerate(batches):
+        told("batches looked at", done, len(batches))
+        yield batch
+    told("batches looked at", len(batches), len(batches))
+
+
 class Countdown:
-    """How long some work will take yet, by how much of it is done."""
+    """How long some work will take yet, by how much of it is done.
 
-    def __init__(self) -> None:
+    Args:
+        what: it is.
+        count: of its parts.
+        told: is told of each.
+    """
+
+    def __init__(self, what: str, count: int, told: Told = untold):
+        self._what, self._count, self._told = what, count, told
         self._begun = time.monotonic()
+        told(what, 0, count)
 
-    def left(self, share: float) -> str:
-        """`, 3:20 left` where a share in (0, 1) of the work is done; nothing at its end."""
-        if share >= 1:
-            return ""
-        return f", {clock((time.monotonic() - self._begun) * (1 / share - 1))} left"
+    def left(self, done: int, share: float | None = None) -> str:
+        """`, 3:20 left` where `done` parts are done; nothing at the end.
+
+        Args:
+            share: that they are of the work, where parts differ.
+        """
+        share = done / self._count if share is None else share
+        left = (time.monotonic() - self._begun) * (1 / share - 1)
+        self._told(self._what, done, self._count, left)
+        return f", {clock(left)} left" if share < 1 else ""
 
 
 def clock(seconds: float) -> str:

@@ -23,7 +23,7 @@ from lpaf_jax.checkpoints.factored import Factored, record_of, records_of
 from lpaf_jax.checkpoints.names import file_name
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.machine import one_blas_thread
-from lpaf_jax.core.progress import Countdown
+from lpaf_jax.core.progress import Countdown, Told, untold
 from lpaf_jax.factorization.channels import slice_layers
 from lpaf_jax.factorization.dense import Known, Plan, factored_in, look_ahead, sliced_in
 from lpaf_jax.factorization.states import States
@@ -62,6 +62,7 @@ def compress_decoder(
     *,
     held_out: Mapping[str, np.ndarray] = MappingProxyType({}),
     say: Callable[[str], None] = lambda text: None,
+    told: Told = untold,
 ) -> Outcome:
     """Cut every compressible matrix of a decoder, and keep the blocks in `store`.
 
@@ -72,7 +73,7 @@ def compress_decoder(
         store: takes every block as it is to be stored: in the dtypes of the source, factors as
             factors. Blocks that it holds are not cut again.
         held_out: texts whose perplexity is taken before and after, (texts, length) each, by name.
-        say: is told of every block.
+        say: is told of every block, and `told` how far the walk is.
 
     Raises:
         LpafError: a length is more than the model reads, a share that no rank can keep, or weights
@@ -99,9 +100,9 @@ def compress_decoder(
                 f"texts of {text.shape[1]} tokens exceed the {source.positions} positions of "
                 f"{source.folder}; give a smaller length"
             )
-    known = look_ahead(source, tokens, plan, store, say)
+    known = look_ahead(source, tokens, plan, store, say, told)
     if plan.embeddings is not None:
-        narrow_table(source, tokens, plan.embeddings, plan.embeddings_as, store, say)
+        narrow_table(source, tokens, plan.embeddings, plan.embeddings_as, store, say, told)
     embedder = source.embedder()
     streams = "streams" in IMPORTANCES[plan.importance].needs
     wanted = States.of(embedder, tokens) if plan.block_epochs or streams else None
@@ -111,7 +112,7 @@ def compress_decoder(
     after = {name: States.of(embedder, text) for name, text in held_out.items()}
     del embedder
     cuts: list[Cut] = []
-    countdown = Countdown()
+    countdown = Countdown("blocks cut", source.blocks, told)
     for index in range(source.blocks):
         block, kept = source.block(index), store.block(index)
         for states in before.values():
@@ -139,7 +140,7 @@ def compress_decoder(
         for states in (calibration, *after.values()):
             states.advance(block)
         lost = np.mean([cut.error for cut in found])
-        left = countdown.left((index + 1) / source.blocks)
+        left = countdown.left(index + 1)
         say(
             f"block {index + 1} of {source.blocks}: "
             f"{'' if kept is None else 'resumed, '}{lost:.1%} of the output energy "
@@ -147,9 +148,11 @@ def compress_decoder(
         )
     perplexity: dict[str, dict[str, float]] = {name: {} for name in held_out}
     ending = source.ending() if held_out else None
+    judged = Countdown("perplexities taken", 2 * len(held_out), told)
     for model, of in (("dense", before), ("compressed", after)):
         for name, text in held_out.items():
             perplexity[name][model] = of[name].perplexity(ending, text)
+            judged.left(sum(map(len, perplexity.values())))
         if ending is not None and source.tied:
             put_table(source, ending, store)
     return Outcome(cuts, perplexity)

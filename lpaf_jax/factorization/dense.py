@@ -13,7 +13,7 @@ from jax import Array
 from lpaf_jax.checkpoints import DecoderOnDisk
 from lpaf_jax.checkpoints.walk import Between
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.core.progress import Countdown
+from lpaf_jax.core.progress import Countdown, Told, untold
 from lpaf_jax.data.split import evenly
 from lpaf_jax.factorization.backward import Backward
 from lpaf_jax.factorization.channels import Space, elimination, in_space, kept_channels
@@ -98,6 +98,7 @@ def look_ahead(
     plan: Plan,
     store: Store,
     say: Callable[[str], None],
+    told: Told = untold,
 ) -> Known:
     """Choose the ranks, and take the gradients that the importance needs.
 
@@ -120,9 +121,9 @@ def look_ahead(
         whole = {path.removesuffix(".kernel"): each for path, each in found.items()}
     spectral = rule.needs_spectra and ranks is None
     if spectral or two_sided:
-        _walk_back(source, tokens, plan, whole, store, say)
+        _walk_back(source, tokens, plan, whole, store, say, told)
     if ranks is None:
-        spectra = _spectra(source, tokens, plan, store, say) if spectral else {}
+        spectra = _spectra(source, tokens, plan, store, say, told) if spectral else {}
         ranks = ranks_of(source, plan, spectra)
         store.keep_ranks(ranks)
 
@@ -199,6 +200,7 @@ def _walk_back(
     whole: Mapping[str, Weighting],
     store: Store,
     say: Callable[[str], None],
+    told: Told,
 ) -> None:
     """Keep of each block its gradients, its spectra in units of the loss and what is measured."""
     missing = [i for i in reversed(range(source.blocks)) if not store.has_sides(i)]
@@ -208,18 +210,18 @@ def _walk_back(
     states.mkdir(parents=True, exist_ok=True)
     backward = Backward(source, some_of(tokens), states)
     if not backward.reached(missing[0]):
-        ahead = Countdown()
+        ahead = Countdown("blocks forward", source.blocks, told)
 
-        def told(done: int) -> None:
-            left = ahead.left(done / source.blocks)
+        def passed(done: int) -> None:
+            left = ahead.left(done)
             say(f"block {done} of {source.blocks}: forward, for gradients{left}")
 
-        backward.forward(told)
-    back = Countdown()
+        backward.forward(passed)
+    back = Countdown("blocks backward", len(missing), told)
     for done, index in enumerate(missing, 1):
         block = source.block(index)
         store.keep_sides(index, _sides_of(source, backward, block, index, plan, whole))
-        left = back.left(done / len(missing))
+        left = back.left(done)
         say(f"block {index + 1} of {source.blocks}: backward, for the value of its ranks{left}")
     shutil.rmtree(states)
 
@@ -301,6 +303,7 @@ def _spectra(
     plan: Plan,
     store: Store,
     say: Callable[[str], None],
+    told: Told,
 ) -> dict[str, np.ndarray]:
     """Singular values of all matrices in units of the loss, or of what was measured."""
     spectra: dict[str, np.ndarray] = {}
@@ -328,7 +331,7 @@ def _spectra(
     if seen is None:
         length = min(_LENGTH, tokens.shape[1])
         texts = min(len(tokens), max(1, _MEASURED // length))
-        seen = divergences(source, tokens[:texts, :length], cuts, say)
+        seen = divergences(source, tokens[:texts, :length], cuts, say, told)
         store.keep_seen(seen)
     ranks = {path: _rank_to_measure(shape) for path, shape in source.matrices().items()}
     ranks |= {path: _channels_to_measure(c) for path, (c, _) in _channels(source, plan).items()}

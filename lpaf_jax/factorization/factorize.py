@@ -11,6 +11,7 @@ from jax import Array
 
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.machine import one_blas_thread
+from lpaf_jax.core.progress import Told, untold
 from lpaf_jax.factorization.measured import measured_spectra
 from lpaf_jax.factorization.spread import solve_each
 from lpaf_jax.importance import IMPORTANCES, TWO_SIDED, Subject, Weighting, measure
@@ -31,6 +32,7 @@ def factorize(
     ridge: float = 0.0,
     multiple_of: int = 1,
     least: float = 0.0,
+    told: Told = untold,
 ) -> dict[str, Solution]:
     """Factors of the matrices in `subject.weights`, by kernel path, but for those that stay dense.
 
@@ -46,6 +48,8 @@ def factorize(
         ridge: λ of the exact element-wise objective.
         multiple_of: step of ranks that differ.
         least: share of its own numbers that each matrix keeps where ranks go by the loss.
+        told: how many matrices are through with each part of the work. The importance takes its
+            time before, which `subject.batches` can tell of.
 
     Raises:
         LpafError: a choice is unknown or does not go with another, or the weights, the importance
@@ -59,7 +63,10 @@ def factorize(
     if rule.needs_spectra:
         two_sided = weightings if chosen is TWO_SIDED else measure(TWO_SIDED, subject)
         _check_finite(subject.weights, two_sided)
-        spectra = {path: loss_spectrum(w, two_sided[path]) for path, w in subject.weights.items()}
+        told("spectra taken", 0, len(shapes))
+        for done, (path, w) in enumerate(subject.weights.items(), 1):
+            spectra[path] = loss_spectrum(w, two_sided[path])
+            told("spectra taken", done, len(shapes))
     _check_finite(subject.weights, weightings)
 
     def solved(spectra: Mapping[str, np.ndarray]) -> dict[str, Solution]:
@@ -73,11 +80,11 @@ def factorize(
             least=least,
         )
         cut = {path: k for path, k in given.items() if k is not None}
-        return solve_all(subject.weights, weightings, cut, solver=solver, ridge=ridge)
+        return solve_all(subject.weights, weightings, cut, solver=solver, ridge=ridge, told=told)
 
     found = solved(spectra)
     if rule.measured:
-        found = solved(measured_spectra(subject, spectra, found))
+        found = solved(measured_spectra(subject, spectra, found, told))
     for path, solution in found.items():
         if not _finite(solution):
             raise LpafError(
@@ -94,14 +101,16 @@ def solve_all(
     *,
     solver: str,
     ridge: float = 0.0,
+    told: Told = untold,
 ) -> dict[str, Solution]:
-    """The solutions of all matrices that have a rank, by path."""
+    """The solutions of all matrices that have a rank, by path; `told` how many there are yet."""
     chosen = SOLVERS[solver]
     groups: dict[Any, list[str]] = defaultdict(list)
     for path, rank in ranks.items():
         parts = tuple(None if x is None else x.shape for x in weightings[path])
         groups[weights[path].shape, rank if chosen.nested is None else None, parts].append(path)
     found: dict[str, Solution] = {}
+    told("matrices factorized", 0, len(ranks))
     for paths in groups.values():
         most = max(ranks[path] for path in paths)
         problems = [(weights[p], weightings[p], jnp.int32(ranks[p])) for p in paths]
@@ -115,7 +124,8 @@ def solve_all(
         solved = dict(zip(paths, solve_each(solve, problems), strict=True))
         if chosen.nested is not None:
             solved = {path: first(solution, ranks[path]) for path, solution in solved.items()}
-        found |= solved
+        found |= jax.block_until_ready(solved)
+        told("matrices factorized", len(found), len(ranks))
     return {path: found[path] for path in ranks}
 
 

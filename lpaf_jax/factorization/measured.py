@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 
 from lpaf_jax.checkpoints import DecoderOnDisk
-from lpaf_jax.core.progress import Countdown
+from lpaf_jax.core.progress import Countdown, Told, untold
 from lpaf_jax.factorization.states import States
 from lpaf_jax.importance import Subject
 from lpaf_jax.models import layer_at
@@ -63,7 +63,10 @@ def scaled(
 
 
 def measured_spectra(
-    subject: Subject, spectra: Mapping[str, np.ndarray], cut: Mapping[str, Solution]
+    subject: Subject,
+    spectra: Mapping[str, np.ndarray],
+    cut: Mapping[str, Solution],
+    told: Told = untold,
 ) -> dict[str, np.ndarray]:
     """The spectra scaled by what each cut alone does to a model in memory; see `scaled`.
 
@@ -71,6 +74,7 @@ def measured_spectra(
         subject: with `divergence`; of its data some ten batches are read.
         spectra: singular values by kernel path, in units of the loss.
         cut: the solution of each matrix alone, without those that stay dense.
+        told: how many matrices are measured.
 
     Cost: a forward pass over those batches for each matrix.
     """
@@ -89,13 +93,15 @@ def measured_spectra(
     batches = [dict(batch) for batch in subject.batches(_BATCHES)]
     before = [answers(params, batch) for batch in batches]
     seen = {}
-    for path, solution in cut.items():
+    told("matrices measured", 0, len(cut))
+    for done, (path, solution) in enumerate(cut.items(), 1):
         changed = params | _cut(params, path, solution)
         each = [
             float(moved(changed, given, batch))
             for given, batch in zip(before, batches, strict=True)
         ]
         seen[path] = float(np.mean(each))
+        told("matrices measured", done, len(cut))
     return scaled(spectra, {path: each.factors.rank for path, each in cut.items()}, seen)
 
 
@@ -112,6 +118,7 @@ def divergences(
     tokens: np.ndarray,
     cuts: Callable[[int], Iterable[tuple[str, Changed]]],
     say: Callable[[str], None],
+    told: Told = untold,
 ) -> dict[str, float]:
     """`1/T Σ_t KL(p_t ‖ q_t)` of the next token, q from the decoder with one matrix alone cut.
 
@@ -122,7 +129,8 @@ def divergences(
         source: the dense model, on disk.
         tokens: (texts, length).
         cuts: of the matrices in a block, by path, one after the other.
-        say: is told of every block.
+        say: is told of every block, and of every text at last.
+        told: how far each of the two walks is.
 
     Cost: on average half a forward pass for each matrix, and the head of the model; the states of
     all of them, `4 · texts · length · hidden` bytes each, and a block are in memory.
@@ -131,7 +139,7 @@ def divergences(
     """
     dense = States.of(source.embedder(), tokens)
     walking: dict[str, States] = {}
-    countdown = Countdown()
+    countdown = Countdown("blocks, one matrix cut", source.blocks, told)
     for index in range(source.blocks):
         block, prefix = source.block(index), f"{source.prefix(index)}."
         for states in walking.values():
@@ -142,16 +150,18 @@ def divergences(
             states.advance(with_cut)
             walking[path] = states
         dense.advance(block)
-        done = (index + 1) / source.blocks
-        left = countdown.left(done**2)  # there are more of them after every block
+        done = index + 1
+        # There are more of them after every block.
+        left = countdown.left(done, (done / source.blocks) ** 2)
         say(f"block {index + 1} of {source.blocks}: predictions with one matrix factorized{left}")
     graphdef, state = nnx.split(source.ending())
-    total, countdown = dict.fromkeys(walking, 0.0), Countdown()
+    total = dict.fromkeys(walking, 0.0)
+    countdown = Countdown("texts compared", len(tokens), told)
     for i in range(len(tokens)):  # one by one: vocabularies are large
         expected = _log_probabilities(graphdef, state, dense.x[i])
         for path, states in walking.items():
             total[path] += float(_divergence(graphdef, state, states.x[i], expected))
-        left = countdown.left((i + 1) / len(tokens))
+        left = countdown.left(i + 1)
         say(
             f"text {i + 1} of {len(tokens)}: distance of the predictions from the dense "
             f"model's{left}"

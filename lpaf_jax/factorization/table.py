@@ -9,7 +9,7 @@ from jax import Array
 
 from lpaf_jax.checkpoints import DecoderOnDisk
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.core.progress import Countdown
+from lpaf_jax.core.progress import Countdown, Told, untold
 from lpaf_jax.factorization.dense import some_of
 from lpaf_jax.factorization.embeddings import (
     FORMS,
@@ -30,6 +30,7 @@ def narrow_table(
     form: str,
     store: Store,
     say: Callable[[str], None],
+    told: Told = untold,
 ) -> None:
     """Keep the factors of the table in `store`, as they will be stored.
 
@@ -38,7 +39,7 @@ def narrow_table(
         tokens: calibration text: what counts is how often a token occurs in it.
         width, form: see `lpaf_jax.factorization.table_record`.
         store: does nothing where it holds them.
-        say: is told of the progress.
+        say: is told of every block, and `told` how far the walk is.
 
     Raises:
         LpafError: see `factorized_table`; or they are not finite in the dtype of the file.
@@ -51,7 +52,7 @@ def narrow_table(
     path = f"{source.table}.weight"
     embedder = source.embedder()
     looks = source.tied and FORMS[form].looks_at_head
-    head = _given_to_head(source, embedder, some_of(tokens), say) if looks else None
+    head = _given_to_head(source, embedder, some_of(tokens), say, told) if looks else None
     table = layer_at(embedder, source.table).weight[...]
     counts = token_counts(tokens, len(table))
     record, found = factorized_table(form, table, width, counts, head)
@@ -71,14 +72,19 @@ def put_table(source: DecoderOnDisk, model: nnx.Module, store: Store) -> None:
 
 
 def _given_to_head(
-    source: DecoderOnDisk, embedder: nnx.Module, tokens: np.ndarray, say: Callable[[str], None]
+    source: DecoderOnDisk,
+    embedder: nnx.Module,
+    tokens: np.ndarray,
+    say: Callable[[str], None],
+    told: Told,
 ) -> Array:
     """E[hᵀh] of what goes into the head of the dense model."""
-    states, ahead = States.of(embedder, tokens), Countdown()
+    states = States.of(embedder, tokens)
+    ahead = Countdown("blocks forward", source.blocks, told)
     for index in range(source.blocks):
         states.advance(source.block(index))
         done = index + 1
-        left = ahead.left(done / source.blocks)
+        left = ahead.left(done)
         say(f"block {done} of {source.blocks}: forward, for the inputs of the head{left}")
     body = source.ending().body
     given = (jnp.asarray(body.finish(x)) for x in parts(states.x))

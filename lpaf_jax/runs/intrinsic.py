@@ -254,7 +254,8 @@ class _Search:
         training = self._settings.training._replace(seed=seed)
         model = first_model(self._inputs, seed)
         epochs, lr = self._finetuning()
-        loop = loop_of(name, training, self._inputs, epochs, model)
+        told = self._progress.validation
+        loop = loop_of(name, training, self._inputs, epochs, model, on_batch=told)
         trainer = Trainer(training, loop, self._progress)
         loss = task_loss(trainer.function(model), self._inputs.kind.objective)
         params, fixed = parameters(model), dict[str, Array]()

@@ -138,6 +138,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
     ends = {"dense": models[first], FINAL: models[FINAL]}
     stored = {name: count_parameters(parameters(model)) for name, model in ends.items()}
     progress.say("evaluate      speed of the dense and the final model")
+    progress.close()  # a bar that is drawn meanwhile would be timed, too
     length = min(LATENCY_LENGTH, inputs.positions)
     latency = compare_latency(ends, length=length)
     _analyse(job, models, progress)
@@ -204,7 +205,8 @@ def _logits_of(
         on_batch = partial(progress.batch, f"{name} model on the test split")
         found[name] = predict(forward, params, data, _EVALUATION_BATCH, on_batch)
         if name in ends:
-            held[name] = predict(forward, params, inputs.validation, _EVALUATION_BATCH)
+            on_batch = partial(progress.batch, f"{name} model on the validation split")
+            held[name] = predict(forward, params, inputs.validation, _EVALUATION_BATCH, on_batch)
     return found, held
 
 
@@ -246,6 +248,7 @@ def do_step(job: Run, inputs: Inputs, progress: Progress, name: str) -> None:
     # The steps of this stage are compiled code and memory that no later stage uses.
     jax.clear_caches()
     gc.collect()
+    progress.close()
     progress.say(f"{name:<13} done in {seconds:.0f} s")
 
 
@@ -266,6 +269,7 @@ def _announce(job: Run, progress: Progress, name: str) -> None:
     found = {"metric": "", "ranks": {}, "retrained": False}
     phase = "evaluating" if name == "evaluate" else steps[name].describe(found).phase.lower()
     progress.say(f"stage {names.index(name) + 1} of {len(names)}: {phase}")
+    progress.busy(phase)
 
 
 def _nature(inputs: Inputs) -> dict[str, Any]:
@@ -317,6 +321,7 @@ def _analyse(job: Run, models: Mapping[str, nnx.Module], progress: Progress) -> 
     if not pruned:
         return
     progress.say("evaluate      ranks of the pruned matrices")
+    progress.busy("ranks of the pruned matrices")
     if is_first():
         masks = pruning_arrays(job.stage(pruned[0])).masks
         before, after = (compressible(parameters(models[n])) for n in (steps[0][0], pruned[0]))

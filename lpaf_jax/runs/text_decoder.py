@@ -1,7 +1,7 @@
 """A decoder that a text alone compresses, block by block from disk."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -110,11 +110,20 @@ class Decoder(TextModel):
         calibration: np.ndarray,
         judged: np.ndarray,
         work: Path,
-        say: Callable[[str], None],
+        progress: Progress,
     ) -> Result:
         plan, store = self._plan(settings, calibration), Store(work)
         texts = {"judged": judged}
-        found = compress_decoder(self._source, calibration, plan, store, held_out=texts, say=say)
+        progress.busy("reading the model")
+        found = compress_decoder(
+            self._source,
+            calibration,
+            plan,
+            store,
+            held_out=texts,
+            say=progress.say,
+            told=progress.walk,
+        )
         saved = 0
         if (table := store.table()) is not None:
             shape = self.shapes[f"{self._source.table}.weight"]

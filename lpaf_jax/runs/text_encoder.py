@@ -1,7 +1,7 @@
 """An encoder that a text alone compresses, in memory."""
 
-from collections.abc import Callable, Iterable
-from itertools import islice
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ from lpaf_jax.checkpoints.factored import record_of
 from lpaf_jax.checkpoints.weight_files import bytes_of_weights
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.files import read_json
-from lpaf_jax.data import Encoded, Tokenizer, encode, eval_batches
+from lpaf_jax.core.progress import Progress, counted
+from lpaf_jax.data import Batches, Encoded, Tokenizer, encode, eval_batches
 from lpaf_jax.data.examples import unlabelled
 from lpaf_jax.data.split import held_out
 from lpaf_jax.data.tables import spread, text_lines
@@ -114,17 +115,19 @@ class Encoder(TextModel):
         calibration: Encoded,
         judged: Encoded,
         work: Path,
-        say: Callable[[str], None],
+        progress: Progress,
     ) -> Result:
         model = self._model
+        told = partial(progress.part, "factorize")
+        progress.busy("answers of the dense model")
         before = _hidden(model, judged)
 
         def batches(count: int | None = None) -> Iterable[dict[str, np.ndarray]]:
-            return islice(_batches(calibration), count)
+            return counted(_batches(calibration)[:count], told)
 
         moments = activation_moments(model, batches())
         subject = Subject(model, self._weights, {}, {}, {}, batches, None)
-        found = factorize(subject, **settings.factorize.choices(trained=False))
+        found = factorize(subject, **settings.factorize.choices(trained=False), told=told)
         to_factors(model, found)
         cuts = []
         for path, w in self._weights.items():
@@ -135,10 +138,8 @@ class Encoder(TextModel):
                 continue
             lost = float(output_error(w, solution.factors.dense(), moments[place].second))
             cuts.append(Cut(place, (m, n), record_of(layer_at(model, place)), lost))
-        say(
-            f"{len(cuts)} matrices: {np.mean([c.error for c in cuts]):.1%} of the output energy "
-            "lost"
-        )
+        lost = np.mean([c.error for c in cuts])
+        progress.say(f"{len(cuts)} matrices: {lost:.1%} of the output energy lost")
         return Result(cuts, {"dense": 1.0, "compressed": _similarity(before, model, judged)})
 
     def assemble(self, result: Result, work: Path, folder: Path) -> None:
@@ -156,8 +157,8 @@ def _lines(
     return spread(source, count)
 
 
-def _batches(text: Encoded) -> Iterable[dict[str, np.ndarray]]:
-    return iter(eval_batches(text, min(_BATCH, len(text))))
+def _batches(text: Encoded) -> Batches:
+    return eval_batches(text, min(_BATCH, len(text)))
 
 
 def _hidden(model: Any, text: Encoded) -> list[np.ndarray]:
@@ -171,8 +172,8 @@ def _hidden(model: Any, text: Encoded) -> list[np.ndarray]:
 
     found = []
     for batch in _batches(text):
-        counted = (batch["attention_mask"] != 0) & (batch["weight"][:, None] > 0)
-        found.append(np.asarray(last(state, inputs_of(batch)), np.float32)[counted])
+        real = (batch["attention_mask"] != 0) & (batch["weight"][:, None] > 0)
+        found.append(np.asarray(last(state, inputs_of(batch)), np.float32)[real])
     return found
 
 

@@ -1,10 +1,11 @@
 """What a run without a task does with a model, be it a decoder on disk or an encoder in memory."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import Examples, Tokenizer, load_task
 from lpaf_jax.data.movie_reviews import SOURCES
 from lpaf_jax.factorization.store import Cut
@@ -106,7 +107,7 @@ class TextModel(ABC):
         calibration: Any,
         judged: Any,
         work: Path,
-        say: Callable[[str], None],
+        progress: Progress,
     ) -> Result:
         """Factorize the model, and judge it before and after."""
 

@@ -68,7 +68,7 @@ def run_text(settings: Settings) -> dict[str, Any]:
             return metrics
         _announce(settings, model, calibration, progress)
         work = job.checkpoint("blocks")
-        result = model.cut(settings, calibration, judged, work, progress.say)
+        result = model.cut(settings, calibration, judged, work, progress)
         cut = settings.steps_of_texts[0][0]
         model.assemble(result, work, job.stage(cut))
         scores = {"dense": result.scores["dense"], cut: result.scores["compressed"]}

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lpaf_jax.core.errors import SettingError
@@ -90,7 +91,8 @@ class Compensate(Factorize):
             return found
 
         first = adapted(0)
-        loop = loop_of(context.log, training, inputs, self.lora_epochs, first)
+        told = context.progress.validation
+        loop = loop_of(context.log, training, inputs, self.lora_epochs, first, on_batch=told)
         # Rounds of one length, so that one compiled step serves them all.
         each = max(1, loop.steps // self.truncations)
         loop = loop._replace(steps=each * self.truncations)
@@ -126,7 +128,8 @@ class Compensate(Factorize):
                 set_parameters(moved, on_host(state.params))
                 merge_adapters(moved)
                 subject = self.subject(moved, context)
-                found = factorize(subject, **(self.choices() | {"params": share}))
+                by_matrix = partial(context.progress.part, "factorize")
+                found = factorize(subject, **(self.choices() | {"params": share}), told=by_matrix)
                 if index + 1 == self.truncations:
                     to_factors(moved, found)
                     self.cut_table(moved, context)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
@@ -253,7 +253,8 @@ class Factorize(Shrink):
         from lpaf_jax.factorization import factorize, to_factors
 
         model = load_model(context.before)
-        solutions = factorize(self.subject(model, context), **self.choices())
+        told = partial(context.progress.part, "factorize")
+        solutions = factorize(self.subject(model, context), **self.choices(), told=told)
         to_factors(model, solutions)
         self.cut_table(model, context)
         return model, None
@@ -277,6 +278,7 @@ class Factorize(Shrink):
 
     def subject(self, model: "nnx.Module", context: Context) -> "Subject":
         """The model with its data and what pruning left, as importances look at it."""
+        from lpaf_jax.core.progress import counted
         from lpaf_jax.data import train_batches
         from lpaf_jax.importance import Subject
         from lpaf_jax.models import compressible, parameters
@@ -287,7 +289,7 @@ class Factorize(Shrink):
 
         def first_batches(count: int | None = self.moment_batches) -> "Iterator[Batch]":
             found = train_batches(inputs.train, training.batch, seed=training.seed, epoch=0)
-            return islice(iter(found), count)
+            return counted(found[:count], partial(context.progress.part, "factorize"))
 
         return Subject(
             model=model,

@@ -38,7 +38,9 @@ class FineTune(Stage):
         model = first_model(inputs, training.seed)
         if self.finetune_epochs == 0:
             return model, None
-        loop = loop_of(context.log, training, inputs, self.finetune_epochs, model)
+        told = context.progress.validation
+        epochs = self.finetune_epochs
+        loop = loop_of(context.log, training, inputs, epochs, model, on_batch=told)
         optimizer, rate = optimizer_of(training, self.finetune_lr, loop.steps)
         trainer = Trainer(training, loop, context.progress)
         loss = task_loss(trainer.function(model), inputs.kind.objective)

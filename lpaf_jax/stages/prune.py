@@ -83,7 +83,8 @@ class Prune(Stage):
             model = first_model(inputs, training.seed)
         else:
             model = load_model(context.before)
-        loop = loop_of(context.log, training, inputs, self.prune_epochs, model)
+        told = context.progress.validation
+        loop = loop_of(context.log, training, inputs, self.prune_epochs, model, on_batch=told)
         inner, rate = optimizer_of(training, self.prune_lr, loop.steps)
         kept = cubic_sparsity(
             loop.steps,

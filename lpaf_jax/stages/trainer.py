@@ -33,6 +33,7 @@ from lpaf_jax.train import (
 )
 
 Extras = Callable[[int], dict[str, float]]
+OnBatch = Callable[[int, int], None]
 _CLIP = 1.0
 _NUMBERED = ("finetune", "prune", "tune")
 
@@ -151,7 +152,11 @@ def optimizer_of(
 
 
 def score_of(
-    model: nnx.Module, data: EvalSet, batch_size: int, layout: Layout | None = None
+    model: nnx.Module,
+    data: EvalSet,
+    batch_size: int,
+    layout: Layout | None = None,
+    on_batch: OnBatch = lambda done, count: None,
 ) -> Callable[[Params], float]:
     """`score(params)` for the structure of `model`: the primary metric of the task on `data`.
 
@@ -162,7 +167,7 @@ def score_of(
 
     def score(params: Params) -> float:
         chosen, fixed = ({n: x for n, x in params.items() if n in of} for of in (names, held))
-        predicted = predict(forward, chosen, data, batch_size, layout=layout, fixed=fixed)
+        predicted = predict(forward, chosen, data, batch_size, on_batch, layout, fixed)
         found = data.score(predicted)
         return float(found[found["primary"]])
 
@@ -176,15 +181,18 @@ def loop_of(
     epochs: float,
     model: nnx.Module,
     data: Encoded | None = None,
+    on_batch: OnBatch = lambda done, count: None,
 ) -> Loop:
     """What does not change while a training stage of that many epochs runs.
 
     Args:
         data: what is trained on; None is the training split.
+        on_batch: of each validation is called after each batch.
     """
     data = inputs.train if data is None else data
     per_epoch = steps_per_epoch(len(data), training.batch)
-    validate = score_of(model, inputs.validation, training.batch, layout_of(training))
+    layout = layout_of(training)
+    validate = score_of(model, inputs.validation, training.batch, layout, on_batch)
     steps, seed = max(1, round(epochs * per_epoch)), _seed_of(name, training.seed)
     metric = inputs.spec.metrics[0]
     return Loop(name, data, training.batch, steps, seed, validate, metric)

@@ -2,6 +2,7 @@
 
 import html
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def with_transfer(context: Context, path: Path, count: int, teacher: Path) -> En
     tokenizer = load_tokenizer(inputs.source)
     extra = encode(tokenizer, texts, inputs.spec.length)
     model = load_model(teacher)
-    logits = predict(jax.jit(as_function(model)), parameters(model), extra, _BATCH)
+    on_batch = partial(progress.batch, "dense model on texts to learn from")
+    logits = predict(jax.jit(as_function(model)), parameters(model), extra, _BATCH, on_batch)
     own = inputs.train
     return Encoded(
         ids=[*own.ids, *extra.ids],

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lpaf_jax.models.functional import Forward, Params
     from lpaf_jax.stages.trainer import Trainer
     from lpaf_jax.tasks.inputs import Inputs
-    from lpaf_jax.train import Loss, Objective, TrainState
+    from lpaf_jax.train import Loop, Loss, Objective, TrainState
 
 
 _FILE = arg(metavar="FILE", help_behavior_hint="(optional)")
@@ -102,7 +102,7 @@ class Tune(Stage):
         from lpaf_jax.core.processes import on_host
         from lpaf_jax.models import fixed_arrays, parameters, set_parameters
         from lpaf_jax.models.lora import add_adapters, merge_adapters, put_adapters, updates
-        from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
+        from lpaf_jax.stages.trainer import Trainer, optimizer_of
         from lpaf_jax.train import task_loss
 
         training = context.training
@@ -113,8 +113,7 @@ class Tune(Stage):
             scale = self.lora_alpha / self.lora
             chosen: Any = {"narrow": narrow, "four_bits": self.lora_base == "nf4"}
             add_adapters(final, self.lora, scale=scale, seed=training.seed, **chosen)
-        data = self._examples(context)
-        loop = loop_of(context.log, training, context.inputs, self.tune_epochs, final, data)
+        loop = self._loop(context, final)
         optimizer, rate = optimizer_of(training, self.tune_lr, loop.steps)
         trainer = Trainer(training, loop, context.progress)
         taught, objective, fixed = self._distillation(context, trainer)
@@ -173,6 +172,21 @@ class Tune(Stage):
                 "Unlabelled texts, labelled by the dense model, are added to the training data. "
             )
         return text
+
+    def _loop(self, context: Context, final: "nnx.Module") -> "Loop":
+        """What does not change while `final` is trained."""
+        from lpaf_jax.stages.trainer import loop_of
+
+        data, told = self._examples(context), context.progress.validation
+        return loop_of(
+            context.log,
+            context.training,
+            context.inputs,
+            self.tune_epochs,
+            final,
+            data,
+            on_batch=told,
+        )
 
     def _examples(self, context: Context) -> "Encoded":
         """What is trained on."""
@@ -257,13 +271,12 @@ class MixedTune(Tune):
         from lpaf_jax.checkpoints import load_model
         from lpaf_jax.core.processes import on_host
         from lpaf_jax.models import fixed_arrays, mixed_paths, parameters, set_parameters
-        from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
+        from lpaf_jax.stages.trainer import Trainer, optimizer_of
         from lpaf_jax.train import dual_loss, linear_replacement
 
         training = context.training
         final = load_model(context.before)
-        data = self._examples(context)
-        loop = loop_of(context.log, training, context.inputs, self.tune_epochs, final, data)
+        loop = self._loop(context, final)
         optimizer, rate = optimizer_of(training, self.tune_lr, loop.steps)
         trainer = Trainer(training, loop, context.progress)
         taught, objective, fixed = self._distillation(context, trainer)

@@ -1,18 +1,12 @@
-import io
 import json
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lpaf_jax.core.progress import Progress, borrow_rows, read_rows
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+from tests.terminal import Terminal
 
 
 @pytest.fixture
@@ -102,8 +96,7 @@ def test_quiet_prints_nothing_and_keeps_the_rows(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    terminal = Terminal.put_in(monkeypatch)
     progress = Progress(folder, quiet=True)
     with caplog.at_level(logging.INFO, logger="lpaf_jax"):
         progress.say("hello 100%s")
@@ -115,22 +108,6 @@ def test_quiet_prints_nothing_and_keeps_the_rows(
     assert capsys.readouterr() == ("", "")
     assert terminal.getvalue() == ""
     assert len(logged(folder)) == 2
-
-
-def test_a_terminal_shows_one_line_that_is_wiped(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    progress = Progress(folder, quiet=False)
-    progress.row(row(step=1, loss=12345.5))
-    progress.row(row(step=39))
-    progress.say("done")
-    assert terminal.getvalue().count("\n") == 1
-    shown = ""
-    for part in terminal.getvalue().rstrip("\n").split("\r"):  # what a terminal makes of it
-        shown = part + shown[len(part) :]
-    assert shown.rstrip() == "done"
 
 
 @pytest.mark.parametrize("text", ["[/red] of [bold]", "runs/[a]/b [/]", "a:smile:b"])
