@@ -82,7 +82,8 @@ def fisher_scores(
     add = add_examples if per == "example" else add_batch
     scores, count = jax.tree.map(jnp.zeros_like, kernels), 0
     for batch in batches:
-        scores = add(scores, kernels, params, batch)
+        # Whoever counts the batches is not to be told of those that are only sent off.
+        scores = jax.block_until_ready(add(scores, kernels, params, batch))
         count += int((batch["weight"] > 0).sum())
     if count == 0:
         raise ValueError("there are no examples to compute gradients on")

@@ -176,10 +176,10 @@ def lora_rows(
     params, count = parameters(model), 0
     state = optimizer.init(params)
     for batch in batches():
-        params, state = step(params, state, fixed, dict(batch))
+        params, state = jax.block_until_ready(step(params, state, fixed, dict(batch)))
     sums = GradientSums.of_rows({path: len(params[f"{path}.lora_a"]) for path in places})
     for batch in batches():
-        sums = look(sums, params, fixed, dict(batch))
+        sums = jax.block_until_ready(look(sums, params, fixed, dict(batch)))
         count += 1
     if count == 0:
         raise ValueError("there are no batches to compute gradients on")
