@@ -5,6 +5,7 @@ page that the file is.
 """
 
 import inspect
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -22,7 +23,7 @@ _PAGES = {
     "tests/CASES.md": "CASES.md",
     "benchmarks/results/patterns.png": "patterns.png",
 }
-_MADE = {"examples": "examples.md"}
+_MADE = {"examples": "examples.md", "examples/compress.ipynb": "examples.md"}
 _LINK = re.compile(r"(\]\()([^)#:\s]+)(#[^)\s]*)?(\))")
 
 
@@ -57,6 +58,11 @@ def _examples() -> str:
     for file in sorted((ROOT / "examples").glob("*.py")):
         text = file.read_text(encoding="utf-8")
         parts.append(f"## {file.name}\n\n```python\n{text}```\n")
+    for file in sorted((ROOT / "examples").glob("*.ipynb")):
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        text = "\n\n".join(code)
+        parts.append(f"## {file.name}\n\nA notebook.\n\n```python\n{text}\n```\n")
     return "\n".join(parts)
 
 
