@@ -169,7 +169,7 @@ def activation_moments(model: nnx.Module, batches: Iterable[Batch]) -> Moments:
         if sums is None:
             shapes = jax.eval_shape(measure, state, inputs, counted)
             sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        # Whoever counts the batches is not to be told of those that are only sent off.
+        # Progress must not count batches that are only dispatched.
         sums = jax.block_until_ready(add(sums, state, inputs, counted))
         tokens += int(counted.sum())
     if sums is None or tokens == 0:

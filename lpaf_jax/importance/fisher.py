@@ -82,7 +82,7 @@ def fisher_scores(
     add = add_examples if per == "example" else add_batch
     scores, count = jax.tree.map(jnp.zeros_like, kernels), 0
     for batch in batches:
-        # Whoever counts the batches is not to be told of those that are only sent off.
+        # Progress must not count batches that are only dispatched.
         scores = jax.block_until_ready(add(scores, kernels, params, batch))
         count += int((batch["weight"] > 0).sum())
     if count == 0:

@@ -105,7 +105,7 @@ def mean_over(
     count = 0
     for batch in batches:
         counted = rows_that_count(batch)
-        # Whoever counts the batches is not to be told of those that are only sent off.
+        # Progress must not count batches that are only dispatched.
         sums = jax.block_until_ready(add(sums, dict(batch), counted))
         count += int(counted.sum())
     if count == 0:

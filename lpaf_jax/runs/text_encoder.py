@@ -138,8 +138,8 @@ class Encoder(TextModel):
                 continue
             lost = float(output_error(w, solution.factors.dense(), moments[place].second))
             cuts.append(Cut(place, (m, n), record_of(layer_at(model, place)), lost))
-        lost = np.mean([c.error for c in cuts])
-        progress.say(f"{len(cuts)} matrices: {lost:.1%} of the output energy lost")
+        lost_of_all = np.mean([c.error for c in cuts])
+        progress.say(f"{len(cuts)} matrices: {lost_of_all:.1%} of the output energy lost")
         return Result(cuts, {"dense": 1.0, "compressed": _similarity(before, model, judged)})
 
     def assemble(self, result: Result, work: Path, folder: Path) -> None:
