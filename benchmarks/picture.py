@@ -54,7 +54,7 @@ def draw(rows: list[dict[str, Any]], figure: Any) -> None:
     axes.set_xticks([4, 6, 10, 16, 25, 50], ["4 %", "6 %", "10 %", "16 %", "25 %", "50 %"])
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:g} %")
-    axes.set_xlabel("numbers kept in the compressible matrices")
+    axes.set_xlabel("parameters kept in the compressible matrices")
     axes.set_ylabel("test accuracy kept")
     axes.set_title("MiniLM on Rotten Tomatoes, six epochs of tuning, three seeds")
     axes.legend(loc="lower right", handlelength=2.8)
