@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 
 @dataclass(frozen=True)
 class Bench:
-    """Time a compressed model against the dense one, in JAX and in PyTorch if installed.
+    """Time a compressed and the dense model, in JAX and in PyTorch if installed.
 
     Times forward passes without dropout; compilation is reported separately.
     """

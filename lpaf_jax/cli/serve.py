@@ -72,7 +72,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Predict each line of standard input; prints `label <tab> probability <tab> text`.
+    """Predict each line of standard input; print `label <tab> probability <tab> text`.
 
     For text pairs, separate the two texts of a line with a tab.
 

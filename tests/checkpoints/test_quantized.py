@@ -57,7 +57,7 @@ def test_a_config_that_says_so(coded, read, field, method):
     values[field] = {} if method is None else {"quant_method": method}
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(
-        LpafError, match=f"coded is quantized .{method or 'config.json'}.*made from"
+        LpafError, match=f"coded is quantized .{method or 'config.json'}.*original checkpoint"
     ):
         read(folder)
     (folder / "config.json").write_text(json.dumps({**values, field: None}))
@@ -88,7 +88,9 @@ def test_a_config_that_does_not(coded, read, dtype, name):
 )
 def test_scales_tell_of_codes_where_the_config_says_nothing(coded, tmp_path, read, name):
     folder = coded(np.float32, **{name: np.full(32, 0.05, np.float32)})
-    with pytest.raises(LpafError, match=r"coded is quantized \(it holds .*made from") as caught:
+    with pytest.raises(
+        LpafError, match=r"coded is quantized \(it holds .*original checkpoint"
+    ) as caught:
         read(folder)
     assert name in str(caught.value)
 

@@ -127,7 +127,7 @@ def unwritable_folder(folder: Path) -> tuple[dict[str, Any], str]:
 
 def foreign_folder(folder: Path) -> tuple[dict[str, Any], str]:
     (folder / "thesis.tex").touch()
-    return {"out": folder}, "thesis.tex lies there"
+    return {"out": folder}, "it holds thesis.tex"
 
 
 def no_run_to_reuse(folder: Path) -> tuple[dict[str, Any], str]:

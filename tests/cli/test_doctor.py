@@ -24,7 +24,7 @@ def test_too_little_memory_or_disk_is_said(tmp_path: Path, monkeypatch: Any, cap
     said = capsys.readouterr()
     assert "!!  memory        1.0 GiB free (a run of MiniLM takes" in said.out
     assert "--keep final" in said.out
-    assert said.err == "lpaf: error: see to memory and disk first\n"
+    assert said.err == "lpaf: error: fix memory and disk first\n"
 
 
 def test_the_page_is_made_again(finished: Path, tmp_path: Path, capsys: Any) -> None:

@@ -183,7 +183,7 @@ def test_windows_go_through_the_batches(tokenizer):
 
 @pytest.mark.parametrize(("length", "stride"), [(45, 44), (10, 0), (45, -1)])
 def test_a_length_without_room_for_the_stride_is_refused(tokenizer, length, stride):
-    with pytest.raises(LpafError, match="beside question 'who won.*smaller stride"):
+    with pytest.raises(LpafError, match="with question 'who won.*smaller stride"):
         encode_questions(tokenizer, asked(["Super"]), length, stride)
 
 

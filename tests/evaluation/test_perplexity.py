@@ -117,7 +117,7 @@ def test_what_cannot_be_is_told(place: Path, capsys: pytest.CaptureFixture[str])
     assert main([*words, "--length", "17"]) == 2
     assert "--length is 17, but the model reads at most 16 tokens" in capsys.readouterr().err
     assert main([*words, "--stride", "17"]) == 2
-    assert "windows of 16 tokens every 17 cannot be cut" in capsys.readouterr().err
+    assert "windows of 16 tokens with stride 17 are impossible" in capsys.readouterr().err
 
 
 def scaled(source: Path, folder: Path, factor: float) -> Path:

@@ -116,7 +116,7 @@ def test_a_stage_that_is_not_there_is_told_with_those_that_are(copy: Path, tmp_p
     with pytest.raises(LpafError, match="'pruned'; it has dense, factorized, final$"):
         load_predictor(copy, stage="pruned")
     shutil.rmtree(copy / "stages")
-    with pytest.raises(LpafError, match=r"it holds final; .*\(--keep final\)$"):
+    with pytest.raises(LpafError, match=r"it has final; .*\(--keep final\)$"):
         load_predictor(copy, stage="dense")
 
 

@@ -318,10 +318,10 @@ def test_a_model_without_a_head_is_not_taken_as_tuned(tiny: Tiny, tmp_path: Path
 @pytest.mark.parametrize(
     ("chosen", "told", "missed"),
     [
-        ({"params": RATIO}, f"rank {RANK} everywhere, {100 * RATIO:.1f} % of the", None),
-        ({"params": 1e-4}, "rank 1 everywhere, 5.5 % of the", "0.01 % was asked for.*is the least"),
-        ({"params": 0.09}, "rank 1 everywhere, 5.5 % of the", "takes 5.5 %.*is the largest within"),
-        ({"params": None, "rank": 3}, "rank 3 everywhere, 16.4 % of the", None),
+        ({"params": RATIO}, f"rank {RANK} everywhere, keeps {100 * RATIO:.1f} % of the", None),
+        ({"params": 1e-4}, "rank 1 everywhere, keeps 5.5 % of the", "0.01 % requested.*smallest"),
+        ({"params": 0.09}, "rank 1 everywhere, keeps 5.5 % of the", "one rank is 5.5 %.*largest"),
+        ({"params": None, "rank": 3}, "rank 3 everywhere, keeps 16.4 % of the", None),
     ],
 )
 def test_the_first_line_tells_the_share_that_is_reached(

@@ -207,7 +207,7 @@ def test_settings_that_are_no_json_are_named(out: Path) -> None:
 def test_metrics_that_are_no_figures_are_told_with_the_mend(out: Path, text: str) -> None:
     run = whole_run(settings(out))
     (out / "metrics.json").write_text(text)
-    with pytest.raises(LpafError, match=r"metrics\.json (cannot|does not).*; delete it and give"):
+    with pytest.raises(LpafError, match=r"metrics\.json (cannot|does not).*; delete it and run"):
         run.finished()
 
 
