@@ -150,7 +150,8 @@ def save_model(
     """Write `model` as a folder that `load_model` reads; it appears whole or not at all.
 
     Args:
-        model: dense or factorized; its factors are stored as factors.
+        model: dense or factorized; its factors are stored as factors. Where it has `resized`, of
+            `lpaf_jax.models.groups`, config.json says so.
         folder: where to; what stands there is replaced.
         source: the folder whose `config.json` and files of `BESIDE` go along.
         label_names: name of each output of a classification head, in order; None for others.

@@ -79,7 +79,8 @@ class Ticker:
         self._console = Console(
             stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True
         )
-        self._live = self._console.is_interactive and not quiet
+        # Colours may be forced on a file; a bar in one is a flood.
+        self._live = self._console.is_interactive and self._console.file.isatty() and not quiet
         self._bar: Bar | None = None
         self._printed = -math.inf
         self._phase = ""

@@ -41,24 +41,34 @@ def find_pair(folder: Path, against: Path | None = None) -> Pair:
             they differ in family or matrices.
     """
     compressed = model_folder(folder)
-    if not _factorized(compressed):
+    run = run_of(compressed)
+    # Of fewer heads or channels: an ordinary model, of which only the run knows the dense one.
+    narrow = run is not None and bool(run_record(run[0], "metrics.json").get("ordinary"))
+    if not narrow and not _factorized(compressed):
         raise LpafError(f"{compressed} is dense: name a compressed model")
     if against is not None:
         own = (against / "config.json").is_file()
         dense = model_folder(against, "final" if own else "dense")
         if _factorized(dense):
             raise LpafError(f"{dense} is compressed: name a dense model with --against")
-        if difference := _difference(dense, compressed):
+        if difference := _difference(dense, compressed, shapes=not narrow):
             raise LpafError(
                 f"{dense} is not the dense form of {compressed}: {difference}; name another model "
                 "with --against"
             )
         return Pair(dense, compressed)
-    run = run_of(compressed)
     places = [stage_folder(run[0], "dense"), *_sources(run[0])] if run else []
     there = (place for place in places if (place / "config.json").is_file())
-    alike = (p for p in there if not _factorized(p) and not _difference(p, compressed))
-    return Pair(next(alike, None), compressed)
+    alike = (
+        p for p in there if not _factorized(p) and not _difference(p, compressed, shapes=not narrow)
+    )
+    own_dense = next(alike, None)
+    if own_dense is None and narrow:
+        raise LpafError(
+            f"{compressed} is an ordinary model of fewer channels, and its dense model is not "
+            "here: name it with --against"
+        )
+    return Pair(own_dense, compressed)
 
 
 def run_benchmark(
@@ -147,13 +157,21 @@ def _sources(run: Path) -> list[Path]:
     return [beside / model, model] if beside / out == run else [model]
 
 
-def _difference(dense: Path, compressed: Path) -> str | None:
-    """In what family or matrix two models differ; None where they are alike."""
+def _difference(dense: Path, compressed: Path, shapes: bool = True) -> str | None:
+    """In what family or matrix two models differ; None where they are alike.
+
+    Args:
+        shapes: whether matrices must have the same shape, and not only the same name.
+    """
     one, other = inspect_model(dense), inspect_model(compressed)
     if one["family"] != other["family"]:
         return f"one is of family {one['family']}, the other of {other['family']}"
     own, theirs = (
-        {m["name"]: tuple(m["shape"]) for m in found["matrices"] if m["compressible"]}
+        {
+            m["name"]: tuple(m["shape"]) if shapes else ()
+            for m in found["matrices"]
+            if m["compressible"]
+        }
         for found in (one, other)
     )
     for name in own | theirs:

@@ -69,17 +69,20 @@ def factorize(
             told("spectra taken", done, len(shapes))
     _check_finite(subject.weights, weightings)
 
+    # Rules know matrices by the paths of their layers.
+    layers = {path.removesuffix(".kernel"): path for path in shapes}
+
     def solved(spectra: Mapping[str, np.ndarray]) -> dict[str, Solution]:
         given = choose_ranks(
             ranks,
-            {path: SOLVERS[solver].ranked(shape) for path, shape in shapes.items()},
+            {layer: SOLVERS[solver].ranked(shapes[path]) for layer, path in layers.items()},
             params=params,
             rank=rank,
-            spectra=spectra,
+            spectra={layer: spectra[path] for layer, path in layers.items() if path in spectra},
             multiple_of=multiple_of,
             least=least,
         )
-        cut = {path: k for path, k in given.items() if k is not None}
+        cut = {layers[layer]: k for layer, k in given.items() if k is not None}
         return solve_all(subject.weights, weightings, cut, solver=solver, ridge=ridge, told=told)
 
     found = solved(spectra)

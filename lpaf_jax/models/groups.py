@@ -8,7 +8,8 @@ with all of its queries, so that grouped-query attention stays what it was.
 With the same number of groups left in every block the model is an ordinary one of another width, if
 the configuration of its family has a word for it: channels always do, heads where it names the
 width of a head (Llama and its kin). In BERT and its kin that width is the hidden size over the
-number of heads, so layers that lack heads are stored as `lpaf_jax.factors.sliced`.
+number of heads, so a model that lacks heads has all its layers of fewer groups stored as
+`lpaf_jax.factors.sliced`.
 """
 
 from collections.abc import Mapping
@@ -105,12 +106,6 @@ def _heads(model: nnx.Module, keys: str) -> int:
     if hasattr(attention, "head_dim"):
         return int(layer_at(model, keys).kernel.shape[1] // attention.head_dim)
     return int(attention.heads)
-
-
-def numbers(model: nnx.Module, groups: Groups) -> int:
-    """How many numbers of matrices one group has."""
-    paths = (*groups.into, groups.out)
-    return sum(layer_at(model, path).kernel.size for path in paths) // groups.total
 
 
 def counts_left(
@@ -211,13 +206,13 @@ def drop_groups(model: Any, groups: list[Groups], kept: Mapping[str, Any]) -> No
         kept: booleans, one for each group, by the path of the layer that takes them; as many are
             true in every block.
     """
-    resized: dict[str, int] = {}
-    for each in groups:
-        left = np.flatnonzero(np.asarray(kept[each.out]))
-        if len(left) == each.total:
-            continue
-        words = _words(model, each, len(left))
-        resized |= words
+    left_of = {each.out: np.flatnonzero(np.asarray(kept[each.out])) for each in groups}
+    gone = [each for each in groups if len(left_of[each.out]) < each.total]
+    words = [_words(model, each, len(left_of[each.out])) for each in gone]
+    # All or nothing: what config.json has no word for is recorded beside the shapes that it gives.
+    ordinary = all(words)
+    for each in gone:
+        left = left_of[each.out]
         for path, side in (*((path, "outputs") for path in each.into), (each.out, "inputs")):
             layer = layer_at(model, path)
             axis = 1 if side == "outputs" else 0
@@ -226,12 +221,15 @@ def drop_groups(model: Any, groups: list[Groups], kept: Mapping[str, Any]) -> No
             kernel = jnp.take(layer.kernel[...], at, axis=axis)
             bias = None if layer.bias is None else layer.bias[...]
             bias = bias[at] if bias is not None and axis else bias
-            if words:
+            if ordinary:
                 found: nnx.Module = Linear(kernel, bias)
+            elif each.kind == "channels":
+                found = SlicedLinear(kernel, bias)
             else:
                 widths = [width if index in left else 0 for index in range(each.total)]
                 found = SlicedLinear(kernel, bias, Heads(side, width, tuple(widths)))
             replace_layer(model, path, found)
+    resized = {name: value for each in words for name, value in each.items()} if ordinary else {}
     model.resized = tuple(sorted(resized.items()))
 
 

@@ -17,8 +17,8 @@ def _feed_forward(parts: Parts, limits: Limits) -> Ranks:
     share = 1 - (1 - limits.share) * whole / max(of_cut, 1)
     if share <= 0:
         raise ValueError(
-            f"matrices of attention, which are left whole, are {1 - of_cut / whole:.1%}: give "
-            "more, or --ranks share"
+            f"the attention matrices, which stay dense, are {1 - of_cut / whole:.1%} of the "
+            "weights: give more, or --ranks share"
         )
     shapes = {path: shape for path, shape in parts.shapes.items() if path in cut}
     within = same_share(Parts(shapes, {}, parts.channels), limits._replace(share=share))

@@ -117,7 +117,8 @@ class Recipe:
         cuts = [i for i, stage in enumerate(self.stages) if isinstance(stage, Shrink)]
         if len(cuts) != 1:
             raise LpafError(
-                f"recipe {self.name} has {len(cuts)} stages Factorize: give it exactly one"
+                f"recipe {self.name} has {len(cuts)} stages Factorize or PruneGroups: give it "
+                "exactly one"
             )
         if not isinstance(self.stages[0], FineTune):
             raise LpafError(
@@ -142,6 +143,13 @@ class Recipe:
         assert isinstance(stage, Shrink)
         mixed = any(isinstance(each, MixedTune) for each in self.stages[cut:])
         if not isinstance(stage, Factorize):
+            attention = any(isinstance(e, Tune) and e.distil_attention for e in self.stages[cut:])
+            if attention and isinstance(stage, PruneGroups) and stage.groups == "all":
+                raise SettingError(
+                    ("distil_attention",),
+                    f"compares the attention of every head, and recipe {self.name} drops heads: "
+                    "leave it out, or add --groups channels",
+                )
             if mixed:
                 raise LpafError(
                     f"recipe {self.name} mixes two thin factors with the matrices that they came "

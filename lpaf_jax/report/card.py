@@ -54,7 +54,7 @@ def _title(metrics: Metrics, stage: str) -> str:
     steps = list(metrics["described"])
     retrained = any(metrics["described"][s]["logs"] for s in steps[steps.index(stage) + 1 :])
     if stage == "final":
-        return "factorized"
+        return str(metrics["described"][facts.untuned(metrics)]["label"]).lower()
     name = str(metrics["described"][stage]["label"]).lower()
     name = "fine-tuned" if name == "dense" else name
     return (
@@ -88,15 +88,20 @@ def _use(metrics: Metrics, stage: str) -> str:
             command = f"lpaf evaluate RUN --data {file}"
     if metrics["described"][stage]["shrinks"]:
         if not metrics.get("ordinary"):
-            first = "The factors are stored as factors. With `lpaf`:"
+            kept = (
+                "factors are stored as factors"
+                if _has_factors(metrics)
+                else "layers are stored with the heads and channels that are left"
+            )
+            first = f"The {kept}. With `lpaf`:"
         pair = '{"text": "one text", "text_pair": "and another"}'
         read = pair if _reads_pairs(metrics) else text
         torch = "\n\n" + (
-            _SPANS_IN_TORCH
+            _spans_in_torch(metrics)
             if kind == "span"
-            else _in_torch("write", "text-generation", _BEGINNING, metrics.get("ordinary", False))
+            else _in_torch(metrics, "write", "text-generation", _BEGINNING)
             if kind == "language"
-            else _in_torch("classify", "text-classification", read, metrics.get("ordinary", False))
+            else _in_torch(metrics, "classify", "text-classification", read)
         )
     return f"""\
 {first}
@@ -144,10 +149,9 @@ _LOOPS = {
 }
 
 
-def _in_torch(name: str, task: str, text: str, ordinary: bool = False) -> str:
+def _in_torch(metrics: Metrics, name: str, task: str, text: str) -> str:
     """How PyTorch uses a folder; `task` is what transformers calls the pipeline."""
-    trusted = "" if ordinary else ", trust_remote_code=True"
-    note = "`FOLDER` is the folder with this card." if ordinary else _FOLDER
+    trusted = _trusted(metrics)
     return f"""\
 In PyTorch, without `lpaf`:
 
@@ -158,22 +162,20 @@ from transformers import pipeline
 print({name}({text}))
 ```
 
-{note}"""
+{_folder(metrics)}"""
 
 
-_FOLDER = """\
-`FOLDER` is the folder with this card. `trust_remote_code` runs `modeling_lpaf.py` from this \
-folder, which replaces each matrix by its factors and needs only `torch` and `transformers`."""
-
-# There is no pipeline for it in transformers 5.
-_SPANS_IN_TORCH = f"""\
+def _spans_in_torch(metrics: Metrics) -> str:
+    """The same for questions: there is no pipeline for them in transformers 5."""
+    trusted = _trusted(metrics)
+    return f"""\
 In PyTorch, without `lpaf`, for a context that fits in one window:
 
 ```python
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-model = AutoModelForQuestionAnswering.from_pretrained("FOLDER", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("FOLDER", trust_remote_code=True)
+model = AutoModelForQuestionAnswering.from_pretrained("FOLDER"{trusted})
+tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trusted})
 asked = "who made the film?", "The film was made by a woman of twenty."
 inputs = tokenizer(*asked, return_tensors="pt")
 found = model(**inputs)
@@ -181,7 +183,32 @@ first, last = (scores.argmax().item() for scores in (found.start_logits, found.e
 print(tokenizer.decode(inputs["input_ids"][0, first : last + 1]))
 ```
 
-{_FOLDER}"""
+{_folder(metrics)}"""
+
+
+def _trusted(metrics: Metrics) -> str:
+    return "" if metrics.get("ordinary") else ", trust_remote_code=True"
+
+
+def _folder(metrics: Metrics) -> str:
+    """Which folder is meant, and what code in it does."""
+    here = "`FOLDER` is the folder with this card."
+    if metrics.get("ordinary"):
+        return here
+    does = (
+        "replaces each matrix by its factors"
+        if _has_factors(metrics)
+        else "gives each layer the heads and channels that it has"
+    )
+    return (
+        f"{here} `trust_remote_code` runs `modeling_lpaf.py` from this folder, which {does} and "
+        "needs only `torch` and `transformers`."
+    )
+
+
+def _has_factors(metrics: Metrics) -> bool:
+    """Whether matrices became factors, and did not only lose heads and channels."""
+    return "solver" in metrics.get("settings", {})
 
 
 def _reads_pairs(metrics: Metrics) -> bool:
@@ -268,8 +295,10 @@ def _given_task(metrics: Metrics) -> str:
 
 
 def _form(metrics: Metrics) -> str:
-    """What the factors are, as hubs call it."""
+    """What was done to the matrices, as hubs call it."""
     solver = metrics.get("settings", {}).get("solver")
+    if metrics.get("ordinary") or not _has_factors(metrics):
+        return "pruning"
     return "kronecker" if solver in SOLVERS and SOLVERS[solver].form is not PRODUCT else "low-rank"
 
 
@@ -279,7 +308,7 @@ def _front_matter(metrics: Metrics) -> dict[str, Any]:
     dataset, official = _DATASETS.get(given), measures(metrics)
     pipeline = _PIPELINES.get(facts.kind_of(metrics), "text-classification")
     ordinary = metrics.get("ordinary", False)
-    form = "pruning" if ordinary else _form(metrics)
+    form = _form(metrics)
     front: dict[str, Any] = {
         "license": licence,
         "library_name": "transformers" if ordinary else "lpaf-jax",

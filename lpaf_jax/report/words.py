@@ -202,7 +202,7 @@ def cautions(metrics: Metrics) -> list[str]:
         )
     if untuned != "final" and not measure.better(final.score, rough.score):
         notes.append(
-            "Tuning after the factorization did not help: the factorized model scored "
+            f"Tuning did not help: the model scored "
             f"{measure.show(rough.score)} before it and {measure.show(final.score)} after."
         )
     if read := metrics.get("read_from"):

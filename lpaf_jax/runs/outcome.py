@@ -14,12 +14,14 @@ from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import model_card, write_report
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings
+from lpaf_jax.stages.shrink import Shrink
 
 
 def describe(settings: Settings, metric: str, ranks: Mapping[str, int]) -> dict[str, Any]:
     """What every stage says of itself, by the name of the model it leaves."""
     steps = settings.steps if settings.trained else settings.steps_of_texts
-    figures = {"metric": metric, "ranks": ranks}
+    factors = any(isinstance(stage, Shrink) and stage.factors for _, stage in steps)
+    figures = {"metric": metric, "ranks": ranks, "factors": factors}
     found, logs = {}, logged_as(steps)
     for i, (name, stage) in enumerate(steps):
         retrained = any(later.logs for _, later in steps[i + 1 :])

@@ -255,8 +255,9 @@ def do_step(job: Run, inputs: Inputs, progress: Progress, name: str) -> None:
 def _card(settings: Settings, inputs: Inputs, name: str, model: nnx.Module) -> str:
     """The card of a model whose figures are not known yet."""
     described = describe(settings, inputs.spec.metrics[0], ranks_of(model))
+    ordinary = described[name]["shrinks"] and not records_of(model)
     return model_card(
-        {"model": settings.model, "task": inputs.task.name, "stage": name}
+        {"model": settings.model, "task": inputs.task.name, "stage": name, "ordinary": ordinary}
         | _nature(inputs)
         | {"settings": as_json(settings), "recipe": settings.method.name, "described": described}
     )
@@ -266,7 +267,8 @@ def _announce(job: Run, progress: Progress, name: str) -> None:
     """Say how far the run is: `stage 2 of 5: pruning`."""
     steps = dict(job.settings.steps)
     names = [*steps, "evaluate"]
-    found = {"metric": "", "ranks": {}, "retrained": False}
+    factors = job.settings.smaller.factors
+    found = {"metric": "", "ranks": {}, "retrained": False, "factors": factors}
     phase = "evaluating" if name == "evaluate" else steps[name].describe(found).phase.lower()
     progress.say(f"stage {names.index(name) + 1} of {len(names)}: {phase}")
     progress.busy(phase)

@@ -90,7 +90,7 @@ class Settings(Options):
         """The stage that makes the model smaller."""
         found = [stage for _, stage in self.steps if isinstance(stage, Shrink)]
         if not found:
-            raise LpafError(f"recipe {self.method.name} has no stage Factorize")
+            raise LpafError(f"recipe {self.method.name} has no stage Factorize or PruneGroups")
         return found[0]
 
     @property

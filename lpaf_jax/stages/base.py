@@ -107,7 +107,7 @@ class Stage(ABC):
         Args:
             found: what is known of the run: `metric`, the key of the primary metric; `ranks`, of
                 the factorized layers by path, once known; `retrained`, whether a later stage
-                trains.
+                trains; `factors`, whether there are any factors to train.
         """
 
     def check_inputs(self, inputs: "Inputs") -> None:

@@ -143,6 +143,13 @@ class Factorize(Shrink):
             )
 
     @property
+    def factors(self) -> bool:
+        """See `Shrink.factors`."""
+        from lpaf_jax.ranks import RANK_RULES
+
+        return RANK_RULES[self.ranks].factorizes
+
+    @property
     def low_rank(self) -> bool:
         """Whether the factors are two thin matrices, and no other form."""
         from lpaf_jax.solvers import PRODUCT, SOLVERS

@@ -33,8 +33,8 @@ class PruneGroups(Shrink):
     group_criterion: Literal["lora", "gates"] = "lora"
     """How to score them: by weights times the gradients that adapters estimate (LoRAPrune), or by
     the gradient of a gate on each."""
-    lora: int = 8
-    """Rank of the adapters; if given, later tuning also trains adapters of this rank."""
+    prune_lora: int = 8
+    """Rank of the adapters (LoRA) of this stage."""
     lora_alpha: float = 16.0
     """LoRA alpha: the output of the adapters is scaled by this divided by their rank."""
     lora_epochs: float = 2.0
@@ -49,7 +49,7 @@ class PruneGroups(Shrink):
         super().check()
         demand_choice(self, "groups", ("all", "channels"))
         demand_choice(self, "group_criterion", ("lora", "gates"))
-        demand(self, "lora", whole(1), "a whole number, at least 1")
+        demand(self, "prune_lora", whole(1), "a whole number, at least 1")
         demand(self, "mask_every", whole(1), "a whole number, at least 1")
         demand(self, "lora_alpha", lambda x: 0 < x < math.inf, "finite and more than 0")
         demand(self, "lora_epochs", lambda x: 0 < x < math.inf, "finite and more than 0")
@@ -96,11 +96,12 @@ class PruneGroups(Shrink):
         training, inputs = context.training, context.inputs
         groups, left, _ = self._left(inputs)
         model = load_model(context.before)
-        scale = self.lora_alpha / self.lora
+        scale = self.lora_alpha / self.prune_lora
         narrow = None if training.dtype == "float32" else training.dtype
-        add_adapters(model, self.lora, scale=scale, seed=training.seed, narrow=narrow)
+        add_adapters(model, self.prune_lora, scale=scale, seed=training.seed, narrow=narrow)
         add_gates(model, groups)
-        loop = loop_of(context.log, training, inputs, self.lora_epochs, model)
+        told = context.progress.validation
+        loop = loop_of(context.log, training, inputs, self.lora_epochs, model, on_batch=told)
         inner, rate = optimizer_of(training, self.lora_lr, loop.steps)
         optimizer = prune_groups(
             inner,
@@ -143,8 +144,8 @@ class PruneGroups(Shrink):
         )
         text = (
             f"{what} are dropped, the same number in every block: those of least importance, "
-            f"scored {by}. Meanwhile adapters of rank {self.lora} are trained beside the fixed "
-            "matrices, and merged into them at the end."
+            f"scored {by}. Meanwhile adapters of rank {self.prune_lora} are trained beside the "
+            "frozen matrices, and merged into them at the end."
         )
         return Description(
             "Pruned",

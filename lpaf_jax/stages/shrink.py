@@ -36,6 +36,11 @@ class Shrink(Stage):
         """Whether it makes two thin matrices of each one."""
         return False
 
+    @property
+    def factors(self) -> bool:
+        """Whether any matrix becomes factors, and does not only lose heads and channels."""
+        return False
+
     def share(self, trained: bool = True) -> float | None:
         """`params`, or the usual where it is not chosen."""
         return (PARAMS if trained else PARAMS_OF_TEXTS) if self.params is None else self.params

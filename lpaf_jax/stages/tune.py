@@ -149,6 +149,13 @@ class Tune(Stage):
                 "are merged.",
                 f"Adapters (LoRA, rank {self.lora}) were then trained and merged.",
             )
+        if not found["factors"]:
+            return Description(
+                "Tuned",
+                "Tuning",
+                f"The remaining parameters are trained. {self._teacher()}",
+                "The remaining parameters were then tuned.",
+            )
         return Description(
             "Tuned",
             "Tuning the factors",

@@ -72,7 +72,7 @@ def prune_groups(
     Returns:
         a transformation of adapters and gates. `update` is given `fixed`, where W is.
 
-    Cost: for `lora` `4 r m n` FLOP a matrix and step, and its m × n numbers once.
+    Cost: for `lora` `6 r m n` FLOP a matrix and step, and its m × n numbers once.
 
     Raises:
         ValueError: the criterion is unknown.

@@ -113,3 +113,23 @@ def test_what_is_not_finite_is_named(bad: str, matrices: tuple[Arrays, Arrays, A
     tree["m3"] = tree["m3"].at[1, 1].set(jnp.nan)
     with pytest.raises(LpafError, match="m3.*contain NaN or infinity"):
         factorize(subject_of(weights, scores, masks), importance="score", solver="row", rank=RANK)
+
+
+@pytest.mark.parametrize("rule", ["feed-forward", "values-first"])
+def test_rules_that_go_by_names_see_those_of_layers(rule: str) -> None:
+    """Parameters have a `.kernel` behind them, by which no layer of a block is known."""
+    names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+    rng = np.random.default_rng(0)
+    weights = {
+        f"model.layers.0.{name}.kernel": jnp.asarray(rng.normal(size=(24, 24)), jnp.float32)
+        for name in (*names, "mlp.up_proj", "mlp.down_proj")
+    }
+    found = factorize(
+        subject_of(weights, {}, {}), importance="none", solver="plain", ranks=rule, params=0.75
+    )
+    ranks = {path.split(".")[-2]: solution.factors.rank for path, solution in found.items()}
+    if rule == "feed-forward":
+        # Two of six matrices pay for a quarter of all: a quarter of them is left.
+        assert ranks == {"up_proj": 3, "down_proj": 3}
+    else:
+        assert ranks == {"q_proj": 6, "k_proj": 6, "up_proj": 9, "down_proj": 9}

@@ -91,23 +91,23 @@ def test_groups_are_named_by_family() -> None:
 
 
 def test_what_config_json_then_says() -> None:
-    """Channels always have a word; heads where it names their width."""
-    left = {"llama": 1, "bert": 2, "gpt2": 0}
+    """Channels have a word, heads where it names their width; if one has none, no word is said."""
     words = {}
-    for family, heads in left.items():
+    for family, heads in (("llama", 1), ("bert", 2), ("bert", 4), ("gpt2", 0)):
         model = make(family)
         groups = groups_of(model)
         counts = {"heads": heads, "channels": 40}
         drop_groups(model, groups, {g.out: np.arange(g.total) < counts[g.kind] for g in groups})
-        words[family] = dict(model.resized)
-    assert words["llama"] == {
+        words[family, heads] = dict(model.resized)
+    assert words["llama", 1] == {
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "head_dim": 8,
         "intermediate_size": 40,
     }
-    assert words["bert"] == {"intermediate_size": 40}
-    assert words["gpt2"] == {"n_inner": 40}
+    assert words["bert", 2] == {}
+    assert words["bert", 4] == {"intermediate_size": 40}
+    assert words["gpt2", 0] == {"n_inner": 40}
 
 
 @pytest.mark.parametrize(

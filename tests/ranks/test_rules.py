@@ -155,7 +155,7 @@ def test_feed_forward_matrices_pay_for_attention() -> None:
     attention = {f"layers.{i}.self_attn.v_proj": (30, 100) for i in range(2)}
     found = choose_ranks("feed-forward", attention, params=0.75, channels=channels)
     assert list(found.values()) == [None, None, 50, 50]
-    with pytest.raises(LpafError, match="matrices of attention, which are left whole, are 50.0%"):
+    with pytest.raises(LpafError, match="the attention matrices, which stay dense, are 50.0%"):
         choose_ranks("feed-forward", shapes, params=0.5)
 
 

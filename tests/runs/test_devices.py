@@ -59,7 +59,7 @@ def test_adapters_on_four_devices_end_where_those_on_one_do(tiny: Tiny, tmp_path
 
 @pytest.mark.slow
 def test_heads_and_channels_go_on_four_devices_as_on_one(tiny: Tiny, tmp_path: Path) -> None:
-    chosen: dict[str, Any] = {"recipe": "loraprune", "lora": 3, "tune_epochs": 1.0}
+    chosen: dict[str, Any] = {"recipe": "loraprune", "prune_lora": 3, "tune_epochs": 1.0}
     one, four = tmp_path / "one", tmp_path / "four"
     compress(**tiny.chosen(one, **chosen))
     on_four_devices(tiny.arguments(four, fsdp=2, **chosen))
