@@ -182,9 +182,9 @@ def test_a_task_or_a_text_and_not_both() -> None:
         of()
     with pytest.raises(LpafError, match="exclude each other"):
         of(task="sst2", calibration="a.txt")
-    with pytest.raises(LpafError, match="held_out goes with --calibration alone"):
+    with pytest.raises(LpafError, match="held_out works only with --calibration"):
         of(task="sst2", held_out="a.txt")
-    with pytest.raises(LpafError, match="limit goes with --task alone"):
+    with pytest.raises(LpafError, match="limit works only with --task"):
         of(calibration="a.txt", limit=3)
     with pytest.raises(LpafError, match="recipe lpaf prunes.*needs a task.*channels"):
         of(calibration="a.txt", recipe="lpaf")
