@@ -50,7 +50,7 @@ def score_against_size(metrics: Metrics, narrow: bool = False) -> str:
         axes.set_ylim(low, high)
         axes.set_xticks(range(0, 101, 25), [f"{tick} %" for tick in range(0, 101, 25)])
         axes.set_xlabel(
-            f"numbers stored for the compressible matrices,{space}share of the dense model"
+            f"weights stored for the compressible matrices,{space}share of the dense model"
         )
         titled = measure.titled
         on_text = f"{titled[0].upper()}{titled[1:]} of the {metrics.get('judged_by')}"
