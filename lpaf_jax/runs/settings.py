@@ -14,7 +14,7 @@ from lpaf_jax.stages import Factorize, FineTune, MixedTune, Prune, Tune
 from lpaf_jax.stages.prune import check_schedule
 from lpaf_jax.stages.shrink import Shrink
 from lpaf_jax.tasks.options import NOT_COMPARED as NOT_COMPARED
-from lpaf_jax.tasks.options import Options, check_options
+from lpaf_jax.tasks.options import Options, check_options, demand_source
 
 # What a run takes where no recipe is named: with a task, and without one.
 RECIPE, RECIPE_OF_TEXTS = "lpaf", "channels"
@@ -163,6 +163,8 @@ def make_settings(
     Raises:
         LpafError: an unknown preset, recipe or setting, or a value outside its range.
     """
+    # First: what else is given may be of a recipe that only the other kind of run takes.
+    demand_source(task, chosen.get("calibration"))
     if isinstance(recipe, Recipe):
         method, name = recipe if task is not None else of_texts(recipe), recipe.name
         method = with_preset(method, preset) if preset in PRESETS else method

@@ -195,13 +195,22 @@ def check_options(options: Options) -> None:
     _check_source(options)
 
 
-def _check_source(options: Options) -> None:
-    """One of a task and a calibration text, and nothing that belongs to the other."""
-    if options.task is None and options.calibration is None:
+def demand_source(task: object, calibration: object) -> None:
+    """Refuse a run that has neither a task nor a calibration text.
+
+    Raises:
+        LpafError: names both.
+    """
+    if task is None and calibration is None:
         raise LpafError(
             "a task or a text is missing: give --task, or --calibration to compress without "
             "training"
         )
+
+
+def _check_source(options: Options) -> None:
+    """One of a task and a calibration text, and nothing that belongs to the other."""
+    demand_source(options.task, options.calibration)
     both = options.task is not None and options.calibration is not None
     if both:
         raise SettingError(("task", "calibration"), "exclude each other: a task has its own texts")

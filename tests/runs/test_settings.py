@@ -178,8 +178,9 @@ def test_a_task_or_a_text_and_not_both() -> None:
     def of(**chosen: Any) -> Settings:
         return make_settings("m", out="o", **chosen)
 
-    with pytest.raises(LpafError, match="give --task, or --calibration"):
-        of()
+    for chosen in ({}, {"consistency": 1.0}):
+        with pytest.raises(LpafError, match="give --task, or --calibration"):
+            of(**chosen)
     with pytest.raises(LpafError, match="exclude each other"):
         of(task="sst2", calibration="a.txt")
     with pytest.raises(LpafError, match="held_out works only with --calibration"):
