@@ -47,7 +47,7 @@ def test_an_index_of_other_shards(sharded):
 
 def test_the_index_is_missing(sharded):
     (sharded / "model.safetensors.index.json").unlink()
-    refused(sharded, SHARDS[0], "without model.safetensors.index.json")
+    refused(sharded, SHARDS[0], "model.safetensors.index.json is missing")
 
 
 @pytest.mark.parametrize("value", [3, None, "../elsewhere.safetensors", "/weights.safetensors"])

@@ -203,7 +203,9 @@ def test_windows_share_a_third_at_most_and_it_is_said(tiny: Tiny, tmp_path: Path
     asked = {"task": "squad", "data": data, "length": 24}
     capped = load_inputs(settings_of(tiny, tmp_path, **asked))
     assert capped.spec.overlap == 8
-    assert "24 tokens, 8 of them shared with the next: --doc-stride 128" in str(length_note(capped))
+    assert "24 tokens, 8 of them shared with the next, as --doc-stride 128" in str(
+        length_note(capped)
+    )
     chosen = load_inputs(settings_of(tiny, tmp_path, **asked, doc_stride=2))
     assert chosen.spec.overlap == 2
     assert str(length_note(chosen)).endswith("2 of them shared with the next")
