@@ -108,7 +108,7 @@ def test_a_model_goes_there_whole(finished: Path, tmp_path: Path, hub: Hub) -> N
     [
         (401, "(401): log in with hf auth login"),
         (403, "(403): log in with hf auth login"),
-        (500, "the hub refuses someone/small (500)"),
+        (500, "the hub refused someone/small (500)"),
     ],
 )
 def test_a_refusal_is_one_line(

@@ -286,8 +286,8 @@ def test_a_hub_out_of_reach_is_one_clear_line(monkeypatch):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ("sentence,label\na,1\n", r"holds no file for the split 'validation'"),
-        ("text,label\na,1\n", r"split train: no column 'sentence'; there are text, label"),
+        ("sentence,label\na,1\n", r"has no file for the split 'validation'"),
+        ("text,label\na,1\n", r"split train: no column 'sentence'; the columns are text, label"),
         ("sentence,label\na,-1\n", r"split train: unknown label '-1'"),
     ],
 )
@@ -302,7 +302,7 @@ def test_incomplete_copies_are_refused(tmp_path, train, message):
 def test_two_files_for_one_split_are_refused(tmp_path):
     for name in ("train.csv", "train.tsv"):
         (tmp_path / name).write_text("sentence\tlabel\na\t1\n")
-    with pytest.raises(LpafError, match=r"holds train\.csv, train\.tsv for the split 'train'"):
+    with pytest.raises(LpafError, match=r"has train\.csv, train\.tsv for the split 'train'"):
         load_task("sst2", data=tmp_path)
 
 

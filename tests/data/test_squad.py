@@ -269,7 +269,7 @@ def test_labels_are_in_characters_not_bytes(tmp_path):
     [
         (
             {"question": ["which", "one"]},
-            r"question 'a-1-a': its question is \['which', 'one'\], no",
+            r"question 'a-1-a': its question is \['which', 'one'\], which",
         ),
         (
             {"is_impossible": "false"},
@@ -291,5 +291,7 @@ def test_a_context_of_another_type_is_named(tmp_path):
     value["data"][0]["paragraphs"][1]["context"] = ["two", "parts"]
     path = tmp_path / "dev.json"
     path.write_text(json.dumps(value))
-    with pytest.raises(LpafError, match=r"question 'a-1-a': its context is \['two', 'parts'\], no"):
+    with pytest.raises(
+        LpafError, match=r"question 'a-1-a': its context is \['two', 'parts'\], which"
+    ):
         read_squad(path)

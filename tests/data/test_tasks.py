@@ -150,7 +150,7 @@ def test_a_limit_cuts_the_training_split_only(tmp_path):
     assert load_task(path, limit=10**6).train.texts == whole.train.texts
     with pytest.raises(LpafError, match="limit of 0"):
         load_task(path, limit=0)
-    with pytest.raises(LpafError, match="one class"):
+    with pytest.raises(LpafError, match="same class"):
         load_task(path, limit=1)
 
 
@@ -183,7 +183,7 @@ def test_a_file_of_numbers_may_be_a_regression(tmp_path):
 
 @pytest.mark.parametrize(
     ("label", "message"),
-    [("high", "'high' where a regression needs a number"), ("1.5", "have one value")],
+    [("high", "'high' where a regression needs a number"), ("1.5", "have the same value")],
 )
 def test_labels_that_cannot_be_regressed_on_are_refused(tmp_path, label, message):
     path = table(tmp_path / "t.csv", [(f"s{i}", label) for i in range(90)])
@@ -195,7 +195,7 @@ def test_a_class_that_training_never_sees_alone_is_refused(tmp_path):
     texts = [text for text, _ in sentences(90)]
     held = set(load_task(table(tmp_path / "u.csv", sentences(90))).test.texts)
     path = table(tmp_path / "t.csv", [(text, int(text in held)) for text in texts])
-    with pytest.raises(LpafError, match="all training examples of task t have one class"):
+    with pytest.raises(LpafError, match="all training examples of task t have the same class"):
         load_task(path)
 
 

@@ -144,7 +144,7 @@ def test_folders_without_a_readable_tokenizer_are_refused(tmp_path):
         load_tokenizer(tmp_path / "none")
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(LpafError, match="empty holds no tokenizer"):
+    with pytest.raises(LpafError, match="empty has no tokenizer"):
         load_tokenizer(empty)
     broken = small(tmp_path / "broken")
     (broken / "tokenizer.json").write_text("{")
@@ -221,7 +221,9 @@ def test_a_token_of_the_class_alone_is_refused_in_a_text(tmp_path):
         lambda text: tokenizer.tokens([text]),
         lambda text: list(tokenizer.windows(["a"], [text], max_length=9, overlap=0)),
     ):
-        with pytest.raises(LpafError, match=r"holds '\[MASK\]', .* no embedding \(token id 10\)"):
+        with pytest.raises(
+            LpafError, match=r"contains '\[MASK\]', .* no embedding \(token id 10\)"
+        ):
             read("a [MASK] movie")
     assert load_tokenizer(with_table(folder, 16)).tokens(["[MASK]"]) == [[10]]
 
@@ -241,7 +243,7 @@ def test_an_end_without_an_embedding_is_none(tmp_path):
 def test_pairs_for_a_model_without_a_second_type_are_refused(tmp_path):
     tokenizer = load_tokenizer(with_table(small(tmp_path / "m"), 11, type_vocab_size=1))
     tokenizer.encode(["a good movie"], max_length=9)
-    with pytest.raises(LpafError, match=r"gives token type 1, .* for 1 \(type_vocab_size"):
+    with pytest.raises(LpafError, match=r"gives token type 1, .* for only 1 \(type_vocab_size"):
         tokenizer.encode(["a good movie"], ["bad"], max_length=9)
     with pytest.raises(LpafError, match="token type 1"):
         list(tokenizer.windows(["a"], ["good movie"], max_length=9, overlap=0))

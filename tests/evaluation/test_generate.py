@@ -87,7 +87,7 @@ def test_the_command_prints_the_continuation(tmp_path: Path, capsys: Any) -> Non
     assert main(["generate", str(folder), "--prompt", "w1 w2 w3", "--tokens", "5"]) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{told.text}\n"
-    assert "3 tokens read" in printed.err
+    assert "3 prompt tokens read" in printed.err
     assert len(told.text.split()) == told.tokens <= 5
 
 
