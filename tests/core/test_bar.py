@@ -172,10 +172,13 @@ def test_a_dumb_terminal_gets_lines(shown: Callable[..., Shown]) -> None:
 
 
 _BUSY = """
-import sys, time
+import signal, sys, time
 from contextlib import closing
 from lpaf_jax.cli import app
 from lpaf_jax.core.progress import Ticker
+
+# A shell starts its background jobs, and so perhaps these tests, with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Works:
     def run(self):

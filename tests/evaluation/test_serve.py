@@ -129,7 +129,7 @@ def test_a_head_that_only_the_config_tells_of_is_refused(copy: Path) -> None:
     weights = load_file(copy / "model" / "model.safetensors")
     bare = {name: x for name, x in weights.items() if not name.startswith("classifier.")}
     save_file(bare, copy / "model" / "model.safetensors")
-    with pytest.raises(LpafError, match="holds no classification head: classifier"):
+    with pytest.raises(LpafError, match="has no classification head: classifier"):
         load_predictor(copy)
 
 
@@ -156,7 +156,7 @@ def test_a_line_that_is_no_pair_is_named_after_the_answers_before_it(
     for batch in (1, 2, 3, 4, 9):
         answers = reader.predict(iter(lines), batch=batch)
         assert [next(answers)[0] for _ in range(3)] == lines[:3]
-        with pytest.raises(LpafError, match="^line 4: .* a tab between: 'superb'$"):
+        with pytest.raises(LpafError, match="^line 4: .* separated by a tab: 'superb'$"):
             next(answers)
     with pytest.raises(LpafError, match="^line 1: "):
         next(reader.predict(lines[5:]))

@@ -157,7 +157,9 @@ def test_widths() -> None:
     assert rank_of((50, 32), 12) == 12
     assert rank_of((50, 32), 0.5) == int(0.5 * 1600 / 82)
     assert rank_of((50, 32), 19) == 19
-    with pytest.raises(LpafError, match=r"20 would not make .* 50 × 32 smaller: give 19 at most"):
+    with pytest.raises(
+        LpafError, match=r"20 would not make .* 50 × 32 table smaller: give at most 19"
+    ):
         rank_of((50, 32), 20)
     with pytest.raises(LpafError, match="is too small for rank 1"):
         rank_of((50, 32), 0.01)

@@ -141,7 +141,7 @@ QUERY = "model.layers.0.self_attn.q_proj"
 @pytest.mark.parametrize(
     ("records", "words"),
     [
-        ({QUERY: {"kind": "wavelet"}}, [QUERY, "'wavelet'", "there are low_rank"]),
+        ({QUERY: {"kind": "wavelet"}}, [QUERY, "'wavelet'", "known kinds are low_rank"]),
         ({QUERY: {"rank": 3}}, [QUERY, "has no kind"]),
         ({QUERY: {"kind": ["low_rank"]}}, [QUERY, "has no kind"]),
         ({QUERY: 3}, [QUERY, "has no kind"]),
