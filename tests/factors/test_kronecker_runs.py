@@ -152,7 +152,7 @@ def test_kngpt2_cuts_every_second_block_and_learns_from_what_is_in_between(by_te
     expected = perplexity(out / "model", by_text / "b.txt")
     assert stages["final"] == pytest.approx(expected, rel=1e-4)
     assert (
-        "learn from the hidden states and attention of the dense model"
+        "learn from the dense model's hidden states and attention"
         in (found["described"]["final"]["text"])
     )
 
