@@ -131,7 +131,10 @@ def test_a_step_depends_on_the_settings_of_those_up_to_it() -> None:
     ("stages", "message"),
     [
         ([FineTune(), Tune()], "has 0 stages Factorize or PruneGroups: give it exactly one"),
-        ([FineTune(), Factorize(), Factorize()], "has 2 stages Factorize or PruneGroups: give it exactly one"),
+        (
+            [FineTune(), Factorize(), Factorize()],
+            "has 2 stages Factorize or PruneGroups: give it exactly one",
+        ),
         ([Factorize(), Tune()], "begins with Factorize: put FineTune before it"),
         ([Prune(), Factorize()], "begins with Prune: put FineTune before it"),
         ([FineTune(), FineTune(), Factorize()], "has FineTune twice: keep only the first"),

@@ -227,7 +227,7 @@ def test_two_do_not_work_in_one_folder(compared: Path, tiny: Tiny) -> None:
     held = os.open(compared, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     try:
-        with pytest.raises(LpafError, match="another comparison is at work"):
+        with pytest.raises(LpafError, match="another comparison is using"):
             compare(**own(tiny, compared))
     finally:
         os.close(held)
@@ -253,7 +253,7 @@ def test_the_command(
     (folder / "runs/svd-0.5-0/metrics.json").unlink()
     (folder / "runs/svd-0.5-0/settings.json").unlink()
     assert main(words) == 2  # what lies there now is no run
-    assert "holds no run of lpaf" in capsys.readouterr().err
+    assert "has no run of lpaf" in capsys.readouterr().err
 
 
 @pytest.mark.slow

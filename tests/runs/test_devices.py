@@ -168,7 +168,7 @@ def test_devices_that_cannot_be_cut_are_told_of(
     assert one.value.names == ("fsdp",)
     monkeypatch.setattr("jax.device_count", lambda: 8)
     with pytest.raises(
-        SettingError, match="fsdp is 3, which does not divide the 8 devices there are"
+        SettingError, match="fsdp is 3, which does not divide the number of devices, 8"
     ):
         settings(fsdp=3)
     with pytest.raises(SettingError, match=r"batch is 12: with 8 devices .* multiple of 8"):
