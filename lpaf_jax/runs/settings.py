@@ -23,7 +23,6 @@ _QUICK = {
     "finetune_epochs": 1.25,
     "prune_epochs": 0.5,
     "tune_epochs": 0.6,
-    "lora_epochs": 0.8,
 }
 # Unsigned scores and more weights than the tenth of the paper's Figure 3: signed ones took every
 # model here to chance, and a model pruned to a tenth is behind what half of the numbers can hold.

@@ -222,7 +222,7 @@ def test_a_run_killed_before_its_metrics_needs_no_training(
     assert "stages" not in held
     assert "checkpoints" not in held
     assert weights(run) == weights(finished)
-    with pytest.raises(LpafError, match=r"holds final; .*\(--keep final\)"):
+    with pytest.raises(LpafError, match=r"it has final; .*\(--keep final\)"):
         load_predictor(run, stage="dense")
     # Nothing is done, or missed, by running it once more.
     before = files(run)

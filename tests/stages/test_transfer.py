@@ -92,7 +92,7 @@ def test_a_run_learns_from_them_and_knows_the_file_by_what_it_holds(
         tmp_path / "out", recipe="svd-ft", finetune_epochs=0.5, tune_epochs=0.5, transfer=file
     )
     compress(**chosen | {"reuse": run})
-    assert f"{len(LINES)} texts of {file}" in (tmp_path / "out" / "logs" / "run.log").read_text()
+    assert f"{len(LINES)} texts from {file}" in (tmp_path / "out" / "logs" / "run.log").read_text()
     file.write_text("sentence\nthe plot is flat .\n")
     with pytest.raises(LpafError, match="holds another run .*transfer"):
         compress(**chosen | {"reuse": run})
