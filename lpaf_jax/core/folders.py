@@ -43,6 +43,8 @@ def model_folder(folder: Path, stage: str = "final") -> Path:
         kept += ["final"] if (folder / "model" / "config.json").is_file() else []
         finished = (folder / "metrics.json").is_file() and kept == ["final"]
         hint = "; the run kept only the final one (--keep final)" if finished else ""
+        if (folder / "settings.json").is_file() and not (folder / "metrics.json").is_file():
+            hint = "; this run has not finished, and the command that began it resumes it"
         raise LpafError(
             f"{folder} has no model of stage {stage!r}; it has "
             f"{', '.join(kept) if kept else 'none'}{hint}"

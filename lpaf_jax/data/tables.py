@@ -63,6 +63,9 @@ class Table:
             problem = "no column" if not found else f"{len(found)} columns named"
             there = ", ".join(repr(column[:40]) for column in self.columns[:20])
             mend = "" if not found else "; give them different names"
+            if not found and name in ("sentence", "label"):  # the usual ones, which nobody named
+                option = "text" if name == "sentence" else name
+                mend = f"; name the right one with --{option}-column"
             raise LpafError(f"{self.path} has {problem} {name!r}; its columns are {there}{mend}")
         return decoded_column(self.read(found[0]), name, self.where)
 

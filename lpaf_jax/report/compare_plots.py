@@ -15,6 +15,8 @@ Lines = Mapping[str, list[Group]]
 # Of one size, beside one another: bars that lie on each other cannot be told apart. All of one
 # size stay within these many points of the axis, so that none seems to be of another size.
 _APART, _WITHIN = 0.8, 4.0
+# Points that the axis shows at least.
+_LEAST = 20.0
 
 
 def figure_against_size(found: Found, narrow: bool = False) -> str:
@@ -37,6 +39,10 @@ def figure_against_size(found: Found, narrow: bool = False) -> str:
         if level is not None:
             axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
         axes.margins(x=0.08, y=0.1)
+        low, high = axes.get_xlim()
+        if high - low < _LEAST:  # else what only stands aside would seem to be of another size
+            middle = (low + high) / 2
+            axes.set_xlim(middle - _LEAST / 2, middle + _LEAST / 2)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g} %")
         space = "\n" if narrow else " "
         axes.set_xlabel(

@@ -97,6 +97,11 @@ class Speed(NamedTuple):
     slower: bool
     overlap: bool
 
+    @property
+    def unclear(self) -> bool:
+        """Whether the timings overlap, and yet the medians differ."""
+        return self.overlap and self.words != "about as fast"
+
 
 def speeds(metrics: Metrics) -> list[Speed]:
     """One comparison per batch size, smallest batch first."""
@@ -113,7 +118,12 @@ def speeds(metrics: Metrics) -> list[Speed]:
 def _speed(metrics: Metrics) -> str:
     """At every batch size; nothing where nothing was timed."""
     largest_first = reversed(speeds(metrics))
-    return " and ".join(f"{row.words} at batch {row.batch}" for row in largest_first)
+    # No figure is claimed that the timings do not bear out.
+    said = (
+        f"{'not clearly faster or slower' if row.unclear else row.words} at batch {row.batch}"
+        for row in largest_first
+    )
+    return " and ".join(said)
 
 
 def validation_and_test(metrics: Metrics, log: Log) -> str | None:
@@ -216,7 +226,7 @@ def cautions(metrics: Metrics) -> list[str]:
     for row in speeds(metrics):
         if row.slower:
             notes.append(f"At batch {row.batch} the final model is {row.words} than the dense one.")
-        elif row.overlap and row.words != "about as fast":
+        elif row.unclear:
             notes.append(
                 f"At batch {row.batch} the fastest and slowest timings of the two models overlap: "
                 "the machine was too noisy to be sure of a speed-up."
