@@ -162,7 +162,7 @@ def _result_rows(
     heads += ["Before tuning"] if tuned else []
     heads += ["Validation"] if held else []
     heads += ["Divergence"] if diverges else []
-    heads += ["Of the dense model's"] if kept else []
+    heads += ["Kept"] if kept else []
     heads += ["All weights"]
     heads += ["Seeds"] if several else []
     rows: list[list[Child]] = []

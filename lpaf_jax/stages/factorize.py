@@ -363,8 +363,8 @@ class Factorize(Shrink):
             cut
             + table
             + (
-                "Nothing has been retrained yet, so the model is usually worse here; the next "
-                "stage recovers this."
+                "Nothing has been retrained yet, so the model is usually worse here than after "
+                "the next stage."
                 if found["retrained"]
                 else "No training follows."
             ),

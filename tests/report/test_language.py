@@ -71,7 +71,7 @@ def test_the_page_and_the_card_speak_of_windows(metrics, tmp_path):
     page = page_of(lay_out(tmp_path, run)).text
     assert "Perplexity is on 100 test windows of 128 tokens that were used for nothing" in page
     assert "Down and to the left is better." in page
-    assert "the model is usually worse here; the next stage recovers this" in page
+    assert "the model is usually worse here than after the next stage" in page
     assert "negative log-probability" in page
     card = model_card(run)
     assert json.dumps("text-generation") in card
