@@ -1,5 +1,6 @@
 """What the stages that make a model smaller have in common."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,9 +50,9 @@ class Shrink(Stage):
         """See `Stage.check`."""
         demand(self, "params", lambda x: x is None or 0 < x <= 1, "in (0, 1]")
 
+    @abstractmethod
     def plan(self, inputs: "Inputs") -> str:
         """How much of the compressible weights is to be kept, and as what, in words."""
-        raise NotImplementedError
 
     def missed(self, inputs: "Inputs") -> str | None:
         """What to say where what is kept is off the share asked for by more than a tenth of it."""
