@@ -33,11 +33,6 @@ class Shrink(Stage):
     """Share of the parameters in the compressible matrices to keep, in (0, 1]."""
 
     @property
-    def low_rank(self) -> bool:
-        """Whether it makes two thin matrices of each one."""
-        return False
-
-    @property
     def factors(self) -> bool:
         """Whether any matrix becomes factors, and does not only lose heads and channels."""
         return False
