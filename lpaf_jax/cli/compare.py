@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.tasks.options import Copy, LabelColumn, PairColumn, TextColumn
+from lpaf_jax.tasks.options import Copy, LabelColumn, PairColumn, Reuse, TextColumn
 
 _OPTIONAL = "(optional)"
 _OWN = "(default: the recipe's)"
@@ -77,6 +77,7 @@ class Compare:
     language_model: bool = False
     """Train on next-token prediction with one unlabelled text per row."""
     data: Copy = None
+    reuse: Reuse = ()
     keep: Literal["all", "final"] = "final"
     """Keep the model after every stage of each run, or only the final one.
     With `all`, recipes added later can reuse the first stages."""

@@ -15,7 +15,7 @@ from lpaf_jax.runs.settings import Settings, as_json, make_settings
 from lpaf_jax.tasks.options import NOT_COMPARED, Options
 
 # Options of a run that the comparison decides on itself, or that have no sense for it.
-_NOT_OURS = ("recipe", "seed", "reuse", "force", "distributed", "rank")
+_NOT_OURS = ("recipe", "seed", "force", "distributed", "rank")
 # What may differ between comparisons that lie in one folder, or is told apart from the settings.
 _APART = {*NOT_COMPARED, "recipe", "seed"}
 

@@ -194,7 +194,7 @@ def _run_cell(cell: Cell) -> None:
     )
     forget_peak_memory()
     try:
-        run(dataclasses.replace(cell.settings, reuse=lenders))
+        run(dataclasses.replace(cell.settings, reuse=(*lenders, *cell.settings.reuse)))
     finally:
         # Many cells in one process: their compiled steps would fill the memory.
         jax.clear_caches()

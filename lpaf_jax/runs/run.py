@@ -65,11 +65,7 @@ class Run:
         self.settings = settings
         self.folder = settings.out
         self._replace = _holds_another(settings)
-        for other in settings.reuse:
-            if _settings_in(other) is None:
-                raise LpafError(
-                    f"--reuse {other} holds no run of lpaf: name the --out folder of a run"
-                )
+        self._lenders = [lender for other in settings.reuse for lender in _runs_in(other)]
 
     def stage(self, name: str) -> Path:
         """Folder of the model after stage `name`."""
@@ -182,7 +178,7 @@ class Run:
         if name == FINAL:
             return "this kind of stage is not reused"
         reason: str | None = "there is no run to reuse"
-        for other in self.settings.reuse:
+        for other in self._lenders:
             reason = self._differs(other, name)
             if reason is None:
                 self._copy(other, name)
@@ -336,6 +332,22 @@ def _changed_steps(theirs: Any, ours: list[Any]) -> list[str]:
         before = (usual(STAGES[now[0]]) if known else {}) | dict(was[1:])
         differing += [name for name, value in now[1:] if before.get(name) != value]
     return differing
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The run in `folder`, or those of the comparison there.
+
+    Raises:
+        LpafError: there is neither.
+    """
+    if _settings_in(folder) is not None:
+        return [folder]
+    runs = [path.parent for path in sorted((folder / "runs").glob("*/settings.json"))]
+    if not (folder / "compare.json").is_file() or not runs:
+        raise LpafError(
+            f"--reuse {folder} holds no run of lpaf: name the --out folder of a run or a comparison"
+        )
+    return runs
 
 
 def _settings_in(folder: Path) -> dict[str, Any] | None:

@@ -53,6 +53,17 @@ Copy = Annotated[
         ),
     ),
 ]
+Reuse = Annotated[
+    tuple[Path, ...],
+    arg(
+        metavar="DIR [DIR ...]",
+        help_behavior_hint=_OPTIONAL,
+        help=(
+            "Runs or comparisons whose finished stages are reused if everything they depend on is "
+            "the same."
+        ),
+    ),
+]
 
 
 class Training(NamedTuple):
@@ -124,10 +135,7 @@ class Options:
     A .txt file is always read in this way."""
     data: Copy = None
 
-    reuse: Annotated[
-        tuple[Path, ...], arg(metavar="DIR [DIR ...]", help_behavior_hint=_OPTIONAL)
-    ] = ()
-    """Runs whose finished stages are reused if everything they depend on is the same."""
+    reuse: Reuse = ()
     fsdp: int = 1
     """Devices that share one copy of the training state; batches are split over all devices."""
     distributed: bool = False

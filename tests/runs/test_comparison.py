@@ -94,6 +94,18 @@ def test_the_fine_tuned_model_is_made_once(compared: Path) -> None:
     assert first["dense"] == second["dense"]
 
 
+def test_what_another_one_fine_tuned_is_taken_over(
+    compared: Path, tiny: Tiny, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    found = compare(**own(tiny, folder, recipes=("kfac-svd",), reuse=(compared,)))
+    assert "dense" in found["rows"][0]["shared"]
+    assert found["rows"][0]["dense"] == read_json(compared / "compare.json")["rows"][0]["dense"]
+    assert f"--reuse {compared}" in found["command"]
+    log = (folder / "runs/kfac-svd-0.5-0/logs/run.log").read_text()
+    assert "dense         reused from another run" in log
+
+
 def test_pairs_are_those_of_the_bits(compared: Path) -> None:
     found = read_json(compared / "compare.json")
     [test] = found["paired"]

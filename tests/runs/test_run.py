@@ -344,6 +344,14 @@ def test_a_folder_to_reuse_must_hold_a_run(out: Path, tmp_path: Path) -> None:
             Run(settings(out, reuse=folder))
 
 
+def test_the_runs_of_a_comparison_lend_too(out: Path) -> None:
+    whole_run(settings(out / "a/runs/svd-ft-0.5-0"))
+    with pytest.raises(LpafError, match="holds no run"):
+        Run(settings(out / "b", reuse=out / "a"))
+    (out / "a/compare.json").write_text("{}")
+    assert begin(settings(out / "b", reuse=out / "a")).take_over("dense") is None
+
+
 def test_a_copy_that_fails_leaves_no_stage(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole_run(settings(out / "a"))
     run = begin(settings(out / "b", reuse=out / "a"))
