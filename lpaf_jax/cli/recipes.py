@@ -1,7 +1,9 @@
 """`lpaf recipes`."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:  # models take a second to import, and --help needs none
     from lpaf_jax.importance import Importance
@@ -18,13 +20,40 @@ _NEEDS = {
 
 @dataclass(frozen=True)
 class Recipes:
-    """List all recipes, importances, solvers and rank rules, with their sources."""
+    """List all recipes, importances, solvers and rank rules, or describe one recipe."""
 
+    name: Positional[
+        Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(optional)")]
+    ] = None
+    """A recipe, to see its stages with their settings."""
     json: bool = False
     """Print one JSON object instead of the tables."""
 
     def run(self) -> None:
         """Print."""
+        if self.name is None:
+            self._list()
+        else:
+            self._describe(self.name)
+
+    def _describe(self, name: str) -> None:
+        from lpaf_jax.recipes import make_recipe, summary
+
+        recipe = make_recipe(name)
+        settings = [(step, vars(stage)) for step, stage in recipe.steps()]
+        if self.json:
+            from lpaf_jax.core.files import json_text
+
+            found = {"summary": summary(name), "needs": needs(recipe), "stages": dict(settings)}
+            print(json_text(found, indent=2))
+            return
+        print(f"{summary(name)}\nNeeds {needs(recipe)}.")
+        for step, fields in settings:
+            print(f"\nStage {step}:")
+            for field, value in fields.items():
+                print(f"  --{field.replace('_', '-')} {_as_typed(value)}")
+
+    def _list(self) -> None:
         from lpaf_jax.importance import IMPORTANCES
         from lpaf_jax.ranks import RANK_RULES
         from lpaf_jax.recipes import RECIPES, make_recipe, summary
@@ -59,6 +88,10 @@ class Recipes:
                     lines = f"{text}\nStages: {stages}. Needs {needs(recipe)}."
                 table.add_row(name, lines)
             console.print(table)
+
+
+def _as_typed(value: Any) -> str:
+    return "(not given)" if value is None else str(value)
 
 
 def _of_importance(importance: "Importance") -> str:

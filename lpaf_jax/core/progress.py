@@ -232,6 +232,8 @@ def counted(batches: Sequence[Batch], told: Told) -> Iterator[Batch]:
 class Countdown:
     """How long some work will take yet, by how much of it is done.
 
+    The first part, which compiles, says nothing of the others and is left out.
+
     Args:
         what: it is.
         count: of its parts.
@@ -240,19 +242,23 @@ class Countdown:
 
     def __init__(self, what: str, count: int, told: Told = untold):
         self._what, self._count, self._told = what, count, told
-        self._begun = time.monotonic()
+        self._first: tuple[float, float] | None = None
         told(what, 0, count)
 
     def left(self, done: int, share: float | None = None) -> str:
-        """`, 3:20 left` where `done` parts are done; nothing at the end.
+        """`, 3:20 left` where `done` parts are done; nothing at the end, or after the first one.
 
         Args:
             share: that they are of the work, where parts differ.
         """
         share = done / self._count if share is None else share
-        left = (time.monotonic() - self._begun) * (1 / share - 1)
+        now, left = time.monotonic(), None
+        if self._first is None:
+            self._first = now, share
+        elif (known := share - self._first[1]) > 0:
+            left = (now - self._first[0]) * (1 - share) / known
         self._told(self._what, done, self._count, left)
-        return f", {clock(left)} left" if share < 1 else ""
+        return "" if left is None or share >= 1 else f", {clock(left)} left"
 
 
 def clock(seconds: float) -> str:

@@ -11,6 +11,8 @@ from flax import nnx
 from lpaf_jax.models.functional import as_function, parameters
 
 _WARM_UP = 3
+# Passes of a large model take seconds: past so many of those, the least count will do.
+_SECONDS, _LEAST = 30.0, 5
 
 # A batch -> what runs a forward pass of it to its end.
 Prepare = Callable[[Mapping[str, np.ndarray]], Callable[[], object]]
@@ -32,7 +34,8 @@ def compare_latency(
     Args:
         models: by name.
         batches: batch sizes. length: tokens of every row, all of them real.
-        repeats: timed passes of each model and batch size, after a few that are not counted.
+        repeats: timed passes of each model and batch size, after a few that are not counted; fewer
+            (at least 5) once a batch size has taken 30 seconds.
     """
     passes = {name: jax_pass(model) for name, model in models.items()}
     found = time_in_turns(passes, batches=batches, length=length, repeats=repeats)
@@ -86,7 +89,7 @@ def time_in_turns(
     Args:
         passes: by name.
         batches: batch sizes. length: tokens of every row, all of them real.
-        repeats: timed passes of each model and batch size, after a few that are not counted.
+        repeats: see `compare_latency`.
 
     Returns:
         for each model and batch size the median, the least and the most, and `first`, the very
@@ -98,7 +101,10 @@ def time_in_turns(
         batch = {"input_ids": ids, "attention_mask": ids, "token_type_ids": ids * 0}
         runs = {name: prepare(batch) for name, prepare in passes.items()}
         times: dict[str, list[float]] = {name: [] for name in passes}
-        for _ in range(_WARM_UP + repeats):
+        begun = time.monotonic()
+        for done in range(_WARM_UP + repeats):
+            if done >= _WARM_UP + _LEAST and time.monotonic() - begun > _SECONDS:
+                break
             for name, run in runs.items():
                 started = time.perf_counter()
                 run()

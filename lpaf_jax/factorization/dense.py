@@ -113,6 +113,9 @@ def look_ahead(
     check_pair(importance, SOLVERS[plan.solver], plan.ridge)
     shapes, ranks = source.matrices(), store.ranks()
     two_sided = importance is TWO_SIDED
+    walks = _walks_ahead(plan)
+    if walks and not store.has_sides(source.blocks - 1):  # with those, it is resumed
+        say(f"walks over the {source.blocks} blocks: {'; '.join([*walks, 'the factorization'])}")
     whole = {path: Weighting() for path in shapes}
     if importance.of_model is not None and not two_sided:
         assert plan.dense is not None, "this importance needs the dense model"
@@ -215,6 +218,8 @@ def _walk_back(
         def passed(done: int) -> None:
             left = ahead.left(done)
             say(f"block {done} of {source.blocks}: forward, for gradients{left}")
+            if done == source.blocks:
+                say("gradients of the loss; the walk back then compiles, which takes a while")
 
         backward.forward(passed)
     back = Countdown("blocks backward", len(missing), told)
@@ -231,9 +236,17 @@ def some_of(tokens: np.ndarray) -> np.ndarray:
     return tokens[evenly(len(tokens), _TEXTS)]
 
 
+def _walks_ahead(plan: Plan) -> list[str]:
+    """The walks through the blocks before the one that factorizes them, in words."""
+    rule = RANK_RULES[plan.ranks]
+    back = rule.needs_spectra or plan.importance == TWO_SIDED.name
+    walks = ["forward and backward for gradients"] if back else []
+    return walks + (["predictions with one matrix factorized"] if rule.measured else [])
+
+
 def scratch_bytes(source: DecoderOnDisk, tokens: np.ndarray, plan: Plan) -> int:
     """What a walk back has on disk, at most; 0 where there is none."""
-    if not (plan.importance == TWO_SIDED.name or RANK_RULES[plan.ranks].needs_spectra):
+    if not _walks_ahead(plan):
         return 0
     shapes = source.matrices().values()
     width = max(min(shape) for shape in shapes)

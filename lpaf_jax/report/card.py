@@ -79,9 +79,9 @@ def _use(metrics: Metrics, stage: str) -> str:
     command = f"lpaf evaluate RUN --stage {stage} --data {file}"
     first = f"An ordinary {facts.family_name(metrics)} checkpoint. With `lpaf`:"
     chosen, bare = f', stage="{stage}"', " and omit the stage"
-    text = r'"one text\tand another"' if _reads_pairs(metrics) else '"a moving and funny film"'
+    text = r'"one text\tand another"' if _reads_pairs(metrics) else '"a text of your own"'
     if kind == "span":
-        text = r'"who made the film?\tThe film was made by a woman of twenty."'
+        text = r'"{}\t{}"'.format(*_ASKED)
     if stage == "final":
         command, chosen, bare = "lpaf predict RUN < lines.txt", "", ""
         if kind == "language":
@@ -120,7 +120,8 @@ In Python:
 card, name that folder instead{bare}.{torch}"""
 
 
-_BEGINNING = '"The film was"'
+_BEGINNING = '"The first thing to know is"'
+_ASKED = "when does the library open?", "The library opens at nine."
 _PREDICTOR = """\
 from pathlib import Path
 
@@ -176,7 +177,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 model = AutoModelForQuestionAnswering.from_pretrained("FOLDER"{trusted})
 tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trusted})
-asked = "who made the film?", "The film was made by a woman of twenty."
+asked = "{_ASKED[0]}", "{_ASKED[1]}"
 inputs = tokenizer(*asked, return_tensors="pt")
 found = model(**inputs)
 first, last = (scores.argmax().item() for scores in (found.start_logits, found.end_logits))

@@ -28,6 +28,7 @@ from lpaf_jax.report.markup import (
 )
 from lpaf_jax.report.measures import meanings
 from lpaf_jax.report.prose import GLOSSARY
+from lpaf_jax.report.sections import as_typed
 
 
 def write_comparison(folder: Path) -> Path:
@@ -284,8 +285,8 @@ def _words(found: Found) -> Html:
 
 def _particulars(found: Found) -> Html:
     settings = [
-        [el("code", "MODEL" if n == "model" else f"--{n.replace('_', '-')}"), el("code", _said(v))]
-        for n, v in found["settings"].items()
+        [el("code", text) for text in as_typed(name, value)]
+        for name, value in found["settings"].items()
     ]
     versions = [[el("code", n), el("code", v)] for n, v in found["versions"].items()]
     seeds_of: list[list[Child]] = [
@@ -302,12 +303,6 @@ def _particulars(found: Found) -> Html:
         details("Settings of all runs", table(["Name", "value"], settings, class_="plain")),
         details("Versions", table(["Name", "value"], versions, class_="plain")),
     )
-
-
-def _said(value: Any) -> str:
-    if value is None:
-        return "not given"
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def print_comparison(found: Found, console: Console) -> None:

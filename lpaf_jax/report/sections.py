@@ -1,5 +1,6 @@
 """The parts of the page, each a function from what a run recorded to markup or nothing."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -306,6 +307,10 @@ def particulars(metrics: Metrics) -> Html:
     data = {facts.DATA.get(name, name): _amount(v) for name, v in metrics["data"].items()}
     return join(
         _classes(metrics),
+        details(
+            "Command of this run, with every setting",
+            el("p", el("code", command(metrics["settings"]))),
+        ),
         _pairs("Settings of this run, as options of lpaf compress", _options(metrics)),
         details("Data", table(["What", "how much"], list(data.items()), class_="plain")),
         _pairs("Versions", metrics["versions"]),
@@ -318,21 +323,31 @@ def _amount(value: float) -> str:
 
 
 def _options(metrics: Metrics) -> dict[str, str]:
-    """Settings as they are typed; MODEL has no name in front."""
-    return {
-        "MODEL" if name == "model" else f"--{name.replace('_', '-')}": _value(value)
-        for name, value in metrics["settings"].items()
-    }
+    return dict(as_typed(name, value) for name, value in metrics["settings"].items())
 
 
-def _value(value: Any) -> str:
-    if value is None:
-        return "not given"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
+def as_typed(name: str, value: Any) -> tuple[str, str]:
+    """A setting and its value as on the command line, where MODEL has no name in front."""
+    flag = "MODEL" if name == "model" else f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):  # a flag has no value
+        return flag, "given" if value else "not given"
     if isinstance(value, list):
-        return " ".join(str(item) for item in value) or "nothing"
-    return str(value)
+        return flag, " ".join(str(item) for item in value) or "not given"
+    return flag, "not given" if value is None else str(value)
+
+
+def command(settings: Mapping[str, Any]) -> str:
+    """The words that make a run of these settings, all of them given."""
+    words = ["lpaf", "compress", settings["model"]]
+    for name, value in settings.items():
+        flag, text = as_typed(name, value)
+        if flag == "MODEL" or text == "not given":
+            continue
+        words += [
+            flag,
+            *([] if value is True else map(str, value) if isinstance(value, list) else [text]),
+        ]
+    return shlex.join(words)
 
 
 def _classes(metrics: Metrics) -> Html | None:

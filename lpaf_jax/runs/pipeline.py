@@ -137,7 +137,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
     results = {name: inputs.test.score(found) for name, found in logits.items()}
     ends = {"dense": models[first], FINAL: models[FINAL]}
     stored = {name: count_parameters(parameters(model)) for name, model in ends.items()}
-    progress.say("evaluate      speed of the dense and the final model")
+    progress.say("evaluate      speed of the dense and the final model at batch 1 and 32")
     progress.close()  # a bar that is drawn meanwhile would be timed, too
     length = min(LATENCY_LENGTH, inputs.positions)
     latency = compare_latency(ends, length=length)

@@ -231,27 +231,26 @@ class Factorize(Shrink):
         """Raise SettingError where what only a walk block by block can do is asked for."""
         from lpaf_jax.importance import IMPORTANCES
 
+        only = "(given, or set by the recipe) works only for a decoder without a task"
         if self.block_epochs:
-            raise SettingError(("block_epochs",), f"works only for a decoder without a task: {why}")
+            raise SettingError(("block_epochs",), f"{only}: {why}")
         if self.pruned_to < 1:
             raise SettingError(
                 ("pruned_to",),
-                "works only for a decoder without a task: with a task, use a recipe with a "
-                "pruning stage",
+                f"{only}: with a task, use a recipe with a pruning stage",
             )
         if self.channels != "none":
             raise SettingError(
                 ("channels",),
-                f"{self.channels!r} works only for a decoder without a task: use a recipe that "
-                "keeps all channels, such as drone, or a decoder with --calibration and without "
-                "--task",
+                f"{self.channels!r} {only}: use a recipe that keeps all channels, such as drone, "
+                "or a decoder with --calibration and without --task",
             )
         if "streams" in IMPORTANCES[self.importance].needs:
             raise SettingError(
                 ("importance",),
-                f"{self.importance!r} works only for a decoder without a task, which is "
-                "factorized block by block: use --importance activations --solver metric, the "
-                "equivalent when all blocks are factorized at once",
+                f"{self.importance!r} {only}, which is factorized block by block: use --importance "
+                "activations --solver metric, the equivalent when all blocks are factorized at "
+                "once",
             )
 
     def run(self, context: Context) -> Saved:

@@ -8,6 +8,9 @@ from typing import Any
 from lpaf_jax.core.ranges import demand
 from lpaf_jax.stages.base import Context, Description, Saved, Stage
 
+# Steps that a new head hardly learns in.
+_FEW = 100
+
 
 @dataclass(frozen=True)
 class FineTune(Stage):
@@ -41,6 +44,12 @@ class FineTune(Stage):
         told = context.progress.validation
         epochs = self.finetune_epochs
         loop = loop_of(context.log, training, inputs, epochs, model, on_batch=told)
+        if loop.steps < _FEW:
+            more = math.ceil(epochs * _FEW / loop.steps)
+            context.progress.warn(
+                f"fine-tuning has only {loop.steps} steps, so the dense model may learn too "
+                f"little; --finetune-epochs {more} gives at least {_FEW}"
+            )
         optimizer, rate = optimizer_of(training, self.finetune_lr, loop.steps)
         trainer = Trainer(training, loop, context.progress)
         loss = task_loss(trainer.function(model), inputs.kind.objective)

@@ -171,6 +171,18 @@ def test_what_is_not_counted_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> N
     assert found["a"]["1"] == {"first": 50e3, "median": 2e3, "min": 1e3, "max": 9e3}
 
 
+def test_a_slow_model_is_timed_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = [0.0], []
+
+    def slow() -> None:
+        calls.append(now[0])
+        now[0] += 9.0
+
+    monkeypatch.setattr("lpaf_jax.evaluation.latency.time.monotonic", lambda: now[0])
+    time_in_turns({"a": lambda _: slow}, batches=(1,), length=2, repeats=15)
+    assert len(calls) == 3 + 5
+
+
 def speedup(least: float, median: float, most: float) -> dict[str, float]:
     return {"least": least, "median": median, "most": most}
 

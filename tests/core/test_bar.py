@@ -147,11 +147,13 @@ def test_a_walk_has_the_time_that_its_lines_tell(
     monkeypatch.setattr(time, "monotonic", lambda: begun)
     countdown = Countdown("blocks", 4, progress.walk)
     assert "0/4" in at.lines()[0]
-    monkeypatch.setattr(time, "monotonic", lambda: begun + 10)
-    assert countdown.left(2, 0.25) == ", 0:30 left"
+    monkeypatch.setattr(time, "monotonic", lambda: begun + 100)
+    assert countdown.left(1, 0.1) == ""  # it compiled
+    monkeypatch.setattr(time, "monotonic", lambda: begun + 110)
+    assert countdown.left(2, 0.25) == ", 0:50 left"
     (bar,) = at.lines()
     assert "2/4" in bar
-    assert bar.endswith("0:30 left")
+    assert bar.endswith("0:50 left")
     assert countdown.left(4) == ""
 
 

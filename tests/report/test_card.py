@@ -37,7 +37,7 @@ def test_body_holds_figures_use_and_limits(metrics):
     assert "lpaf predict RUN" in body
     assert 'load_predictor(Path("RUN"))' in body
     assert 'pipeline("text-classification", model="FOLDER", trust_remote_code=True)' in body
-    assert 'classify("a moving and funny film")' in body
+    assert 'classify("a text of your own")' in body
     assert "one run (seed 0) on 1,706 examples of Rotten Tomatoes, split off by a hash" in body
     assert "1.2 percentage points below" in body
     assert "it may be chance" in body
