@@ -176,6 +176,8 @@ def tuning() -> Question:
         "mixed, lr 5e-5": mixed(tune_lr=5e-5),
         "two passes, lr 5e-5": mixed(p_init=0.0, tune_lr=5e-5),
         "mixed, not held together": mixed(consistency=0.0),
+        "mixed to the end": mixed(p_end=1.0),
+        "mixed, p from 0.8": mixed(p_init=0.8),
     }
     of_paper = ("mixed", "two passes", "two passes, not held together")
     found = [recipe(HALF, PAPER, kinds[name], name=f"lpaf's cut, {name}") for name in of_paper]
@@ -296,6 +298,9 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="say what there is, run nothing")
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--only", nargs="+", help="the first recipe, and those named")
+    parser.add_argument(
+        "--params", type=float, nargs="+", help="sizes, instead of all that are asked"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--work", type=Path, default=Path("runs/steps"))
     args = parser.parse_args()
@@ -307,6 +312,8 @@ def main() -> None:
             cells = len(question.recipes) * len(question.params)
             print(f"{name}: {question.about} ({cells} cells)")
             continue
+        if args.params:
+            question = question._replace(params=tuple(args.params))
         if args.only:
             first, *others = question.recipes
             chosen = [each for each in others if each.name in args.only]
