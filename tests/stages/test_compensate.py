@@ -75,15 +75,14 @@ def test_the_factors_have_the_ranks_of_their_share(
     ) in page
 
 
-@pytest.mark.parametrize("at", [1, 3])
-@pytest.mark.parametrize("moves", ["", "biases"])
+@pytest.mark.parametrize(("moves", "at"), [("", 3), ("biases", 1)])
 def test_a_killed_run_ends_as_an_unbroken_one(
     tiny: Tiny,
     finished: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    at: int,
     moves: str,
+    at: int,
 ) -> None:
     """Killed in a truncation: those before it are on disk, with the biases that they moved."""
     from lpaf_jax import factorization
