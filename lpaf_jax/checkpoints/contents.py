@@ -77,7 +77,7 @@ class Source(NamedTuple):
         Of a tied pair safetensors stores one, by either name: it is the token embeddings here.
         """
         found = {file_key(header.name, self.family): header for header in self.headers}
-        if self.family.walk is not None and _LM_HEAD in found:
+        if self.family.block is not None and _LM_HEAD in found:
             table = file_key(f"{self.family.table}.weight", self.family)
             if table not in found and self.family.config(self.values).tie_word_embeddings:
                 found[table] = found.pop(_LM_HEAD)
@@ -214,7 +214,7 @@ def _single(headers: list[Header], family: Family) -> tuple[list[Header], list[H
 def _untied(source: Source) -> dict[str, Any]:
     """`tie_word_embeddings: false`, said, where the weights hold two matrices for the two uses."""
     family, values = source.family, source.values
-    if source.head != "lm" or family.walk is None:
+    if source.head != "lm" or family.block is None:
         return {}
     if not family.config(values).tie_word_embeddings:
         return {}

@@ -48,7 +48,7 @@ def torch_twin(
     carried = {k: v for k, v in values.items() if k not in ("auto_map", "model_type")}
     config = transformers.CONFIG_MAPPING[name].from_dict(carried)
     config.dtype = torch.float32
-    if family.walk and chosen == "classification" and config.pad_token_id is None:
+    if family.block and chosen == "classification" and config.pad_token_id is None:
         if not timed:
             raise LpafError(
                 f"{folder}: in PyTorch, a decoder with a classification head needs pad_token_id "

@@ -18,7 +18,7 @@ from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.files import read_json
 from lpaf_jax.factors import SLICED, Record, read_records
 from lpaf_jax.models.compressible import is_compressible
-from lpaf_jax.models.families import FAMILIES, Walk, family_name
+from lpaf_jax.models.families import FAMILIES, family_name
 from lpaf_jax.models.functional import Params, parameters, set_parameters
 from lpaf_jax.models.initial import Initializer
 
@@ -60,19 +60,17 @@ class DecoderOnDisk:
     def __init__(self, folder: Path):
         values = read_json(folder / "config.json")
         self.folder, self.name = folder, family_name(values, str(folder))
-        if FAMILIES[self.name].walk is None:
-            with_walk = [name for name, family in FAMILIES.items() if family.walk is not None]
+        if FAMILIES[self.name].block is None:
+            decoders = [name for name, family in FAMILIES.items() if family.block is not None]
             raise LpafError(
                 f"{folder} is of the family {self.name}; only decoders can be compressed block by "
-                f"block: {', '.join(with_walk)}"
+                f"block: {', '.join(decoders)}"
             )
         if read_records(values, folder):
             raise LpafError(f"{folder} is already factorized; start from a dense model")
         refuse_pickled(folder)
         source = read_source(folder, "lm")
         self.values, self._family = source.values, source.family
-        assert self._family.walk is not None
-        self._walk: Walk = self._family.walk
         self.architecture = self._family.architectures["lm"]
         self._config = self._family.config(self.values)
         model = self._empty()
@@ -134,7 +132,7 @@ class DecoderOnDisk:
         if any(record["kind"] != SLICED.name or "heads" in record for record in records.values()):
             return None
         widths = {records[each.out]["inputs"] for each in places}
-        return {self._walk.width: widths.pop()} if len(widths) == 1 else None
+        return {self._family.layout.width: widths.pop()} if len(widths) == 1 else None
 
     @property
     def table(self) -> str:
@@ -157,7 +155,9 @@ class DecoderOnDisk:
     def block(self, index: int) -> Any:
         """One block, with its weights as float32."""
         init_key = jax.random.key(0)
-        block = nnx.eval_shape(lambda: self._walk.block(self._config, Initializer(init_key), index))
+        make = self._family.block
+        assert make is not None  # of a decoder
+        block = nnx.eval_shape(lambda: make(self._config, Initializer(init_key), index))
         prefix = self.prefix(index)
         found = {path: self._array(f"{prefix}.{path}") for path in parameters(block)}
         set_parameters(block, found)
@@ -165,7 +165,7 @@ class DecoderOnDisk:
 
     def prefix(self, index: int) -> str:
         """The path of a block."""
-        return f"{self._walk.blocks}.{index}"
+        return f"{self._family.blocks}.{index}"
 
     def matrices(self) -> dict[str, tuple[int, int]]:
         """(m, n) of every compressible matrix, by the path of its layer."""
@@ -177,16 +177,16 @@ class DecoderOnDisk:
 
     def feed_forward(self, index: int) -> Between:
         """The feed-forward layers of a block."""
-        into, out = self._walk.feed_forward
-        prefix = self.prefix(index)
-        return Between(tuple(f"{prefix}.{path}" for path in into), f"{prefix}.{out}")
+        layout, prefix = self._family.layout, self.prefix(index)
+        return Between(tuple(f"{prefix}.{path}" for path in layout.into), f"{prefix}.{layout.out}")
 
     def values_between(self, index: int) -> Between | None:
         """The layers that give and take the values of attention; None where they share a matrix."""
-        if self._walk.values is None:
+        layout, prefix = self._family.layout, self.prefix(index)
+        if not layout.apart:
             return None
-        into, out = (f"{self.prefix(index)}.{path}" for path in self._walk.values)
         heads, keys = self._config.num_attention_heads, self._config.num_key_value_heads
+        into, out = (f"{prefix}.{path}" for path in (layout.values, layout.output))
         return Between((into,), out, self._config.head_dim, heads // keys)
 
     def outside(self) -> list[str]:
@@ -221,4 +221,4 @@ class DecoderOnDisk:
         return model
 
     def _in_block(self, path: str) -> bool:
-        return path.startswith(f"{self._walk.blocks}.")
+        return path.startswith(f"{self._family.blocks}.")

@@ -133,7 +133,7 @@ def _by_blocks(values: dict[str, Any], place: Path) -> bool:
     head = named_head(values, family) or default_head(values, family)
     pickled = any(file.suffix == ".bin" for file in weight_files(place))
     dense = not read_records(values, place)
-    return family.walk is not None and head == "lm" and dense and not pickled
+    return family.block is not None and head == "lm" and dense and not pickled
 
 
 def _from_disk(source: DecoderOnDisk, say: Callable[[str], None]) -> list[dict[str, Any]]:

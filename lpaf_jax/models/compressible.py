@@ -1,31 +1,37 @@
 """Which matrices a compression is about, and what share of them a model keeps."""
 
 import re
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lpaf_jax.core.errors import LpafError
+from lpaf_jax.models.families import FAMILIES
 from lpaf_jax.models.functional import Params
+from lpaf_jax.models.layouts import Layout
 
-_KERNELS = (
-    # BERT and RoBERTa
-    r"encoder\.layer\.\d+\."
-    r"(attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense)",
-    # DistilBERT
-    r"transformer\.layer\.\d+\.(attention\.(q|k|v|out)_lin|ffn\.lin[12])",
-    # GPT-2, whose c_attn is query, key and value in one
-    r"h\.\d+\.(attn\.(c_attn|c_proj)|mlp\.(c_fc|c_proj))",
-    # Llama
-    r"layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
+# Of a layer, what holds no matrix.
+_NO_MATRIX = ("bias", "mask", "draw")
+_LAYOUTS = tuple(dict.fromkeys(family.layout for family in FAMILIES.values()))
+_BLOCK = re.compile(
+    rf"((?:^|.*?\.)({'|'.join({re.escape(x.blocks) for x in _LAYOUTS})})\.\d+)\.([\w.]+)"
 )
-# Of layers, by the ends of their paths.
-_QUERIES_KEYS = re.compile(r"\.(self\.(query|key)|[qk]_lin|self_attn\.[qk]_proj)$")
-_VALUES_OUTPUTS = re.compile(
-    r"\.(self\.value|attention\.output\.dense|(v|out)_lin|self_attn\.[vo]_proj)$"
-)
-_FEED_FORWARD = re.compile(r"(\d\.intermediate\.dense|\d\.output\.dense|ffn\.lin[12]|\.mlp\.\w+)$")
-_ALL_IN_ONE = re.compile(r"\.attn\.c_attn$")
-# Of whatever kind its factors are.
-_COMPRESSIBLE = re.compile(rf"(^|\.)({'|'.join(_KERNELS)})\.(?!(bias|mask|draw)$)\w+$")
+
+
+class Place(NamedTuple):
+    """Where a compressible layer is: `path` in the block at `block`, whose layers are `layout`."""
+
+    layout: Layout
+    block: str
+    path: str
+
+
+def place_of(layer: str) -> Place | None:
+    """Where the layer at a path is; None where it is no compressible one."""
+    found = _BLOCK.fullmatch(layer)
+    if found is None:
+        return None
+    block, blocks, path = found.groups()
+    of = (each for each in _LAYOUTS if each.blocks == blocks and path in each.layers)
+    return next((Place(layout, block, path) for layout in of), None)
 
 
 def is_compressible(path: str) -> bool:
@@ -34,7 +40,8 @@ def is_compressible(path: str) -> bool:
     Query, key, value, attention output and the feed-forward kernels; embeddings, biases, norms,
     pooler and head are left alone (the paper's choice).
     """
-    return _COMPRESSIBLE.search(path) is not None
+    layer, _, leaf = path.rpartition(".")
+    return leaf not in _NO_MATRIX and place_of(layer) is not None
 
 
 def compressible(params: Params) -> Params:
@@ -54,19 +61,23 @@ def side_of_attention(path: str) -> Literal["query-key", "value-output"] | None:
     Raises:
         LpafError: it is of both.
     """
-    if _ALL_IN_ONE.search(path):
-        raise LpafError(
-            f"{path} holds queries, keys and values in one matrix, which this rank rule cannot "
-            "separate; use another recipe or --ranks share"
-        )
-    if _QUERIES_KEYS.search(path):
-        return "query-key"
-    return "value-output" if _VALUES_OUTPUTS.search(path) else None
+    place = place_of(path)
+    if place is None or place.path in place.layout.feed_forward:
+        return None
+    if place.path in (place.layout.values, place.layout.output):
+        if place.path == place.layout.queries:
+            raise LpafError(
+                f"{path} holds queries, keys and values in one matrix, which this rank rule cannot "
+                "separate; use another recipe or --ranks share"
+            )
+        return "value-output"
+    return "query-key"
 
 
 def is_feed_forward(path: str) -> bool:
     """Whether a compressible layer is a feed-forward one, and none of attention."""
-    return _FEED_FORWARD.search(path) is not None
+    place = place_of(path)
+    return place is not None and place.path in place.layout.feed_forward
 
 
 def count_parameters(params: Params) -> dict[str, int]:

@@ -14,6 +14,7 @@ from lpaf_jax.models.bert import BertClassifier, BertConfig, BertSpans
 from lpaf_jax.models.distilbert import DistilBertClassifier, DistilBertConfig, DistilBertSpans
 from lpaf_jax.models.gpt2 import Gpt2Block, Gpt2Classifier, Gpt2Config, Gpt2LanguageModel
 from lpaf_jax.models.initial import Initializer
+from lpaf_jax.models.layouts import Layout
 from lpaf_jax.models.llama import LlamaBlock, LlamaClassifier, LlamaConfig, LlamaLanguageModel
 from lpaf_jax.models.roberta import RobertaClassifier, RobertaConfig, RobertaSpans
 
@@ -21,27 +22,6 @@ Head = Literal["classification", "span", "lm"]
 
 # Before the `model_type` and the architecture of a factorized folder.
 _TYPE, _ARCHITECTURE = "lpaf_", "Lpaf"
-
-
-class Walk(NamedTuple):
-    """How a decoder on disk is taken block by block.
-
-    Attributes:
-        blocks: path of the list of its blocks.
-        block: `(config, init, index) -> block`.
-        feed_forward: the layers of a block that give the channels between its feed-forward layers,
-            and the one that takes them, by their paths in it.
-        values: the layer that gives the values of attention, and the one that takes what it makes
-            of them; None where values share a matrix with queries and keys. The config of such a
-            family says `num_attention_heads`, `num_key_value_heads` and `head_dim`.
-        width: what config.json calls the number of channels between the feed-forward layers.
-    """
-
-    blocks: str
-    block: Callable[[Any, Initializer, int], nnx.Module]
-    feed_forward: tuple[tuple[str, ...], str]
-    values: tuple[str, str] | None = None
-    width: str = "intermediate_size"
 
 
 class Family(NamedTuple):
@@ -54,9 +34,12 @@ class Family(NamedTuple):
         architectures: what PyTorch calls the model, by head.
         prefix: of all parameters below the head, which a checkpoint without a head leaves out.
         table: path of the layer of token embeddings.
+        layout: of its blocks.
         as_stored: whether the kernel of the layer at a path lies in the file as (in, out), as
             Conv1D of GPT-2 has it; other linear layers are stored (out, in).
-        walk: of a family of decoders.
+        block: `(config, init, index) -> block` of a family of decoders, which can be taken from
+            disk block by block. Where values have a matrix of their own, its config says
+            `num_attention_heads`, `num_key_value_heads` and `head_dim`.
     """
 
     config: Callable[[dict[str, Any]], Any]
@@ -64,8 +47,45 @@ class Family(NamedTuple):
     architectures: Mapping[Head, str]
     prefix: str
     table: str
+    layout: Layout
     as_stored: Callable[[str], bool] = lambda layer: False
-    walk: Walk | None = None
+    block: Callable[[Any, Initializer, int], nnx.Module] | None = None
+
+    @property
+    def blocks(self) -> str:
+        """Path of the list of blocks."""
+        return f"{self.prefix}.{self.layout.blocks}"
+
+
+_BERT = Layout(
+    "encoder.layer",
+    *("attention.self.query", "attention.self.key", "attention.self.value"),
+    "attention.output.dense",
+    ("intermediate.dense",),
+    "output.dense",
+    "intermediate_size",
+)
+_DISTILBERT = Layout(
+    "transformer.layer",
+    *("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+    ("ffn.lin1",),
+    "ffn.lin2",
+    "hidden_dim",
+)
+_GPT2 = Layout(
+    "h",
+    *("attn.c_attn", "attn.c_attn", "attn.c_attn", "attn.c_proj"),
+    ("mlp.c_fc",),
+    "mlp.c_proj",
+    "n_inner",
+)
+_LLAMA = Layout(
+    "layers",
+    *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.down_proj",
+    "intermediate_size",
+)
 
 
 def _gpt2_stored(layer: str) -> bool:
@@ -80,12 +100,8 @@ def _llama(name: str) -> Family:
         {"lm": f"{name}ForCausalLM", "classification": f"{name}ForSequenceClassification"},
         prefix="model",
         table="model.embed_tokens",
-        walk=Walk(
-            "model.layers",
-            LlamaBlock,
-            (("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"),
-            ("self_attn.v_proj", "self_attn.o_proj"),
-        ),
+        layout=_LLAMA,
+        block=LlamaBlock,
     )
 
 
@@ -96,6 +112,7 @@ FAMILIES: dict[str, Family] = {
         {"classification": "BertForSequenceClassification", "span": "BertForQuestionAnswering"},
         prefix="bert",
         table="bert.embeddings.word_embeddings",
+        layout=_BERT,
     ),
     "gpt2": Family(
         Gpt2Config.from_json,
@@ -103,8 +120,9 @@ FAMILIES: dict[str, Family] = {
         {"lm": "GPT2LMHeadModel", "classification": "GPT2ForSequenceClassification"},
         prefix="transformer",
         table="transformer.wte",
+        layout=_GPT2,
         as_stored=_gpt2_stored,
-        walk=Walk("transformer.h", Gpt2Block, (("mlp.c_fc",), "mlp.c_proj"), width="n_inner"),
+        block=Gpt2Block,
     ),
     "llama": _llama("Llama"),
     "mistral": _llama("Mistral"),
@@ -119,6 +137,7 @@ FAMILIES: dict[str, Family] = {
         },
         prefix="roberta",
         table="roberta.embeddings.word_embeddings",
+        layout=_BERT,
     ),
     "distilbert": Family(
         DistilBertConfig.from_json,
@@ -129,6 +148,7 @@ FAMILIES: dict[str, Family] = {
         },
         prefix="distilbert",
         table="distilbert.embeddings.word_embeddings",
+        layout=_DISTILBERT,
     ),
 }
 

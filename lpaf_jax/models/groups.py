@@ -23,29 +23,12 @@ from jax import Array
 from lpaf_jax.core.errors import SettingError
 from lpaf_jax.factors import SlicedLinear
 from lpaf_jax.factors.sliced import Heads
-from lpaf_jax.models.compressible import compressible_layers
+from lpaf_jax.models.compressible import compressible_layers, place_of
 from lpaf_jax.models.functional import layer_at, parameters, replace_layer
 from lpaf_jax.models.layers import Linear
 from lpaf_jax.models.lora import LoraLinear
 
 Kind = Literal["heads", "channels"]
-
-# Paths within a block: the layers that give groups, and the one that takes them.
-_HEADS = (
-    (
-        ("attention.self.query", "attention.self.key", "attention.self.value"),
-        "attention.output.dense",
-    ),
-    (("attention.q_lin", "attention.k_lin", "attention.v_lin"), "attention.out_lin"),
-    (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "self_attn.o_proj"),
-)
-# With what config.json calls their number.
-_CHANNELS = (
-    (("intermediate.dense",), "output.dense", "intermediate_size"),
-    (("ffn.lin1",), "ffn.lin2", "hidden_dim"),
-    (("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", "intermediate_size"),
-    (("mlp.c_fc",), "mlp.c_proj", "n_inner"),
-)
 
 
 class Groups(NamedTuple):
@@ -71,29 +54,18 @@ def groups_of(model: nnx.Module) -> list[Groups]:
 
     Of GPT-2, which has queries, keys and values in one matrix, there are channels alone.
     """
-    layers = compressible_layers(parameters(model))
     found = []
-    into: tuple[str, ...]
-    for into, out in _HEADS:
-        for paths, last in _within(layers, into, out):
-            found.append(Groups("heads", paths, last, _heads(model, paths[1])))
-    for into, out, word in _CHANNELS:
-        for paths, last in _within(layers, into, out):
-            count = layer_at(model, last).kernel.shape[0]
-            found.append(Groups("channels", paths, last, count, word))
-    order = {path: index for index, path in enumerate(layers)}
-    return sorted(found, key=lambda each: order[each.out])
-
-
-def _within(
-    layers: list[str], into: tuple[str, ...], out: str
-) -> list[tuple[tuple[str, ...], str]]:
-    """Both in full, for every block that has such layers."""
-    found = []
-    for last in (path for path in layers if path.endswith(f".{out}")):
-        paths = tuple(last.removesuffix(out) + each for each in into)
-        if set(paths) <= set(layers):
-            found.append((paths, last))
+    for path in compressible_layers(parameters(model)):
+        place = place_of(path)
+        assert place is not None, f"{path} is compressible"
+        layout, block, name = place
+        if name == layout.output and layout.apart:
+            into = tuple(f"{block}.{x}" for x in (layout.queries, layout.keys, layout.values))
+            found.append(Groups("heads", into, path, _heads(model, into[1])))
+        elif name == layout.out:
+            into = tuple(f"{block}.{x}" for x in layout.into)
+            count = layer_at(model, path).kernel.shape[0]
+            found.append(Groups("channels", into, path, count, layout.width))
     return found
 
 

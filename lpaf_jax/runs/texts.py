@@ -110,7 +110,7 @@ def _model_in(folder: Path) -> TextModel:
         LpafError: the folder holds no dense model that can be.
     """
     family = FAMILIES[family_name(read_json(folder / "config.json"), str(folder))]
-    return Encoder(folder) if family.walk is None else Decoder(folder)
+    return Encoder(folder) if family.block is None else Decoder(folder)
 
 
 def _announce(settings: Settings, model: TextModel, calibration: Any, progress: Progress) -> None:
