@@ -36,7 +36,8 @@ def lost(ranks: Ranks, given: dict[str, np.ndarray]) -> float:
 @pytest.mark.parametrize("share", [0.5, 0.65, 0.8, 0.95])
 @pytest.mark.parametrize("multiple_of", [1, 2])
 def test_the_budget_is_kept(rule: str, share: float, multiple_of: int) -> None:
-    shapes = dict(zip(("h.0.attn.a", "h.1.mlp.b", "h.1.mlp.c"), SHAPES.values(), strict=True))
+    names = ("h.0.attn.c_proj", "h.1.mlp.c_fc", "h.1.mlp.c_proj")
+    shapes = dict(zip(names, SHAPES.values(), strict=True))
     given = spectra(0, shapes)
 
     def chosen() -> Ranks:
