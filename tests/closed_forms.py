@@ -63,4 +63,9 @@ def answer(recipe: str, w: Array, of: Statistics, rank: int) -> tuple[Array, Arr
         "kfac-svd": (shrunk(second, 0.02), shrunk(gradients, 0.1)),
         "channels": (shrunk(second, 0.02), shrunk(gradients, 0.1)),
     }
+    if recipe not in metrics:
+        raise AssertionError(
+            f"{recipe}: give its formula here, or name it in NOT_CLOSED of "
+            "tests/recipes/test_closed_forms.py"
+        )
     return nearest(w, rank, *metrics[recipe]), None

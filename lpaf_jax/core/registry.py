@@ -3,7 +3,7 @@
 import pkgutil
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from lpaf_jax.core.errors import LpafError
 
@@ -15,11 +15,24 @@ class Registry(Mapping[str, Choice], Generic[Choice]):
 
     Args:
         kind: what a choice is called in an error, such as "importance".
+        of: what `register` takes; its `name` is that of the choice.
     """
 
-    def __init__(self, kind: str):
-        self.kind = kind
+    def __init__(self, kind: str, of: type | None = None):
+        self.kind, self._of = kind, of
         self._choices: dict[str, Choice] = {}
+
+    def register(self, choice: Any) -> Choice:
+        """Register `choice` by its own name and return it.
+
+        Raises:
+            TypeError: it is of another type.
+            LpafError: see `add`.
+        """
+        if self._of is not None and not isinstance(choice, self._of):
+            given = getattr(choice, "__name__", repr(choice))
+            raise TypeError(f"{self.kind} {given}: register a {self._of.__name__}(...)")
+        return self.add(choice.name, choice)
 
     def add(self, name: str, choice: Choice) -> Choice:
         """Register `choice` and return it.

@@ -1,5 +1,6 @@
 """Tasks by name: what a user may write after `--task`."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,6 @@ from lpaf_jax.data.movie_reviews import LABEL_NAMES, SOURCES, movie_reviews
 from lpaf_jax.data.split import drop_repeats, hash_sample, hash_split, position
 from lpaf_jax.data.squad import SQUAD, Questions, check_answered, read_squad, squad
 from lpaf_jax.data.tables import FILES, LABEL_COLUMN, SUFFIXES, TEXT_COLUMN, examples_of, read_table
-
-TASK_NAMES = (*SOURCES, *GLUE, *SQUAD)
 
 # Shares of train, validation and test where a data set has no split of its own.
 SHARES = (0.7, 0.1, 0.2)
@@ -75,7 +74,7 @@ def load_task(
             pair_column=pair_column,
             regression=regression or None,
         )
-        task = _by_name(name, data)
+        task = _NAMED[name](name, data)
     if limit is not None:
         task = replace(task, train=hash_sample(task.train, limit))
     _check(task)
@@ -92,12 +91,12 @@ def check_task_name(name: str) -> None:
         )
 
 
-def _by_name(name: str, data: str | Path | None) -> Task:
-    if name in SOURCES:
-        _refuse(name, "it comes from the movie-reviews package", data=data)
-        return Task(name, LABEL_NAMES, *hash_split(movie_reviews(name), SHARES))
-    if name in SQUAD:
-        return _of_spans(name, data)
+def _of_reviews(name: str, data: str | Path | None) -> Task:
+    _refuse(name, "it comes from the movie-reviews package", data=data)
+    return Task(name, LABEL_NAMES, *hash_split(movie_reviews(name), SHARES))
+
+
+def _of_glue(name: str, data: str | Path | None) -> Task:
     rest, test, broken = glue(name, data)
     splits = (*hash_split(rest, (0.9, 0.1)), test)
     about = GLUE[name]
@@ -114,6 +113,15 @@ def _of_spans(name: str, data: str | Path | None) -> Task:
         rest, test = squad(name, data)
         splits = [*hash_split(rest, (0.9, 0.1), _by_context(rest)), test]
     return Task(name, [], *splits, kind="span", metrics=METRICS["span"])
+
+
+# How each data set with a name is loaded, from a local copy if one is given.
+_NAMED: dict[str, Callable[[str, str | Path | None], Task]] = {
+    **dict.fromkeys(SOURCES, _of_reviews),
+    **dict.fromkeys(GLUE, _of_glue),
+    **dict.fromkeys(SQUAD, _of_spans),
+}
+TASK_NAMES = tuple(_NAMED)
 
 
 def _by_context(questions: Questions) -> np.ndarray:

@@ -14,7 +14,7 @@ from lpaf_jax.factors.base import (
     kind_at,
     kind_by_mark,
     kind_of,
-    register,
+    register_kind,
 )
 from lpaf_jax.factors.low_rank import LOW_RANK, LowRankLinear
 from lpaf_jax.factors.low_rank_embedding import LOW_RANK_EMBEDDING
@@ -42,5 +42,5 @@ __all__ = [
     "kind_of",
     "read_records",
     "recorded",
-    "register",
+    "register_kind",
 ]

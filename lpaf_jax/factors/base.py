@@ -139,19 +139,19 @@ class FactorKind(ABC):
         return sum(math.prod(size) for size in self.shapes(record, shape).values())
 
 
-KINDS: Registry[FactorKind] = Registry("kind of factors")
+KINDS: Registry[FactorKind] = Registry("kind of factors", FactorKind)
 
 
-def register(kind: FactorKind) -> FactorKind:
+def register_kind(kind: FactorKind) -> FactorKind:
     """Let all that reads and writes models know of `kind`, and return it.
 
     Raises:
         LpafError: its name or its mark is taken.
     """
-    other = kind_by_mark(kind.mark)
+    other = kind_by_mark(kind.mark) if isinstance(kind, FactorKind) else None
     if other is not None and other is not kind:
         raise LpafError(f"kind of factors {kind.name!r}: {kind.mark!r} marks {other.name} already")
-    return KINDS.add(kind.name, kind)
+    return KINDS.register(kind)
 
 
 def kind_by_mark(leaf: str) -> FactorKind | None:

@@ -7,7 +7,7 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
-from lpaf_jax.factors.base import FactorKind, Record, StoredAs, register
+from lpaf_jax.factors.base import FactorKind, Record, StoredAs, register_kind
 from lpaf_jax.factors.layer import by_rows, optional, plus
 from lpaf_jax.factors.low_rank import rank_in
 from lpaf_jax.linalg import Kronecker
@@ -92,4 +92,4 @@ def _sides(record: Record, name: str) -> list[int]:
 
 
 KRONECKER = KroneckerKind()
-register(KRONECKER)
+register_kind(KRONECKER)

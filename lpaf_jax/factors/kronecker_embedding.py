@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from lpaf_jax.factors.base import Record, StoredAs, register
+from lpaf_jax.factors.base import Record, StoredAs, register_kind
 from lpaf_jax.factors.layer import rows_of
 from lpaf_jax.factors.low_rank import RankedKind, rank_in
 
@@ -78,4 +78,4 @@ class KroneckerEmbeddingKind(RankedKind):
         return 2 * rank_in(record) * shape[1]
 
 
-register(KroneckerEmbeddingKind())
+register_kind(KroneckerEmbeddingKind())

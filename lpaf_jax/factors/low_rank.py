@@ -7,7 +7,7 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
-from lpaf_jax.factors.base import FactorKind, Record, StoredAs, register
+from lpaf_jax.factors.base import FactorKind, Record, StoredAs, register_kind
 from lpaf_jax.factors.layer import by_rows, optional, plus
 from lpaf_jax.linalg import LowRank
 
@@ -89,4 +89,4 @@ def rank_in(record: Record) -> int:
 
 
 LOW_RANK = LowRankKind()
-register(LOW_RANK)
+register_kind(LOW_RANK)

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from lpaf_jax.factors.base import Record, StoredAs, register
+from lpaf_jax.factors.base import Record, StoredAs, register_kind
 from lpaf_jax.factors.layer import rows_of
 from lpaf_jax.factors.low_rank import RankedKind, rank_in
 
@@ -72,4 +72,4 @@ class LowRankEmbeddingKind(RankedKind):
 
 
 LOW_RANK_EMBEDDING = LowRankEmbeddingKind()
-register(LOW_RANK_EMBEDDING)
+register_kind(LOW_RANK_EMBEDDING)

@@ -37,7 +37,7 @@ def read_records(values: Mapping[str, Any], where: object) -> dict[str, Record]:
         if kind not in KINDS:
             raise LpafError(
                 f"{where}: config.json gives {path} the unknown kind {kind!r}; known kinds are "
-                f"{', '.join(KINDS)}"
+                f"{', '.join(KINDS)}. One of your own must be a file in lpaf_jax/factors/"
             )
         records[path] = dict(record)
     return records

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from lpaf_jax.factors.base import FactorKind, Places, Record, StoredAs, register
+from lpaf_jax.factors.base import FactorKind, Places, Record, StoredAs, register_kind
 from lpaf_jax.factors.layer import by_rows, optional, plus
 
 
@@ -168,4 +168,4 @@ def _fits(heads: Any, record: Record, shape: tuple[int, int]) -> bool:
 
 
 SLICED = SlicedKind()
-register(SLICED)
+register_kind(SLICED)

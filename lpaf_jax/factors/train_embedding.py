@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from lpaf_jax.factors.base import Record, StoredAs, register
+from lpaf_jax.factors.base import Record, StoredAs, register_kind
 from lpaf_jax.factors.layer import rows_of
 from lpaf_jax.factors.low_rank import RankedKind, rank_in
 from lpaf_jax.linalg import tensor_train
@@ -136,4 +136,4 @@ def _leaves(count: int) -> list[str]:
     return [f"core_{i}" for i in range(1, count + 1)]
 
 
-register(TrainEmbeddingKind())
+register_kind(TrainEmbeddingKind())

@@ -86,12 +86,12 @@ class Importance:
     source: str = ""
 
 
-IMPORTANCES: Registry[Importance] = Registry("importance")
+IMPORTANCES: Registry[Importance] = Registry("importance", Importance)
 
 
 def register_importance(importance: Importance) -> Importance:
     """Let recipes use an importance by its name."""
-    return IMPORTANCES.add(importance.name, importance)
+    return IMPORTANCES.register(importance)
 
 
 def measure(importance: Importance, subject: Subject, floor: float = 0.0) -> dict[str, Weighting]:

@@ -28,6 +28,7 @@ class Family(NamedTuple):
     """What the rest of the library needs to know of a family.
 
     Attributes:
+        name: what people call it.
         config: from a parsed `config.json`; raises LpafError for what is not built here.
         heads: `(config, key) -> model`, by the head it has. The first one is that of a folder
             whose config names none.
@@ -42,6 +43,7 @@ class Family(NamedTuple):
             `num_attention_heads`, `num_key_value_heads` and `head_dim`.
     """
 
+    name: str
     config: Callable[[dict[str, Any]], Any]
     heads: Mapping[Head, Callable[[Any, Array], nnx.Module]]
     architectures: Mapping[Head, str]
@@ -95,6 +97,7 @@ def _gpt2_stored(layer: str) -> bool:
 def _llama(name: str) -> Family:
     """A model of the shape of Llama, whose classes PyTorch calls by `name`."""
     return Family(
+        name,
         LlamaConfig.from_json,
         {"lm": LlamaLanguageModel, "classification": LlamaClassifier},
         {"lm": f"{name}ForCausalLM", "classification": f"{name}ForSequenceClassification"},
@@ -107,6 +110,7 @@ def _llama(name: str) -> Family:
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(
+        "BERT",
         BertConfig.from_json,
         {"classification": BertClassifier, "span": BertSpans},
         {"classification": "BertForSequenceClassification", "span": "BertForQuestionAnswering"},
@@ -115,6 +119,7 @@ FAMILIES: dict[str, Family] = {
         layout=_BERT,
     ),
     "gpt2": Family(
+        "GPT-2",
         Gpt2Config.from_json,
         {"lm": Gpt2LanguageModel, "classification": Gpt2Classifier},
         {"lm": "GPT2LMHeadModel", "classification": "GPT2ForSequenceClassification"},
@@ -129,6 +134,7 @@ FAMILIES: dict[str, Family] = {
     "qwen2": _llama("Qwen2"),
     "qwen3": _llama("Qwen3"),
     "roberta": Family(
+        "RoBERTa",
         RobertaConfig.from_json,
         {"classification": RobertaClassifier, "span": RobertaSpans},
         {
@@ -140,6 +146,7 @@ FAMILIES: dict[str, Family] = {
         layout=_BERT,
     ),
     "distilbert": Family(
+        "DistilBERT",
         DistilBertConfig.from_json,
         {"classification": DistilBertClassifier, "span": DistilBertSpans},
         {

@@ -10,7 +10,7 @@ class Layout(NamedTuple):
         blocks: path of the list of blocks, below the prefix of the family.
         queries, keys, values: layers of attention; one and the same where a matrix holds all three.
         output: the layer that takes what attention makes of the values.
-        into: the layers that give the channels between the feed-forward layers.
+        into: the layers that give the channels between the feed-forward layers; a gate is first.
         out: the layer that takes those.
         width: what config.json calls the number of these channels.
     """

@@ -85,12 +85,12 @@ class RankRule:
     check: Callable[[Iterable[str]], None] = lambda paths: None
 
 
-RANK_RULES: Registry[RankRule] = Registry("rank rule")
+RANK_RULES: Registry[RankRule] = Registry("rank rule", RankRule)
 
 
 def register_rank_rule(rule: RankRule) -> RankRule:
     """Let recipes use a rank rule by its name."""
-    return RANK_RULES.add(rule.name, rule)
+    return RANK_RULES.register(rule)
 
 
 def share_of(channels: Mapping[str, Channels], limits: Limits) -> Ranks:

@@ -300,7 +300,7 @@ def _form(metrics: Metrics) -> str:
     solver = metrics.get("settings", {}).get("solver")
     if metrics.get("ordinary") or not _has_factors(metrics):
         return "pruning"
-    return "kronecker" if solver in SOLVERS and SOLVERS[solver].form is not PRODUCT else "low-rank"
+    return (SOLVERS[solver].form if solver in SOLVERS else PRODUCT).tag
 
 
 def _front_matter(metrics: Metrics) -> dict[str, Any]:

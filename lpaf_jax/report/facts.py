@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from lpaf_jax.models.families import FAMILIES
 from lpaf_jax.report.measures import measures
 
 Metrics = Mapping[str, Any]
@@ -30,16 +31,6 @@ DATA = {
 }
 
 _MODELS = {"minilm": "MiniLM", "smollm2": "SmolLM2-135M-Instruct"}
-_FAMILIES = {
-    "bert": "BERT",
-    "roberta": "RoBERTa",
-    "distilbert": "DistilBERT",
-    "gpt2": "GPT-2",
-    "llama": "Llama",
-    "mistral": "Mistral",
-    "qwen2": "Qwen2",
-    "qwen3": "Qwen3",
-}
 _KINDS = {
     "classification": "text classifier",
     "regression": "text regression model",
@@ -182,7 +173,7 @@ def _file_name(metrics: Metrics, setting: str) -> str:
 def family_name(metrics: Metrics) -> str:
     """The family of the model; all were BERT before there were others."""
     name = str(metrics.get("family", "bert"))
-    return _FAMILIES.get(name, name)
+    return FAMILIES[name].name if name in FAMILIES else name
 
 
 def kind_of(metrics: Metrics) -> str:

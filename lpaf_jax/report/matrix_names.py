@@ -5,35 +5,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from lpaf_jax.models.families import FAMILIES
+from lpaf_jax.models.layouts import Layout
 
-# Paths below a block, of all families -> what the matrix does, in the order a block uses them.
+# What a matrix does, in the order a block uses them.
+ORDER = ["query", "key", "value", "q, k, v", "attn out", "ff gate", "ff in", "ff out"]
+
+
+def _kinds(layout: Layout) -> dict[str, str]:
+    """What each matrix of a block does, by its path there."""
+    gate = dict.fromkeys(layout.into[:-1], "ff gate")
+    together = {layout.queries: "q, k, v"}
+    apart = {layout.queries: "query", layout.keys: "key", layout.values: "value"}
+    return {
+        **(apart if layout.apart else together),
+        layout.output: "attn out",
+        **gate,
+        layout.into[-1]: "ff in",
+        layout.out: "ff out",
+    }
+
+
 _KINDS = {
-    "attention.self.query": "query",
-    "attention.q_lin": "query",
-    "self_attn.q_proj": "query",
-    "attention.self.key": "key",
-    "attention.k_lin": "key",
-    "self_attn.k_proj": "key",
-    "attention.self.value": "value",
-    "attention.v_lin": "value",
-    "self_attn.v_proj": "value",
-    "attn.c_attn": "q, k, v",
-    "attention.output.dense": "attn out",
-    "attention.out_lin": "attn out",
-    "self_attn.o_proj": "attn out",
-    "attn.c_proj": "attn out",
-    "mlp.gate_proj": "ff gate",
-    "intermediate.dense": "ff in",
-    "ffn.lin1": "ff in",
-    "mlp.c_fc": "ff in",
-    "mlp.up_proj": "ff in",
-    "output.dense": "ff out",
-    "ffn.lin2": "ff out",
-    "mlp.c_proj": "ff out",
-    "mlp.down_proj": "ff out",
+    path: what for family in FAMILIES.values() for path, what in _kinds(family.layout).items()
 }
 _TABLES = tuple({family.table.rpartition(".")[2] for family in FAMILIES.values()})
-ORDER = list(dict.fromkeys(_KINDS.values()))
 _NAME = re.compile(r"(?:^|\.)(\d+)\.(.+)$")
 
 

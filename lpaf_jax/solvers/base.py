@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from lpaf_jax.core.errors import SettingError
 from lpaf_jax.core.registry import Registry
 from lpaf_jax.importance import IMPORTANCES, Importance, Weighting
 from lpaf_jax.importance.base import Part
-from lpaf_jax.linalg import Kronecker, LowRank, balance
+from lpaf_jax.linalg import LowRank, balance
 
 
 class Form(NamedTuple):
@@ -24,26 +24,29 @@ class Form(NamedTuple):
         text: of m × n numbers are replaced by ...
         size: what its rank is called.
         method: what this is called.
+        tag: the same in one word, for hubs.
     """
 
     text: str
     size: str
     method: str
+    tag: str
 
 
-PRODUCT = Form("products of an m × k and a k × n matrix", "k", "low-rank factorization")
+PRODUCT = Form("products of an m × k and a k × n matrix", "k", "low-rank factorization", "low-rank")
 
 
 class Solution(NamedTuple):
     """What becomes of a matrix.
 
     Attributes:
-        factors: A and B, balanced (AᵀA = BBᵀ): an adaptive optimiser then moves both alike; or
-            the terms of a sum of Kronecker products.
+        factors: A and B, balanced (AᵀA = BBᵀ): an adaptive optimiser then moves both alike; the
+            terms of a sum of Kronecker products; or what else a kind of factors names as its
+            `solution`.
         bias: what is added to the bias of the layer, (n,); None where nothing is.
     """
 
-    factors: LowRank | Kronecker
+    factors: Any
     bias: Array | None = None
 
 
@@ -79,13 +82,13 @@ class Solver:
     form: Form = PRODUCT
 
 
-SOLVERS: Registry[Solver] = Registry("solver")
+SOLVERS: Registry[Solver] = Registry("solver", Solver)
 ENTRIES: frozenset[Part] = frozenset({"entries"})
 
 
 def register_solver(solver: Solver) -> Solver:
     """Let recipes use a solver by its name."""
-    return SOLVERS.add(solver.name, solver)
+    return SOLVERS.register(solver)
 
 
 def solve_cut(solver: Solver, w: Array, weighting: Weighting, rank: Array, most: int) -> Solution:

@@ -49,7 +49,7 @@ def _solver(
         outer, inner = shapes(*shape)
         return math.prod(outer), math.prod(inner)
 
-    form = Form("sums of r Kronecker products", "r", "Kronecker factorization")
+    form = Form("sums of r Kronecker products", "r", "Kronecker factorization", "kronecker")
     return Solver(name, summary, frozenset(), solve, ranked=ranked, form=form)
 
 

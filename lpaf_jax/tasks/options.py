@@ -9,7 +9,8 @@ from tyro.conf import Positional, arg
 
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.ranges import demand, demand_choice, whole
-from lpaf_jax.data import SQUAD, is_text
+from lpaf_jax.data import SQUAD, TASK_NAMES, is_text
+from lpaf_jax.data.glue import GLUE
 from lpaf_jax.data.language import WINDOW
 from lpaf_jax.data.windows import LENGTH
 
@@ -78,6 +79,13 @@ class Training(NamedTuple):
     fsdp: int
 
 
+_TASK = (
+    f"{', '.join(f'`{name}`' for name in TASK_NAMES if name not in GLUE)}, a GLUE task, a json, "
+    "csv, tsv, jsonl or parquet file, or a .txt file to train a decoder on. To compress without "
+    "training, give --calibration instead."
+)
+
+
 @dataclass(frozen=True)
 class Options:
     """What `lpaf compress` is given beside the settings of the stages of its recipe."""
@@ -87,10 +95,9 @@ class Options:
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder of the run; an unfinished run with the same settings is resumed.
     Default on the command line: a folder in runs/ named after the settings."""
-    task: Annotated[str | None, arg(metavar="TASK", help_behavior_hint=_OPTIONAL)] = None
-    """`rotten_tomatoes`, `imdb`, a GLUE task, `squad`, `squad_v2`,
-    a json, csv, tsv, jsonl or parquet file, or a .txt file to train a decoder on.
-    To compress without training, give --calibration instead."""
+    task: Annotated[str | None, arg(metavar="TASK", help_behavior_hint=_OPTIONAL, help=_TASK)] = (
+        None
+    )
     recipe: Annotated[str | None, arg(metavar="NAME", help_behavior_hint=_OPTIONAL)] = None
     """Compression method: a name from `lpaf recipes`, FILE.py:NAME or FILE.yaml.
     Default: lpaf, or channels without a task."""

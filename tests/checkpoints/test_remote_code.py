@@ -274,7 +274,7 @@ def test_every_tensor_finds_its_place(read: Read) -> None:
     heads = sorted(name for name in read.stored if not name.startswith(prefix))
     # Where the model with a head has no pooler, transformers draws one for the model without.
     pooled = any(name.startswith(f"{prefix}pooler") for name in read.stored)
-    pooled = pooled or read.model.family not in ("bert", "roberta")
+    pooled = pooled or FAMILIES[read.model.family].prefix not in ("bert", "roberta")
     pooler = [] if pooled else ["pooler.dense.bias", "pooler.dense.weight"]
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
     nothing: dict[str, list[str]] = {kind: [] for kind in kinds}

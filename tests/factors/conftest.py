@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lpaf_jax.checkpoints import load_model, save_model
-from lpaf_jax.factors import KINDS, register
+from lpaf_jax.factors import KINDS, register_kind
 from lpaf_jax.models import compressible, layer_at, parameters, replace_layer
 from tests.factors.folders import FAMILIES, logits, write_low_rank
 from tests.factors.scaled import Scaled
@@ -28,7 +28,7 @@ def scaled() -> Scaled:
 @pytest.fixture
 def second_kind(scaled: Scaled) -> Iterator[Scaled]:
     """`Scaled`, known for the time of a test."""
-    register(scaled)
+    register_kind(scaled)
     yield scaled
     KINDS._choices.pop(scaled.name)
 

@@ -9,7 +9,7 @@ import pytest
 from lpaf_jax import factors
 from lpaf_jax.checkpoints.remote_code import modeling_code
 from lpaf_jax.core.errors import LpafError
-from lpaf_jax.factors import KINDS, LOW_RANK, LowRankLinear, kind_at, register
+from lpaf_jax.factors import KINDS, LOW_RANK, LowRankLinear, kind_at, register_kind
 from lpaf_jax.models import parameters
 from tests.factors.scaled import Scaled
 
@@ -44,13 +44,13 @@ def test_a_mark_and_a_name_are_taken_once() -> None:
     twin = Scaled()
     twin.mark = LOW_RANK.mark
     with pytest.raises(LpafError, match="'a' marks low_rank already"):
-        register(twin)
+        register_kind(twin)
     twin.name, twin.mark = LOW_RANK.name, "other"
     with pytest.raises(LpafError, match="'low_rank' is registered already"):
-        register(twin)
+        register_kind(twin)
     files = Path(factors.__file__).parent.glob("*_torch.py")
     assert set(KINDS) == {file.stem.removesuffix("_torch") for file in files}
-    assert KINDS["low_rank"] is register(LOW_RANK)
+    assert KINDS["low_rank"] is register_kind(LOW_RANK)
 
 
 def test_code_for_pytorch_that_cannot_travel(second_kind, tmp_path, monkeypatch) -> None:

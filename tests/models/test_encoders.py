@@ -166,18 +166,19 @@ def test_dropout_has_a_key_of_its_own_at_every_site_and_is_used(
     # Attention weights of two layers; the embeddings and, but for DistilBERT's projections of
     # attention, two outputs a layer.
     expected = {0.25: 2, 0.125: 3 if family == "distilbert" else 5}
-    at_the_head = {
+    at_the_head = {  # by the prefix: what is there is that of the family it is built of
         "bert-classification": {0.5: 1},
         "roberta-classification": {0.5: 2},
         "distilbert-classification": {0.5: 1},
         "distilbert-span": {0.375: 1},
     }
-    assert Counter(rate for rate, _ in seen) == expected | at_the_head.get(f"{family}-{head}", {})
+    there = f"{FAMILIES[family].prefix}-{head}"
+    assert Counter(rate for rate, _ in seen) == expected | at_the_head.get(there, {})
 
 
 def test_inputs_end_where_the_positions_end(case: Any) -> None:
     family, head, _, ours = case
-    longest = POSITIONS - 2 if family == "roberta" else POSITIONS
+    longest = POSITIONS - 2 if FAMILIES[family].prefix == "roberta" else POSITIONS
     assert ours.positions == longest
 
     def shape(length: int) -> tuple[int, ...]:
