@@ -20,8 +20,8 @@ mkdir -p "$OUT"
 
 if [ "${REHEARSAL:-no}" = yes ]; then
 	# --limit keeps 64 training examples, so that an epoch is two steps. A CPU compiles for longer
-	# than all else takes, so every part has its time six times over.
-	SLOWER=6
+	# than all else takes, so every part has its time six times over, or more where it is busy.
+	SLOWER=${SLOWER:-6}
 	SIZES=(--params 0.25 --seeds 0) TOY=(--limit 64) RECIPES=(lpaf-plus svd-ft)
 	TRAIN=(--lengths 32 --rounds 1 --windows 1 --steps 1 --groups 25)
 	LINALG=(--only "score 384x384 k=48" --limit 2)
