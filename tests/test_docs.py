@@ -104,3 +104,12 @@ def test_scripts_that_pages_name_are_there() -> None:
 def test_there_is_something_to_hold_them_to() -> None:
     assert len(list(pieces("python"))) > 5
     assert len(list(commands())) > 30
+
+
+def test_every_method_is_in_the_table() -> None:
+    from lpaf_jax.recipes import RECIPES
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    ours = [name for name, make in RECIPES.items() if make.__module__.startswith("lpaf_jax.")]
+    parts = re.compile(r"-step-\d$")  # one row has them all
+    assert [name for name in ours if f"`{name}`" not in text and not parts.search(name)] == []

@@ -6,7 +6,9 @@ from typing import Any
 
 from lpaf_jax.core.files import json_text
 from lpaf_jax.data.glue import GLUE, HUB_ID
+from lpaf_jax.data.movie_reviews import SOURCES
 from lpaf_jax.data.squad import SQUAD
+from lpaf_jax.data.tasks import TASK_NAMES
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.measures import measures, primary
@@ -69,7 +71,8 @@ def _what(metrics: Metrics, stage: str) -> str:
     smaller = [described[s]["card"] for s in steps if described[s]["shrinks"]]
     clause = " ".join(smaller) or described[stage]["card"]
     kind = f"{facts.family_name(metrics)}-style {facts.kind_name(metrics)}"
-    return f"A {kind} {_text(clause)} Recipe: {_text(metrics['recipe'])}."
+    article = "An" if kind[0] in "AEIOUX" else "A"  # of XLNet one says the letter
+    return f"{article} {kind} {_text(clause)} Recipe: {_text(metrics['recipe'])}."
 
 
 def _use(metrics: Metrics, stage: str) -> str:
@@ -252,16 +255,18 @@ def _limits(metrics: Metrics) -> str:
     elif "stage" not in metrics:
         given = _given_task(metrics)
         split = (
-            f"the {GLUE[given].held_out} split, as the labels of the test split are not public"
+            f", the {GLUE[given].held_out} split, as the labels of the test split are not public"
             if given in GLUE
-            else "the validation split, as the answers of the test split are not public"
+            else ", the validation split, as the answers of the test split are not public"
             if given in SQUAD and not _is_one_file(metrics)
-            else "split off by a hash of the text"
+            else ", split off by a hash of the text"
+            if _is_split_by_hash(metrics)
+            else ""
         )
         name = primary(metrics)[1].name
         lines += [
             f"{name[0].upper()}{name[1:]} is from one run (seed {metrics['seed']}) on "
-            f"{metrics['data']['test']:,} {facts.units(metrics)} of {task}, {_text(split)}: it "
+            f"{metrics['data']['test']:,} {facts.units(metrics)} of {task}{_text(split)}: it "
             "is not comparable with a public leaderboard.",
             "Timings are valid only for the machine they were measured on.",
         ]
@@ -295,6 +300,12 @@ def _given_task(metrics: Metrics) -> str:
     return str(settings["task"])
 
 
+def _is_split_by_hash(metrics: Metrics) -> bool:
+    """Whether the test split is ours; data sets with a name bring their own, but for reviews."""
+    task = _given_task(metrics)
+    return task in SOURCES or task not in TASK_NAMES or _is_one_file(metrics)
+
+
 def _form(metrics: Metrics) -> str:
     """What was done to the matrices, as hubs call it."""
     solver = metrics.get("settings", {}).get("solver")
@@ -321,7 +332,8 @@ def _front_matter(metrics: Metrics) -> dict[str, Any]:
     }
     if dataset and "stage" not in metrics:
         final = metrics["stages"]["final"]
-        tested = {"type": dataset, "name": f"{facts.task_name(metrics)}, own split"}
+        own = ", own split" if _is_split_by_hash(metrics) else ""
+        tested = {"type": dataset, "name": f"{facts.task_name(metrics)}{own}"}
         if given in GLUE:
             tested |= {"name": facts.task_name(metrics), "config": GLUE[given].config or given}
             tested["split"] = GLUE[given].held_out

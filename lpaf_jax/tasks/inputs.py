@@ -10,8 +10,7 @@ from lpaf_jax.checkpoints.weight_files import weight_files
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.files import read_json
 from lpaf_jax.data import (
-    GLUE,
-    SQUAD,
+    TASK_NAMES,
     Encoded,
     Questions,
     Task,
@@ -21,6 +20,7 @@ from lpaf_jax.data import (
     load_tokenizer,
 )
 from lpaf_jax.data.language import sample
+from lpaf_jax.data.movie_reviews import SOURCES
 from lpaf_jax.data.split import hash_sample
 from lpaf_jax.data.squad import misplaced
 from lpaf_jax.models import compressible, parameters
@@ -147,7 +147,8 @@ def _check_decoder(source: Path, options: Options) -> None:
 def hub_names(options: Options) -> list[str]:
     """What of these options is asked of the hub."""
     names = [options.model] if is_hub_id(options.model) else []
-    published = options.task in (*GLUE, *SQUAD) and options.data is None
+    packaged = options.task in SOURCES
+    published = options.task in TASK_NAMES and not packaged and options.data is None
     return names + ([str(options.task)] if published else [])
 
 
