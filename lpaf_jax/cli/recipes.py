@@ -1,7 +1,7 @@
 """`lpaf recipes`."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
@@ -37,21 +37,26 @@ class Recipes:
             self._describe(self.name)
 
     def _describe(self, name: str) -> None:
-        from lpaf_jax.recipes import make_recipe, summary
+        from lpaf_jax.recipes import make_recipe
+        from lpaf_jax.report.sections import NOT_GIVEN, as_typed
+        from lpaf_jax.runs.settings import of_texts
 
         recipe = make_recipe(name)
         settings = [(step, vars(stage)) for step, stage in recipe.steps()]
+        if needs(recipe).startswith("a text"):  # there it is never fine-tuned
+            settings = [(step, vars(stage)) for step, stage in of_texts(recipe).steps()[1:]]
         if self.json:
             from lpaf_jax.core.files import json_text
 
-            found = {"summary": summary(name), "needs": needs(recipe), "stages": dict(settings)}
+            found = {"summary": recipe.summary, "needs": needs(recipe), "stages": dict(settings)}
             print(json_text(found, indent=2))
             return
-        print(f"{summary(name)}\nNeeds {needs(recipe)}.")
+        print(f"{recipe.summary}\nNeeds {needs(recipe)}.")
         for step, fields in settings:
             print(f"\nStage {step}:")
             for field, value in fields.items():
-                print(f"  --{field.replace('_', '-')} {_as_typed(value)}")
+                flag, text = as_typed(field, value)
+                print(f"  {flag} {text if text != NOT_GIVEN else f'({NOT_GIVEN})'}")
 
     def _list(self) -> None:
         from lpaf_jax.importance import IMPORTANCES
@@ -88,10 +93,6 @@ class Recipes:
                     lines = f"{text}\nStages: {stages}. Needs {needs(recipe)}."
                 table.add_row(name, lines)
             console.print(table)
-
-
-def _as_typed(value: Any) -> str:
-    return "(not given)" if value is None else str(value)
 
 
 def _of_importance(importance: "Importance") -> str:

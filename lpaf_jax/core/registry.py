@@ -31,7 +31,7 @@ class Registry(Mapping[str, Choice], Generic[Choice]):
         """
         if self._of is not None and not isinstance(choice, self._of):
             given = getattr(choice, "__name__", repr(choice))
-            raise TypeError(f"{self.kind} {given}: register a {self._of.__name__}(...)")
+            raise TypeError(f"{self.kind} {given}: register an instance of {self._of.__name__}")
         return self.add(choice.name, choice)
 
     def add(self, name: str, choice: Choice) -> Choice:

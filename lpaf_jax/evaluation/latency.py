@@ -101,8 +101,10 @@ def time_in_turns(
         batch = {"input_ids": ids, "attention_mask": ids, "token_type_ids": ids * 0}
         runs = {name: prepare(batch) for name, prepare in passes.items()}
         times: dict[str, list[float]] = {name: [] for name in passes}
-        begun = time.monotonic()
+        begun = 0.0
         for done in range(_WARM_UP + repeats):
+            if done == _WARM_UP:
+                begun = time.monotonic()
             if done >= _WARM_UP + _LEAST and time.monotonic() - begun > _SECONDS:
                 break
             for name, run in runs.items():

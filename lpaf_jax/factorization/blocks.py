@@ -140,7 +140,8 @@ def compress_decoder(
         for states in (calibration, *after.values()):
             states.advance(block)
         lost = np.mean([cut.error for cut in found])
-        left = countdown.left(index + 1)
+        # Blocks that are there take no time that would tell of the others.
+        left = countdown.left(index + 1) if kept is None else ""
         say(
             f"block {index + 1} of {source.blocks}: "
             f"{'' if kept is None else 'resumed, '}{lost:.1%} of the output energy "

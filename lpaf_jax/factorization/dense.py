@@ -238,15 +238,18 @@ def some_of(tokens: np.ndarray) -> np.ndarray:
 
 def _walks_ahead(plan: Plan) -> list[str]:
     """The walks through the blocks before the one that factorizes them, in words."""
-    rule = RANK_RULES[plan.ranks]
-    back = rule.needs_spectra or plan.importance == TWO_SIDED.name
-    walks = ["forward and backward for gradients"] if back else []
-    return walks + (["predictions with one matrix factorized"] if rule.measured else [])
+    walks = ["forward and backward for gradients"] if _looks_back(plan) else []
+    measured = RANK_RULES[plan.ranks].measured
+    return walks + (["predictions with one matrix factorized"] if measured else [])
+
+
+def _looks_back(plan: Plan) -> bool:
+    return plan.importance == TWO_SIDED.name or RANK_RULES[plan.ranks].needs_spectra
 
 
 def scratch_bytes(source: DecoderOnDisk, tokens: np.ndarray, plan: Plan) -> int:
     """What a walk back has on disk, at most; 0 where there is none."""
-    if not _walks_ahead(plan):
+    if not _looks_back(plan):
         return 0
     shapes = source.matrices().values()
     width = max(min(shape) for shape in shapes)

@@ -11,9 +11,8 @@ from lpaf_jax.models.layouts import Layout
 # Of a layer, what holds no matrix.
 _NO_MATRIX = ("bias", "mask", "draw")
 _LAYOUTS = tuple(dict.fromkeys(family.layout for family in FAMILIES.values()))
-_BLOCK = re.compile(
-    rf"((?:^|.*?\.)({'|'.join({re.escape(x.blocks) for x in _LAYOUTS})})\.\d+)\.([\w.]+)"
-)
+_NAMES = "|".join(sorted({re.escape(layout.blocks) for layout in _LAYOUTS}))
+_BLOCK = re.compile(rf"((?:^|.*\.)({_NAMES})\.\d+)\.([\w.]+)")
 
 
 class Place(NamedTuple):

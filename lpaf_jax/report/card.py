@@ -71,8 +71,7 @@ def _what(metrics: Metrics, stage: str) -> str:
     smaller = [described[s]["card"] for s in steps if described[s]["shrinks"]]
     clause = " ".join(smaller) or described[stage]["card"]
     kind = f"{facts.family_name(metrics)}-style {facts.kind_name(metrics)}"
-    article = "An" if kind[0] in "AEIOUX" else "A"  # of XLNet one says the letter
-    return f"{article} {kind} {_text(clause)} Recipe: {_text(metrics['recipe'])}."
+    return f"A {kind} {_text(clause)} Recipe: {_text(metrics['recipe'])}."
 
 
 def _use(metrics: Metrics, stage: str) -> str:
@@ -303,7 +302,8 @@ def _given_task(metrics: Metrics) -> str:
 def _is_split_by_hash(metrics: Metrics) -> bool:
     """Whether the test split is ours; data sets with a name bring their own, but for reviews."""
     task = _given_task(metrics)
-    return task in SOURCES or task not in TASK_NAMES or _is_one_file(metrics)
+    one_file = task in SQUAD and _is_one_file(metrics)
+    return task in SOURCES or task not in TASK_NAMES or one_file
 
 
 def _form(metrics: Metrics) -> str:

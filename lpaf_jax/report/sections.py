@@ -1,6 +1,5 @@
 """The parts of the page, each a function from what a run recorded to markup or nothing."""
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from lpaf_jax.report.markup import (
 from lpaf_jax.report.measures import meanings, measures, primary
 
 Analysis = Mapping[str, Any]
+NOT_GIVEN = "not given"
 
 
 def outcome(metrics: Metrics) -> Html:
@@ -307,10 +307,7 @@ def particulars(metrics: Metrics) -> Html:
     data = {facts.DATA.get(name, name): _amount(v) for name, v in metrics["data"].items()}
     return join(
         _classes(metrics),
-        details(
-            "Command of this run, with every setting",
-            el("p", el("code", command(metrics["settings"]))),
-        ),
+        _command(metrics),
         _pairs("Settings of this run, as options of lpaf compress", _options(metrics)),
         details("Data", table(["What", "how much"], list(data.items()), class_="plain")),
         _pairs("Versions", metrics["versions"]),
@@ -322,6 +319,12 @@ def _amount(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else facts.percent(value)
 
 
+def _command(metrics: Metrics) -> Html | None:
+    text = metrics.get("command")
+    what = "Command of this run, with every setting"
+    return None if text is None else details(what, el("p", el("code", text)))
+
+
 def _options(metrics: Metrics) -> dict[str, str]:
     return dict(as_typed(name, value) for name, value in metrics["settings"].items())
 
@@ -330,24 +333,10 @@ def as_typed(name: str, value: Any) -> tuple[str, str]:
     """A setting and its value as on the command line, where MODEL has no name in front."""
     flag = "MODEL" if name == "model" else f"--{name.replace('_', '-')}"
     if isinstance(value, bool):  # a flag has no value
-        return flag, "given" if value else "not given"
-    if isinstance(value, list):
-        return flag, " ".join(str(item) for item in value) or "not given"
-    return flag, "not given" if value is None else str(value)
-
-
-def command(settings: Mapping[str, Any]) -> str:
-    """The words that make a run of these settings, all of them given."""
-    words = ["lpaf", "compress", settings["model"]]
-    for name, value in settings.items():
-        flag, text = as_typed(name, value)
-        if flag == "MODEL" or text == "not given":
-            continue
-        words += [
-            flag,
-            *([] if value is True else map(str, value) if isinstance(value, list) else [text]),
-        ]
-    return shlex.join(words)
+        return flag, "given" if value else NOT_GIVEN
+    if isinstance(value, list | tuple):
+        return flag, " ".join(str(item) for item in value) or NOT_GIVEN
+    return flag, NOT_GIVEN if value is None else str(value)
 
 
 def _classes(metrics: Metrics) -> Html | None:

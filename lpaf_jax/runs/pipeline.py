@@ -30,7 +30,7 @@ from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import model_card, result_text
 from lpaf_jax.runs.outcome import describe, finish, finished, full_disk_explained
 from lpaf_jax.runs.run import Run
-from lpaf_jax.runs.settings import Settings, as_json, check, make_settings
+from lpaf_jax.runs.settings import Settings, as_json, check, command, make_settings
 from lpaf_jax.runs.texts import run_text
 from lpaf_jax.runs.training import run_stage
 from lpaf_jax.stages import Prune
@@ -172,6 +172,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
         "seconds": seconds | {"total": round(sum(seconds.values()), 2)},
         "peak_memory_bytes": peak_memory(),
         "data": counts(inputs),
+        "command": command(job.settings),
         "settings": as_json(job.settings),
         "versions": versions(),
         "seed": job.settings.seed,

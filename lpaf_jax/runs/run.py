@@ -177,18 +177,24 @@ class Run:
         """
         if name == FINAL:
             return "this kind of stage is not reused"
-        reason: str | None = "there is no run to reuse"
+        told = "there is no run to reuse"
         for other in self._lenders:
             reason = self._differs(other, name)
             if reason is None:
                 self._copy(other, name)
                 return None
-        return reason
+            if told == "there is no run to reuse" or self._has(other, name):
+                told = reason  # that of one without the step says least
+        return told
+
+    @staticmethod
+    def _has(other: Path, name: str) -> bool:
+        return (other / f"stages/{name}/config.json").is_file()
 
     def _differs(self, other: Path, name: str) -> str | None:
         """Why the step `name` of another run is not ours; None where it is."""
         source = other / f"stages/{name}"
-        if not (source / "config.json").is_file():
+        if not self._has(other, name):
             return f"{other} does not contain it"
         theirs, ours = _settings_in(other) or {}, _settings_in(self.folder) or {}
         key = self.key(name)
@@ -342,10 +348,15 @@ def _runs_in(folder: Path) -> list[Path]:
     """
     if _settings_in(folder) is not None:
         return [folder]
-    runs = [path.parent for path in sorted((folder / "runs").glob("*/settings.json"))]
-    if not (folder / "compare.json").is_file() or not runs:
+    if not (folder / "compare.json").is_file():
         raise LpafError(
             f"--reuse {folder} holds no run of lpaf: name the --out folder of a run or a comparison"
+        )
+    runs = [path.parent for path in sorted((folder / "runs").glob("*/stages"))]
+    if not runs:
+        raise LpafError(
+            f"--reuse {folder} has no stages left: a comparison keeps those of its runs with "
+            "--keep all"
         )
     return runs
 

@@ -1,6 +1,7 @@
 """Every choice of a run: its options and its recipe, from a preset and what a person chooses."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,6 +277,26 @@ def _check_untrained(settings: Settings) -> None:
     share = chosen.share(trained=False)
     if share is not None and not (0 < share < 1 or (share == 1 and chosen.embeddings)):
         raise SettingError(("params",), f"is {share}, but must lie between 0 and 1")
+
+
+def command(settings: Settings) -> str | None:
+    """The words that make this run, every setting given; None of a recipe that has no name there.
+
+    Without `--force`, which would delete what stands in the folder.
+    """
+    try:
+        make_recipe(settings.recipe or settings.method.name)
+    except LpafError:
+        return None
+    words = ["lpaf", "compress", settings.model]
+    values = as_json(settings) | {"recipe": settings.recipe or settings.method.name}
+    for name, value in values.items():
+        if name in ("model", "force") or value is None or value is False or value == []:
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        listed = value if isinstance(value, list) else [] if value is True else [value]
+        words += map(str, listed)
+    return shlex.join(words)
 
 
 def as_json(settings: Settings) -> dict[str, Any]:

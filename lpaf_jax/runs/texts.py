@@ -26,7 +26,7 @@ from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import result_text
 from lpaf_jax.runs.outcome import describe, finish, finished, full_disk_explained
 from lpaf_jax.runs.run import Run
-from lpaf_jax.runs.settings import Settings, as_json
+from lpaf_jax.runs.settings import Settings, as_json, command
 from lpaf_jax.runs.text_decoder import Decoder
 from lpaf_jax.runs.text_encoder import Encoder
 from lpaf_jax.runs.text_models import Result, TextModel, is_packaged
@@ -190,6 +190,7 @@ def _metrics(
         "seconds": {name: round(taken, 1) for name, taken in seconds.items()}
         | {"total": round(sum(seconds.values()), 1)},
         "peak_memory_bytes": peak_memory(),
+        "command": command(settings),
         "settings": as_json(settings),
         "versions": versions(),
         "seed": settings.seed,

@@ -32,6 +32,7 @@ class FineTune(Stage):
     def run(self, context: Context) -> Saved:
         """Fine-tune the pretrained model, or take it as it is after no epoch of that."""
         from lpaf_jax.core.processes import on_host
+        from lpaf_jax.data.batches import steps_per_epoch
         from lpaf_jax.models import parameters, set_parameters
         from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
         from lpaf_jax.tasks.inputs import first_model
@@ -45,7 +46,7 @@ class FineTune(Stage):
         epochs = self.finetune_epochs
         loop = loop_of(context.log, training, inputs, epochs, model, on_batch=told)
         if loop.steps < _FEW:
-            more = math.ceil(epochs * _FEW / loop.steps)
+            more = math.ceil(_FEW / steps_per_epoch(len(loop.data), loop.batch_size))
             context.progress.warn(
                 f"fine-tuning has only {loop.steps} steps, so the dense model may learn too "
                 f"little; --finetune-epochs {more} gives at least {_FEW}"

@@ -60,8 +60,8 @@ Reuse = Annotated[
         metavar="DIR [DIR ...]",
         help_behavior_hint=_OPTIONAL,
         help=(
-            "Runs or comparisons whose finished stages are reused if everything they depend on is "
-            "the same."
+            "Runs, or comparisons made with --keep all, whose finished stages are reused if "
+            "everything they depend on is the same."
         ),
     ),
 ]

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,21 @@ def test_one_recipe_tells_its_settings(capsys: pytest.CaptureFixture[str]) -> No
     stages = json.loads(capsys.readouterr().out)["stages"]
     recipe = make_recipe("lpaf")
     assert {k: v for stage in stages.values() for k, v in stage.items()} == recipe.settings()
+
+
+def test_one_in_a_file_tells_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine-alone\nstages: [FineTune, Factorize, {Tune: {tune_lr: 0.001}}]\n")
+    assert cli.main(["recipes", str(file)]) == 0
+    assert "--tune-lr 0.001" in capsys.readouterr().out
+
+
+def test_one_for_texts_has_no_stage_that_needs_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["recipes", "channels"]) == 0
+    said = capsys.readouterr().out
+    assert "--finetune-epochs" not in said
+    assert "--channels all" in said
+    assert said.count("\nStage ") == 1
 
 
 def test_an_unknown_one_is_named(capsys: pytest.CaptureFixture[str]) -> None:

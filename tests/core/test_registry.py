@@ -15,10 +15,10 @@ def mine(*_: Any) -> None:
 @pytest.mark.parametrize(
     ("register", "choices", "of"),
     [
-        (register_solver, SOLVERS, "solver mine: register a Solver"),
-        (register_rank_rule, RANK_RULES, "rank rule mine: register a RankRule"),
-        (register_importance, IMPORTANCES, "importance mine: register a Importance"),
-        (register_kind, KINDS, "kind of factors mine: register a FactorKind"),
+        (register_solver, SOLVERS, "solver mine: register an instance of Solver"),
+        (register_rank_rule, RANK_RULES, "rank rule mine: register an instance of RankRule"),
+        (register_importance, IMPORTANCES, "importance mine: register an instance of Importance"),
+        (register_kind, KINDS, "kind of factors mine: register an instance of FactorKind"),
     ],
 )
 def test_a_function_is_no_choice(register: Any, choices: Any, of: str) -> None:

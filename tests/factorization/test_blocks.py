@@ -205,7 +205,11 @@ def test_a_walk_that_was_stopped_ends_as_one_that_was_not(folder: Path, tmp_path
     with pytest.raises(Stop):
         run(folder, tmp_path / "stopped", Plan(params=0.6), held_out={"other": HELD_OUT}, say=stop)
     before = (tmp_path / "stopped" / "block-00000.safetensors").stat().st_mtime_ns
-    resumed, one = run(folder, tmp_path / "stopped", Plan(params=0.6), held_out={"other": HELD_OUT})
+    told: list[str] = []
+    given: dict[str, Any] = {"held_out": {"other": HELD_OUT}, "say": told.append}
+    resumed, one = run(folder, tmp_path / "stopped", Plan(params=0.6), **given)
+    first = next(text for text in told if text.startswith("block 1 of 2: resumed"))
+    assert "left" not in first  # its time tells nothing of what is to be cut
     assert (tmp_path / "stopped" / "block-00000.safetensors").stat().st_mtime_ns == before
     unbroken, other = run(
         folder, tmp_path / "whole", Plan(params=0.6), held_out={"other": HELD_OUT}

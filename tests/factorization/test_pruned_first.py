@@ -45,7 +45,10 @@ def test_factors_are_those_of_what_sparsegpt_leaves(tmp_path: Path) -> None:
 
 
 def test_with_a_task_a_recipe_prunes_in_a_stage_of_its_own(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="pruned_to works only for a decoder without a task"):
+    with pytest.raises(
+        SettingError,
+        match=r"pruned_to \(given, or set by the recipe\) works only for a decoder without a task",
+    ):
         make_settings("minilm", task="rotten_tomatoes", recipe="sparsegpt-svd", out=tmp_path)
     with pytest.raises(SettingError, match="pruned_to is 0.0, but must be in"):
         make_settings("m", calibration="a.txt", recipe="sparsegpt-svd", pruned_to=0.0, out=tmp_path)

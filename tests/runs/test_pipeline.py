@@ -64,6 +64,15 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(stage, "run", refuse)
 
 
+def test_few_steps_are_warned_of_and_the_remedy_is_enough(finished: Path) -> None:
+    told = (finished / "logs" / "run.log").read_text()
+    warned = re.search(r"fine-tuning has only (\d+) steps.*--finetune-epochs (\d+) gives", told)
+    assert warned is not None
+    metrics = read(finished)
+    per_epoch = metrics["data"]["train"] // metrics["settings"]["batch"]
+    assert int(warned[1]) < 100 <= int(warned[2]) * per_epoch < 100 + per_epoch
+
+
 def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     assert sorted(p.name for p in finished.iterdir()) == [
         *("analysis.json", "logs", "metrics.json", "model", "report.html"),

@@ -349,7 +349,15 @@ def test_the_runs_of_a_comparison_lend_too(out: Path) -> None:
     with pytest.raises(LpafError, match="holds no run"):
         Run(settings(out / "b", reuse=out / "a"))
     (out / "a/compare.json").write_text("{}")
+    (out / "a/runs/bare").mkdir()  # one that has only its final model
     assert begin(settings(out / "b", reuse=out / "a")).take_over("dense") is None
+
+
+def test_a_comparison_that_kept_no_stages_is_refused(out: Path) -> None:
+    (out / "a/runs/svd-ft-0.5-0").mkdir(parents=True)
+    (out / "a/compare.json").write_text("{}")
+    with pytest.raises(LpafError, match="has no stages left.*--keep all"):
+        Run(settings(out / "b", reuse=out / "a"))
 
 
 def test_a_copy_that_fails_leaves_no_stage(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
