@@ -149,6 +149,8 @@ def compress_decoder(
         )
     perplexity: dict[str, dict[str, float]] = {name: {} for name in held_out}
     ending = source.ending() if held_out else None
+    if held_out:
+        say("perplexity of the held-out text, of the dense and of the compressed model")
     judged = Countdown("perplexities taken", 2 * len(held_out), told)
     for model, of in (("dense", before), ("compressed", after)):
         for name, text in held_out.items():
