@@ -366,4 +366,5 @@ def _compress(given: Options) -> None:
     if not settings.quiet and is_first():
         console = Console(highlight=False, markup=False, emoji=False)
         print_results(metrics, console)
+        console.print(f"Model: {settings.out / 'model'}", soft_wrap=True)
         console.print(f"Report: {settings.out / 'report.html'}", soft_wrap=True)

@@ -115,7 +115,8 @@ def look_ahead(
     two_sided = importance is TWO_SIDED
     walks = _walks_ahead(plan)
     if walks and not store.has_sides(source.blocks - 1):  # with those, it is resumed
-        say(f"walks over the {source.blocks} blocks: {'; '.join([*walks, 'the factorization'])}")
+        passes = "; ".join(f"{i}. {what}" for i, what in enumerate([*walks, "factorization"], 1))
+        say(f"passes over the {source.blocks} blocks, each with a time of its own: {passes}")
     whole = {path: Weighting() for path in shapes}
     if importance.of_model is not None and not two_sided:
         assert plan.dense is not None, "this importance needs the dense model"
@@ -219,7 +220,7 @@ def _walk_back(
             left = ahead.left(done)
             say(f"block {done} of {source.blocks}: forward, for gradients{left}")
             if done == source.blocks:
-                say("gradients of the loss; the walk back then compiles, which takes a while")
+                say("gradients of the loss; the backward pass then compiles, which takes a while")
 
         backward.forward(passed)
     back = Countdown("blocks backward", len(missing), told)
@@ -227,7 +228,7 @@ def _walk_back(
         block = source.block(index)
         store.keep_sides(index, _sides_of(source, backward, block, index, plan, whole))
         left = back.left(done)
-        say(f"block {index + 1} of {source.blocks}: backward, for the value of its ranks{left}")
+        say(f"block {index + 1} of {source.blocks}: backward, gradients of its outputs{left}")
     shutil.rmtree(states)
 
 
@@ -238,7 +239,7 @@ def some_of(tokens: np.ndarray) -> np.ndarray:
 
 def _walks_ahead(plan: Plan) -> list[str]:
     """The walks through the blocks before the one that factorizes them, in words."""
-    walks = ["forward and backward for gradients"] if _looks_back(plan) else []
+    walks = ["forward, for gradients", "backward"] if _looks_back(plan) else []
     measured = RANK_RULES[plan.ranks].measured
     return walks + (["predictions with one matrix factorized"] if measured else [])
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from lpaf_jax.data.movie_reviews import SOURCES
 from lpaf_jax.models.families import FAMILIES
 from lpaf_jax.report.measures import measures
 
@@ -162,7 +163,10 @@ def is_flattered(metrics: Metrics) -> bool:
 
 def judged_by(metrics: Metrics) -> str:
     """The text that the models of a run without a task were judged by."""
-    name = "held_out" if metrics["settings"].get("held_out") else "calibration"
+    held_out = metrics["settings"].get("held_out")
+    if held_out in SOURCES:  # which has splits; the calibration text may be another one of it
+        return f"the test split of {held_out}"
+    name = "held_out" if held_out else "calibration"
     return f"the {metrics['judged_by']} {_one_line(_file_name(metrics, name))}"
 
 

@@ -207,20 +207,25 @@ def make_settings(
     return settings
 
 
+def _unused(method: Recipe) -> set[str]:
+    """Settings that nothing looks at where there is no task."""
+    used = {f.name for f in dataclasses.fields(Factorize)} - {"moment_batches"}
+    tunes = [stage for stage in method.stages if isinstance(stage, Tune)]
+    tuned = any(not stage.idle for stage in tunes)
+    if tuned:
+        used |= {name for stage in tunes for name in stage.settings()} - {"transfer"}
+    return (method.settings().keys() - used) | (set() if tuned else set(_TRAINING))
+
+
 def _check_foreign(own: dict[str, Any], given: dict[str, Any], method: Recipe) -> None:
     """Without a task what is said of fine-tuning and pruning would do nothing.
 
     Nor would what is said of tuning, where no epoch of it is asked for.
     """
-    used = {f.name for f in dataclasses.fields(Factorize)} - {"moment_batches"}
-    tunes = [stage for stage in method.with_settings(**own).stages if isinstance(stage, Tune)]
-    tuned = any(not stage.idle for stage in tunes)
-    if tuned:
-        used |= {name for stage in tunes for name in stage.settings()} - {"transfer"}
+    unused = _unused(method.with_settings(**own))
     usual = method.settings() | {f.name: f.default for f in dataclasses.fields(Options)}
     for name, value in (own | given).items():
-        training = (name in own and name not in used) or (name in _TRAINING and not tuned)
-        if training and value != usual[name]:
+        if name in unused and value != usual[name]:
             needs = "needs --tune-epochs" if name in _OF_TUNING else "needs --task"
             raise SettingError((name,), f"only affects training, which {needs}: leave it out")
 
@@ -289,9 +294,10 @@ def command(settings: Settings) -> str | None:
     except LpafError:
         return None
     words = ["lpaf", "compress", settings.model]
+    unused = () if settings.trained else _unused(settings.method)
     values = as_json(settings) | {"recipe": settings.recipe or settings.method.name}
     for name, value in values.items():
-        if name in ("model", "force") or value is None or value is False or value == []:
+        if name in ("model", "force", *unused) or value is None or value is False or value == []:
             continue
         words.append(f"--{name.replace('_', '-')}")
         listed = value if isinstance(value, list) else [] if value is True else [value]
