@@ -94,7 +94,7 @@ def test_blocks_are_tuned_by_the_text_alone(place: Path) -> None:
     moved = {n for n, x in found[0].items() if not np.array_equal(x, found[20][n])}
     assert moved
     assert all(".down." in name or ".up." in name for name in moved)
-    with pytest.raises(LpafError, match="block_epochs works only for a decoder without a task"):
+    with pytest.raises(LpafError, match="block_epochs .* works only for a decoder without a task"):
         pipeline.compress(
             place / "llama", task=place / "held_out.txt", out=place / "no", block_epochs=1
         )
