@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.files import json_text
 from lpaf_jax.recipes import Recipe, make_recipe
-from lpaf_jax.runs.settings import Settings, as_json, make_settings
+from lpaf_jax.runs.settings import Settings, as_json, make_settings, typed
 from lpaf_jax.tasks.options import NOT_COMPARED, Options
 
 # Options of a run that the comparison decides on itself, or that have no sense for it.
@@ -120,7 +119,6 @@ def about(cells: list[Cell], chosen: Mapping[str, Any]) -> dict[str, Any]:
 def command(cells: list[Cell], folder: Path, baseline: str, chosen: Mapping[str, Any]) -> str:
     """The words that make these cells, as far as words can."""
     settings = cells[0].settings
-    words = ["lpaf", "compare", settings.model]
     flags = {
         "task": settings.task,
         "recipes": list(dict.fromkeys(str(cell.settings.recipe) for cell in cells)),
@@ -130,10 +128,4 @@ def command(cells: list[Cell], folder: Path, baseline: str, chosen: Mapping[str,
         **{name: value for name, value in chosen.items() if name != "quiet"},
         "out": folder,
     }
-    for name, value in flags.items():
-        if value is None or value is False:
-            continue
-        listed = value if isinstance(value, list | tuple) else [value]
-        words += [f"--{name.replace('_', '-')}"]
-        words += [] if value is True else [str(each) for each in listed]
-    return shlex.join(words)
+    return typed("compare", settings.model, flags)

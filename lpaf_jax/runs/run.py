@@ -177,15 +177,15 @@ class Run:
         """
         if name == FINAL:
             return "this kind of stage is not reused"
-        told = "there is no run to reuse"
+        told: str | None = None
         for other in self._lenders:
             reason = self._differs(other, name)
             if reason is None:
                 self._copy(other, name)
                 return None
-            if told == "there is no run to reuse" or self._has(other, name):
+            if told is None or self._has(other, name):
                 told = reason  # that of one without the step says least
-        return told
+        return told or "there is no run to reuse"
 
     @staticmethod
     def _has(other: Path, name: str) -> bool:

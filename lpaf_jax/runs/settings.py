@@ -289,19 +289,25 @@ def command(settings: Settings) -> str | None:
 
     Without `--force`, which would delete what stands in the folder.
     """
+    recipe = settings.recipe or settings.method.name
     try:
-        make_recipe(settings.recipe or settings.method.name)
+        make_recipe(recipe)
     except LpafError:
         return None
-    words = ["lpaf", "compress", settings.model]
-    unused = () if settings.trained else _unused(settings.method)
-    values = as_json(settings) | {"recipe": settings.recipe or settings.method.name}
+    apart = {"model", "force"} | (set() if settings.trained else _unused(settings.method))
+    values = as_json(settings) | {"recipe": recipe}
+    return typed("compress", settings.model, {n: v for n, v in values.items() if n not in apart})
+
+
+def typed(command: str, model: str, values: Mapping[str, Any]) -> str:
+    """`lpaf COMMAND MODEL` with the flags of the values that are given."""
+    words = ["lpaf", command, model]
     for name, value in values.items():
-        if name in ("model", "force", *unused) or value is None or value is False or value == []:
+        listed = value if isinstance(value, list | tuple) else [value]
+        if value is None or value is False or not listed:
             continue
         words.append(f"--{name.replace('_', '-')}")
-        listed = value if isinstance(value, list) else [] if value is True else [value]
-        words += map(str, listed)
+        words += [] if value is True else map(str, listed)
     return shlex.join(words)
 
 
