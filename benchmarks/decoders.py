@@ -11,9 +11,9 @@ two sides have in common, gradients, spectra and what was measured of each cut, 
 seed, in the first of them, and is in its seconds alone.
 
 Rows that are tuned pass once more over the pieces that they were calibrated with, the whole model
-by AdamW: the dense one by the next token, the others by what the dense one answers, too. What they
-are held against is the dense model tuned for as many steps: to learn what reviews are like is no
-healing.
+by AdamW, `--batch` pieces a step: the dense one by the next token, the others by what the dense one
+answers, too (`--distil`). What they are held against is the dense model tuned for as many steps: to
+learn what reviews are like is no healing. Other settings of tuning make other rows.
 """
 
 import argparse
@@ -47,6 +47,7 @@ from lpaf_jax.factorization.blocks import Outcome, compress_decoder
 from lpaf_jax.factorization.dense import Plan
 from lpaf_jax.factorization.store import Store
 from lpaf_jax.models.functional import parameters
+from lpaf_jax.runs.cells import place_of
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import make_settings
 from lpaf_jax.runs.text_decoder import Decoder
@@ -56,8 +57,6 @@ from lpaf_jax.tasks.kinds import judged_windows
 
 RESULTS = Path(__file__).parent / "results" / "decoders.json"
 LENGTH = 512
-# Of tuning: pieces a step, and the learning rate of AdamW.
-BATCH, LEARNING_RATE = 8, 5e-5
 
 
 class Row(NamedTuple):
@@ -73,6 +72,7 @@ class Row(NamedTuple):
     pruned_to: float = 1.0
 
 
+TUNING = ("batch", "learning_rate", "distil")
 TWO_SIDED = ("two-sided", "metric")
 # The first one takes what the others of two sides share, with channels and without.
 ROWS = {
@@ -122,9 +122,9 @@ def cut(args: argparse.Namespace) -> dict[str, Any]:
     """One row, in this process."""
     row, given = ROWS[args.row], texts(args)
     shared = args.work / f"shared-{args.seed}-{args.samples}-{row.channels}"
-    work = args.work / "row"
-    shutil.rmtree(work, ignore_errors=True)
-    if shared.is_dir() and row[:2] == TWO_SIDED:
+    # Kept until the figures are out: a row that was killed goes on.
+    work = args.work / f"cut-{place_of(args.row, args.share, args.seed)}"
+    if shared.is_dir() and row[:2] == TWO_SIDED and not work.is_dir():
         shutil.copytree(shared, work, copy_function=link)
     plan = Plan(
         *row[:3],
@@ -149,11 +149,12 @@ def cut(args: argparse.Namespace) -> dict[str, Any]:
     )
     seconds = time.perf_counter() - begun
     peak = peak_memory()
-    tuned = tune(args, row, given, outcome) if row.tuned else {}
+    tuned = tune(args, work, given, outcome) if row.tuned else {}
     if row.ranks == "measured" and not shared.is_dir():
         own = shutil.ignore_patterns("block-*", "ranks.json")
         shutil.copytree(work, shared, ignore=own, copy_function=link)
-    shutil.rmtree(work)
+    if not args.keep:
+        shutil.rmtree(work)
     sizes = [(math.prod(cut.shape), cut.numbers) for cut in outcome.cuts]
     dense, kept = map(sum, zip(*sizes, strict=True))
     return {
@@ -172,9 +173,9 @@ def cut(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def tune(
-    args: argparse.Namespace, row: Row, given: dict[str, np.ndarray], outcome: Outcome
+    args: argparse.Namespace, work: Path, given: dict[str, np.ndarray], outcome: Outcome
 ) -> dict[str, Any]:
-    """Perplexity after a pass of tuning, and its seconds."""
+    """Perplexity after a pass of tuning, how it was done, and its seconds."""
     begun, out = time.perf_counter(), args.work / "tuned"
     shutil.rmtree(out, ignore_errors=True)
     settings = make_settings(
@@ -185,19 +186,25 @@ def tune(
         recipe="kfac-svd",
         seed=args.seed,
         tune_epochs=1.0,
-        tune_lr=LEARNING_RATE,
-        batch=BATCH,
-        distil=0.0 if args.share == 1 else 1.0,
+        tune_lr=args.learning_rate,
+        batch=args.batch,
+        distil=0.0 if args.share == 1 else args.distil,
     )
     decoder, job = Decoder(resolve_model("smollm2")), Run(settings)
     progress = Progress(job.folder, quiet=True)
     with job.opened(args.row):
         cut, final = (name for name, _ in settings.steps_of_texts)
-        decoder.assemble(Result(outcome.cuts, {}), args.work / "row", job.stage(cut))
+        decoder.assemble(Result(outcome.cuts, {}), work, job.stage(cut))
         decoder.tune(settings, given["calibration"], given["imdb"], job, progress)
         found = {name: perplexity_of(job.stage(final), given[name]) for name in ("imdb", "manual")}
     shutil.rmtree(out)
-    return {"tuned": found, "tuning_seconds": round(time.perf_counter() - begun, 1)}
+    seconds = round(time.perf_counter() - begun, 1)
+    return {"tuned": found, "tuning": asked(args), "tuning_seconds": seconds}
+
+
+def asked(args: argparse.Namespace) -> dict[str, float]:
+    """How rows are tuned: those tuned otherwise are other rows."""
+    return {name: getattr(args, name) for name in TUNING}
 
 
 def perplexity_of(folder: Path, pieces: np.ndarray) -> float:
@@ -206,29 +213,47 @@ def perplexity_of(folder: Path, pieces: np.ndarray) -> float:
     return score_of(model, judged, batch_size=1)(parameters(model))
 
 
+def key_of(row: dict[str, Any], tuning: dict[str, float] | None) -> tuple[Any, ...]:
+    """What makes a row: the dense one is tuned without answers to follow."""
+    how = {**(tuning or {})}
+    if row["row"] == "dense":
+        how.pop("distil", None)
+    return *(row[name] for name in ("row", "params", "seed", "samples")), how
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     """The mean over seeds, as Markdown."""
     print("Perplexity: dense → cut → tuned.\n")
-    print("| | kept | IMDb | manual | dense matrices | seconds | peak memory | seeds |")
-    print("|---|---|---|---|---|---|---|---|")
-    for share in sorted({row["params"] for row in rows}, reverse=True):
-        for name in ROWS:
-            of = [row for row in rows if (row["row"], row["params"]) == (name, share)]
-            if not of:
-                continue
-            cells = [name, f"{100 * share:g} %"]
-            for text in ("imdb", "manual"):
-                before, after = (
-                    np.mean([row["perplexity"][text][model] for row in of])
-                    for model in ("dense", "compressed")
-                )
-                cells.append(f"{before:.1f} → {after:.1f}")
-                tuned = [row["tuned"][text] for row in of if "tuned" in row]
-                cells[-1] += f" → {np.mean(tuned):.1f}" if tuned else ""
-            cells.append(f"{np.mean([row['matrices_dense'] for row in of]):.0f} of 210")
-            cells.append(f"{np.mean([row['seconds'] for row in of]):.0f}")
-            cells.append(f"{max(row['peak_memory_bytes'] for row in of) / 2**30:.2f} GiB")
-            print(f"| {' | '.join(cells)} | {len(of)} |")
+    print("| | kept | tuned | IMDb | manual | dense matrices | seconds | peak memory | seeds |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: (-row["params"], list(ROWS).index(row["row"]))):
+        kind = {name: row.get(name) for name in ("row", "params", "tuning")}
+        alike.setdefault(json.dumps(kind), []).append(row)
+    for of in alike.values():
+        cells = [of[0]["row"], f"{100 * of[0]['params']:g} %", how_tuned(of[0])]
+        for text in ("imdb", "manual"):
+            before, after = (
+                np.mean([row["perplexity"][text][model] for row in of])
+                for model in ("dense", "compressed")
+            )
+            cells.append(f"{before:.1f} → {after:.1f}")
+            if "tuned" in of[0]:
+                cells[-1] += f" → {np.mean([row['tuned'][text] for row in of]):.1f}"
+        cells.append(f"{np.mean([row['matrices_dense'] for row in of]):.0f} of 210")
+        cells.append(f"{np.mean([row['seconds'] for row in of]):.0f}")
+        cells.append(f"{max(row['peak_memory_bytes'] for row in of) / 2**30:.2f} GiB")
+        print(f"| {' | '.join(cells)} | {len(of)} |")
+
+
+def how_tuned(row: dict[str, Any]) -> str:
+    """`64 steps of 2, lr 1e-4`, and what of the dense answers."""
+    if "tuning" not in row:
+        return ""
+    found = row["tuning"]
+    steps = math.ceil(row["samples"] / found["batch"])
+    text = f"{steps} steps of {found['batch']}, lr {found['learning_rate']:g}"
+    return text if row["row"] == "dense" else f"{text}, distil {found['distil']:g}"
 
 
 def main() -> None:
@@ -238,6 +263,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--samples", type=int, default=128, help="pieces to calibrate with")
     parser.add_argument("--held-out", type=int, default=40, help="pieces of each text to judge by")
+    parser.add_argument("--batch", type=int, default=2, help="pieces in a step of tuning")
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="of AdamW in tuning")
+    parser.add_argument("--distil", type=float, default=1.0, help="weight of the dense answers")
+    parser.add_argument("--keep", action="store_true", help="keep what was cut, to tune it again")
     parser.add_argument("--work", type=Path, default=Path("runs/decoders"))
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
@@ -252,15 +281,18 @@ def main() -> None:
         return
     args.work.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = read_json(RESULTS)["rows"] if RESULTS.is_file() else []
-    done = {(row["row"], row["params"], row["seed"], row["samples"]) for row in rows}
+    done = [key_of(row, row.get("tuning")) for row in rows]
     for seed in args.seeds:
         for share in [1.0, *args.params]:
             for name in args.rows:
-                if (name, share, seed, args.samples) in done or (name == "dense") != (share == 1):
+                new = {"row": name, "params": share, "seed": seed, "samples": args.samples}
+                key = key_of(new, asked(args) if ROWS[name].tuned else None)
+                if key in done or (name == "dense") != (share == 1):
                     continue
                 print(f"{name}, {100 * share:g} %, seed {seed}", file=sys.stderr, flush=True)
                 words = ["--row", name, "--share", str(share), "--seed", str(seed)]
-                for option in ("samples", "held_out", "work"):
+                words += ["--keep"] if args.keep else []
+                for option in ("samples", "held_out", "work", *TUNING):
                     words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
                 # Before numpy is loaded: threads of OpenBLAS would fight those of XLA.
                 quiet = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}

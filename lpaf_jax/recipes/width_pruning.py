@@ -8,10 +8,11 @@ from lpaf_jax.stages import Factorize, FineTune, Tune
 def width_pruning() -> Recipe:
     """Drop feed-forward channels: min tr L(W − V)R(W − V)ᵀ, V zero in the dropped rows.
 
-    Only for a decoder without a task. Every block loses equally many, so the result is an ordinary
-    model with another width in its config, which needs no code of this package. Channels are
-    chosen, and the others adjusted, by Optimal Brain Surgeon on whole channels, as in ZipLM (Kurtić
-    et al., 2023), with the metric R of output gradients.
+    L = E[xᵀx] of a layer's inner channels and R = E[gᵀg] of the gradients at its outputs. Only for
+    a decoder without a task. Every block loses equally many, so the result is an ordinary model
+    with another width in its config, which needs no code of this package. Channels are chosen, and
+    the others adjusted, by Optimal Brain Surgeon on whole channels, as in ZipLM (Kurtić et al.,
+    2023).
     """
     cut = Factorize(
         importance="two-sided", solver="metric", ranks="even-channels", channels="feed-forward"

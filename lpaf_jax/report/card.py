@@ -16,7 +16,10 @@ from lpaf_jax.report.words import statement, verdicts
 from lpaf_jax.solvers import PRODUCT, SOLVERS
 
 # Where a short name has a page of its own on the hub: (model id, its licence).
-_BASES = {"minilm": ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0")}
+_BASES = {
+    "minilm": ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
+    "smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
+}
 _DATASETS = {
     "rotten_tomatoes": "cornell-movie-review-data/rotten_tomatoes",
     "imdb": "stanfordnlp/imdb",
@@ -87,7 +90,7 @@ def _use(metrics: Metrics, stage: str) -> str:
     if stage == "final":
         command, chosen, bare = "lpaf predict RUN < lines.txt", "", ""
         if kind == "language":
-            command = f"lpaf evaluate RUN --data {file}"
+            command = f"lpaf generate RUN --prompt {_BEGINNING}\nlpaf evaluate RUN --data {file}"
     if metrics["described"][stage]["shrinks"]:
         if not metrics.get("ordinary"):
             kept = (

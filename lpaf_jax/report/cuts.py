@@ -30,7 +30,8 @@ def matrices(metrics: Metrics) -> Html | None:
         worth = not RANK_RULES[metrics["settings"].get("ranks", "share")].whole
         pays = ", where that is the better use of the budget" if worth and whole < len(rows) else ""
         intro += f" {whole} {are} left dense{pays}."
-    if any(_kind(cut) == "sliced" for cut in rows):
+    sliced = any(_kind(cut) == "sliced" for cut in rows)
+    if sliced:
         values = any("heads" in cut["record"] for cut in rows if _kind(cut) == "sliced")
         which = "Feed-forward layers" + (" and attention values" if values else "")
         intro += (
@@ -39,8 +40,10 @@ def matrices(metrics: Metrics) -> Html | None:
         )
         made_up = metrics["settings"].get("channels_by") != "norms"
         intro += ", after the remaining channels were adjusted to compensate." if made_up else "."
-    heads = ["Matrix", "in × out", "Rank", "Weights kept", "Output lost, mean", "Output lost, max"]
-    return join(el("p", intro), table(heads, _by_kind(rows), class_="stack"), _each(rows))
+    what = "Rank or channels" if sliced else "Rank"
+    heads = ["Matrix", "in × out", what, "Weights kept", "Output lost, mean", "Output lost, max"]
+    each = _each(rows, what.lower())
+    return join(el("p", intro), table(heads, _by_kind(rows), class_="stack"), each)
 
 
 def _by_kind(rows: list[Cut]) -> list[list[Child]]:
@@ -63,7 +66,7 @@ def _by_kind(rows: list[Cut]) -> list[list[Child]]:
     return lines
 
 
-def _each(rows: list[Cut]) -> Html:
+def _each(rows: list[Cut], what: str) -> Html:
     body: list[list[Child]] = [
         [
             el("code", cut["name"]),
@@ -74,7 +77,7 @@ def _each(rows: list[Cut]) -> Html:
         ]
         for cut in rows
     ]
-    heads = ["Matrix", "in × out", "rank", "weights kept", "output lost"]
+    heads = ["Matrix", "in × out", what, "weights kept", "output lost"]
     return details(f"All {len(rows)} matrices", table(heads, body, class_="compact"))
 
 

@@ -84,7 +84,9 @@ def untuned(metrics: Metrics) -> str:
 
 def what_was_done(metrics: Metrics) -> str:
     """To a model that is not trained; where channels alone went, it is an ordinary one still."""
-    return "pruned" if metrics.get("ordinary") else "factorized"
+    if metrics.get("ordinary"):
+        return "pruned"
+    return str(metrics["described"][untuned(metrics)]["label"]).lower()
 
 
 def is_trained(metrics: Metrics) -> bool:

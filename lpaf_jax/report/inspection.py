@@ -21,6 +21,7 @@ def print_inspection(found: Mapping[str, Any], console: Console) -> None:
     if not found["factorized"]:
         console.print("Nothing is factorized: every compressible matrix is dense.")
         return
+    console.print(_legend(found))
     console.print(
         f"Weights kept: {facts.percent(found['encoder_params_ratio'])} of the compressible "
         f"matrices (encoder_params_ratio), {facts.percent(found['total_params_ratio'])} of the "
@@ -124,6 +125,14 @@ def _table(found: Mapping[str, Any]) -> Table:
         before = layer
     _totals(table, found)
     return table
+
+
+def _legend(found: Mapping[str, Any]) -> str:
+    """What stands in the column of ranks."""
+    text = "Rank: that of the factors; a matrix without factors is full."
+    if any(matrix["kind"] == "sliced" for matrix in found["matrices"]):
+        text += " a×b is what is left of a matrix that has lost channels, and no rank."
+    return text
 
 
 def _totals(table: Table, found: Mapping[str, Any]) -> None:

@@ -47,6 +47,11 @@ GLOSSARY = {
         "rank at most k; for small k, the factors have fewer parameters, k(m + n) instead of mn, "
         "and need fewer multiplications."
     ),
+    "Channels": (
+        "The units of a feed-forward layer, or the entries of a head's values. Removing one "
+        "deletes its row or column from every matrix that it passes through; what is left is "
+        "smaller dense matrices."
+    ),
     "Importance": (
         "How much an error in a weight matters. The factorization minimises the "
         "importance-weighted sum of squared errors instead of the plain one."

@@ -305,6 +305,8 @@ def seconds(metrics: Metrics) -> Html:
 def particulars(metrics: Metrics) -> Html:
     """Figures by class, settings, data and versions, closed until asked for."""
     data = {facts.DATA.get(name, name): _amount(v) for name, v in metrics["data"].items()}
+    if not facts.is_trained(metrics):
+        data["tokens in a sequence, at most"] = _amount(metrics["length"])
     return join(
         _classes(metrics),
         _command(metrics),

@@ -53,6 +53,8 @@ def run_text(settings: Settings) -> dict[str, Any]:
     check_biases(settings.factorize.solver, model.biases)
     assert settings.calibration is not None
     length = length_for(settings.length, TEXT_LENGTH, model.positions)
+    # A large vocabulary and a long text take half a minute.
+    progress.say(f"reading the tokenizer and {settings.calibration}")
     calibration, judged = model.read(settings, load_tokenizer(folder), length)
     judged_by = "held-out text" if settings.held_out else "end of the calibration text"
     if judged is None:

@@ -186,8 +186,8 @@ def test_words_are_explained_where_they_are_used(whole, metrics, make_run):
     def explained(page):
         return page.text.split("Glossary")[2].split("Particulars")[0]
 
-    # The output that is lost is told of runs without a task alone.
-    told_here = set(prose.GLOSSARY) - {"Output lost"}
+    # The output that is lost, and channels, are told of runs without a task alone.
+    told_here = set(prose.GLOSSARY) - {"Output lost", "Channels"}
     assert all(word in explained(whole) for word in told_here)
     svd_ft = explained(page_of(make_run(without_pruning(metrics, "svd"))))
     assert "Factorized" in svd_ft

@@ -172,7 +172,7 @@ def test_a_language_model_that_is_ruined_is_called_so_with_what_helps(text_metri
     for ranks, said in (("share", True), ("loss", False)):
         text_metrics["settings"]["ranks"] = ranks
         [caution] = [text for text in cautions(text_metrics) if "unusable" in text]
-        assert "factorized model is unusable: its perplexity is 3.4 times the dense one" in caution
+        assert "compressed model is unusable: its perplexity is 3.4 times the dense one" in caution
         assert "Keep more (--params), or" in caution
         assert ("--ranks loss" in caution) == said
     for channels, said in (("none", True), ("all", False)):
