@@ -9,6 +9,7 @@ from lpaf_jax.data.glue import GLUE, HUB_ID
 from lpaf_jax.data.movie_reviews import SOURCES
 from lpaf_jax.data.squad import SQUAD
 from lpaf_jax.data.tasks import TASK_NAMES
+from lpaf_jax.ranks import RANK_RULES
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.measures import measures, primary
@@ -214,7 +215,10 @@ def _folder(metrics: Metrics) -> str:
 
 def _has_factors(metrics: Metrics) -> bool:
     """Whether matrices became factors, and did not only lose heads and channels."""
-    return "solver" in metrics.get("settings", {})
+    settings = metrics.get("settings", {})
+    # A rule of one's own may not be registered here.
+    rule = RANK_RULES.get(settings.get("ranks", "share"))
+    return "solver" in settings and (rule is None or rule.factorizes)
 
 
 def _reads_pairs(metrics: Metrics) -> bool:
