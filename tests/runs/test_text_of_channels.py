@@ -55,16 +55,21 @@ def test_what_is_told_is_so(place: Path, found: dict[str, Any]) -> None:
     for width in widths:
         assert f"{width} channels" in page or f"{min(widths)} to {max(widths)} channels" in page
     assert "Feed-forward layers and attention values have lost channels" in page
-    said = "Feed-forward layers and attention values have fewer channels."
-    assert said in (run / "model" / "README.md").read_text()
+    assert "Rank or channels" in page
+    card = (run / "model" / "README.md").read_text()
+    assert "compressed without training" in card
+    assert "Feed-forward layers and attention values have fewer channels. The other" in card
 
 
-def test_from_the_command_and_as_a_dense_model(place: Path, found: dict[str, Any]) -> None:
+def test_from_the_command_and_as_a_dense_model(
+    place: Path, found: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     given = words(place, "again", params=0.5, recipe="channels")
     assert main(given) == 0
     told = json.loads((place / "again" / "metrics.json").read_text())
     assert told["stages"]["final"] == pytest.approx(found["stages"]["final"])
     assert main(["inspect", str(place / "again")]) == 0
+    assert "a matrix that has lost channels" in " ".join(capsys.readouterr().out.split())
     assert (
         main(["export", str(place / "again"), "--format", "dense", "--out", str(place / "plain")])
         == 0

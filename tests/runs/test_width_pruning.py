@@ -62,6 +62,7 @@ def test_it_is_an_ordinary_model(place: Path, family: str) -> None:
     card = (folder / "README.md").read_text()
     assert "Feed-forward layers have fewer channels." in card
     assert "trust_remote_code" not in card
+    assert "factors" not in card
 
 
 @pytest.mark.parametrize("family", WIDTHS)
