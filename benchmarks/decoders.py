@@ -123,7 +123,8 @@ def cut(args: argparse.Namespace) -> dict[str, Any]:
     row, given = ROWS[args.row], texts(args)
     shared = args.work / f"shared-{args.seed}-{args.samples}-{row.channels}"
     # Kept until the figures are out: a row that was killed goes on.
-    work = args.work / f"cut-{place_of(args.row, args.share, args.seed)}"
+    name = place_of(f"cut-{args.row}-{args.samples}", args.share, args.seed)
+    work = args.work / name
     if shared.is_dir() and row[:2] == TWO_SIDED and not work.is_dir():
         shutil.copytree(shared, work, copy_function=link)
     plan = Plan(
