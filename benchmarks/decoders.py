@@ -13,7 +13,8 @@ seed, in the first of them, and is in its seconds alone.
 Rows that are tuned pass once more over the pieces that they were calibrated with, the whole model
 by AdamW, `--batch` pieces a step: the dense one by the next token, the others by what the dense one
 answers, too (`--distil`). What they are held against is the dense model tuned for as many steps: to
-learn what reviews are like is no healing. Other settings of tuning make other rows.
+learn what reviews are like is no healing. Other settings of tuning make other rows; `--keep` leaves
+what was cut for them, whose seconds are then of the tuning alone.
 """
 
 import argparse
@@ -123,8 +124,7 @@ def cut(args: argparse.Namespace) -> dict[str, Any]:
     row, given = ROWS[args.row], texts(args)
     shared = args.work / f"shared-{args.seed}-{args.samples}-{row.channels}"
     # Kept until the figures are out: a row that was killed goes on.
-    name = place_of(f"cut-{args.row}-{args.samples}", args.share, args.seed)
-    work = args.work / name
+    work = args.work / place_of(f"cut-{args.row}-{args.samples}", args.share, args.seed)
     if shared.is_dir() and row[:2] == TWO_SIDED and not work.is_dir():
         shutil.copytree(shared, work, copy_function=link)
     plan = Plan(
