@@ -177,7 +177,7 @@ def tune(
     args: argparse.Namespace, work: Path, given: dict[str, np.ndarray], outcome: Outcome
 ) -> dict[str, Any]:
     """Perplexity after a pass of tuning, how it was done, and its seconds."""
-    begun, out = time.perf_counter(), args.work / "tuned"
+    begun, out, tuning = time.perf_counter(), args.work / "tuned", tuning_of(args, args.row)
     shutil.rmtree(out, ignore_errors=True)
     settings = make_settings(
         "smollm2",
@@ -187,9 +187,9 @@ def tune(
         recipe="kfac-svd",
         seed=args.seed,
         tune_epochs=1.0,
-        tune_lr=args.learning_rate,
-        batch=args.batch,
-        distil=0.0 if args.share == 1 else args.distil,
+        tune_lr=tuning["learning_rate"],
+        batch=tuning["batch"],
+        distil=tuning["distil"],
     )
     decoder, job = Decoder(resolve_model("smollm2")), Run(settings)
     progress = Progress(job.folder, quiet=True)
@@ -200,26 +200,20 @@ def tune(
         found = {name: perplexity_of(job.stage(final), given[name]) for name in ("imdb", "manual")}
     shutil.rmtree(out)
     seconds = round(time.perf_counter() - begun, 1)
-    return {"tuned": found, "tuning": asked(args), "tuning_seconds": seconds}
+    return {"tuned": found, "tuning": tuning, "tuning_seconds": seconds}
 
 
-def asked(args: argparse.Namespace) -> dict[str, float]:
-    """How rows are tuned: those tuned otherwise are other rows."""
-    return {name: getattr(args, name) for name in TUNING}
+def tuning_of(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """How a row is tuned: the dense model has no other's answers to follow."""
+    return {option: getattr(args, option) for option in TUNING} | (
+        {"distil": 0.0} if name == "dense" else {}
+    )
 
 
 def perplexity_of(folder: Path, pieces: np.ndarray) -> float:
     model = load_model(folder, head="lm")
     judged = judged_windows(packed(list(pieces), pad_id=0))
     return score_of(model, judged, batch_size=1)(parameters(model))
-
-
-def key_of(row: dict[str, Any], tuning: dict[str, float] | None) -> tuple[Any, ...]:
-    """What makes a row: the dense one is tuned without answers to follow."""
-    how = {**(tuning or {})}
-    if row["row"] == "dense":
-        how.pop("distil", None)
-    return *(row[name] for name in ("row", "params", "seed", "samples")), how
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -248,13 +242,13 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def how_tuned(row: dict[str, Any]) -> str:
-    """`64 steps of 2, lr 1e-4`, and what of the dense answers."""
+    """`64 steps of 2, lr 0.0001, distil 1`; nothing where it is not."""
     if "tuning" not in row:
         return ""
     found = row["tuning"]
     steps = math.ceil(row["samples"] / found["batch"])
-    text = f"{steps} steps of {found['batch']}, lr {found['learning_rate']:g}"
-    return text if row["row"] == "dense" else f"{text}, distil {found['distil']:g}"
+    rate, distil = found["learning_rate"], found["distil"]
+    return f"{steps} steps of {found['batch']}, lr {rate:g}, distil {distil:g}"
 
 
 def main() -> None:
@@ -282,13 +276,15 @@ def main() -> None:
         return
     args.work.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = read_json(RESULTS)["rows"] if RESULTS.is_file() else []
-    done = [key_of(row, row.get("tuning")) for row in rows]
+    known = ("row", "params", "seed", "samples", "tuning")
+    done = [tuple(row.get(name) for name in known) for row in rows]
     for seed in args.seeds:
         for share in [1.0, *args.params]:
             for name in args.rows:
-                new = {"row": name, "params": share, "seed": seed, "samples": args.samples}
-                key = key_of(new, asked(args) if ROWS[name].tuned else None)
-                if key in done or (name == "dense") != (share == 1):
+                tuning = tuning_of(args, name) if ROWS[name].tuned else None
+                if (name, share, seed, args.samples, tuning) in done or (name == "dense") != (
+                    share == 1
+                ):
                     continue
                 print(f"{name}, {100 * share:g} %, seed {seed}", file=sys.stderr, flush=True)
                 words = ["--row", name, "--share", str(share), "--seed", str(seed)]
