@@ -77,6 +77,9 @@ class Compare:
     language_model: bool = False
     """Train on next-token prediction with one unlabelled text per row."""
     data: Copy = None
+    nf4: bool = False
+    """Also evaluate the dense and the compressed models with their matrices in NF4 (4 bits per
+    weight)."""
     reuse: Reuse = ()
     keep: Literal["all", "final"] = "final"
     """Keep the model after every stage of each run, or only the final one.

@@ -11,7 +11,16 @@ from rich.table import Table
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.files import atomic_write, read_json
 from lpaf_jax.report import facts
-from lpaf_jax.report.compare_facts import Found, Group, best, groups, measure, seeds, shown
+from lpaf_jax.report.compare_facts import (
+    Found,
+    Group,
+    best,
+    groups,
+    measure,
+    seeds,
+    shown,
+)
+from lpaf_jax.report.compare_four_bits import four_bits, said_of_four_bits
 from lpaf_jax.report.compare_plots import figure_against_size
 from lpaf_jax.report.compare_tests import all_seeds, run_by_run
 from lpaf_jax.report.html import document
@@ -59,6 +68,7 @@ def render(found: Found) -> str:
         "pooled": ("Beyond chance?", all_seeds(found)),
         "baseline": (f"Run by run against {found['baseline']}", run_by_run(found)),
         "costs": ("Cost of each method", _costs(found)),
+        "nf4": ("Four bits instead, or as well", four_bits(found)),
         "methods": ("The methods", _methods(found)),
         "words": ("Glossary", _words(found)),
         "particulars": ("Particulars", _particulars(found)),
@@ -340,6 +350,8 @@ def print_comparison(found: Found, console: Console) -> None:
                 end_section=group is of[-1],
             )
     console.print(columns)
+    for sentence in said_of_four_bits(found):
+        console.print(sentence)
     clear = [t for t in found["paired"] if t["p_adjusted"] < 0.05]
     if found["paired"]:
         console.print(

@@ -74,6 +74,7 @@ def _row(
         "bytes_dense": metrics["bytes_on_disk"]["dense"],
         "latency": _latency(metrics),
         "memory": metrics.get("peak_memory_bytes"),
+        "nf4": metrics.get("nf4"),
         **seconds,
     }
 
@@ -239,6 +240,14 @@ class Group(NamedTuple):
         if None in ends:
             return None
         return fmean(low for low, _ in ends), fmean(high for _, high in ends)
+
+    def in_nf4(self, end: str = "final") -> tuple[float, float] | None:
+        """Score and bytes of the final or the dense model in four bits; None if unknown."""
+        rounded = [row.get("nf4") for row in self.rows]
+        if None in rounded:
+            return None
+        found = [each[end] for each in rounded if each is not None]
+        return fmean(facts.number(x["score"]) for x in found), fmean(x["bytes"] for x in found)
 
     @property
     def latency(self) -> float | None:

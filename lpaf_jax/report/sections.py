@@ -72,6 +72,7 @@ def results(metrics: Metrics) -> Html:
             " The pruned model is drawn at full size, as its zeros are stored like any other "
             "weight."
         )
+    under += f" {rounded}" if (rounded := words.in_four_bits(metrics)) else ""
     return join(
         table(heads, cells, class_="stack", emphasis=list(rows).index("final")),
         el("p", under, class_="small"),

@@ -9,7 +9,7 @@ from rich.table import Table
 from lpaf_jax.report import facts
 from lpaf_jax.report.facts import Metrics
 from lpaf_jax.report.measures import measures
-from lpaf_jax.report.words import cautions, summary_line
+from lpaf_jax.report.words import cautions, in_four_bits, summary_line
 
 
 def result_table(metrics: Metrics) -> Table:
@@ -42,6 +42,8 @@ def print_results(metrics: Metrics, console: Console) -> None:
     """The table, what it comes to, and what to mind about it."""
     console.print(result_table(metrics))
     console.print(summary_line(metrics))
+    if rounded := in_four_bits(metrics):
+        console.print(rounded)
     for caution in cautions(metrics):
         console.print(f"Caution: {caution}")
 

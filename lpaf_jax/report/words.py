@@ -47,6 +47,22 @@ def summary_line(metrics: Metrics) -> str:
     return f"{facts.run_name(metrics)}, {kept}: {'; '.join(parts)}"
 
 
+def in_four_bits(metrics: Metrics) -> str | None:
+    """What rounding to four bits makes of both ends of the run; None where it was not asked."""
+    if "nf4" not in metrics:
+        return None
+    _, measure = primary(metrics)
+    dense, final = (
+        f"{measure.show(facts.number(metrics['nf4'][end]['score']))} in "
+        f"{facts.size(metrics['nf4'][end]['bytes'])}"
+        for end in ("dense", "final")
+    )
+    return (
+        f"With the matrices rounded to four bits (NF4), {measure.name} is {dense} before "
+        f"compression, {final} after."
+    )
+
+
 def _kept(metrics: Metrics) -> str:
     rows, (_, measure) = facts.stages(metrics), primary(metrics)
     before, reached = (measure.show(rows[key].score) for key in ("dense", "final"))

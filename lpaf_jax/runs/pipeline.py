@@ -21,6 +21,7 @@ from lpaf_jax.core.machine import peak_memory, usable_cpus, versions
 from lpaf_jax.core.processes import barrier, is_first, join
 from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import LESS_IS_BETTER, compare_paired
+from lpaf_jax.evaluation.four_bits import in_nf4
 from lpaf_jax.evaluation.latency import compare_latency
 from lpaf_jax.factorization.analysis import analyse_pruning
 from lpaf_jax.factors import KINDS
@@ -36,7 +37,7 @@ from lpaf_jax.runs.training import run_stage
 from lpaf_jax.stages import Prune
 from lpaf_jax.stages.base import Place
 from lpaf_jax.stages.prune import pruning_arrays
-from lpaf_jax.stages.trainer import layout_of
+from lpaf_jax.stages.trainer import layout_of, score_of
 from lpaf_jax.tasks.inputs import (
     Inputs,
     classes_note,
@@ -137,6 +138,11 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
     results = {name: inputs.test.score(found) for name, found in logits.items()}
     ends = {"dense": models[first], FINAL: models[FINAL]}
     stored = {name: count_parameters(parameters(model)) for name, model in ends.items()}
+    sizes = {
+        name: (job.stage(place) / "model.safetensors").stat().st_size
+        for name, place in (("dense", first), (FINAL, FINAL))
+    }
+    rounded = _rounded(ends, sizes, inputs, progress) if job.settings.nf4 else {}
     progress.say("evaluate      speed of the dense and the final model at batch 1 and 32")
     progress.close()  # a bar that is drawn meanwhile would be timed, too
     length = min(LATENCY_LENGTH, inputs.positions)
@@ -164,10 +170,8 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
         "encoder_params_ratio": stored[FINAL]["encoder"] / stored["dense"]["encoder"],
         "total_params_ratio": stored[FINAL]["total"] / stored["dense"]["total"],
         "params": stored,
-        "bytes_on_disk": {
-            name: (job.stage(place) / "model.safetensors").stat().st_size
-            for name, place in (("dense", first), (FINAL, FINAL))
-        },
+        "bytes_on_disk": sizes,
+        **rounded,
         "latency_ms": {"length": length, "threads": usable_cpus(), **latency},
         "seconds": seconds | {"total": round(sum(seconds.values()), 2)},
         "peak_memory_bytes": peak_memory(),
@@ -209,6 +213,19 @@ def _logits_of(
             on_batch = partial(progress.batch, f"{name} model on the validation split")
             held[name] = predict(forward, params, inputs.validation, _EVALUATION_BATCH, on_batch)
     return found, held
+
+
+def _rounded(
+    ends: Mapping[str, nnx.Module], sizes: Mapping[str, int], inputs: Inputs, progress: Progress
+) -> dict[str, Any]:
+    """What both ends of the run are worth, and take, in four bits."""
+    found = {}
+    for name, model in ends.items():
+        params, saved = in_nf4(parameters(model))
+        on_batch = partial(progress.batch, f"{name} model in NF4 on the test split")
+        judge = score_of(model, inputs.test, _EVALUATION_BATCH, on_batch=on_batch)
+        found[name] = {"score": judge(params), "bytes": sizes[name] - saved}
+    return {"nf4": found}
 
 
 def do_step(job: Run, inputs: Inputs, progress: Progress, name: str) -> None:

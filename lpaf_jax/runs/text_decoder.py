@@ -28,6 +28,7 @@ from lpaf_jax.data import (
     text_windows,
 )
 from lpaf_jax.data.examples import unlabelled
+from lpaf_jax.evaluation.four_bits import in_nf4
 from lpaf_jax.factorization.blocks import compress_decoder
 from lpaf_jax.factorization.dense import Plan, ranks_of, scratch_bytes
 from lpaf_jax.factorization.embeddings import table_record
@@ -36,6 +37,7 @@ from lpaf_jax.factors import KINDS, Record
 from lpaf_jax.importance import Subject
 from lpaf_jax.models import compressible, parameters
 from lpaf_jax.ranks import RANK_RULES
+from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings
 from lpaf_jax.runs.text_models import COLUMN, JUDGED, Result, TextModel, source_of
@@ -199,6 +201,23 @@ class Decoder(TextModel):
         progress.say("evaluate      the tuned model")
         saved = load_model(job.stage(final))
         return score_of(saved, inputs.validation, 1)(parameters(saved)), done.seconds
+
+    def in_nf4(
+        self,
+        settings: Settings,
+        calibration: np.ndarray,
+        judged: np.ndarray,
+        final: Path,
+        progress: Progress,
+    ) -> dict[str, tuple[float, int]]:
+        """The score of the dense and of the final model in four bits, and the bytes they save."""
+        data, found = self._inputs(settings, calibration, judged).validation, {}
+        for name, folder in (("dense", self._folder), (FINAL, final)):
+            progress.say(f"evaluate      {name} model in NF4")
+            model = load_model(folder, head="lm")
+            params, saved = in_nf4(parameters(model), self._dtype_of)
+            found[name] = score_of(model, data, 1)(params), saved
+        return found
 
     def _dtype_of(self, path: str) -> np.dtype[Any]:
         """That of a parameter in the file; of a factor, that of the matrix it stands for."""

@@ -68,6 +68,8 @@ class Encoder(TextModel):
     def check(self, settings: Settings) -> None:
         chosen = settings.factorize
         chosen.refuse_blocks("without a task, an encoder is not tuned")
+        if settings.nf4:
+            raise SettingError(("nf4",), "works only for decoders without a task: give --task")
         if chosen.embeddings is not None:
             raise SettingError(
                 ("embeddings",), "works only for decoders without a task: give --task"

@@ -91,6 +91,13 @@ def run_text(settings: Settings) -> dict[str, Any]:
             "dense": model.dense_bytes,
             FINAL: bytes_of_weights(job.stage(FINAL)),
         }
+        if settings.nf4:
+            assert isinstance(model, Decoder)  # others have refused it
+            rounded = model.in_nf4(settings, calibration, judged, job.stage(FINAL), progress)
+            metrics["nf4"] = {
+                end: {"score": score, "bytes": metrics["bytes_on_disk"][end] - saved}
+                for end, (score, saved) in rounded.items()
+            }
         if model.codes:
             held = bytes_of_weights(folder)
             metrics["read_from"] = {"bytes": held, "codes": list(model.codes)}

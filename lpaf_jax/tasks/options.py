@@ -147,6 +147,9 @@ class Options:
     """Devices that share one copy of the training state; batches are split over all devices."""
     distributed: bool = False
     """Run as one of several processes, on hosts that share --out."""
+    nf4: bool = False
+    """Also evaluate the dense and the final model with their compressible matrices in NF4
+    (4 bits per weight)."""
     keep: Literal["all", "final"] = "all"
     """Keep the model after every stage, or only the final one."""
     force: bool = False

@@ -245,3 +245,46 @@ def test_a_method_stands_aside_only_of_others_of_its_size(labels):
     sizes = sorted(low + (float(x) - left) * (high - low) / (right - left) for x in marks)
     assert sizes[-1] == pytest.approx(50, abs=0.1)
     assert 0.1 < abs(sizes[0] - 25) < 2.5
+
+
+def in_nf4(found: dict[str, Any], dense: tuple[float, float], share: float) -> dict[str, Any]:
+    """With every final model a tenth worse in `share` of its bytes."""
+    score, size = dense
+    rows = [
+        row
+        | {
+            "nf4": {
+                "dense": {"score": score, "bytes": size},
+                "final": {"score": 1.1 * row["final"], "bytes": share * row["bytes"]},
+            }
+        }
+        for row in found["rows"]
+        if row["final"] is not None
+    ]
+    return found | {"rows": rows}
+
+
+@pytest.mark.parametrize(
+    ("dense", "said"),
+    [
+        ((20.0, 1e6), "Every compressed model is larger than that and no better."),
+        ((60.0, 1e6), "1 of the 3 compressed models is larger and no better."),
+        ((60.0, 1e9), "No compressed model is both larger and worse."),
+    ],
+)
+def test_four_bits_alone_are_held_against_all(dense: tuple[float, float], said: str) -> None:
+    found = in_nf4(perplexities(), dense, 0.5)
+    page = Page(render(found))
+    assert said in page.text
+    assert said in printed(found)
+    shown = f"the dense model has perplexity {dense[0]:.1f} in {dense[1] / 1e6:,.1f} MB"
+    assert shown.replace("1,000.0 MB", "1.0 GB") in page.text
+
+
+def test_of_models_in_four_bits_the_best_smaller_one_is_named() -> None:
+    found = in_nf4(perplexities(), (30.0, 40e6), 0.5)
+    sizes = {row["recipe"]: 0.5 * row["bytes"] for row in found["rows"] if row["params"] == 0.6}
+    assert sizes["drone"] < 40e6  # at 80 % it is larger, and better
+    said = "the best compressed model is drone at 60 %: perplexity 53.0 in 36.4 MB."
+    assert said in Page(render(found)).text
+    assert "Four bits" not in Page(render(perplexities())).text
