@@ -1,173 +1,106 @@
-"""A cut decoder healed by all of its numbers or by adapters, and four bits beside fewer numbers.
+"""Adapters (LoRA) in every part of compressing a decoder, four bits beside fewer numbers: one page.
 
-    python benchmarks/healing.py                # an hour on two cores
-    python benchmarks/healing.py --params 0.8   # one size
-    python benchmarks/healing.py --show         # print what is there, run nothing
+    python benchmarks/healing.py                  # an hour on two cores; goes on where it was
+    python benchmarks/healing.py --params 0.8     # one size
+    python benchmarks/healing.py --show           # print what is there, run nothing
 
-SmolLM2-135M, cut as in `drone` (SVD-LLM's objective) by 128 pieces of 256 tokens of IMDb and tuned
-for one pass over the same, by the next token alone, by AdamW: 16 steps of 8 pieces. Judged by other
-reviews, and by Python's own reference manual. Bytes are of the whole model, in bfloat16; in the
-rows NF4 the matrices of blocks are stored in that, as are adapters' matrices while these are
-trained, which are then merged into those of the disk. Each row is a process of its own and is kept
-as it is finished.
+SmolLM2-135M and reviews of IMDb: 64 windows of 256 tokens to learn from, by the next token alone,
+the same number of steps in every row, 16 of 4 windows. Judged by other reviews. What adapters do:
+estimate Fisher's rows (`sketch`), train while a cut gets deeper (`during the cut`), say which heads
+and channels go (`LoRAPrune`), or heal what was cut, over matrices as they are or in four bits. The
+page is an ordinary comparison, with its figures in four bits as well: see `--work`/compare.html.
 """
 
 import argparse
-import json
-import shutil
-import subprocess
-import sys
-import time
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from decoders import manual
 from provenance import provenance
 
-from lpaf_jax.checkpoints import load_model, resolve_model
 from lpaf_jax.core.files import read_json, write_json
-from lpaf_jax.core.machine import peak_memory
-from lpaf_jax.core.progress import Progress
-from lpaf_jax.data import (
-    load_task,
-    load_tokenizer,
-    packed,
-    sample_blocks,
-    text_tokens,
-    text_windows,
-)
-from lpaf_jax.linalg import nf4, nf4_bytes, nf4_dense
-from lpaf_jax.models import compressible, parameters, set_parameters
-from lpaf_jax.runs.pipeline import compress
-from lpaf_jax.runs.run import Run
-from lpaf_jax.runs.settings import make_settings
-from lpaf_jax.runs.text_decoder import Decoder
-from lpaf_jax.stages.trainer import score_of
-from lpaf_jax.tasks.kinds import judged_windows
+from lpaf_jax.data import load_task
+from lpaf_jax.recipes import Recipe
+from lpaf_jax.report.compare_facts import Group, groups
+from lpaf_jax.runs.comparison import compare
+from lpaf_jax.stages import Compensate, Factorize, FineTune, PruneGroups, Stage, Tune
 
 RESULTS = Path(__file__).parent / "results" / "healing.json"
-LENGTH, SAMPLES, HELD_OUT = 256, 128, 80
-RANK = 16
-# What is trained, by the settings of `Tune`; learning rates are those that are usual for each.
-WAYS: dict[str, dict[str, Any]] = {
-    "all tuned": {"tune_lr": 5e-5},
-    "adapters": {"lora": RANK, "tune_lr": 2e-4},
-    "adapters, matrices in NF4": {"lora": RANK, "lora_base": "nf4", "tune_lr": 2e-4},
-}
-ROWS = ("as it is", "NF4", *WAYS)
+WINDOWS, LENGTH, REVIEWS, BATCH = 64, 256, 110, 4
+# Every row has as many steps; adapters that train before the last stage share them with it.
+EPOCHS, BEFORE = 1.0, 0.5
+RANK, LORA_LR, FULL_LR = 8, 1e-3, 1e-4
 
 
-def texts() -> dict[str, np.ndarray]:
-    tokenizer, reviews = load_tokenizer(resolve_model("smollm2")), load_task("imdb")
-    stream = text_tokens(tokenizer, reviews.train.texts)
-    found = {"calibration": sample_blocks(stream, LENGTH, SAMPLES, 0)}
-    for name, of in (("imdb", reviews.test.texts), ("manual", manual())):
-        windows = text_windows(text_tokens(tokenizer, of), LENGTH)
-        whole = (window.ids for window in windows if len(window.ids) == LENGTH)
-        found[name] = np.stack(list(islice(whole, HELD_OUT)))
-    return found
+def recipes() -> list[Recipe]:
+    rows: dict[str, Any] = {"solver": "metric", "ranks": "uniform"}
+    two_sided = Factorize(importance="two-sided", solver="metric", ranks="loss")
+    lora = Tune(lora=RANK, tune_lr=LORA_LR, tune_epochs=EPOCHS)
+    four_bits = Tune(lora=RANK, tune_lr=LORA_LR, tune_epochs=EPOCHS, lora_base="nf4")
+    rest = Tune(lora=RANK, tune_lr=LORA_LR, tune_epochs=EPOCHS - BEFORE)
+    every = Tune(tune_lr=FULL_LR, tune_epochs=EPOCHS)
+    adapters: dict[str, Any] = {"lora_epochs": BEFORE, "lora_lr": LORA_LR}
+    during = Compensate(importance="fisher-rows", **rows, lora=RANK, **adapters, truncations=4)
+    groups_by = PruneGroups(prune_lora=RANK, **adapters, mask_every=1)
+    plain = Factorize(importance="none", solver="plain", ranks="uniform")
+    ways: list[tuple[str, Stage, Tune]] = [
+        ("plain SVD, LoRA", plain, lora),
+        ("Fisher rows, LoRA", Factorize(importance="fisher-rows", **rows), lora),
+        ("sketch of them, LoRA", Factorize(importance="lora-sketch", **rows), lora),
+        ("Fisher rows, LoRA during the cut", during, rest),
+        ("LoRAPrune, LoRA", groups_by, rest),
+        ("two-sided, LoRA", two_sided, lora),
+        ("two-sided, LoRA over NF4", two_sided, four_bits),
+        ("two-sided, all weights", two_sided, every),
+    ]
+    return [Recipe(FineTune(finetune_epochs=0), cut, tune, name=name) for name, cut, tune in ways]
 
 
-def measure(row: str, share: float, work: Path) -> dict[str, Any]:
-    """One row, in this process."""
-    given, seconds = texts(), 0.0
-    folder = cut_model(share, work)
-    if row in WAYS:
-        begun = time.perf_counter()
-        folder = tuned(row, folder, given, work / "tuned")
-        seconds = time.perf_counter() - begun
-    peak = peak_memory()
-    model = load_model(folder, head="lm")
-    params = parameters(model)
-    matrices = compressible(params)
-    size = 2 * sum(x.size for x in params.values())
-    if row == "NF4":
-        rounded = {path: nf4_dense(nf4(x), x.shape) for path, x in matrices.items()}
-        set_parameters(model, rounded)
-        size += sum(nf4_bytes(x.shape) - 2 * x.size for x in matrices.values())
-    scores = {
-        name: score_of(model, judged_windows(packed(list(given[name]), 0)), 1)(parameters(model))
-        for name in ("imdb", "manual")
-    }
-    return {
-        "row": row,
-        "params": share,
-        "bytes": size,
-        "perplexity": scores,
-        "seconds": round(seconds, 1),
-        "peak_memory_bytes": peak,
-        "trained_tokens": int(given["calibration"].size) if row in WAYS else 0,
-    }
+def reviews(work: Path) -> Path:
+    """Reviews of the training split, one to a paragraph."""
+    work.mkdir(parents=True, exist_ok=True)
+    file = work / "reviews.txt"
+    texts = [" ".join(text.split()) for text in load_task("imdb").train.texts[:REVIEWS]]
+    file.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    return file
 
 
-def cut_model(share: float, work: Path) -> Path:
-    if share == 1:
-        return resolve_model("smollm2")
-    out = work / f"cut-{share:g}"
-    chosen: Any = {"recipe": "drone", "params": share, "samples": SAMPLES, "length": LENGTH}
-    compress("smollm2", calibration="imdb", held_out="imdb", out=out, quiet=True, **chosen)
-    return out / "model"
-
-
-def tuned(row: str, cut: Path, given: dict[str, np.ndarray], out: Path) -> Path:
-    shutil.rmtree(out, ignore_errors=True)
-    chosen = {"recipe": "drone", "samples": SAMPLES, "length": LENGTH, "batch": 8}
-    chosen |= {"tune_epochs": 1.0, **WAYS[row]}
-    settings = make_settings("smollm2", out=out, calibration="imdb", held_out="imdb", **chosen)
-    job = Run(settings)
-    with job.opened(row):
-        first, last = (name for name, _ in settings.steps_of_texts)
-        shutil.copytree(cut, job.stage(first))
-        progress = Progress(job.folder, quiet=False)
-        decoder = Decoder(resolve_model("smollm2"))
-        decoder.tune(settings, given["calibration"], given["imdb"], job, progress)
-    return job.stage(last)
-
-
-def show(rows: list[dict[str, Any]]) -> None:
+def show(found: dict[str, Any]) -> None:
     """As Markdown."""
-    print("| kept | | bytes | IMDb | manual | seconds of tuning | peak memory |")
-    print("|---|---|---|---|---|---|---|")
-    for row in sorted(rows, key=lambda row: (-row["params"], ROWS.index(row["row"]))):
-        cells = [f"{100 * row['params']:g} %", row["row"], f"{row['bytes'] / 1e6:.0f} MB"]
-        cells += [f"{row['perplexity'][text]:.1f}" for text in ("imdb", "manual")]
-        cells.append(f"{row['seconds']:.0f}" if row["row"] in WAYS else "")
-        memory = f"{row['peak_memory_bytes'] / 2**30:.2f} GiB"
-        cells.append(memory if row["row"] in WAYS else "")
+    print("| kept | | before tuning | final | bytes | in NF4 | bytes | seconds | memory |")
+    print("|---|---|---|---|---|---|---|---|---|")
+
+    def line(kept: str, name: str, of: Group, end: str, scores: list[float | None]) -> None:
+        score, size = of.in_nf4(end) or (float("nan"), 0)
+        cells = [kept, name, *("" if x is None else f"{x:.1f}" for x in scores)]
+        whole = of.mean("bytes" if end == "final" else "bytes_dense") or 0
+        cells += [f"{whole / 1e6:.0f} MB", f"{score:.1f}", f"{size / 1e6:.0f} MB"]
+        if end == "final":
+            cells.append(f"{of.mean('seconds') or 0:.0f}")
+            cells.append(f"{(of.mean('memory') or 0) / 2**30:.1f} GiB")
         print(f"| {' | '.join(cells)} |")
+
+    every = [of for size in groups(found).values() for of in size]
+    line("100 %", "dense", every[0], "dense", [None, every[0].mean("dense")])
+    for of in every:
+        scores = [of.mean("before_tuning"), of.score]
+        line(f"{100 * of.params:g} %", of.recipe, of, "final", scores)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--params", type=float, nargs="+", default=[1.0, 0.8, 0.6])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
+    parser.add_argument("--params", type=float, nargs="+", default=[0.8, 0.6])
     parser.add_argument("--work", type=Path, default=Path("runs/healing"))
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
-    parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.row is not None:
-        print(json.dumps(measure(args.row, args.params[0], args.work)))
-        return
-    rows: list[dict[str, Any]] = read_json(RESULTS)["rows"] if RESULTS.is_file() else []
     if not args.show:
-        done = {(row["row"], row["params"]) for row in rows}
-        for share in args.params:
-            for name in args.rows:
-                if (name, share) in done:
-                    continue
-                print(f"{name}, {100 * share:g} %", file=sys.stderr, flush=True)
-                words = ["--row", name, "--params", str(share), "--work", str(args.work)]
-                command = [sys.executable, __file__, *words]
-                if name in WAYS:  # cut in a process of its own: the peak is that of tuning alone
-                    cut = ["--row", "as it is", *words[2:]]
-                    subprocess.run([*command[:2], *cut], check=True, stdout=subprocess.DEVNULL)
-                found = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-                # The last line: before it stands what tuning says of its way.
-                rows.append(json.loads(found.stdout.splitlines()[-1]) | provenance())
-                write_json(RESULTS, {"rows": rows})
-    show(rows)
+        chosen: dict[str, Any] = {"limit": WINDOWS, "length": LENGTH, "batch": BATCH, "nf4": True}
+        task = reviews(args.work)
+        out = args.work / "comparison"
+        found = compare(
+            "smollm2", task=task, out=out, recipes=recipes(), params=args.params, **chosen
+        )
+        write_json(RESULTS, found | provenance())
+    show(read_json(RESULTS))
 
 
 if __name__ == "__main__":
