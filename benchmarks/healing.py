@@ -25,7 +25,7 @@ from lpaf_jax.runs.comparison import compare
 from lpaf_jax.stages import Compensate, Factorize, FineTune, PruneGroups, Stage, Tune
 
 RESULTS = Path(__file__).parent / "results" / "healing.json"
-WINDOWS, LENGTH, REVIEWS, BATCH = 64, 256, 110, 4
+WINDOWS, LENGTH, BATCH = 64, 256, 4
 # Every row has as many steps; adapters that train before the last stage share them with it.
 EPOCHS, BEFORE = 1.0, 0.5
 RANK, LORA_LR, FULL_LR = 8, 1e-3, 1e-4
@@ -56,10 +56,12 @@ def recipes() -> list[Recipe]:
 
 
 def reviews(work: Path) -> Path:
-    """Reviews of the training split, one to a paragraph."""
+    """Some of each split of IMDb, one to a paragraph: as a text it is split in the same way."""
     work.mkdir(parents=True, exist_ok=True)
     file = work / "reviews.txt"
-    texts = [" ".join(text.split()) for text in load_task("imdb").train.texts[:REVIEWS]]
+    splits = load_task("imdb")
+    parts = (splits.train.texts[:80], splits.validation.texts[:12], splits.test.texts[:30])
+    texts = [" ".join(text.split()) for part in parts for text in part]
     file.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
     return file
 
