@@ -1,11 +1,14 @@
 """What a stage is: settings of its own, how it runs, and how it describes what it did."""
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from lpaf_jax.core.ranges import demand, whole
 
 if TYPE_CHECKING:  # models and their libraries take a second to import, and --help needs none
     from flax import nnx
@@ -134,3 +137,15 @@ class Stage(ABC):
     def settings(self) -> dict[str, Any]:
         """The fields by name."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+def check_adapters(stage: Stage, rank: str) -> None:
+    """Refuse settings of a stage that trains adapters; `rank` is its field for their rank.
+
+    Raises:
+        LpafError: names the setting and its range.
+    """
+    demand(stage, rank, whole(1), "a whole number, at least 1")
+    for name in ("lora_alpha", "lora_epochs"):
+        demand(stage, name, lambda x: 0 < x < math.inf, "finite and more than 0")
+    demand(stage, "lora_lr", lambda x: 0 < x < 1, "in (0, 1)")

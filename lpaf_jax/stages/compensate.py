@@ -1,6 +1,5 @@
 """Stage `factorized`, while adapters make up for what is cut off."""
 
-import math
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lpaf_jax.core.errors import SettingError
 from lpaf_jax.core.ranges import demand, whole
-from lpaf_jax.stages.base import Context, Description, Saved
+from lpaf_jax.stages.base import Context, Description, Saved, check_adapters
 from lpaf_jax.stages.factorize import Factorize
 
 if TYPE_CHECKING:
@@ -45,11 +44,8 @@ class Compensate(Factorize):
     def check(self) -> None:
         """See `Stage.check`."""
         super().check()
-        demand(self, "lora", whole(1), "a whole number, at least 1")
         demand(self, "truncations", whole(1), "a whole number, at least 1")
-        demand(self, "lora_alpha", lambda x: 0 < x < math.inf, "finite and more than 0")
-        demand(self, "lora_epochs", lambda x: 0 < x < math.inf, "finite and more than 0")
-        demand(self, "lora_lr", lambda x: 0 < x < 1, "in (0, 1)")
+        check_adapters(self, "lora")
         if self.rank is not None:
             raise SettingError(
                 ("rank",), "does not set the ranks of the earlier truncations: use --params instead"

@@ -1,13 +1,12 @@
 """Stage `factorized`, where heads and channels go in the place of ranks (LoRAPrune)."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.ranges import demand, demand_choice, whole
-from lpaf_jax.stages.base import Context, Description, Saved
+from lpaf_jax.stages.base import Context, Description, Saved, check_adapters
 from lpaf_jax.stages.shrink import Shrink
 
 if TYPE_CHECKING:
@@ -49,11 +48,8 @@ class PruneGroups(Shrink):
         super().check()
         demand_choice(self, "groups", ("all", "channels"))
         demand_choice(self, "group_criterion", ("lora", "gates"))
-        demand(self, "prune_lora", whole(1), "a whole number, at least 1")
         demand(self, "mask_every", whole(1), "a whole number, at least 1")
-        demand(self, "lora_alpha", lambda x: 0 < x < math.inf, "finite and more than 0")
-        demand(self, "lora_epochs", lambda x: 0 < x < math.inf, "finite and more than 0")
-        demand(self, "lora_lr", lambda x: 0 < x < 1, "in (0, 1)")
+        check_adapters(self, "prune_lora")
 
     def check_inputs(self, inputs: "Inputs") -> None:
         """See `Stage.check_inputs`."""
