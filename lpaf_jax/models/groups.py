@@ -8,8 +8,8 @@ with all of its queries, so that grouped-query attention stays what it was.
 With the same number of groups left in every block the model is an ordinary one of another width, if
 the configuration of its family has a word for it: channels always do, heads where it names the
 width of a head (Llama and its kin). In BERT and its kin that width is the hidden size over the
-number of heads, so a model that lacks heads has all its layers of fewer groups stored as
-`lpaf_jax.factors.sliced`.
+number of heads. A model that lacks heads there, or whose blocks differ, has all its layers of fewer
+groups stored as `lpaf_jax.factors.sliced`.
 """
 
 from collections.abc import Mapping
@@ -69,6 +69,22 @@ def groups_of(model: nnx.Module) -> list[Groups]:
     return found
 
 
+def without_ends(groups: list[Groups]) -> list[Groups]:
+    """Those of the blocks that LoRAPrune cuts: all but the first tenth, rounded down, and the last.
+
+    Source: `local_prune` of the code of Zhang et al., "LoRAPrune" (2024).
+    """
+    blocks = list(dict.fromkeys(_block(each) for each in groups))
+    spared = {*blocks[: len(blocks) // 10], *blocks[-1:]}
+    return [each for each in groups if _block(each) not in spared]
+
+
+def _block(groups: Groups) -> str:
+    place = place_of(groups.out)
+    assert place is not None, f"{groups.out} is compressible"
+    return place.block
+
+
 def _heads(model: nnx.Module, keys: str) -> int:
     """How many heads of keys the layer of attention has whose keys are made by the layer at a path.
 
@@ -85,13 +101,14 @@ def counts_left(
 ) -> dict[str, int]:
     """How many groups are left, by the path of the layer that takes them, as many in every block.
 
-    Of heads the share is left, rounded, and of channels what then fits: matrices come to no more
-    than the share of their numbers, and to less by one channel of each block at most.
+    Of heads the share that the blocks of `groups` may keep is left, rounded, and of channels what
+    then fits: matrices come to no more than the share of their numbers, and to less by one channel
+    of each of these blocks at most.
 
     Args:
         model: dense.
-        groups: all of it.
-        share: of the numbers in compressible matrices.
+        groups: those that may go; others count as they are.
+        share: of the numbers in all compressible matrices.
         heads: whether heads may go, too.
 
     Raises:
@@ -110,7 +127,8 @@ def counts_left(
         """For channels in each block, beside so many heads."""
         return int((share * total - fixed - left * price["heads"]) // price["channels"])
 
-    left = min(most["heads"], max(1, round(share * most["heads"]))) if movable else most["heads"]
+    of_these = (share * total - fixed) / (total - fixed)
+    left = min(most["heads"], max(1, round(of_these * most["heads"]))) if movable else most["heads"]
     while movable and left > 1 and room(left) < 1:
         left -= 1
     while movable and left < most["heads"] and room(left) > most["channels"]:
@@ -175,14 +193,17 @@ def drop_groups(model: Any, groups: list[Groups], kept: Mapping[str, Any]) -> No
     Args:
         model: dense.
         groups: those there may be fewer of.
-        kept: booleans, one for each group, by the path of the layer that takes them; as many are
-            true in every block.
+        kept: booleans, one for each group, by the path of the layer that takes them.
     """
+    counts: dict[str, set[int]] = {}
+    for each in groups_of(model):
+        left = np.sum(kept[each.out]) if each.out in kept else each.total
+        counts.setdefault(each.kind, set()).add(int(left))
     left_of = {each.out: np.flatnonzero(np.asarray(kept[each.out])) for each in groups}
     gone = [each for each in groups if len(left_of[each.out]) < each.total]
     words = [_words(model, each, len(left_of[each.out])) for each in gone]
     # All or nothing: what config.json has no word for is recorded beside the shapes that it gives.
-    ordinary = all(words)
+    ordinary = all(words) and all(len(found) == 1 for found in counts.values())
     for each in gone:
         left = left_of[each.out]
         for path, side in (*((path, "outputs") for path in each.into), (each.out, "inputs")):

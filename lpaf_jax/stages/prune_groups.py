@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lpaf_jax.core.errors import LpafError
+from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.ranges import demand, demand_choice, whole
 from lpaf_jax.stages.base import Context, Description, Saved, check_adapters
 from lpaf_jax.stages.shrink import Shrink
@@ -29,9 +29,12 @@ class PruneGroups(Shrink):
 
     groups: Literal["all", "channels"] = "all"
     """What to drop: heads and feed-forward channels, or only channels."""
-    group_criterion: Literal["lora", "gates"] = "lora"
-    """How to score them: by weights times the gradients that adapters estimate (LoRAPrune), or by
-    the gradient of a gate on each."""
+    group_criterion: Literal["lora", "gates", "random"] = "lora"
+    """How to score them: by weights times the gradients that adapters estimate (LoRAPrune), by
+    the gradient of a gate on each, or at random, as a control."""
+    spare_ends: bool = False
+    """Drop nothing from the first tenth of the blocks and from the last one, as the code of
+    LoRAPrune does; the other blocks lose more."""
     prune_lora: int = 8
     """Rank of the adapters (LoRA) of this stage."""
     lora_alpha: float = 16.0
@@ -47,7 +50,7 @@ class PruneGroups(Shrink):
         """See `Stage.check`."""
         super().check()
         demand_choice(self, "groups", ("all", "channels"))
-        demand_choice(self, "group_criterion", ("lora", "gates"))
+        demand_choice(self, "group_criterion", ("lora", "gates", "random"))
         demand(self, "mask_every", whole(1), "a whole number, at least 1")
         check_adapters(self, "prune_lora")
 
@@ -60,19 +63,24 @@ class PruneGroups(Shrink):
         groups, left, share = self._left(inputs)
         parts = {each.kind: f"{left[each.out]} of {each.total} {each.kind}" for each in groups}
         kept = " and ".join(dict(sorted(parts.items(), reverse=True)).values())
-        return f"{kept} in each block, keeps {100 * share:.1f} % of the compressible weights"
+        where = "each block but the spared ones" if self.spare_ends else "each block"
+        return f"{kept} in {where}, keeps {100 * share:.1f} % of the compressible weights"
 
     def _left(self, inputs: "Inputs") -> "tuple[list[Groups], dict[str, int], float]":
-        """The groups of the model, how many are left, and what share of the numbers they have."""
+        """The groups that may go, how many are left, and what share of the numbers that makes."""
         from lpaf_jax.checkpoints.checkpoint import empty_model
         from lpaf_jax.checkpoints.contents import read_source
-        from lpaf_jax.models.groups import counts_left, groups_of, share_left
+        from lpaf_jax.models.groups import counts_left, groups_of, share_left, without_ends
 
         language = inputs.spec.kind == "language"
         model = empty_model(read_source(inputs.source, "lm" if language else None))
         groups = groups_of(model)
         if not groups:
             raise LpafError(f"{inputs.source} has no heads or channels to drop")
+        if self.spare_ends:
+            groups = without_ends(groups)
+            if not groups:
+                raise SettingError(("spare_ends",), "leaves no block to drop anything from")
         share = self.share()
         assert share is not None
         left = counts_left(model, groups, share, heads=self.groups == "all")
@@ -109,6 +117,7 @@ class PruneGroups(Shrink):
             cooldown=round(_COOLDOWN * loop.steps),
             criterion=self.group_criterion,
             mask_every=self.mask_every,
+            seed=training.seed,
         )
         trainer = Trainer(training, loop, context.progress)
         state = trainer.run(
@@ -133,20 +142,22 @@ class PruneGroups(Shrink):
     def describe(self, found: Mapping[str, Any]) -> Description:
         """See `Stage.describe`."""
         what = "Feed-forward channels" if self.groups == "channels" else "Heads and channels"
-        by = (
-            "by the gradient of a gate on each"
-            if self.group_criterion == "gates"
-            else "by their weights times the gradients that the adapters estimate"
-        )
+        by = {
+            "lora": "those of least importance, scored by their weights times the gradients that "
+            "the adapters estimate",
+            "gates": "those of least importance, scored by the gradient of a gate on each",
+            "random": "drawn at random",
+        }[self.group_criterion]
+        alike = "every block but the first tenth and the last" if self.spare_ends else "every block"
         text = (
-            f"{what} are dropped, the same number in every block: those of least importance, "
-            f"scored {by}. Meanwhile adapters of rank {self.prune_lora} are trained beside the "
-            "frozen matrices, and merged into them at the end."
+            f"{what} are dropped, the same number in {alike}: {by}. Meanwhile adapters of rank "
+            f"{self.prune_lora} are trained beside the frozen matrices, and merged into them at "
+            "the end."
         )
         return Description(
             "Pruned",
             "Pruning heads and channels",
             text,
-            f"whose {what.lower()} were pruned while adapters (LoRA) were trained; every block "
-            "keeps the same number.",
+            f"whose {what.lower()} were pruned while adapters (LoRA) were trained; {alike} keeps "
+            "the same number.",
         )

@@ -1,5 +1,6 @@
 """Structured pruning as an optimiser stage: adapters learn while gates of groups go to 0."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -13,7 +14,7 @@ from lpaf_jax.models.functional import Params
 from lpaf_jax.models.groups import Groups
 from lpaf_jax.train.schedules import cubic_sparsity
 
-GroupCriterion = Literal["lora", "gates"]
+GroupCriterion = Literal["lora", "gates", "random"]
 # What importance keeps of itself from step to step, as in LoRAPrune.
 _DECAY = 0.9
 
@@ -45,6 +46,7 @@ def prune_groups(
     cooldown: int,
     criterion: GroupCriterion = "lora",
     mask_every: int = 10,
+    seed: int = 0,
 ) -> optax.GradientTransformationExtraArgs:
     """Train adapters, and mask ever more groups of every layer, those of least importance.
 
@@ -53,6 +55,7 @@ def prune_groups(
 
         |(A ∇B + ∇A B) ∘ (W + s A B)|        lora: LoRAPrune; no gradient of W is made
         |∂L/∂g|                              gates: what the loss says of the gate g of the group
+        u ~ U(0, 1), drawn once              random: a control
 
     the first one over the norm of these sums over all groups, and added up over its matrices. The
     importance is a running mean of that, `I ← 0.9 I + 0.1 G`. From `start` on the number of groups
@@ -68,6 +71,7 @@ def prune_groups(
         criterion: what importance is taken from.
         mask_every: steps between two updates of the masks; they are also updated where the
             schedule ends, so that what is left at the end is met exactly.
+        seed: of `random`.
 
     Returns:
         a transformation of adapters and gates. `update` is given `fixed`, where W is.
@@ -109,11 +113,12 @@ def prune_groups(
         due = (step % mask_every == 0) | (step == end)
         for each in groups:
             path, count = each.out, each.total
-            found = (
-                jnp.abs(grads[f"{path}.lora_gate"])
-                if criterion == "gates"
-                else _by_adapters(each, own, grads, fixed, scale)
-            )
+            if criterion == "lora":
+                found = _by_adapters(each, own, grads, fixed, scale)
+            elif criterion == "gates":
+                found = jnp.abs(grads[f"{path}.lora_gate"])
+            else:
+                found = jax.random.uniform(_key(seed, path), (count,))
             importance[path] = _DECAY * state.importance[path] + (1 - _DECAY) * found
             gone = jnp.floor((1 - going(step)) * (count - left[path])).astype(jnp.int32)
             # Ranked with those that are masked last.
@@ -125,6 +130,10 @@ def prune_groups(
         return updates, GroupState(step, importance, masks, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _key(seed: int, path: str) -> Array:
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
 
 
 def _adapters(tree: Params) -> Params:

@@ -209,6 +209,48 @@ def test_what_cannot_be_kept_is_refused_before_any_work(
     assert not (tmp_path / "no" / "stages").exists()
 
 
+@pytest.fixture(scope="module")
+def spared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of a decoder of three blocks, of which the last one is spared."""
+    folder = tmp_path_factory.mktemp("spared")
+    chosen = fast("loraprune") | CHOSEN | {"params": 0.6, "length": LENGTH, "tune_epochs": 0.5}
+    model = write_decoder(folder / "llama", "llama", num_hidden_layers=3)
+    text = write_story(folder / "text.txt")
+    ends = {"spare_ends": True, "group_criterion": "random"}
+    compress(model, task=text, out=folder / "run", **(chosen | ends))
+    return folder / "run"
+
+
+def test_the_ends_are_spared(spared: Path) -> None:
+    """No tenth of three blocks, but the last one; the share is met by the other two."""
+    metrics, records = read(spared / "metrics.json"), read(spared / "model/config.json")
+    values, records = records, records["lpaf_factors"]
+    assert not metrics["ordinary"]
+    assert (values["intermediate_size"], values["num_attention_heads"]) == (48, 4)
+    assert {path.split(".")[2] for path in records} == {"0", "1"}
+    assert len(records) == 14
+    # One of two heads of keys with its two of queries.
+    assert records["model.layers.0.self_attn.k_proj"]["outputs"] == 8
+    assert sorted(records["model.layers.1.self_attn.q_proj"]["heads"]["left"]) == [0, 16]
+    assert 0.59 < metrics["encoder_params_ratio"] <= 0.6
+    assert "in each block but the spared ones, keeps" in (spared / "logs/run.log").read_text()
+    page = " ".join((spared / "report.html").read_text().split())
+    assert "in every block but the first tenth and the last: drawn at random" in page
+
+
+def test_blocks_of_several_widths_are_read_by_pytorch(spared: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    ids = np.random.default_rng(0).integers(0, 50, (3, LENGTH)).astype(np.int32)
+    for name in ("stages/factorized", "model"):
+        there = transformers.AutoModelForCausalLM.from_pretrained(
+            spared / name, trust_remote_code=True
+        ).eval()
+        with torch.no_grad():
+            expected = there(torch.from_numpy(ids).long()).logits.numpy()
+        np.testing.assert_allclose(load_model(spared / name)(ids), expected, atol=1e-4)
+
+
 def test_channels_alone_leave_an_ordinary_encoder(tiny: Tiny, tmp_path: Path) -> None:
     chosen = CHOSEN | {"groups": "channels", "group_criterion": "gates", "params": 0.75}
     found = compress(**tiny.chosen(tmp_path / "run", **chosen))
@@ -223,7 +265,7 @@ def test_channels_alone_leave_an_ordinary_encoder(tiny: Tiny, tmp_path: Path) ->
     ("changes", "message"),
     [
         ({"groups": "heads"}, "all, channels"),
-        ({"group_criterion": "luck"}, "lora, gates"),
+        ({"group_criterion": "luck"}, "lora, gates, random"),
         ({"prune_lora": 0}, "at least 1"),
         ({"lora_epochs": 0.0}, "more than 0"),
         ({"lora_lr": 1.0}, r"in \(0, 1\)"),

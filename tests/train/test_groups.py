@@ -83,7 +83,7 @@ def test_a_gate_is_worth_what_the_loss_does_without_it(given: Any) -> None:
         assert float(state.importance[each.out][index]) == pytest.approx(expected, rel=0.02)
 
 
-@pytest.mark.parametrize("criterion", ["lora", "gates"])
+@pytest.mark.parametrize("criterion", ["lora", "gates", "random"])
 def test_masks_grow_to_the_number_that_is_asked_for(given: Any, criterion: Any) -> None:
     model, groups, params = given
     optimizer = made(groups, 1, criterion=criterion)
