@@ -12,6 +12,8 @@ from lpaf_jax.stages.base import Context, Description, Saved, check_adapters
 from lpaf_jax.stages.factorize import Factorize
 
 if TYPE_CHECKING:
+    from flax import nnx
+
     from lpaf_jax.models.functional import Params
 
 
@@ -65,63 +67,18 @@ class Compensate(Factorize):
 
     def run(self, context: Context) -> Saved:
         """Train adapters and truncate in turn, from the last truncation that is on disk."""
-        import jax.numpy as jnp
-        import optax
-        from flax import nnx
-
         from lpaf_jax.checkpoints import load_model
-        from lpaf_jax.core.processes import on_host
         from lpaf_jax.factorization import factorize, to_factors
-        from lpaf_jax.models import fixed_arrays, parameters, set_parameters
-        from lpaf_jax.models.lora import add_adapters, merge_adapters
-        from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
-        from lpaf_jax.train import task_loss
+        from lpaf_jax.models import parameters, set_parameters
+        from lpaf_jax.models.lora import merge_adapters
 
-        training, inputs = context.training, context.inputs
         model = load_model(context.before)
-        scale = self.lora_alpha / self.lora
-
-        def adapted(index: int) -> nnx.Module:
-            found = nnx.clone(model)
-            add_adapters(found, self.lora, scale=scale, seed=training.seed + index)
-            return found
-
-        first = adapted(0)
-        told = context.progress.validation
-        loop = loop_of(context.log, training, inputs, self.lora_epochs, first, on_batch=told)
-        # Rounds of one length, so that one compiled step serves them all.
-        each = max(1, loop.steps // self.truncations)
-        loop = loop._replace(steps=each * self.truncations)
-        trainer = Trainer(training, loop, context.progress)
-        loss = task_loss(trainer.function(first), inputs.kind.objective)
-        optimizer, rate = optimizer_of(training, self.lora_lr, each)
-        matrices = context.checkpoints("compensate-matrices")
-        with closing(matrices):
-            # Biases, too: a solver may move them.
-            kept = _layers(parameters(model))
-            held = matrices.restore(trainer.fresh(kept, optax.identity()))
-            begun = int(held.step) // each
-            set_parameters(model, on_host(held.params))
-            del kept, held
+        rounds = _Rounds(self, context, model)
+        with closing(rounds.matrices):
+            begun = rounds.restore(model)
             for index, share in enumerate(self.shares()[begun:], begun):
-                moved = adapted(index)
-                state = trainer.fresh(parameters(moved), optimizer)
-                state = state._replace(step=jnp.full_like(state.step, index * each))
-                part = context.checkpoints(f"compensate-{index + 1}")
-
-                def of_round(t: int, start: int = index * each) -> dict[str, float]:
-                    return rate(t - start)
-
-                state = trainer.go_on(
-                    loss,
-                    optimizer,
-                    part.restore(state),
-                    fixed_arrays(moved),
-                    part,
-                    of_round,
-                    until=(index + 1) * each,
-                )
-                set_parameters(moved, on_host(state.params))
+                moved = rounds.adapted(model, index)
+                rounds.train(moved, index)
                 merge_adapters(moved)
                 subject = self.subject(moved, context)
                 by_matrix = partial(context.progress.part, "factorize")
@@ -136,9 +93,7 @@ class Compensate(Factorize):
                     if solution.bias is not None:
                         params[path.replace(".kernel", ".bias")] += solution.bias
                 set_parameters(model, params)
-                now = trainer.fresh(_layers(params), optax.identity())
-                step = jnp.full_like(now.step, (index + 1) * each)
-                matrices.save_if_due(now._replace(step=step), now=True)
+                rounds.keep(params, index)
         raise AssertionError("the last truncation returns")
 
     def describe(self, found: Mapping[str, Any]) -> Description:
@@ -154,6 +109,86 @@ class Compensate(Factorize):
             "made smaller by", "made smaller, with adapters (LoRA) trained to compensate, by", 1
         )
         return usual._replace(phase="Factorizing with adapters", text=text, card=card)
+
+
+class _Rounds:
+    """Training between truncations: rounds of one length, so that one compiled step serves all.
+
+    Attributes:
+        matrices: checkpoints of what each truncation left.
+    """
+
+    def __init__(self, stage: Compensate, context: Context, model: "nnx.Module"):
+        from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
+        from lpaf_jax.train import task_loss
+
+        training, inputs = context.training, context.inputs
+        self._stage, self._context = stage, context
+        first = self.adapted(model, 0)
+        told = context.progress.validation
+        loop = loop_of(context.log, training, inputs, stage.lora_epochs, first, on_batch=told)
+        self._each = max(1, loop.steps // stage.truncations)
+        loop = loop._replace(steps=self._each * stage.truncations)
+        self._trainer = Trainer(training, loop, context.progress)
+        self._loss = task_loss(self._trainer.function(first), inputs.kind.objective)
+        self._optimizer, self._rate = optimizer_of(training, stage.lora_lr, self._each)
+        self.matrices = context.checkpoints("compensate-matrices")
+
+    def adapted(self, model: "nnx.Module", index: int) -> "nnx.Module":
+        """A copy with new adapters, which begin at 0."""
+        from flax import nnx
+
+        from lpaf_jax.models.lora import add_adapters
+
+        found, stage = nnx.clone(model), self._stage
+        seed = self._context.training.seed + index
+        add_adapters(found, stage.lora, scale=stage.lora_alpha / stage.lora, seed=seed)
+        return found
+
+    def restore(self, model: "nnx.Module") -> int:
+        """Give `model` the matrices of the last truncation on disk; returns how many there were."""
+        import optax
+
+        from lpaf_jax.core.processes import on_host
+        from lpaf_jax.models import parameters, set_parameters
+
+        # Biases, too: a solver may move them.
+        kept = _layers(parameters(model))
+        held = self.matrices.restore(self._trainer.fresh(kept, optax.identity()))
+        set_parameters(model, on_host(held.params))
+        return int(held.step) // self._each
+
+    def keep(self, params: "Params", index: int) -> None:
+        """Save what truncation `index` left."""
+        import optax
+
+        state = self._trainer.fresh(_layers(params), optax.identity())
+        self.matrices.save_if_due(self._at(state, index + 1), now=True)
+
+    def train(self, moved: "nnx.Module", index: int) -> None:
+        """Train the adapters of `moved` for a round, from its last checkpoint."""
+        from lpaf_jax.core.processes import on_host
+        from lpaf_jax.models import fixed_arrays, parameters, set_parameters
+
+        begun = index * self._each
+        part = self._context.checkpoints(f"compensate-{index + 1}")
+        state = self._trainer.fresh(parameters(moved), self._optimizer)
+        state = self._trainer.go_on(
+            self._loss,
+            self._optimizer,
+            part.restore(self._at(state, index)),
+            fixed_arrays(moved),
+            part,
+            lambda step: self._rate(step - begun),
+            until=begun + self._each,
+        )
+        set_parameters(moved, on_host(state.params))
+
+    def _at(self, state: Any, index: int) -> Any:
+        """As after `index` rounds."""
+        import jax.numpy as jnp
+
+        return state._replace(step=jnp.full_like(state.step, index * self._each))
 
 
 def _layers(params: "Params") -> "Params":
