@@ -30,12 +30,12 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def show(rows: list[dict[str, Any]]) -> None:
     """As Markdown."""
-    print("| groups chosen by | kept | before tuning | final | validation | seconds |")
-    print("|---|---|---|---|---|---|")
+    print("| groups chosen by | kept | final | validation | divergence |")
+    print("|---|---|---|---|---|")
     for row in sorted(rows, key=lambda row: -row["params"]):
         cells = [row["recipe"], f"{100 * row['params']:g} %"]
-        cells += [f"{100 * row[key]:.1f} %" for key in ("before_tuning", "final", "validation")]
-        print(f"| {' | '.join(cells)} | {row['seconds']:.0f} |")
+        cells += [f"{100 * row[key]:.1f} %" for key in ("final", "validation")]
+        print(f"| {' | '.join(cells)} | {row['divergence']:.4f} |")
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
 import numpy as np
 
 from lpaf_jax.linalg import nf4, nf4_bytes, nf4_dense
@@ -27,7 +26,6 @@ def in_nf4(
         parameters of the same shapes, and how many bytes fewer they take.
     """
     matrices = compressible(params).items()
-    floats = {path: x for path, x in matrices if jnp.issubdtype(x.dtype, jnp.floating)}
-    rounded = {path: nf4_dense(nf4(x), x.shape, x.dtype) for path, x in floats.items()}
-    saved = sum(x.size * stored(path).itemsize - nf4_bytes(x.shape) for path, x in floats.items())
+    rounded = {path: nf4_dense(nf4(x), x.shape, x.dtype) for path, x in matrices}
+    saved = sum(x.size * stored(path).itemsize - nf4_bytes(x.shape) for path, x in matrices)
     return {**params, **rounded}, saved

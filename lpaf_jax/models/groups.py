@@ -72,7 +72,7 @@ def groups_of(model: nnx.Module) -> list[Groups]:
 def without_ends(groups: list[Groups]) -> list[Groups]:
     """Those of the blocks that LoRAPrune cuts: all but the first tenth, rounded down, and the last.
 
-    Source: `local_prune` of the code of Zhang et al., "LoRAPrune" (2024).
+    Source: the code of Zhang et al., "LoRAPrune" (2024).
     """
     blocks = list(dict.fromkeys(_block(each) for each in groups))
     spared = {*blocks[: len(blocks) // 10], *blocks[-1:]}
@@ -137,7 +137,7 @@ def counts_left(
         least = (fixed + left * price["heads"] + price["channels"]) / total
         raise SettingError(
             ("params",),
-            f"is {share:g}, but a single channel in every block already makes "
+            f"is {share:g}, but a single channel in every block that may lose any already makes "
             f"{least:.1%} of the weights: give more"
             + ("" if movable or not most["heads"] else ", or drop heads, too (--groups all)"),
         )

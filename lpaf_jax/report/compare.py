@@ -11,15 +11,7 @@ from rich.table import Table
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.core.files import atomic_write, read_json
 from lpaf_jax.report import facts
-from lpaf_jax.report.compare_facts import (
-    Found,
-    Group,
-    best,
-    groups,
-    measure,
-    seeds,
-    shown,
-)
+from lpaf_jax.report.compare_facts import Found, Group, best, groups, measure, seeds, shown
 from lpaf_jax.report.compare_four_bits import four_bits, said_of_four_bits
 from lpaf_jax.report.compare_plots import figure_against_size
 from lpaf_jax.report.compare_tests import all_seeds, run_by_run
@@ -244,7 +236,7 @@ def _costs(found: Found) -> Html:
     text = (
         "The time covers all stages, as if each method were run alone; here, shared stages were "
         "run only once. It excludes loading and evaluation. Memory is the peak of the process "
-        "during the run: it can be too high for a run that follows others, and it excludes "
+        "before the evaluation: it can be too high for a run that follows others, and it excludes "
         "shared stages."
     )
     return join(table(heads, rows, class_="stack"), el("p", text, class_="small"))

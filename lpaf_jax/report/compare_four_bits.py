@@ -17,14 +17,15 @@ def four_bits(found: Found) -> Html | None:
         cells = [shown(by, group.score), facts.size(group.mean("bytes"))]
         cells += [shown(by, score), facts.size(size)]
         rows.append([f"{group.recipe}, {100 * group.params:g} %", *cells])
-    one = every[0]
-    score, size = one.in_nf4("dense") or (None, None)
-    dense = [shown(by, one.mean("dense")), facts.size(one.mean("bytes_dense"))]
-    rows.append(["before compression", *dense, shown(by, score), facts.size(size)])
+    dense = _all_together(every)
+    score, size = dense.in_nf4("dense") or (None, None)
+    cells = [shown(by, dense.mean("dense")), facts.size(dense.mean("bytes_dense"))]
+    rows.append(["before compression", *cells, shown(by, score), facts.size(size)])
     heads = ["Method and size", by.head, "File", f"{by.head} in NF4", "File in NF4"]
     under = (
         "NF4 stores the matrices and factors of the blocks in 4.13 bits per weight, scales "
-        "included; everything else stays as it is. Nothing was trained after rounding."
+        "included; everything else stays as it is. Nothing was trained after rounding. Files are "
+        "as the runs wrote them: after training with a task, in float32."
     )
     return join(
         el("p", " ".join(told)),
@@ -37,7 +38,7 @@ def said_of_four_bits(found: Found) -> list[str]:
     """What rounding alone does beside the methods, in sentences; none where it is not known."""
     by = measure(found)
     every = _every(found)
-    dense = every[0].in_nf4("dense")
+    dense = _all_together(every).in_nf4("dense")
     if dense is None:
         return []
     score, size = dense
@@ -60,11 +61,17 @@ def said_of_four_bits(found: Found) -> list[str]:
         choose = min if by.less else max
         group, (score, size) = choose(smaller, key=lambda pair: pair[1][0])
         told.append(
-            f"Rounded as well, the best compressed model is {group.recipe} at "
-            f"{100 * group.params:g} %: {by.name} {shown(by, score)} in {facts.size(size)}."
+            "Of the compressed models that are smaller than that when rounded, the best is "
+            f"{group.recipe} at {100 * group.params:g} %: {by.name} {shown(by, score)} in "
+            f"{facts.size(size)}."
         )
     return told
 
 
 def _every(found: Found) -> list[Group]:
     return [group for of in groups(found).values() for group in of]
+
+
+def _all_together(every: list[Group]) -> Group:
+    """What is known of the dense model, of which all runs tell."""
+    return Group("", 1.0, [row for group in every for row in group.rows])

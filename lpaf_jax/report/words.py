@@ -59,7 +59,7 @@ def in_four_bits(metrics: Metrics) -> str | None:
     )
     return (
         f"With the matrices rounded to four bits (NF4), {measure.name} is {dense} before "
-        f"compression, {final} after."
+        f"compression and {final} after."
     )
 
 

@@ -14,6 +14,7 @@ from lpaf_jax.core.ranges import demand_choice
 from lpaf_jax.recipes import Recipe
 from lpaf_jax.runs.cells import Cell, about, command, place_of, plan
 from lpaf_jax.runs.settings import Settings
+from lpaf_jax.tasks.options import DEFAULTS
 
 FILE = "compare.json"
 _BASELINE = "svd-ft"
@@ -118,7 +119,9 @@ def _held(folder: Path, header: dict[str, Any]) -> dict[str, Any]:
         held = read_json(path)
         if not (isinstance(held, dict) and {"settings", "rows", "recipes"} <= held.keys()):
             raise LpafError(f"{path} is not a comparison of lpaf")
-    theirs, ours = held["settings"], header["settings"]
+    ours = header["settings"]
+    # What came into being since is there what it is where it is not given.
+    theirs = {name: DEFAULTS[name] for name in ours if name in DEFAULTS} | held["settings"]
     differing = [
         f"{name} {theirs.get(name, 'not given')!r} there, {ours.get(name, 'not given')!r} now"
         for name in theirs | ours

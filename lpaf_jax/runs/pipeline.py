@@ -129,6 +129,7 @@ def run(settings: Settings) -> dict[str, Any]:
 
 def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
     """Everything that is reported: test figures of every stage, sizes, latency, times."""
+    memory = peak_memory()  # of the work: all models are held at once below
     _announce(job, progress, "evaluate")
     started = time.monotonic()
     names = [name for name, _ in job.settings.steps]
@@ -174,7 +175,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
         **rounded,
         "latency_ms": {"length": length, "threads": usable_cpus(), **latency},
         "seconds": seconds | {"total": round(sum(seconds.values()), 2)},
-        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes": memory,
         "data": counts(inputs),
         "command": command(job.settings),
         "settings": as_json(job.settings),

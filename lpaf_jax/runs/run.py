@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.runs.run_log import closed, end_logged, logging_to
 from lpaf_jax.runs.settings import Settings, as_json
 from lpaf_jax.stages import Stage
-from lpaf_jax.tasks.options import NOT_COMPARED, Options
+from lpaf_jax.tasks.options import DEFAULTS, NOT_COMPARED
 
 # What the first stage of every run depends on, beside its own settings and what is read.
 _READ = (
@@ -37,7 +36,6 @@ _READ = (
 )
 # What all training stages depend on.
 _TRAINED = ("batch", "accumulate", "dtype", "seed", "warmup", "weight_decay")
-_DEFAULTS = {f.name: f.default for f in fields(Options) if f.default is not MISSING}
 
 # All that a run makes beside its settings and logs; what else lies in its folder is not ours to
 # delete. The metrics go first: without them a run is not finished.
@@ -371,4 +369,4 @@ def _settings_in(folder: Path) -> dict[str, Any] | None:
         values = read_json(path) if path.is_file() else None
     if not (isinstance(values, dict) and {"fingerprint", "params", "task"} <= values.keys()):
         return None
-    return _DEFAULTS | values
+    return DEFAULTS | values

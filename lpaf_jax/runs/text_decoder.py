@@ -185,22 +185,25 @@ class Decoder(TextModel):
             training = training._replace(accumulate=training.batch)
         cut, final = steps[0][0], steps[1][0]
         before = (Place(self._folder, FineTune()), Place(job.stage(cut), settings.factorize))
-        done = run_stage(job, steps, final, inputs, training, progress, before)
-        model, extra = done.saved
-        save_model(
-            model,
-            job.stage(final),
-            source=job.stage(cut),
-            label_names=None,
-            card="",
-            extra=extra,
-            stored=self._dtype_of,
-        )
-        for each in done.opened:
-            each.remove()
+        if not job.is_done(final):
+            done = run_stage(job, steps, final, inputs, training, progress, before)
+            model, extra = done.saved
+            job.note_seconds(final, done.seconds)
+            save_model(
+                model,
+                job.stage(final),
+                source=job.stage(cut),
+                label_names=None,
+                card="",
+                extra=extra,
+                stored=self._dtype_of,
+            )
+            for each in done.opened:
+                each.remove()
+            del model, done
         progress.say("evaluate      the tuned model")
         saved = load_model(job.stage(final))
-        return score_of(saved, inputs.validation, 1)(parameters(saved)), done.seconds
+        return score_of(saved, inputs.validation, 1)(parameters(saved)), job.seconds()[final]
 
     def in_nf4(
         self,
@@ -217,6 +220,7 @@ class Decoder(TextModel):
             model = load_model(folder, head="lm")
             params, saved = in_nf4(parameters(model), self._dtype_of)
             found[name] = score_of(model, data, 1)(params), saved
+            del model, params  # one at a time
         return found
 
     def _dtype_of(self, path: str) -> np.dtype[Any]:

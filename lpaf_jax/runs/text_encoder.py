@@ -69,7 +69,7 @@ class Encoder(TextModel):
         chosen = settings.factorize
         chosen.refuse_blocks("without a task, an encoder is not tuned")
         if settings.nf4:
-            raise SettingError(("nf4",), "works only for decoders without a task: give --task")
+            raise SettingError(("nf4",), "without a task, works only for decoders: give --task")
         if chosen.embeddings is not None:
             raise SettingError(
                 ("embeddings",), "works only for decoders without a task: give --task"

@@ -22,7 +22,7 @@ class PruneGroups(Shrink):
     """Drop heads of attention and feed-forward channels while adapters (LoRA) are trained.
 
     The matrices are fixed, and nothing but adapters has a gradient or a state of the optimiser. As
-    many heads and channels go in every block.
+    many heads and channels go in every block, but for those that are spared.
     """
 
     logs = "prune-groups"
@@ -33,8 +33,8 @@ class PruneGroups(Shrink):
     """How to score them: by weights times the gradients that adapters estimate (LoRAPrune), by
     the gradient of a gate on each, or at random, as a control."""
     spare_ends: bool = False
-    """Drop nothing from the first tenth of the blocks and from the last one, as the code of
-    LoRAPrune does; the other blocks lose more."""
+    """Drop nothing from the first tenth of the blocks (rounded down) and from the last one, as the
+    code of LoRAPrune does; the other blocks lose more."""
     prune_lora: int = 8
     """Rank of the adapters (LoRA) of this stage."""
     lora_alpha: float = 16.0
@@ -148,7 +148,9 @@ class PruneGroups(Shrink):
             "gates": "those of least importance, scored by the gradient of a gate on each",
             "random": "drawn at random",
         }[self.group_criterion]
-        alike = "every block but the first tenth and the last" if self.spare_ends else "every block"
+        alike = "every block"
+        if self.spare_ends:
+            alike += " but the last and the first tenth, rounded down"
         text = (
             f"{what} are dropped, the same number in {alike}: {by}. Meanwhile adapters of rank "
             f"{self.prune_lora} are trained beside the frozen matrices, and merged into them at "

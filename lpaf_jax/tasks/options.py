@@ -180,6 +180,11 @@ class Options:
         return Training(**{name: getattr(self, name) for name in Training._fields})
 
 
+DEFAULTS = {
+    field.name: field.default
+    for field in dataclasses.fields(Options)
+    if field.default is not dataclasses.MISSING
+}
 # Options that do not change what is computed, so a run may be continued under others. A preset
 # and a recipe are nothing but the values they stand for.
 NOT_COMPARED = ("out", "preset", "reuse", "fsdp", "distributed", "keep", "force", "quiet")
@@ -233,8 +238,7 @@ def _check_source(options: Options) -> None:
     if both:
         raise SettingError(("task", "calibration"), "exclude each other: a task has its own texts")
     foreign = _OF_TEXTS if options.task is not None else _OF_TASKS
-    defaults = {f.name: f.default for f in dataclasses.fields(Options)}
     for name in foreign:
-        if getattr(options, name) != defaults[name]:
+        if getattr(options, name) != DEFAULTS[name]:
             needs = "--calibration" if options.task is not None else "--task"
             raise SettingError((name,), f"works only with {needs}: leave it out")

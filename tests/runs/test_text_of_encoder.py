@@ -96,7 +96,7 @@ def test_each_matrix_is_nearest_in_its_outputs(folders: Folders, tmp_path: Path)
         ),
         ({"recipe": "kfac-svd"}, "importance 'two-sided' needs gradients, .* use --recipe drone"),
         ({"ranks": "loss"}, "ranks 'loss' needs gradients"),
-        ({"nf4": True}, "nf4 works only for decoders without a task: give --task"),
+        ({"nf4": True}, "nf4 without a task, works only for decoders: give --task"),
         ({"length": 33}, "length is 33, but the model reads at most 32"),
     ],
 )
