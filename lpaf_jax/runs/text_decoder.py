@@ -203,7 +203,9 @@ class Decoder(TextModel):
             del model, done
         progress.say("evaluate      the tuned model")
         saved = load_model(job.stage(final))
-        return score_of(saved, inputs.validation, 1)(parameters(saved)), job.seconds()[final]
+        return score_of(saved, inputs.validation, 1)(parameters(saved)), job.seconds().get(
+            final, 0.0
+        )
 
     def in_nf4(
         self,
