@@ -285,6 +285,6 @@ def test_of_models_in_four_bits_the_best_smaller_one_is_named() -> None:
     found = in_nf4(perplexities(), (30.0, 40e6), 0.5)
     sizes = {row["recipe"]: 0.5 * row["bytes"] for row in found["rows"] if row["params"] == 0.6}
     assert sizes["drone"] < 40e6  # at 80 % it is larger, and better
-    said = "the best compressed model is drone at 60 %: perplexity 53.0 in 36.4 MB."
+    said = "the best is drone at 60 %: perplexity 53.0 in 36.4 MB."
     assert said in Page(render(found)).text
     assert "Four bits" not in Page(render(perplexities())).text

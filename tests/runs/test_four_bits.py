@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from lpaf_jax.cli import main
 from lpaf_jax.core.files import read_json
 from lpaf_jax.linalg.nf4 import TABLE
-from lpaf_jax.runs import pipeline
+from lpaf_jax.runs import pipeline, text_decoder
 from tests.one_shot import perplexity
 from tests.tiny import Tiny
 from tests.tiny_decoder import write_decoder, write_text
@@ -64,6 +64,28 @@ def test_a_decoder_by_a_text(tmp_path: Path) -> None:
         assert found["bytes_on_disk"][end] - told["bytes"] == less
     page = (tmp_path / "run" / "report.html").read_text()
     assert "With the matrices rounded to four bits (NF4), perplexity is" in page
+
+
+def test_what_was_tuned_is_not_tuned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the run ends before its figures are written."""
+    model = write_decoder(tmp_path / "llama", "llama")
+    text = write_text(tmp_path / "text.txt", 320, seed=0)
+    chosen: dict[str, Any] = {"recipe": "drone", "params": 0.5, "samples": 4, "quiet": True}
+    chosen |= {"calibration": text, "tune_epochs": 1.0, "batch": 4, "nf4": True}
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("the machine went down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(text_decoder.Decoder, "in_nf4", refuse)
+        with pytest.raises(RuntimeError, match="went down"):
+            pipeline.compress(model, out=tmp_path / "run", **chosen)
+    tuned = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    monkeypatch.setattr(text_decoder, "run_stage", refuse)
+    found = pipeline.compress(model, out=tmp_path / "run", **chosen)
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == tuned
+    assert found["seconds"]["final"] > 0
+    assert found["nf4"]["final"]["score"] > 1
 
 
 def test_a_task_and_a_comparison(
