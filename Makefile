@@ -1,7 +1,7 @@
 # make run    the whole job on real data, five to twenty minutes on two cores; report in runs/quick
 # make decoder  the same for a decoder without training: SmolLM2-135M, ten to twenty minutes,
 #               report in runs/decoder
-# make test   install what the tests need and run all but the slow ones, a quarter to half an hour on two cores
+# make test   install what the tests need and run all but the slow ones, half an hour on two cores
 # make test-slow, make test-all  run the slow tests, run every test
 # make lint   ruff and mypy
 # make bench  time the exact solver against others, on the importance that `make run` found (hours)

@@ -8,10 +8,11 @@ from lpaf_jax.stages import Factorize, FineTune, Prune, Tune
 def lpaf_plus() -> Recipe:
     """Prune, minimise tr L(W − AB)R(W − AB)ᵀ with ranks by the loss, distil from the dense model.
 
-    The three steps of LPAF (Ren & Zhu, 2024). Step 2 uses the metric of K-FAC (Martens & Grosse,
-    2015) and ranks as in OBD-LLM (2026); step 3 uses distillation (Hinton et al., 2015; Sun et al.,
-    2019, for hidden states) instead of mixed ranks, at half the learning rate of `lpaf`, as it
-    starts from a better model.
+    L = E[xᵀx] of a matrix's inputs, R = E[gᵀg] of the gradients at its outputs. It has the three
+    steps of LPAF (Ren & Zhu, 2024). Step 2 uses the metric of K-FAC (Martens & Grosse, 2015) and
+    ranks as in OBD-LLM (2026); step 3 uses distillation (Hinton et al., 2015; Sun et al., 2019, for
+    hidden states) instead of mixed ranks, at half the learning rate of `lpaf`, as it starts from a
+    better model.
     """
     return Recipe(
         FineTune(),

@@ -59,11 +59,11 @@ def results(metrics: Metrics) -> Html:
         f"All weights: {dense:,} before, {final:,} after."
     )
     caption = (
-        "Up and to the left is better. Bars are 95 % intervals; arrows lead from stage to stage. "
-        "For stages of the same size, the narrower bar is the later one."
+        "Up and to the left is better. Bars are 95 % intervals; arrows show where the size "
+        "changes. For stages of the same size, the narrower bar is the later one."
         if key == "accuracy"
-        else f"{'Down' if measure.less else 'Up'} and to the left is better. Arrows lead from "
-        "stage to stage."
+        else f"{'Down' if measure.less else 'Up'} and to the left is better. Arrows show "
+        "where the size changes."
     )
     if measure.less:
         caption += " The vertical scale is logarithmic."
@@ -151,8 +151,8 @@ def training(metrics: Metrics, log: Log) -> Html | None:
     caption = (
         "Pale lines are the losses of single steps, each on one batch and therefore noisy; "
         "strong lines are their moving average. The second row shows the validation "
-        f"{measure.name} at the end of each stage, whose final weights are kept. Losses of "
-        "different stages may contain different terms."
+        f"{measure.name} at the end of each epoch and stage; a stage keeps its final weights. "
+        "Losses of different stages may contain different terms."
     )
     apart = words.validation_and_test(metrics, log)
     return join(figure(caption, pictures), el("p", apart) if apart else None)

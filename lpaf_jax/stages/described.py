@@ -24,12 +24,12 @@ def describe(stage: "Factorize", found: Mapping[str, Any]) -> Description:
         if found["retrained"]
         else "No training follows."
     )
-    rest = "Everything else is" if table else "Embeddings, biases, norms and the head are"
+    rest = "Nothing else is" if table else "Embeddings, biases, norms and the head are not"
     return Description(
         name,
         phase,
         f"{channels.done}{done}{table}{after}",
-        f"made smaller by {method}: {channels.stored}{stored}{table}{rest} unchanged.",
+        f"made smaller by {method}: {channels.stored}{stored}{table}{rest} compressed.",
     )
 
 

@@ -159,9 +159,9 @@ class Tune(Stage):
         return Description(
             "Tuned",
             "Tuning the factors",
-            "The factors are trained directly, without the original matrices. "
-            f"{self._teacher()}Only the factors are saved.",
-            "The factors were then tuned.",
+            "All parameters are trained, with the factors in place of the original matrices. "
+            f"{self._teacher()}The original matrices are not saved.",
+            "Then all parameters were tuned.",
         )
 
     def _teacher(self) -> str:
@@ -341,7 +341,7 @@ class MixedTune(Tune):
         text = (
             "Mixed-rank fine-tuning: in every training step, each factorized layer uses "
             f"{_MIXED[self.mix_with]} instead of its factors with probability p, which falls to "
-            f"zero. {self._teacher()}Only the factors are saved."
+            f"zero. {self._teacher()}The original matrices are not saved."
         )
         return super().describe(found)._replace(text=text)
 

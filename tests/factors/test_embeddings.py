@@ -193,7 +193,7 @@ def test_a_run_that_mixes_ranks(tiny: Tiny, tmp_path: Path) -> None:
     assert metrics["params"]["final"]["total"] == sum(x.size for x in final.values())
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "most accurate for the most frequent tokens" in card
-    assert "Everything else is unchanged." in card
+    assert "Nothing else is compressed." in card
     assert table not in metrics["ranks"]
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert settings["embeddings"] == 0.7

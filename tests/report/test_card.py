@@ -33,7 +33,7 @@ def test_body_holds_figures_use_and_limits(metrics):
     assert row in body
     assert "98.6 % of the accuracy kept (80.1 % of 81.3 %)" in body
     assert "k × n matrix, k = 128, chosen to preserve the weights" in body
-    assert "The factors were then tuned. Recipe: lpaf." in body
+    assert "Then all parameters were tuned. Recipe: lpaf." in body
     assert "lpaf predict RUN" in body
     assert 'load_predictor(Path("RUN"))' in body
     assert 'pipeline("text-classification", model="FOLDER", trust_remote_code=True)' in body

@@ -249,7 +249,7 @@ def test_step_one_left_out(make_run, metrics, log):
     page = page_of(make_run(metrics, None, rows))
     assert "Inside the matrices" not in page.text
     assert "to preserve the weights that the loss is most sensitive to" in page.text
-    assert "without the original matrices" in page.text
+    assert "in place of the original matrices" in page.text
     assert "Pruned" not in page.text
     assert "Schedules" not in page.text
 
@@ -266,7 +266,7 @@ def test_step_one_left_out(make_run, metrics, log):
         ({"criterion": "first-order"}, "training moves toward zero (movement pruning)"),
         ({"criterion": "magnitude"}, "pruning during training, and magnitude pruning"),
         ({"finetune_epochs": 0}, "as given, without further training"),
-        ({"recipe": "lpaf-without-step-3"}, "without the original matrices"),
+        ({"recipe": "lpaf-without-step-3"}, "in place of the original matrices"),
         (
             {"recipe": "lpaf"},
             "uses the matrix that was factorized instead of its factors with probability p",
