@@ -63,7 +63,7 @@ def render(found: Found) -> str:
         "nf4": ("Four bits instead, or as well", four_bits(found)),
         "methods": ("The methods", _methods(found)),
         "words": ("Glossary", _words(found)),
-        "particulars": ("Particulars", _particulars(found)),
+        "particulars": ("Details", _particulars(found)),
     }
     shown_parts = {key: part for key, part in parts.items() if part[1]}
     nav = el("nav", [el("a", name, href=f"#{key}") for key, (name, _) in shown_parts.items()])
@@ -302,8 +302,8 @@ def _particulars(found: Found) -> Html:
     return join(
         details("Command", el("p", el("code", found["command"]))),
         details("Every run", table(["Run", measure(found).head, "Before compression"], seeds_of)),
-        details("Settings of all runs", table(["Name", "value"], settings, class_="plain")),
-        details("Versions", table(["Name", "value"], versions, class_="plain")),
+        details("Settings of all runs", table(["Name", "Value"], settings, class_="plain")),
+        details("Versions", table(["Name", "Value"], versions, class_="plain")),
     )
 
 

@@ -56,7 +56,7 @@ def render(metrics: Metrics, analysis: Analysis | None, log: Log) -> str:
     }
     text = join(outcome, [content for _, content in parts.values()])
     parts["glossary"] = ("Glossary", sections.glossary(text, metrics))
-    parts["particulars"] = ("Particulars", sections.particulars(metrics))
+    parts["particulars"] = ("Details", sections.particulars(metrics))
     shown = {key: part for key, part in parts.items() if part[1]}
     nav = el("nav", [el("a", name, href=f"#{key}") for key, (name, _) in shown.items()])
     body = [

@@ -231,8 +231,8 @@ def _means(mean: Mapping[str, Mapping[str, float]]) -> Html:
     ]
     first, plain, dense = (mean[key]["effective_rank"] for key in ("pruned", "magnitude", "dense"))
     text = (
-        f"The effective rank after pruning is {_beside(first, plain)} that after magnitude pruning "
-        f"and {_beside(first, dense)} that of the dense model."
+        f"The mean effective rank after pruning is {_beside(first, plain)} that after magnitude "
+        f"pruning and {_beside(first, dense)} that of the dense model."
     )
     return join(el("p", el("strong", text)), table(heads, cells, class_="stack", emphasis=1))
 
@@ -300,7 +300,7 @@ def seconds(metrics: Metrics) -> Html:
         )
     if not trained:  # of one stage there is nothing to compare
         return el("p", text)
-    return join(table(["Stage", "time", ""], rows, class_="bars"), el("p", text, class_="small"))
+    return join(table(["Stage", "Time", ""], rows, class_="bars"), el("p", text, class_="small"))
 
 
 def particulars(metrics: Metrics) -> Html:
@@ -312,7 +312,7 @@ def particulars(metrics: Metrics) -> Html:
         _classes(metrics),
         _command(metrics),
         _pairs("Settings of this run, as options of lpaf compress", _options(metrics)),
-        details("Data", table(["What", "how much"], list(data.items()), class_="plain")),
+        details("Data", table(["What", "How much"], list(data.items()), class_="plain")),
         _pairs("Versions", metrics["versions"]),
     )
 
@@ -350,7 +350,7 @@ def _classes(metrics: Metrics) -> Html | None:
         for name, scores in entry["per_class"].items():
             shares = [facts.percent(scores[score]) for score in ("precision", "recall", "f1")]
             rows.append([facts.label(metrics, key), name, *shares, f"{scores['n']:,}"])
-    heads = ["Stage", "class", "precision", "recall", "F1", "examples"]
+    heads = ["Stage", "Class", "Precision", "Recall", "F1", "Examples"]
     return details("Figures by class", table(heads, rows))
 
 
@@ -371,7 +371,7 @@ def _answered(metrics: Metrics) -> Html | None:
 
 def _pairs(title: str, values: Mapping[str, str]) -> Html:
     rows = [[el("code", name), el("code", value)] for name, value in values.items()]
-    return details(title, table(["Name", "value"], rows, class_="plain"))
+    return details(title, table(["Name", "Value"], rows, class_="plain"))
 
 
 def glossary(page: str, metrics: Metrics) -> Html:

@@ -135,11 +135,11 @@ def _speed(metrics: Metrics) -> str:
     """At every batch size; nothing where nothing was timed."""
     largest_first = reversed(speeds(metrics))
     # No figure is claimed that the timings do not bear out.
-    said = (
-        f"{'not clearly faster or slower' if row.unclear else row.words} at batch {row.batch}"
-        for row in largest_first
-    )
-    return " and ".join(said)
+    said: dict[str, list[str]] = {}
+    for row in largest_first:
+        found = "not clearly faster or slower" if row.unclear else row.words
+        said.setdefault(found, []).append(row.batch)
+    return " and ".join(f"{found} at batch {' and '.join(of)}" for found, of in said.items())
 
 
 def validation_and_test(metrics: Metrics, log: Log) -> str | None:
@@ -288,7 +288,7 @@ def _difference(metrics: Metrics, dense: Row, final: Row) -> str:
         return text
     return (
         f"{text} If the two were equally good, the probability of a difference this large by "
-        f"chance would be {_probability(p)}: it {_judged(p)}."
+        f"chance would be {_probability(p)}, so it {_judged(p)}."
     )
 
 

@@ -184,7 +184,7 @@ def test_pruning_that_lowers_no_rank_is_told(metrics, analysis, rank, words):
 
 def test_words_are_explained_where_they_are_used(whole, metrics, make_run):
     def explained(page):
-        return page.text.split("Glossary")[2].split("Particulars")[0]
+        return page.text.split("Glossary")[2].split("Details")[0]
 
     # The output that is lost, and channels, are told of runs without a task alone.
     told_here = set(prose.GLOSSARY) - {"Output lost", "Channels"}

@@ -32,6 +32,13 @@ def test_summary_is_one_line_with_the_figures_that_count(metrics):
     assert "\n" not in summary_line(metrics | {"model": "two\nlines"})
 
 
+def test_what_holds_at_both_batch_sizes_is_said_once(metrics):
+    latency = metrics["latency_ms"]
+    alike = {end: latency[end] | {"1": latency[end]["32"]} for end in ("dense", "final")}
+    said = summary_line(metrics | {"latency_ms": latency | alike})
+    assert said.endswith("; 1.8× faster at batch 32 and 1")
+
+
 def test_a_file_of_before_has_no_pairs(metrics):
     del metrics["paired"]
     assert "(80.1 % of 81.3 %); file 1.4× smaller" in summary_line(metrics)
@@ -49,7 +56,7 @@ def test_a_difference_that_chance_brings_often_is_called_so(metrics):
         "The final model is 1.2 percentage points below the dense one: it is wrong on 74 test "
         "examples that the dense one gets right, and right on 54 that the dense one gets wrong. "
         "If the two were equally good, the probability of a difference this large by chance "
-        "would be 9.3 %: it may be chance."
+        "would be 9.3 %, so it may be chance."
     )
 
 
@@ -64,7 +71,7 @@ def changed(metrics, stage_of, lost, won, p):
 def test_few_swaps_all_one_way_are_hardly_chance_though_the_intervals_overlap(metrics, stage_of):
     run = changed(metrics, stage_of, 20, 0, 1.9e-6)
     assert run["stages"]["final"]["interval95"][1] > run["stages"]["dense"]["interval95"][0]
-    assert "by chance would be less than 0.1 %: it is hardly chance." in verdicts(run)[0]
+    assert "by chance would be less than 0.1 %, so it is hardly chance." in verdicts(run)[0]
     assert "20 test examples lost and 0 won, which is hardly chance;" in summary_line(run)
 
 
@@ -72,7 +79,7 @@ def test_a_gain_is_not_oversold(metrics, stage_of):
     run = changed(metrics, stage_of, 40, 53, 0.2132)
     assert "accuracy 82.1 % (before: 81.3 %)" in statement(run)
     assert "0.8 percentage points above" in verdicts(run)[0]
-    assert "21.3 %: it may be chance" in verdicts(run)[0]
+    assert "21.3 %, so it may be chance" in verdicts(run)[0]
 
 
 def test_equal_accuracy_is_not_put_down_to_chance(metrics, stage_of):
