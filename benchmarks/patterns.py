@@ -96,7 +96,7 @@ def main() -> None:
         write_json(RESULTS, held)
     if args.masks or args.picture:
         shown = held["masks"]
-        png(RESULTS.with_suffix(".png"), 640, 245, lambda figure: draw(shown, figure))
+        png(RESULTS.with_suffix(".png"), 720, 270, lambda figure: draw(shown, figure))
         return
     rows: list[dict[str, Any]] = [
         {"criterion": criterion, "kept": kept} | row(folder(args.work, criterion, kept))
