@@ -8,7 +8,8 @@ SmolLM2-135M and reviews of IMDb: 64 windows of 256 tokens to learn from, by the
 the same number of steps in every row, 16 of 4 windows. Judged by other reviews. What adapters do:
 estimate Fisher's rows (`sketch`), train while a cut gets deeper (`during the cut`), say which heads
 and channels go (`LoRAPrune`), or heal what was cut, over matrices as they are or in four bits. The
-page is an ordinary comparison, with its figures in four bits as well: see `--work`/compare.html.
+page is an ordinary comparison, with its figures in four bits as well: see
+runs/healing/comparison/compare.html.
 """
 
 import argparse

@@ -195,11 +195,10 @@ def drop_groups(model: Any, groups: list[Groups], kept: Mapping[str, Any]) -> No
         groups: those there may be fewer of.
         kept: booleans, one for each group, by the path of the layer that takes them.
     """
+    left_of = {each.out: np.flatnonzero(np.asarray(kept[each.out])) for each in groups}
     counts: dict[str, set[int]] = {}
     for each in groups_of(model):
-        left = np.sum(kept[each.out]) if each.out in kept else each.total
-        counts.setdefault(each.kind, set()).add(int(left))
-    left_of = {each.out: np.flatnonzero(np.asarray(kept[each.out])) for each in groups}
+        counts.setdefault(each.kind, set()).add(len(left_of.get(each.out, range(each.total))))
     gone = [each for each in groups if len(left_of[each.out]) < each.total]
     words = [_words(model, each, len(left_of[each.out])) for each in gone]
     # All or nothing: what config.json has no word for is recorded beside the shapes that it gives.

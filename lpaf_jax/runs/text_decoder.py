@@ -203,9 +203,8 @@ class Decoder(TextModel):
             del model, done
         progress.say("evaluate      the tuned model")
         saved = load_model(job.stage(final))
-        return score_of(saved, inputs.validation, 1)(parameters(saved)), job.seconds().get(
-            final, 0.0
-        )
+        seconds = job.seconds().get(final, 0.0)
+        return score_of(saved, inputs.validation, 1)(parameters(saved)), seconds
 
     def in_nf4(
         self,
