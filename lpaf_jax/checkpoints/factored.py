@@ -32,7 +32,9 @@ class Factored(NamedTuple):
     def whole(self, factors: Mapping[str, Any]) -> np.ndarray:
         """W, (m, n), of factors by leaf: zeros for the channels that are gone, in float32."""
         found = np.zeros(self.shape, np.float32)
-        found[np.ix_(*self.kind.places(self.record, self.shape))] = self.kind.dense(factors)
+        rows, columns = self.kind.places(self.record, self.shape)
+        # The grid of a sum of Kronecker products may have more rows than there are tokens.
+        found[np.ix_(rows, columns)] = self.kind.dense(factors)[: len(rows)]
         return found
 
     def whole_bias(self, bias: np.ndarray) -> np.ndarray:

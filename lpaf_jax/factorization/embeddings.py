@@ -14,7 +14,7 @@ from lpaf_jax.core.errors import LpafError
 from lpaf_jax.factors import KINDS, LOW_RANK_EMBEDDING, Record
 from lpaf_jax.factors.train_embedding import split
 from lpaf_jax.importance.activations import product
-from lpaf_jax.linalg import LowRank, balance
+from lpaf_jax.linalg import LowRank, balance, kronecker_shapes, nearest_kronecker
 from lpaf_jax.models import as_function, layer_at, parameters, replace_layer
 from lpaf_jax.models.functional import Batch, Params
 
@@ -34,12 +34,14 @@ class TableForm(NamedTuple):
             smaller.
         solve: `(T, record, counts, C) -> factors` by leaf, of a finite table.
         looks_at_head: whether C, of what goes into a head that is tied to the table, has a say.
+        by_counts: whether frequent tokens are to come out nearest.
     """
 
     text: str
     record: Callable[[tuple[int, int], float], Record]
     solve: Callable[[Array, Record, np.ndarray, Array | None], Factors]
     looks_at_head: bool = False
+    by_counts: bool = False
 
 
 def _low_rank(shape: tuple[int, int], width: float) -> Record:
@@ -81,6 +83,22 @@ def _kronecker(shape: tuple[int, int], width: float) -> Record:
         f"--embeddings {share:g} is too small for a Kronecker product of the {rows} × {hidden} "
         "table: give more"
     )
+
+
+def _kronecker_sums(shape: tuple[int, int], width: float) -> Record:
+    """As many terms as the share pays for, in the shapes of which one has the fewest numbers."""
+    (rows, hidden), share = shape, _of_share(width, "kronecker-sums")
+    # A few rows of no token make room for divisors: 50257 is 29 · 1733.
+    grids = (kronecker_shapes(more, hidden) for more in range(rows, rows + math.isqrt(rows) + 1))
+    (v1, h1), (v2, h2) = min(grids, key=lambda of: sum(map(math.prod, of)))
+    term = v1 * h1 + v2 * h2
+    rank = min(int(share * rows * hidden / term), v1 * h1, v2 * h2)
+    if rank < 1:
+        raise LpafError(
+            f"--embeddings {share:g} is too small for a Kronecker product of {v1} × {h1} and "
+            f"{v2} × {h2}: give at least {math.ceil(1000 * term / (rows * hidden)) / 1000:g}"
+        )
+    return {"kind": "kronecker_sum_embedding", "rank": rank, "rows": rows, "fine": [v2, h2]}
 
 
 def _trains(shape: tuple[int, int], width: float) -> Record:
@@ -173,6 +191,17 @@ def _solve_kronecker(
     return {"pieces": jnp.asarray((pieces @ q).swapaxes(1, 2)), "patterns": jnp.asarray(q.T)}
 
 
+def _solve_kronecker_sums(
+    table: Array, record: Record, counts: np.ndarray, head: Array | None
+) -> Factors:
+    """The nearest sum; as rows share all its numbers, counts would leave it no closed form."""
+    (rows, hidden), (v2, h2) = table.shape, record["fine"]
+    v1, h1 = -(-rows // v2), hidden // h2
+    grid = jnp.pad(table, ((0, v1 * v2 - rows), (0, 0)))
+    found = nearest_kronecker(grid, ((v1, h1), (v2, h2)), record["rank"])
+    return {"coarse": found.a.swapaxes(0, 1), "fine": found.b.swapaxes(0, 1)}
+
+
 def _solve_trains(table: Array, record: Record, counts: np.ndarray, head: Array | None) -> Factors:
     """Every row by itself, whatever its count and the head."""
     digits, rank = tuple(record["digits"]), record["rank"]
@@ -183,10 +212,16 @@ def _solve_trains(table: Array, record: Record, counts: np.ndarray, head: Array 
 
 FORMS = {
     "low-rank": TableForm(
-        "the product of a V × E table and an E × H matrix", _low_rank, _solve_low_rank, True
+        "the product of a V × E table and an E × H matrix", _low_rank, _solve_low_rank, True, True
     ),
     "kronecker": TableForm(
-        "a Kronecker product of a V × H/f table and a row of length f", _kronecker, _solve_kronecker
+        "a Kronecker product of a V × H/f table and a row of length f",
+        _kronecker,
+        _solve_kronecker,
+        by_counts=True,
+    ),
+    "kronecker-sums": TableForm(
+        "a sum of Kronecker products of two smaller tables", _kronecker_sums, _solve_kronecker_sums
     ),
     "trains": TableForm("one tensor train per token", _trains, _solve_trains),
 }

@@ -98,8 +98,8 @@ def _table(stage: "Factorize") -> str:
     width = f"E = {stage.embeddings:g}"
     if stage.embeddings < 1:
         width = f"{100 * stage.embeddings:g} % of their parameters"
-    trains = stage.embeddings_as == "trains"
-    frequent = "" if trains else ", most accurate for the most frequent tokens"
+    by_counts = FORMS[stage.embeddings_as].by_counts
+    frequent = ", most accurate for the most frequent tokens" if by_counts else ""
     return (
         f"The token embeddings (V × H) are replaced by {FORMS[stage.embeddings_as].text}, "
         f"{width}{frequent}; a tied head uses the same factors. "

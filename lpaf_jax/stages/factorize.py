@@ -60,10 +60,11 @@ class Factorize(Shrink):
     embeddings: Annotated[float | None, _WIDTH] = None
     """Width E of factorized token embeddings, a V × E table and an E × H matrix;
     below 1, the share of the embedding parameters to keep. --params does not count these."""
-    embeddings_as: Literal["low-rank", "kronecker", "trains"] = "low-rank"
+    embeddings_as: Literal["low-rank", "kronecker", "kronecker-sums", "trains"] = "low-rank"
     """Form of the compressed token embeddings: two matrices, one Kronecker product
-    (a V × H/f table and a row of f), or one tensor train per token.
-    The last two need a share below 1, and ignore a head that is tied to the embeddings."""
+    (a V × H/f table and a row of f), a sum of Kronecker products of two smaller tables, or one
+    tensor train per token. All but the first need a share below 1, and ignore a head that is
+    tied to the embeddings."""
     moment_batches: int = 40
     """Batches of training data used to estimate moments and Fisher information."""
     block_epochs: int = 0

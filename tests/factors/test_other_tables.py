@@ -11,7 +11,7 @@ import pytest
 from lpaf_jax.checkpoints import load_model, save_model
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.evaluation.inspection import inspect_model
-from lpaf_jax.factorization import factorize_embeddings, table_record
+from lpaf_jax.factorization import FORMS, factorize_embeddings, table_record
 from lpaf_jax.factors import KINDS
 from lpaf_jax.models import layer_at
 from lpaf_jax.models.families import FAMILIES
@@ -26,12 +26,24 @@ from tests.tiny_decoder import VOCABULARY, write_decoder
 
 COUNTS = 1 + np.random.default_rng(4).zipf(1.3, VOCABULARY) % 100
 HIDDEN = 32
-# What is left of 32 numbers a row: 16 and a pattern of 2; two cores 4 · 8 of rank 1.
+# What is left of 32 numbers a row: 16 and a pattern of 2; ten terms of 10 × 4 and 5 × 8 numbers for
+# all fifty; two cores 4 · 8 of rank 1.
 RECORDS: dict[str, dict[str, Any]] = {
     "kronecker": {"kind": "kronecker_embedding", "rank": 1, "pattern": 2},
+    "kronecker-sums": {
+        "kind": "kronecker_sum_embedding",
+        "rank": 10,
+        "rows": VOCABULARY,
+        "fine": [5, 8],
+    },
     "trains": {"kind": "train_embedding", "rank": 1, "digits": [4, 8]},
 }
-NUMBERS = {"kronecker": 16 * VOCABULARY + 2, "trains": 12 * VOCABULARY}
+NUMBERS = {
+    "kronecker": 16 * VOCABULARY + 2,
+    "kronecker-sums": 10 * (10 * 4 + 5 * 8),
+    "trains": 12 * VOCABULARY,
+}
+FLOP = {"kronecker": 2 * HIDDEN, "kronecker-sums": 2 * 10 * HIDDEN, "trains": 2 * 4 * 8}
 TIED = {"gpt2": True, "llama": False}
 
 
@@ -65,6 +77,11 @@ def test_every_row_is_the_nearest_of_its_form(folders: dict[str, Path], form: st
         if form == "trains":
             u, s, vt = np.linalg.svd(t.reshape(-1, 4, 8))
             expected = (u[:, :, :1] * s[:, None, :1]) @ vt[:, :1]
+        elif form == "kronecker-sums":
+            blocks = t.reshape(10, 5, 4, 8).transpose(0, 2, 1, 3).reshape(40, 40)
+            u, s, vt = np.linalg.svd(blocks)
+            near = ((u[:, :10] * s[:10]) @ vt[:10]).reshape(10, 4, 5, 8)
+            expected = near.transpose(0, 2, 1, 3)
         else:
             pairs = t.reshape(VOCABULARY, 16, 2)
             _, vectors = np.linalg.eigh(np.einsum("v,vij,vik->jk", COUNTS * 1.0, pairs, pairs))
@@ -88,7 +105,7 @@ def test_inspect_counts_them(folders: dict[str, Path], form: str) -> None:
         found = inspect_model(folder)["matrices"]
         [table] = [each for each in found if each["kind"] == RECORDS[form]["kind"]]
         assert table["parameters"] == NUMBERS[form]
-        assert table["flop"] == {"kronecker": 2 * HIDDEN, "trains": 2 * 4 * 8}[form]
+        assert table["flop"] == FLOP[form]
 
 
 def test_an_encoder_is_read_here_and_in_pytorch(tiny: Tiny, tmp_path: Path, form: str) -> None:
@@ -128,6 +145,38 @@ def test_trains_of_any_length(digits: list[int]) -> None:
     assert kind.flop(record, (11, HIDDEN)) == pytest.approx(flop, abs=40)
 
 
+@pytest.mark.parametrize("rows", [47, 50, 53])
+def test_sums_have_no_row_of_no_token(rows: int) -> None:
+    """At full rank they are the table, whatever was added to it to make a grid."""
+    torch = pytest.importorskip("torch")
+    from lpaf_jax.factors.kronecker_sum_embedding_torch import (
+        KroneckerSumEmbeddingHead,
+        kronecker_sum_embedding,
+    )
+
+    random, kind = np.random.default_rng(rows), KINDS["kronecker_sum_embedding"]
+    table = random.normal(size=(rows, HIDDEN)).astype(np.float32)
+    record = table_record("kronecker-sums", (rows, HIDDEN), 0.9)
+    v2, h2 = record["fine"]
+    record["rank"] = min(v2 * h2, -(-rows // v2) * HIDDEN // h2)
+    solved = FORMS["kronecker-sums"].solve(jnp.asarray(table), record, np.ones(rows), None)
+    factors = {leaf: np.asarray(x) for leaf, x in solved.items()}
+    assert {leaf: x.shape for leaf, x in factors.items()} == kind.shapes(record, (rows, HIDDEN))
+    np.testing.assert_allclose(kind.dense(factors)[:rows], table, atol=1e-5)
+    layer: Any = kind.layer(solved, None, record)
+    assert kind.record(layer) == record
+    index = np.array([[0, rows - 1], [7, rows // 2]])
+    np.testing.assert_allclose(layer(jnp.asarray(index)), table[index], atol=1e-5)
+    x = random.normal(size=(2, 3, HIDDEN)).astype(np.float32)
+    np.testing.assert_allclose(layer.scores(jnp.asarray(x)), x @ table.T, atol=1e-4)
+    theirs = kronecker_sum_embedding(torch.nn.Embedding(rows, HIDDEN), record)
+    theirs.load_state_dict({leaf: torch.tensor(x) for leaf, x in factors.items()})
+    with torch.no_grad():
+        np.testing.assert_allclose(theirs(torch.tensor(index)), table[index], atol=1e-5)
+        scores = KroneckerSumEmbeddingHead(theirs)(torch.tensor(x)).numpy()
+    np.testing.assert_allclose(scores, x @ table.T, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("form", "shape", "width", "message"),
     [
@@ -138,6 +187,12 @@ def test_trains_of_any_length(digits: list[int]) -> None:
             "128 is a width, but --embeddings-as kronecker takes the share",
         ),
         ("trains", (50, 32), 128, "128 is a width"),
+        (
+            "kronecker-sums",
+            (50, 32),
+            0.01,
+            "for a Kronecker product of 10 × 4 and 5 × 8: give at least 0.05",
+        ),
         ("kronecker", (50, 31), 0.5, None),
         ("kronecker", (50, 32), 0.01, "is too small for a Kronecker product of the 50 × 32 table"),
         ("trains", (50, 32), 0.2, "is too small for a tensor train of 4 · 8"),
@@ -157,6 +212,17 @@ def test_sizes(form: str, shape: tuple[int, int], width: float, message: str | N
     [
         ("kronecker_embedding", {"pattern": 3}, "has patterns of 3, which does not divide 32"),
         ("kronecker_embedding", {"pattern": None}, "has patterns of None"),
+        ("kronecker_sum_embedding", {"rows": 9}, f"has 9 rows, where the table has {VOCABULARY}"),
+        (
+            "kronecker_sum_embedding",
+            {"rows": VOCABULARY, "fine": [5]},
+            r"fine \[5\], which must be two",
+        ),
+        (
+            "kronecker_sum_embedding",
+            {"rows": VOCABULARY, "fine": [5, 3]},
+            "rows of 3, which does not divide 32",
+        ),
         ("train_embedding", {"digits": [4, 4]}, r"digits \[4, 4\], whose product is not 32"),
         ("train_embedding", {"digits": [True, 32]}, "must be whole numbers"),
         ("train_embedding", {"digits": None}, "must be whole numbers"),

@@ -98,7 +98,7 @@ def test_what_was_found_is_not_found_again(
     table.narrow_table(DecoderOnDisk(place), TOKENS, WIDTH, "low-rank", store, lambda text: None)
 
 
-@pytest.mark.parametrize("form", ["kronecker", "trains"])
+@pytest.mark.parametrize("form", ["kronecker", "kronecker-sums", "trains"])
 def test_in_another_form(place: Path, form: str) -> None:
     chosen: dict[str, Any] = {"recipe": "tensorgpt"} if form == "trains" else {"params": 0.6}
     if form == "trains":
@@ -114,6 +114,7 @@ def test_in_another_form(place: Path, form: str) -> None:
         records[TABLES[place.name]]["kind"]
         == {
             "kronecker": "kronecker_embedding",
+            "kronecker-sums": "kronecker_sum_embedding",
             "trains": "train_embedding",
         }[form]
     )
