@@ -1,6 +1,6 @@
 """Adapters that make up for a cut: during it, after it, or not, in as many steps.
 
-    python benchmarks/compensation.py           # twelve cells of some minutes on two cores
+    python benchmarks/compensation.py           # sixteen cells of some minutes on two cores
     python benchmarks/compensation.py --show    # print what is there, run nothing
 
 MiniLM and Rotten Tomatoes, preset `quick`, two epochs of tuning by the task alone in every row, in
@@ -31,10 +31,12 @@ def recipes() -> list[Recipe]:
     for name, cut in CUTS.items():
         during = Compensate(**cut, lora=RANK, lora_epochs=0.8 * EPOCHS)
         lora = Tune(lora=RANK, tune_epochs=EPOCHS)
+        in_turn = Tune(lora=RANK, tune_epochs=EPOCHS, lora_order="in-turn")
         rest = Tune(lora=RANK, tune_epochs=0.2 * EPOCHS)
         found += [
             Recipe(FineTune(), during, rest, name=f"{name}, adapters during the cut"),
             Recipe(FineTune(), Factorize(**cut), lora, name=f"{name}, adapters after it"),
+            Recipe(FineTune(), Factorize(**cut), in_turn, name=f"{name}, after it and in turn"),
             Recipe(FineTune(), Factorize(**cut), Tune(tune_epochs=EPOCHS), name=f"{name}, all"),
         ]
     return found

@@ -7,12 +7,13 @@
 SmolLM2-135M and reviews of IMDb: 64 windows of 256 tokens to learn from, by the next token alone,
 the same number of steps in every row, 16 of 4 windows. Judged by other reviews. What adapters do:
 estimate Fisher's rows (`sketch`), train while a cut gets deeper (`during the cut`), say which heads
-and channels go (`LoRAPrune`), or heal what was cut, over matrices as they are or in four bits. The
-page is an ordinary comparison, with its figures in four bits as well: see
-runs/healing/comparison/compare.html.
+and channels go (`LoRAPrune`), or heal what was cut: over matrices as they are or in four bits; both factors of a layer together, or
+one after the other as in SVD-LLM (`in turn`). The page is an ordinary comparison, with its figures
+in four bits as well: see runs/healing/comparison/compare.html.
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def recipes() -> list[Recipe]:
     rows: dict[str, Any] = {"solver": "metric", "ranks": "uniform"}
     two_sided = Factorize(importance="two-sided", solver="metric", ranks="loss")
     lora = Tune(lora=RANK, tune_lr=LORA_LR, tune_epochs=EPOCHS)
-    four_bits = Tune(lora=RANK, tune_lr=LORA_LR, tune_epochs=EPOCHS, lora_base="nf4")
+    four_bits = dataclasses.replace(lora, lora_base="nf4")
+    in_turn = dataclasses.replace(lora, lora_order="in-turn")
     rest = Tune(lora=RANK, tune_lr=LORA_LR, tune_epochs=EPOCHS - BEFORE)
     every = Tune(tune_lr=FULL_LR, tune_epochs=EPOCHS)
     adapters: dict[str, Any] = {"lora_epochs": BEFORE, "lora_lr": LORA_LR}
@@ -50,6 +52,7 @@ def recipes() -> list[Recipe]:
         ("Fisher rows, LoRA during the cut", during, rest),
         ("LoRAPrune, LoRA", groups_by, rest),
         ("two-sided, LoRA", two_sided, lora),
+        ("two-sided, LoRA in turn", two_sided, in_turn),
         ("two-sided, LoRA over NF4", two_sided, four_bits),
         ("two-sided, all weights", two_sided, every),
     ]

@@ -231,6 +231,18 @@ def freeze(model: nnx.Module, narrow: Any = None) -> None:
                 setattr(module, name, Frozen(array if fits else array.astype(narrow)))
 
 
+def train_half(model: nnx.Module, half: str) -> None:
+    """Let only one of the two adapters of each factorized layer be trained, "down" or "up".
+
+    A dense layer has one adapter, which is trained in any case.
+    """
+    for path, layer in adapters(model).items():
+        owner = layer_at(model, path.rpartition(".")[0])
+        rests = isinstance(owner, LoraFactors) and not path.endswith(f".{half}")
+        for name in ("lora_a", "lora_b"):
+            setattr(layer, name, (Frozen if rests else nnx.Param)(getattr(layer, name)[...]))
+
+
 def thaw(model: nnx.Module) -> None:
     """Let every parameter of `model` be trained, in float32."""
     for _, module in nnx.iter_modules(model):

@@ -7,7 +7,7 @@ from lpaf_jax.stages.base import Stage as Stage
 from lpaf_jax.stages.compensate import Compensate as Compensate
 from lpaf_jax.stages.factorize import Factorize as Factorize
 from lpaf_jax.stages.finetune import FineTune as FineTune
+from lpaf_jax.stages.mixed_tune import MixedTune as MixedTune
 from lpaf_jax.stages.prune import Prune as Prune
 from lpaf_jax.stages.prune_groups import PruneGroups as PruneGroups
-from lpaf_jax.stages.tune import MixedTune as MixedTune
 from lpaf_jax.stages.tune import Tune as Tune

@@ -11,7 +11,6 @@ from tyro.conf import arg
 from lpaf_jax.core.errors import SettingError
 from lpaf_jax.core.ranges import demand, demand_choice, whole
 from lpaf_jax.stages.base import Context, Description, Saved, Stage
-from lpaf_jax.stages.factorize import Factorize
 from lpaf_jax.stages.finetune import FineTune
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from lpaf_jax.models.functional import Forward, Params
     from lpaf_jax.stages.trainer import Trainer
     from lpaf_jax.tasks.inputs import Inputs
-    from lpaf_jax.train import Loop, Loss, Objective, TrainState
+    from lpaf_jax.train import Loop, Loss, Objective
 
 
 _FILE = arg(metavar="FILE", help_behavior_hint="(optional)")
@@ -59,6 +58,9 @@ class Tune(Stage):
     """LoRA alpha: the output of the adapters is scaled by this divided by their rank."""
     lora_base: Literal["float", "nf4"] = "float"
     """Storage of the frozen matrices while adapters are trained: as they are, or 4-bit (QLoRA)."""
+    lora_order: Literal["together", "in-turn"] = "together"
+    """Adapters of the two factors of a layer: trained together, or in turn as in SVD-LLM, half of
+    the steps for the factors next to the outputs and half for the others."""
 
     def __post_init__(self) -> None:
         given: Any = self.transfer
@@ -77,6 +79,9 @@ class Tune(Stage):
         demand_choice(self, "lora_base", ("float", "nf4"))
         if self.lora is None and self.lora_base != "float":
             raise SettingError(("lora_base",), "needs adapters: add --lora and their rank")
+        demand_choice(self, "lora_order", ("together", "in-turn"))
+        if self.lora is None and self.lora_order != "together":
+            raise SettingError(("lora_order",), "needs adapters: add --lora and their rank")
         if self.transfer is not None and not self.transfer.is_file():
             raise SettingError(("transfer",), f"is {self.transfer}, but there is no such file")
         for name in ("tune_epochs", "distil", "distil_hidden", "distil_attention"):
@@ -99,11 +104,13 @@ class Tune(Stage):
         """Train the factors, and with them all that is not factorized; or adapters alone."""
         from lpaf_jax.checkpoints import load_model
         from lpaf_jax.checkpoints.adapter import adapter_tensors
-        from lpaf_jax.core.processes import on_host
-        from lpaf_jax.models import fixed_arrays, parameters, set_parameters
-        from lpaf_jax.models.lora import add_adapters, merge_adapters, put_adapters, updates
-        from lpaf_jax.stages.trainer import Trainer, optimizer_of
-        from lpaf_jax.train import task_loss
+        from lpaf_jax.models.lora import (
+            add_adapters,
+            merge_adapters,
+            put_adapters,
+            train_half,
+            updates,
+        )
 
         training = context.training
         final = load_model(context.before)
@@ -113,25 +120,61 @@ class Tune(Stage):
             scale = self.lora_alpha / self.lora
             chosen: Any = {"narrow": narrow, "four_bits": self.lora_base == "nf4"}
             add_adapters(final, self.lora, scale=scale, seed=training.seed, **chosen)
-        loop = self._loop(context, final)
-        optimizer, rate = optimizer_of(training, self.tune_lr, loop.steps)
-        trainer = Trainer(training, loop, context.progress)
-        taught, objective, fixed = self._distillation(context, trainer)
-        loss = taught(task_loss(self._function(trainer, final), objective))
-        fixed |= fixed_arrays(final)
-        checkpoints = context.checkpoints("tune")
-        state = trainer.run(loss, optimizer, parameters(final), fixed, checkpoints, rate)
-        set_parameters(final, on_host(state.params))
+        if self.lora_order == "together":
+            self._train(context, final, "tune", 0.0, 1.0)
+        else:
+            for number, half in enumerate(("up", "down")):
+                train_half(final, half)
+                self._train(context, final, f"tune-{half}", number / 2, (number + 1) / 2)
         if self.lora is None:
             return final, None
         # Into the matrices as they are on disk: those here may be held in a narrower dtype.
         found = updates(final)
-        del final, state, fixed
+        del final
         whole = load_model(context.before)
         put_adapters(whole, found)
         tensors = adapter_tensors(whole)
         merge_adapters(whole)
         return whole, tensors
+
+    def _train(
+        self, context: Context, final: "nnx.Module", name: str, first: float, last: float
+    ) -> None:
+        """Train what of `final` is trainable, from one share of the steps to another.
+
+        Args:
+            name: of the checkpoints. The learning rate goes up and down for them alone.
+        """
+        import jax.numpy as jnp
+
+        from lpaf_jax.core.processes import on_host
+        from lpaf_jax.models import fixed_arrays, parameters, set_parameters
+        from lpaf_jax.stages.trainer import Trainer, optimizer_of
+        from lpaf_jax.train import task_loss
+
+        loop = self._loop(context, final)
+        begun, until = round(first * loop.steps), round(last * loop.steps)
+        optimizer, rate = optimizer_of(context.training, self.tune_lr, max(1, until - begun))
+        trainer = Trainer(context.training, loop, context.progress)
+        taught, objective, fixed = self._distillation(context, trainer)
+        loss = taught(task_loss(self._function(trainer, final), objective))
+        fixed |= fixed_arrays(final)
+        checkpoints = context.checkpoints(name)
+        start = trainer.fresh(parameters(final), optimizer)
+        start = checkpoints.restore(start._replace(step=jnp.full_like(start.step, begun)))
+        state = trainer.go_on(
+            loss,
+            optimizer,
+            start,
+            fixed,
+            checkpoints,
+            lambda step: rate(step - begun),
+            until=until,
+        )
+        # A part may end where nothing is validated, and the next one stands on it.
+        checkpoints.save_if_due(state, now=True)
+        checkpoints.close()
+        set_parameters(final, on_host(state.params))
 
     def describe(self, found: Mapping[str, Any]) -> Description:
         """See `Stage.describe`."""
@@ -141,12 +184,17 @@ class Tune(Stage):
                 if self.lora_base == "nf4"
                 else ""
             )
+            turns = (
+                "Those of the factors next to the outputs are trained first, then the others. "
+                if self.lora_order == "in-turn"
+                else ""
+            )
             return Description(
                 "Tuned",
                 "Tuning adapters",
                 f"Adapters of rank {self.lora} are trained beside the matrices or their factors; "
-                f"all other weights are frozen. {bits}{self._teacher()}At the end the adapters "
-                "are merged.",
+                f"all other weights are frozen. {turns}{bits}{self._teacher()}At the end the "
+                "adapters are merged.",
                 f"Adapters (LoRA, rank {self.lora}) were then trained and merged.",
             )
         if not found["factors"]:
@@ -237,125 +285,3 @@ class Tune(Stage):
         )
         fixed = teacher_parameters(parameters(model))
         return lambda loss: with_teacher(loss, forward), learnt, fixed
-
-
-_MIXED = {
-    "factorized": "the matrix that was factorized",
-    "finetuned": "its matrix in the fine-tuned model",
-}
-
-
-@dataclass(frozen=True)
-class MixedTune(Tune):
-    """Mixed-rank fine-tuning with dual-forward consistency (step 3 of LPAF)."""
-
-    p_init: float = 0.5
-    """Probability of the dense branch at the start of mixed-rank fine-tuning."""
-    p_end: float = 0.7
-    """Share of the steps after which that probability is 0."""
-    consistency: float = 1.0
-    """Weight of the consistency loss between two forward passes."""
-    mix_with: Literal["factorized", "finetuned"] = "factorized"
-    """Matrices to mix with the factors: those that were factorized (pruned), or the fine-tuned
-    ones."""
-
-    def check(self) -> None:
-        """See `Stage.check`."""
-        super().check()
-        for name in ("p_init", "p_end"):
-            demand(self, name, lambda x: 0 <= x <= 1, "in [0, 1]")
-        demand(self, "consistency", lambda x: 0 <= x < math.inf, "finite and at least 0")
-        demand_choice(self, "mix_with", ("factorized", "finetuned"))
-        if self.lora is not None:
-            raise SettingError(
-                ("lora",),
-                "trains only adapters, but this recipe mixes the factors with the original "
-                "matrices: use a recipe that does not, such as kfac-svd",
-            )
-
-    def run(self, context: Context) -> Saved:
-        """Mix the factorized layers with those that they came from, less and less."""
-        from lpaf_jax.checkpoints import load_model
-        from lpaf_jax.core.processes import on_host
-        from lpaf_jax.models import fixed_arrays, mixed_paths, parameters, set_parameters
-        from lpaf_jax.stages.trainer import Trainer, optimizer_of
-        from lpaf_jax.train import dual_loss, linear_replacement
-
-        training = context.training
-        final = load_model(context.before)
-        loop = self._loop(context, final)
-        optimizer, rate = optimizer_of(training, self.tune_lr, loop.steps)
-        trainer = Trainer(training, loop, context.progress)
-        taught, objective, fixed = self._distillation(context, trainer)
-
-        def loss_of(model: "nnx.Module") -> "Loss":
-            forward = self._function(trainer, model)
-            layers = len(mixed_paths(model))
-            return taught(dual_loss(forward, probability, layers, self.consistency, objective))
-
-        mixed_steps = round(self.p_end * loop.steps) if self.p_init > 0 else 0
-        probability = linear_replacement(mixed_steps, self.p_init)
-        after = context.checkpoints("tune-factors")
-        start = after.restore(trainer.fresh(parameters(final), optimizer))
-        if mixed_steps > 0 and int(start.step) == 0:
-            mixed = self._mixed_model(context, final)
-            # Validation looks at what will remain: the factors alone.
-            state = trainer.run(
-                loss_of(mixed),
-                optimizer,
-                parameters(mixed),
-                fixed | fixed_arrays(mixed),
-                context.checkpoints("tune-mixed"),
-                rate,
-                until=mixed_steps,
-            )
-            start = _keep_parameters(state, list(parameters(final)))
-            after.save_if_due(start, now=True)
-        state = trainer.go_on(loss_of(final), optimizer, start, fixed, after, rate)
-        set_parameters(final, on_host(state.params))
-        return final, None
-
-    def _mixed_model(self, context: Context, final: "nnx.Module") -> "nnx.Module":
-        """The model before the factorization, its layers mixed with the factors of `final`."""
-        from lpaf_jax.checkpoints import load_model
-        from lpaf_jax.factorization import low_rank_factors, take_embeddings, to_mixed
-        from lpaf_jax.models import parameters, set_parameters
-        from lpaf_jax.stages.prune import pruning_arrays
-
-        folder = context.before_last(Factorize)
-        model, masks = load_model(folder), pruning_arrays(folder).masks
-        factors = low_rank_factors(final)
-        if self.mix_with == "finetuned":
-            dense = context.last(FineTune)
-            assert dense is not None, "a recipe begins with fine-tuning"
-            whole = parameters(load_model(dense.folder))
-            set_parameters(model, {path: whole[path] for path in factors})
-            masks = {}
-        to_mixed(model, factors, masks)
-        take_embeddings(model, final)
-        set_parameters(model, parameters(final))  # all but the matrices that it has no more
-        return model
-
-    def describe(self, found: Mapping[str, Any]) -> Description:
-        """See `Stage.describe`."""
-        text = (
-            "Mixed-rank fine-tuning: in every training step, each factorized layer uses "
-            f"{_MIXED[self.mix_with]} instead of its factors with probability p, which falls to "
-            f"zero. {self._teacher()}The original matrices are not saved."
-        )
-        return super().describe(found)._replace(text=text)
-
-
-def _keep_parameters(state: "TrainState", names: list[str]) -> "TrainState":
-    """The state of a model that keeps the parameters `names` only, moments included."""
-    import jax
-
-    full = set(state.params)
-
-    def is_params(x: Any) -> bool:
-        return isinstance(x, dict) and set(x) == full
-
-    def keep(x: Any) -> Any:
-        return {name: x[name] for name in names} if is_params(x) else x
-
-    return jax.tree.map(keep, state, is_leaf=is_params)

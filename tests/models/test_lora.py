@@ -29,6 +29,8 @@ from lpaf_jax.models.lora import (
     add_adapters,
     merge_adapters,
     put_adapters,
+    train_half,
+    updates,
 )
 
 LAYERS = 2 * 6
@@ -108,6 +110,25 @@ def test_one_factor_alone_may_have_one(factorized, batch) -> None:
     merge_adapters(factorized)
     np.testing.assert_array_equal(layer_at(factorized, path).b[...], b)
     np.testing.assert_allclose(answers(factorized, batch), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("half", ["up", "down"])
+def test_adapters_of_one_half_rest(factorized, batch, half: str) -> None:
+    add_adapters(factorized, RANK, scale=SCALE)
+    trained(factorized)
+    expected, every = answers(factorized, batch), set(updates(factorized))
+    train_half(factorized, half)
+    names = {path.rpartition(".")[0] for path in parameters(factorized)}
+    assert names == {path for path in every if path.endswith(half)}
+    np.testing.assert_array_equal(answers(factorized, batch), expected)
+    assert set(updates(factorized)) == every
+
+
+def test_the_adapter_of_a_dense_layer_never_rests(model) -> None:
+    add_adapters(model, RANK, scale=SCALE)
+    before = set(parameters(model))
+    train_half(model, "up")
+    assert set(parameters(model)) == before
 
 
 def test_the_gradient_is_that_of_the_merged_matrix(model, batch, jit) -> None:

@@ -16,6 +16,7 @@ from lpaf_jax.recipes import Recipe
 from lpaf_jax.runs import pipeline
 from lpaf_jax.runs.settings import make_settings
 from lpaf_jax.stages import Compensate, FineTune, Tune
+from lpaf_jax.stages.trainer import Trainer
 from tests.one_shot import compress
 from tests.one_shot import place as place
 from tests.tiny import Tiny
@@ -40,6 +41,32 @@ def test_the_factors_alone_are_changed_and_keep_their_shapes(healed: Path) -> No
     assert changed == {name for name in before if name.endswith(("down.weight", "up.weight"))}
     page = " ".join((healed / "report.html").read_text().split())
     assert "Adapters of rank 4 are trained beside the matrices or their factors" in page
+
+
+def test_one_half_is_trained_after_the_other(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Killed in between, the same command goes on with the second half."""
+    chosen = {"params": 0.4, "lora": 4, "lora_order": "in-turn", "tune_epochs": 3.0}
+    whole = compress(place, "in-turn", tune_lr=1e-2, **chosen)
+    scores = {name: figures["perplexity"] for name, figures in whole["stages"].items()}
+    assert scores["final"] < scores["factorized"]
+    go_on, begun = Trainer.go_on, list[int]()
+
+    def second_fails(self: Trainer, loss: Any, optimizer: Any, state: Any, *rest: Any, **by: Any):
+        begun.append(int(state.step))
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return go_on(self, loss, optimizer, state, *rest, **by)
+
+    monkeypatch.setattr(Trainer, "go_on", second_fails)
+    with pytest.raises(KeyboardInterrupt):
+        compress(place, "killed", tune_lr=1e-2, **chosen)
+    compress(place, "killed", tune_lr=1e-2, **chosen)
+    half = begun[1]
+    assert begun == [0, half, half, half], "the first half was not trained again"
+    one, other = (load_file(place / n / "model/model.safetensors") for n in ("in-turn", "killed"))
+    assert all(np.array_equal(x, other[name]) for name, x in one.items())
 
 
 def test_what_was_trained_is_an_adapter_of_peft(healed: Path, tmp_path: Path) -> None:
@@ -117,6 +144,7 @@ def test_a_classifier(tiny: Tiny, tmp_path: Path) -> None:
         ("kfac-svd", {"lora": 0}, "must be a whole number, at least 1"),
         ("kfac-svd", {"lora": 4, "lora_alpha": 0.0}, "finite and more than 0"),
         ("kfac-svd", {"lora_base": "nf4"}, "add --lora"),
+        ("kfac-svd", {"lora_order": "in-turn"}, "lora_order needs adapters: add --lora"),
         ("shapeshifter", {"lora": 4}, "'kronecker' makes another form"),
         ("lpaf", {"lora": 4}, "this recipe mixes the factors"),
     ],

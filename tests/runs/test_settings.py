@@ -144,6 +144,7 @@ def test_every_choice_the_command_line_offers_is_accepted() -> None:
         "channels_by",
         "embeddings_as",
         "lora_base",
+        "lora_order",
     }
     for value in literals.pop("channels"):  # of which two are for decoders
         of_text({"recipe": "kfac-svd", "channels": value})
@@ -153,6 +154,8 @@ def test_every_choice_the_command_line_offers_is_accepted() -> None:
         check(settings(embeddings=0.5, embeddings_as=value))
     for value in literals.pop("lora_base"):
         check(settings(recipe="svd-ft", lora=4, lora_base=value))
+    for value in literals.pop("lora_order"):
+        check(settings(recipe="svd-ft", lora=4, lora_order=value))
     for name, values in literals.items():
         for value in values:
             check(settings(**{name: value}))
