@@ -47,7 +47,7 @@ def test_one_half_is_trained_after_the_other(
     place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Killed in between, the same command goes on with the second half."""
-    chosen = {"params": 0.4, "lora": 4, "lora_order": "in-turn", "tune_epochs": 3.0}
+    chosen = {"params": 0.4, "lora": 4, "lora_order": "in-turn", "tune_epochs": 3.0, "batch": 2}
     whole = compress(place, "in-turn", tune_lr=1e-2, **chosen)
     scores = {name: figures["perplexity"] for name, figures in whole["stages"].items()}
     assert scores["final"] < scores["factorized"]
