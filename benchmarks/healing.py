@@ -7,9 +7,9 @@
 SmolLM2-135M and reviews of IMDb: 64 windows of 256 tokens to learn from, by the next token alone,
 the same number of steps in every row, 16 of 4 windows. Judged by other reviews. What adapters do:
 estimate Fisher's rows (`sketch`), train while a cut gets deeper (`during the cut`), say which heads
-and channels go (`LoRAPrune`), or heal what was cut: over matrices as they are or in four bits; both factors of a layer together, or
-one after the other as in SVD-LLM (`in turn`). The page is an ordinary comparison, with its figures
-in four bits as well: see runs/healing/comparison/compare.html.
+and channels go (`LoRAPrune`), or heal what was cut: over matrices as they are or in four bits; both
+factors of a layer together, or one after the other as in SVD-LLM (`in turn`). The page is a
+comparison, with figures in four bits as well: see runs/healing/comparison/compare.html.
 """
 
 import argparse
@@ -34,7 +34,7 @@ RANK, LORA_LR, FULL_LR = 8, 1e-3, 1e-4
 
 
 def recipes() -> list[Recipe]:
-    rows: dict[str, Any] = {"solver": "metric", "ranks": "uniform"}
+    rows: dict[str, Any] = {"solver": "metric", "ranks": "share"}
     two_sided = Factorize(importance="two-sided", solver="metric", ranks="loss")
     lora = Tune(lora=RANK, tune_lr=LORA_LR, tune_epochs=EPOCHS)
     four_bits = dataclasses.replace(lora, lora_base="nf4")
@@ -44,7 +44,7 @@ def recipes() -> list[Recipe]:
     adapters: dict[str, Any] = {"lora_epochs": BEFORE, "lora_lr": LORA_LR}
     during = Compensate(importance="fisher-rows", **rows, lora=RANK, **adapters, truncations=4)
     groups_by = PruneGroups(prune_lora=RANK, **adapters, mask_every=1)
-    plain = Factorize(importance="none", solver="plain", ranks="uniform")
+    plain = Factorize(importance="none", solver="plain", ranks="share")
     ways: list[tuple[str, Stage, Tune]] = [
         ("plain SVD, LoRA", plain, lora),
         ("Fisher rows, LoRA", Factorize(importance="fisher-rows", **rows), lora),

@@ -94,4 +94,5 @@ def in_chunks(batch: Batch, chunk: int) -> Params:
     """A batch in parts of one size, at most `chunk` rows each: a new first axis."""
     rows = len(batch["weight"])
     size = next(c for c in range(min(chunk, rows), 0, -1) if rows % c == 0)
-    return {name: x.reshape(-1, size, *x.shape[1:]) for name, x in batch.items()}
+    # No -1: windows of a text have labels of no columns, (rows, 0).
+    return {name: x.reshape(rows // size, size, *x.shape[1:]) for name, x in batch.items()}

@@ -1,5 +1,6 @@
 """Rows of Fisher information without gradients of matrices: exact, sketched, from adapters."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,16 +9,19 @@ import optax
 import pytest
 from flax import nnx
 
+from lpaf_jax.checkpoints import load_model
+from lpaf_jax.data import packed, train_batches
 from lpaf_jax.importance import IMPORTANCES, Subject, fisher_scores, measure
 from lpaf_jax.importance.lora import lora_rows, sketched_rows
 from lpaf_jax.importance.rows import fisher_rows
 from lpaf_jax.models import as_function, compressible, fixed_arrays, parameters
 from lpaf_jax.models.lora import adapters, add_adapters
-from lpaf_jax.train import CLASSIFICATION
+from lpaf_jax.train import CLASSIFICATION, LANGUAGE
 from tests.encoders import folder as folder
 from tests.encoders import model as model
 from tests.encoders import tensors as tensors
 from tests.encoders import write_folder as write_folder
+from tests.tiny_decoder import VOCABULARY, write_decoder
 
 LOSS = CLASSIFICATION.loss
 
@@ -117,6 +121,22 @@ def test_each_is_an_importance(model: Any, batches: Any, name: str) -> None:
         assert weighting.left.max() > 0
     after = parameters(model)
     assert all(np.array_equal(after[path], x) for path, x in before.items())
+
+
+@pytest.mark.parametrize("name", ["fisher", "fisher-rows", "lora-sketch", "lora", "lora-taylor"])
+def test_windows_of_a_text_have_labels_of_no_columns(name: str, tmp_path: Path) -> None:
+    model = load_model(write_decoder(tmp_path / "llama", "llama"), head="lm")
+    ids = np.random.default_rng(1).integers(0, VOCABULARY, (6, 9)).astype(np.int32)
+    data = packed(list(ids), pad_id=0)
+    batches = list(train_batches(data, 3, seed=0, epoch=0))
+    assert batches[0]["labels"].shape == (3, 0)
+    weights = compressible(parameters(model))
+    loss = LANGUAGE.loss
+    subject = Subject(model, weights, {}, {}, {}, lambda count=None: batches[:count], loss)
+    found = measure(IMPORTANCES[name], subject)
+    for weighting in found.values():
+        [weights_of] = [x for x in weighting if x is not None]
+        assert 0 < float(weights_of.max()) < np.inf
 
 
 @pytest.mark.parametrize("find", [fisher_rows, sketched_rows])
