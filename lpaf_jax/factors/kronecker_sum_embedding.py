@@ -101,6 +101,14 @@ class KroneckerSumEmbeddingKind(RankedKind):
             "cannot get more of them: add the tokens to the dense model first"
         )
 
+    def summary(self, record: Record) -> str:
+        """`581 of 212×144 rows`: how many terms, and the grid that the rows are laid out on."""
+        places = record["fine"][0]
+        groups = -(-record["rows"] // places)
+        padding = groups * places - record["rows"]
+        beside = f", {padding} of them padding" if padding else ""
+        return f"{record['rank']} of {groups}×{places} rows{beside}"
+
     def flop(self, record: Record, shape: tuple[int, int]) -> int:
         return 2 * rank_in(record) * shape[1]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def plan(stage: "Factorize", inputs: "Inputs") -> str:
     """See `Shrink.plan`."""
-    table = "" if stage.embeddings is None else f", token embeddings to {stage.embeddings:g}"
+    table = table_size(stage)
     if stage.ranks != "uniform":
         share = stage.share()
         assert share is not None
@@ -21,6 +21,15 @@ def plan(stage: "Factorize", inputs: "Inputs") -> str:
     rank = one_rank(stage, inputs)
     kept = percent(share_of_rank(stage, rank, inputs))
     return f"rank {rank} everywhere, keeps {kept} of the compressible weights{table}"
+
+
+def table_size(stage: "Factorize") -> str:
+    """What the token embeddings are cut to, after a comma; nothing where they are not."""
+    width = stage.embeddings
+    if width is None:
+        return ""
+    size = f"{percent(width)} of their parameters" if width < 1 else f"a width of {width:g}"
+    return f", token embeddings to {size}"
 
 
 def missed(stage: "Factorize", inputs: "Inputs") -> str | None:

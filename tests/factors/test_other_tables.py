@@ -167,6 +167,9 @@ def test_sums_have_no_row_of_no_token(rows: int) -> None:
     assert kind.record(layer) == record
     index = np.array([[0, rows - 1], [7, rows // 2]])
     np.testing.assert_allclose(layer(jnp.asarray(index)), table[index], atol=1e-5)
+    padding = -rows % v2
+    said = f"{record['rank']} of {-(-rows // v2)}×{v2} rows"
+    assert kind.summary(record) == said + (f", {padding} of them padding" if padding else "")
     x = random.normal(size=(2, 3, HIDDEN)).astype(np.float32)
     np.testing.assert_allclose(layer.scores(jnp.asarray(x)), x @ table.T, atol=1e-4)
     theirs = kronecker_sum_embedding(torch.nn.Embedding(rows, HIDDEN), record)
