@@ -26,9 +26,10 @@ CUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def recipes() -> list[Recipe]:
+def recipes(cuts: list[str]) -> list[Recipe]:
     found = []
-    for name, cut in CUTS.items():
+    for name in cuts:
+        cut = CUTS[name]
         during = Compensate(**cut, lora=RANK, lora_epochs=0.8 * EPOCHS)
         lora = Tune(lora=RANK, tune_epochs=EPOCHS)
         in_turn = Tune(lora=RANK, tune_epochs=EPOCHS, lora_order="in-turn")
@@ -59,10 +60,13 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--work", type=Path, default=Path("runs/compensation"))
     parser.add_argument("--params", type=float, nargs="+", default=[0.5, 0.25])
+    parser.add_argument("--cuts", nargs="+", choices=CUTS, default=list(CUTS))
     args = parser.parse_args()
     if not args.show:
         chosen: dict[str, Any] = {"task": "rotten_tomatoes", "out": args.work, "preset": "quick"}
-        found = compare("minilm", recipes=recipes(), params=args.params, keep="all", **chosen)
+        found = compare(
+            "minilm", recipes=recipes(args.cuts), params=args.params, keep="all", **chosen
+        )
         facts = {name: found[name] for name in ("settings", "versions", "threads", "rows")}
         write_json(RESULTS, facts | provenance())
     show(read_json(RESULTS)["rows"])

@@ -6,8 +6,9 @@
 
 Each importance is a process of its own. It is held against the row sums of the whole diagonal,
 from one dense gradient an example, by Spearman's correlation over the rows of a matrix, in the mean
-of the matrices; then all are cut to ranks that are uniform, in the metric of those rows, and the
-model is judged as it is. Memory is the peak of the process above that of one that measures nothing.
+of the matrices; then all are cut to uniform ranks, in a decoder to equal shares, in the metric of
+those rows, and the model is judged as it is. Memory is the peak of the process above that of one
+that measures nothing.
 """
 
 import argparse
@@ -62,6 +63,8 @@ class Case(NamedTuple):
     subject: Subject
     judged: dict[str, EvalSet]
     shares: tuple[float, ...]
+    # Of ranks: one for all would end at the narrowest matrix, 192 of SmolLM2's 576 to 1536.
+    rule: str
     reload: Any
 
 
@@ -77,7 +80,7 @@ def of_run(run: Path) -> Case:
     loss = inputs.kind.objective.loss
     subject = Subject(model, compressible(parameters(model)), {}, {}, {}, batches, loss)
     judged = {"validation": inputs.validation, "test": inputs.test}
-    return Case(subject, judged, (0.5, 0.25), lambda: load_model(place))
+    return Case(subject, judged, (0.5, 0.25), "uniform", lambda: load_model(place))
 
 
 def of_decoder() -> Case:
@@ -98,7 +101,9 @@ def of_decoder() -> Case:
 
     weights = compressible(parameters(model))
     subject = Subject(model, weights, {}, {}, {}, batches, LANGUAGE.loss)
-    return Case(subject, {"imdb": judged}, (0.8, 0.6), lambda: load_model(folder, head="lm"))
+    return Case(
+        subject, {"imdb": judged}, (0.8, 0.6), "share", lambda: load_model(folder, head="lm")
+    )
 
 
 def measure(name: str, model: str, out: Path) -> dict[str, Any]:
@@ -117,7 +122,7 @@ def measure(name: str, model: str, out: Path) -> dict[str, Any]:
     weights = case.subject.weights
     shapes = {path: (x.shape[0], x.shape[1]) for path, x in weights.items()}
     for share in case.shares:
-        ranks = choose_ranks("uniform", shapes, params=share)
+        ranks = choose_ranks(case.rule, shapes, params=share)
         cut = {
             path: Solution(metric_svd(weights[path], rank, left=_left(rows, path)))
             for path, rank in ranks.items()
