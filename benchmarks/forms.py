@@ -22,6 +22,7 @@ from provenance import provenance
 
 from lpaf_jax.checkpoints import load_model, resolve_model
 from lpaf_jax.core.files import read_json, write_json
+from lpaf_jax.factorization import FORMS, table_record
 from lpaf_jax.factors import KINDS
 from lpaf_jax.linalg import kronecker_shapes, nearest_kronecker, tensor_train
 from lpaf_jax.models import compressible, parameters
@@ -33,6 +34,7 @@ BLOCKS = ("encoder.layer.0.", "encoder.layer.3.")
 DIGITS = ((16, 24), (6, 8, 8))
 # Rows of the table that become trains at a time.
 _ROWS = 4096
+SUMS = "kronecker_sum_embedding"
 Shapes = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -69,6 +71,15 @@ def by_trains(w: np.ndarray, share: float, digits: tuple[int, ...]) -> tuple[flo
     split = jax.jit(jax.vmap(lambda row: tensor_train(row[None], (ones, digits), rank).dense()[0]))
     whole = np.concatenate([np.asarray(split(rows)) for rows in parts(w)])
     return kept(w, whole), size / math.prod(digits)
+
+
+def by_sums(table: np.ndarray, share: float) -> tuple[float, float]:
+    """Rows laid out on a grid, as of a table that becomes a sum of Kronecker products."""
+    record, kind = table_record("kronecker-sums", table.shape, share), KINDS[SUMS]
+    count = np.ones(len(table))
+    factors = FORMS["kronecker-sums"].solve(jnp.asarray(table), record, count, None)
+    whole = np.asarray(kind.dense(factors))[: len(table)]
+    return kept(table, whole), kind.size(record, table.shape) / table.size
 
 
 def _train_size(digits: tuple[int, ...], rank: int) -> int:
@@ -112,6 +123,7 @@ def measured() -> list[dict[str, Any]]:
                 found[name] = each
         rows += [row("blocks", name, share, each) for name, each in found.items()]
         rows.append(row("table", "SVD", share, [by_svd(table, share)]))
+        rows.append(row("table", "sum of Kronecker products", share, [by_sums(table, share)]))
         for digits in DIGITS:
             trains = by_trains(table, share, digits)
             if trains is not None:
