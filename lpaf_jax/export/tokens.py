@@ -28,7 +28,8 @@ def add_tokens(place: Path, out: Path, vectors: Mapping[str, np.ndarray]) -> Non
 
     A table of factors takes the row that is nearest to each vector, and its other factors stay as
     they are: of `T ≈ C B` it is `argmin_c ‖t − c B‖`, of Kronecker products likewise, and of trains
-    the train of the vector. A head that is tied to the table knows the tokens, too.
+    the train of the vector. A sum of Kronecker products takes none. A head that is tied to the
+    table knows the tokens, too.
 
     Args:
         place: folder of a model.
@@ -37,8 +38,9 @@ def add_tokens(place: Path, out: Path, vectors: Mapping[str, np.ndarray]) -> Non
 
     Raises:
         LpafError: a token is known already or a vector is not of width H and finite; the tokenizer
-            knows other tokens than the table has rows for; or the model has a head of its own for
-            the next token, which would need rows, too.
+            knows other tokens than the table has rows for; the table is a sum of Kronecker
+            products; or the model has a head of its own for the next token, which would need rows,
+            too.
 
     Cost: the weights are copied one tensor at a time.
     """

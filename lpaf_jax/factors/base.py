@@ -94,6 +94,7 @@ class FactorKind(ABC):
 
         Raises:
             TypeError: the kind is none of a table.
+            LpafError: no row can be added without a change to others.
         """
         raise TypeError(f"{self.name} is not a kind of embedding table, so it cannot get more rows")
 
@@ -106,7 +107,7 @@ class FactorKind(ABC):
     def dense(self, factors: Mapping[str, Any]) -> Any:
         """`W`, (m, n), of factors by leaf, arrays of numpy or of JAX as these are.
 
-        It may have fewer rows or columns: see `places`.
+        It may have fewer rows or columns: see `places`. A table may have more rows, at its end.
         """
 
     def places(self, record: Record, shape: tuple[int, int]) -> Places:

@@ -17,6 +17,8 @@ from lpaf_jax.factors.low_rank import RankedKind, rank_in
 
 # Rows that a tied head rebuilds at a time.
 _ROWS = 4096
+# Numbers that tokens gather at a time: each gathers r (h1 + h2), a thousand times its row.
+_GATHERED = 2**22
 
 
 class KroneckerSumEmbedding(nnx.Module):
@@ -34,21 +36,49 @@ class KroneckerSumEmbedding(nnx.Module):
 
     def __call__(self, index: Array) -> Array:
         coarse, fine = self.coarse[...], self.fine[...]
-        a, b = rows_of(coarse, index // len(fine)), rows_of(fine, index % len(fine))
-        found = jnp.einsum("...ti,...tj->...ij", a, b)
-        return found.reshape(*found.shape[:-2], -1)
+
+        def row(v: Array) -> Array:
+            a, b = rows_of(coarse, v // len(fine)), rows_of(fine, v % len(fine))
+            return jnp.einsum("...ti,...tj->...ij", a, b)
+
+        flat = index.reshape(-1)
+        (_, rank, h1), (_, _, h2) = coarse.shape, fine.shape
+        size = max(1, _GATHERED // (rank * (h1 + h2)))
+        # In a program for any number of tokens that is no int.
+        if isinstance(flat.shape[0], int) and flat.shape[0] > size:
+            found = jax.lax.map(jax.checkpoint(row), flat, batch_size=size)
+        else:
+            found = row(flat)
+        return found.reshape(*index.shape, -1)
 
     def scores(self, x: Array) -> Array:
-        """`x Tᵀ`: (..., H) to (..., V). The rows of T are rebuilt, some thousand at a time."""
-        fine, tokens = self.fine[...], x.reshape(-1, x.shape[-1])
+        """`x Tᵀ`: (..., H) to (..., V).
 
-        def of_group(a: Array) -> Array:
-            return tokens @ jnp.einsum("ti,vtj->vij", a, fine).reshape(len(fine), -1).T
+        The rows of T are rebuilt, some thousand at a time; or, token by token, the factors are
+        applied one after the other: whichever takes fewer multiplications.
+        """
+        coarse, fine = self.coarse[...], self.fine[...]
+        (v1, rank, h1), (v2, _, h2) = coarse.shape, fine.shape
+        tokens = x.reshape(-1, x.shape[-1])
+        count, built = tokens.shape[0], v1 * v2 * rank * h1 * h2
+        in_turn = rank * (v1 * h1 * h2 + v1 * v2 * h2)
+        if isinstance(count, int) and count * (in_turn - v1 * v2 * h1 * h2) < built:
 
-        # Rebuilt for the gradient, too: kept, they would be the table that was to be saved.
-        size = max(1, _ROWS // len(fine))
-        found = jax.lax.map(jax.checkpoint(of_group), self.coarse[...], batch_size=size)
-        found = jnp.moveaxis(found, 0, 1).reshape(len(tokens), -1)[:, : self.rows]
+            def of_token(token: Array) -> Array:
+                half = jnp.einsum("ij,uti->utj", token.reshape(h1, h2), coarse)
+                return jnp.einsum("utj,vtj->uv", half, fine)
+
+            found = jax.lax.map(of_token, tokens)
+        else:
+
+            def of_group(a: Array) -> Array:
+                return tokens @ jnp.einsum("ti,vtj->vij", a, fine).reshape(v2, -1).T
+
+            # Rebuilt for the gradient, too: kept, they would be the table that was to be saved.
+            groups = max(1, _ROWS // v2)
+            found = jax.lax.map(jax.checkpoint(of_group), coarse, batch_size=groups)
+            found = jnp.moveaxis(found, 0, 1)
+        found = found.reshape(count, -1)[:, : self.rows]
         return found.reshape(*x.shape[:-1], -1)
 
 
@@ -71,7 +101,7 @@ class KroneckerSumEmbeddingKind(RankedKind):
 
     def shapes(self, record: Record, shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
         (rows, hidden), rank, fine = shape, rank_in(record), record.get("fine")
-        if record.get("rows") != rows:
+        if type(record.get("rows")) is not int or record["rows"] != rows:
             raise ValueError(f"has {record.get('rows')!r} rows, where the table has {rows}")
         if not isinstance(fine, list) or [type(x) for x in fine] != [int, int] or min(fine) < 1:
             raise ValueError(f"has fine {fine!r}, which must be two sides")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor, cat, einsum, nn, zeros
+from torch import Tensor, cat, einsum, nn, stack, zeros
 
 
 def kronecker_sum_embedding(layer: nn.Embedding, record: dict[str, Any]) -> nn.Module:
@@ -19,9 +19,17 @@ class KroneckerSumEmbedding(nn.Module):
         self.fine = nn.Parameter(zeros(places, rank, width))
 
     def forward(self, index: Tensor) -> Tensor:
-        places = self.fine.shape[0]
-        a, b = self.coarse[index // places], self.fine[index % places]
-        return einsum("...ti,...tj->...ij", a, b).flatten(-2)
+        places, flat = self.fine.shape[0], index.reshape(-1)
+        # Each token gathers r (h1 + h2) numbers, a thousand times its row: not all at once.
+        size = max(1, 2**22 // (self.coarse[0].numel() + self.fine[0].numel()))
+        # In a program for any number of tokens that is no int.
+        count = flat.shape[0]
+        parts = flat.split(size) if isinstance(count, int) and count > size else [flat]
+        rows = [
+            einsum("nti,ntj->nij", self.coarse[some // places], self.fine[some % places])
+            for some in parts
+        ]
+        return cat(rows).reshape(*index.shape, -1)
 
     def tie(self, model: Any) -> None:
         """Give a head that had the weight of the table its rows."""
@@ -33,7 +41,10 @@ class KroneckerSumEmbedding(nn.Module):
 
 
 class KroneckerSumEmbeddingHead(nn.Module):
-    """Rows are rebuilt some thousand at a time: all of them are what was to be saved."""
+    """Rows are rebuilt some thousand at a time: all of them are what was to be saved.
+
+    Where that is cheaper, the factors are applied one after the other, token by token.
+    """
 
     def __init__(self, table: KroneckerSumEmbedding):
         super().__init__()
@@ -41,6 +52,14 @@ class KroneckerSumEmbeddingHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         table = self._table[0]
-        groups = table.coarse.split(max(1, 4096 // table.fine.shape[0]))
+        (v1, rank, h1), (v2, _, h2) = table.coarse.shape, table.fine.shape
+        tokens = x.reshape(-1, h1 * h2)
+        count, built = tokens.shape[0], v1 * v2 * rank * h1 * h2
+        in_turn = rank * (v1 * h1 * h2 + v1 * v2 * h2)
+        if isinstance(count, int) and count * (in_turn - v1 * v2 * h1 * h2) < built:
+            halves = (einsum("ij,uti->utj", t.reshape(h1, h2), table.coarse) for t in tokens)
+            found = [einsum("utj,vtj->uv", half, table.fine).flatten() for half in halves]
+            return stack(found)[:, : table.rows].reshape(*x.shape[:-1], -1)
+        groups = table.coarse.split(max(1, 4096 // v2))
         rows = (einsum("gti,vtj->gvij", some, table.fine).flatten(2) for some in groups)
         return cat([x @ some.flatten(0, 1).T for some in rows], dim=-1)[..., : table.rows]

@@ -138,10 +138,20 @@ class Recipe:
 
     def _check_cut(self, cut: int) -> None:
         from lpaf_jax.importance import IMPORTANCES
+        from lpaf_jax.ranks import RANK_RULES
+        from lpaf_jax.stages.tune import nothing_in_turn
 
         stage = self.stages[cut]
         assert isinstance(stage, Shrink)
         mixed = any(isinstance(each, MixedTune) for each in self.stages[cut:])
+        whole = not isinstance(stage, Factorize) or (
+            not RANK_RULES[stage.ranks].factorizes or (stage.rank is None and stage.params == 1)
+        )
+        in_turn = (
+            e for e in self.stages[cut:] if isinstance(e, Tune) and e.lora_order == "in-turn"
+        )
+        if whole and any(in_turn):
+            raise nothing_in_turn()
         if not isinstance(stage, Factorize):
             attention = any(isinstance(e, Tune) and e.distil_attention for e in self.stages[cut:])
             if attention and isinstance(stage, PruneGroups) and stage.groups == "all":

@@ -31,7 +31,7 @@ from lpaf_jax.runs.text_decoder import Decoder
 from lpaf_jax.runs.text_encoder import Encoder
 from lpaf_jax.runs.text_models import Result, TextModel, is_packaged
 from lpaf_jax.solvers import check_biases
-from lpaf_jax.stages.planned import table_size
+from lpaf_jax.stages.planned import percent, table_size
 from lpaf_jax.tasks.kinds import length_for
 from lpaf_jax.tasks.options import TEXT_LENGTH
 
@@ -125,7 +125,9 @@ def _model_in(folder: Path) -> TextModel:
 
 def _announce(settings: Settings, model: TextModel, calibration: Any, progress: Progress) -> None:
     share, chosen = settings.share, settings.factorize
-    kept = f"rank {chosen.rank}" if share is None else f"{share:.0%} of their parameters to keep"
+    kept = (
+        f"rank {chosen.rank}" if share is None else f"{percent(share)} of their parameters to keep"
+    )
     kept += table_size(chosen)
     progress.say(
         f"recipe {settings.method.name}: {settings.model}, {len(model.matrices)} matrices, {kept}"

@@ -62,7 +62,7 @@ class MixedTune(Tune):
 
         training = context.training
         final = load_model(context.before)
-        loop = self._loop(context, final)
+        loop = self._loop(context, final, self._examples(context))
         optimizer, rate = optimizer_of(training, self.tune_lr, loop.steps)
         trainer = Trainer(training, loop, context.progress)
         taught, objective, fixed = self._distillation(context, trainer)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from tyro.conf import arg
 
@@ -25,6 +25,33 @@ if TYPE_CHECKING:
 
 _FILE = arg(metavar="FILE", help_behavior_hint="(optional)")
 _RANK = arg(metavar="INT", help_behavior_hint="(optional)")
+
+
+SIDES = {"up": "output-side", "down": "input-side"}
+"""The factors of a layer, by the name that an adapter of each has."""
+
+
+class _Part(NamedTuple):
+    """A part of the steps.
+
+    Attributes:
+        name: of its checkpoints.
+        half: of `SIDES`, the adapters that it trains; None: all that can be trained.
+        first, last: shares of the steps that it begins and ends at.
+    """
+
+    name: str
+    half: str | None = None
+    first: float = 0.0
+    last: float = 1.0
+
+
+def nothing_in_turn() -> SettingError:
+    """Of adapters in turn where no layer has two."""
+    return SettingError(
+        ("lora_order",),
+        "is in-turn, but no matrix becomes two factors, each with an adapter: leave it out",
+    )
 
 
 @dataclass(frozen=True)
@@ -59,8 +86,8 @@ class Tune(Stage):
     lora_base: Literal["float", "nf4"] = "float"
     """Storage of the frozen matrices while adapters are trained: as they are, or 4-bit (QLoRA)."""
     lora_order: Literal["together", "in-turn"] = "together"
-    """Adapters of the two factors of a layer: trained together, or in turn as in SVD-LLM, half of
-    the steps for the factors next to the outputs and half for the others."""
+    """Adapters of the two factors of a layer: trained together, or in turn as in SVD-LLM, for half
+    of the steps those of the output-side factors and then those of the input-side ones."""
 
     def __post_init__(self) -> None:
         given: Any = self.transfer
@@ -111,6 +138,7 @@ class Tune(Stage):
             train_half,
             updates,
         )
+        from lpaf_jax.stages.trainer import Trainer
 
         training = context.training
         final = load_model(context.before)
@@ -120,12 +148,20 @@ class Tune(Stage):
             scale = self.lora_alpha / self.lora
             chosen: Any = {"narrow": narrow, "four_bits": self.lora_base == "nf4"}
             add_adapters(final, self.lora, scale=scale, seed=training.seed, **chosen)
-        if self.lora_order == "together":
-            self._train(context, final, "tune", 0.0, 1.0)
-        else:
-            for number, half in enumerate(("up", "down")):
-                train_half(final, half)
-                self._train(context, final, f"tune-{half}", number / 2, (number + 1) / 2)
+        parts = [_Part("tune")]
+        if self.lora_order == "in-turn":
+            if not any(path.endswith(".up") for path in updates(final)):
+                raise nothing_in_turn()
+            parts = [_Part("tune-up", "up", 0, 0.5), _Part("tune-down", "down", 0.5, 1)]
+        data, taught = self._examples(context), None
+        for part in parts:
+            if part.half is not None:
+                train_half(final, part.half)
+                context.progress.say(f"adapters of the {SIDES[part.half]} factors")
+            loop = self._loop(context, final, data)
+            trainer = Trainer(training, loop, context.progress)
+            taught = taught or self._distillation(context, trainer)
+            self._train(context, final, part, loop, trainer, taught)
         if self.lora is None:
             return final, None
         # Into the matrices as they are on disk: those here may be held in a narrower dtype.
@@ -138,28 +174,29 @@ class Tune(Stage):
         return whole, tensors
 
     def _train(
-        self, context: Context, final: "nnx.Module", name: str, first: float, last: float
+        self,
+        context: Context,
+        final: "nnx.Module",
+        part: "_Part",
+        loop: "Loop",
+        trainer: "Trainer",
+        taught: "tuple[Callable[[Loss], Loss], Objective, Params]",
     ) -> None:
-        """Train what of `final` is trainable, from one share of the steps to another.
-
-        Args:
-            name: of the checkpoints. The learning rate goes up and down for them alone.
-        """
+        """Train what of `final` is trainable; the learning rate goes up and down for this part."""
         import jax.numpy as jnp
 
         from lpaf_jax.core.processes import on_host
         from lpaf_jax.models import fixed_arrays, parameters, set_parameters
-        from lpaf_jax.stages.trainer import Trainer, optimizer_of
+        from lpaf_jax.stages.trainer import optimizer_of
         from lpaf_jax.train import task_loss
 
-        loop = self._loop(context, final)
-        begun, until = round(first * loop.steps), round(last * loop.steps)
-        optimizer, rate = optimizer_of(context.training, self.tune_lr, max(1, until - begun))
-        trainer = Trainer(context.training, loop, context.progress)
-        taught, objective, fixed = self._distillation(context, trainer)
-        loss = taught(task_loss(self._function(trainer, final), objective))
-        fixed |= fixed_arrays(final)
-        checkpoints = context.checkpoints(name)
+        begun = round(part.first * loop.steps)
+        until = max(begun + 1, round(part.last * loop.steps))
+        optimizer, rate = optimizer_of(context.training, self.tune_lr, until - begun)
+        by_teacher, objective, teacher = taught
+        loss = by_teacher(task_loss(self._function(trainer, final), objective))
+        fixed = teacher | fixed_arrays(final)
+        checkpoints = context.checkpoints(part.name)
         start = trainer.fresh(parameters(final), optimizer)
         start = checkpoints.restore(start._replace(step=jnp.full_like(start.step, begun)))
         state = trainer.go_on(
@@ -185,7 +222,7 @@ class Tune(Stage):
                 else ""
             )
             turns = (
-                "Those of the factors next to the outputs are trained first, then the others. "
+                "Those of the output-side factors are trained first, then the others. "
                 if self.lora_order == "in-turn"
                 else ""
             )
@@ -228,11 +265,11 @@ class Tune(Stage):
             )
         return text
 
-    def _loop(self, context: Context, final: "nnx.Module") -> "Loop":
+    def _loop(self, context: Context, final: "nnx.Module", data: "Encoded") -> "Loop":
         """What does not change while `final` is trained."""
         from lpaf_jax.stages.trainer import loop_of
 
-        data, told = self._examples(context), context.progress.validation
+        told = context.progress.validation
         return loop_of(
             context.log,
             context.training,

@@ -7,15 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from lpaf_jax.checkpoints import load_model, save_model
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.evaluation.inspection import inspect_model
+from lpaf_jax.export import export_stablehlo
 from lpaf_jax.factorization import FORMS, factorize_embeddings, table_record
-from lpaf_jax.factors import KINDS
+from lpaf_jax.factors import KINDS, kronecker_sum_embedding
 from lpaf_jax.models import layer_at
 from lpaf_jax.models.families import FAMILIES
-from tests.factors.folders import config_of, factorize, logits
+from tests.factors.folders import IDS, config_of, factorize, logits
 from tests.factors.test_folders import (
     assert_encoder_read_everywhere,
     assert_read_everywhere,
@@ -100,6 +102,17 @@ def test_dense_it_is_the_same_model(folders: dict[str, Path], tmp_path: Path) ->
     assert_same_when_dense(folders, tmp_path)
 
 
+def test_a_tied_head_is_in_a_program_for_any_number_of_tokens(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    export_stablehlo(folders["gpt2"], tmp_path / "out")
+    program = jax.export.deserialize(bytearray((tmp_path / "out/model.stablehlo").read_bytes()))
+    ids = IDS.astype(np.int32)
+    given = {"input_ids": ids, "attention_mask": ids * 0 + 1, "token_type_ids": ids * 0}
+    found = program.call(load_file(tmp_path / "out/weights.safetensors"), given)
+    np.testing.assert_allclose(found, np.load(folders["gpt2"] / "expected.npy"), atol=1e-4)
+
+
 def test_inspect_counts_them(folders: dict[str, Path], form: str) -> None:
     for folder in folders.values():
         found = inspect_model(folder)["matrices"]
@@ -163,6 +176,7 @@ def test_sums_have_no_row_of_no_token(rows: int) -> None:
     factors = {leaf: np.asarray(x) for leaf, x in solved.items()}
     assert {leaf: x.shape for leaf, x in factors.items()} == kind.shapes(record, (rows, HIDDEN))
     np.testing.assert_allclose(kind.dense(factors)[:rows], table, atol=1e-5)
+    assert rows % v2 or rows == 50
     layer: Any = kind.layer(solved, None, record)
     assert kind.record(layer) == record
     index = np.array([[0, rows - 1], [7, rows // 2]])
@@ -180,6 +194,38 @@ def test_sums_have_no_row_of_no_token(rows: int) -> None:
     np.testing.assert_allclose(scores, x @ table.T, atol=1e-4)
 
 
+@pytest.mark.parametrize("tokens", [1, 60])
+def test_sums_are_differentiated_as_the_table_is(
+    tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some tokens at a time, the factors of the head in turn or its rows rebuilt."""
+    monkeypatch.setattr(kronecker_sum_embedding, "_GATHERED", 7 * 10 * (4 + 8))
+    random, kind = np.random.default_rng(tokens), KINDS["kronecker_sum_embedding"]
+    record = RECORDS["kronecker-sums"]
+    factors = {
+        leaf: jnp.asarray(random.normal(size=size), jnp.float32)
+        for leaf, size in kind.shapes(record, (VOCABULARY, HIDDEN)).items()
+    }
+    index = jnp.asarray(random.integers(0, VOCABULARY, (tokens, 2)))
+    weights = jnp.asarray(random.normal(size=(tokens, 2, HIDDEN)), jnp.float32)
+    states = jnp.asarray(random.normal(size=(tokens, HIDDEN)), jnp.float32)
+
+    def of_layer(factors: Any) -> Any:
+        layer: Any = kind.layer(factors, None, record)
+        return jnp.sum(weights * layer(index)) + jnp.sum(jnp.tanh(layer.scores(states)))
+
+    def of_table(factors: Any) -> Any:
+        table = kind.dense(factors)
+        return jnp.sum(weights * table[index]) + jnp.sum(jnp.tanh(states @ table.T))
+
+    (value, found), (dense, expected) = (
+        jax.value_and_grad(f)(factors) for f in (of_layer, of_table)
+    )
+    np.testing.assert_allclose(value, dense, rtol=1e-4)
+    for leaf, gradient in expected.items():
+        np.testing.assert_allclose(found[leaf], gradient, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("form", "shape", "width", "message"),
     [
@@ -194,7 +240,7 @@ def test_sums_have_no_row_of_no_token(rows: int) -> None:
             "kronecker-sums",
             (50, 32),
             0.01,
-            "for a Kronecker product of 10 × 4 and 5 × 8: give at least 0.05",
+            "for a Kronecker product of 10 × 4 and 5 × 8, 80 parameters of 1600: give more",
         ),
         ("kronecker", (50, 31), 0.5, None),
         ("kronecker", (50, 32), 0.01, "is too small for a Kronecker product of the 50 × 32 table"),
@@ -215,6 +261,7 @@ def test_sizes(form: str, shape: tuple[int, int], width: float, message: str | N
     [
         ("kronecker_embedding", {"pattern": 3}, "has patterns of 3, which does not divide 32"),
         ("kronecker_embedding", {"pattern": None}, "has patterns of None"),
+        ("kronecker_sum_embedding", {"rows": float(VOCABULARY)}, "has 50.0 rows, where"),
         ("kronecker_sum_embedding", {"rows": 9}, f"has 9 rows, where the table has {VOCABULARY}"),
         (
             "kronecker_sum_embedding",

@@ -145,6 +145,8 @@ def test_a_classifier(tiny: Tiny, tmp_path: Path) -> None:
         ("kfac-svd", {"lora": 4, "lora_alpha": 0.0}, "finite and more than 0"),
         ("kfac-svd", {"lora_base": "nf4"}, "add --lora"),
         ("kfac-svd", {"lora_order": "in-turn"}, "lora_order needs adapters: add --lora"),
+        ("kfac-svd", {"lora": 4, "lora_order": "in-turn", "params": 1.0}, "no matrix becomes two"),
+        ("loraprune", {"lora": 4, "lora_order": "in-turn"}, "no matrix becomes two factors"),
         ("shapeshifter", {"lora": 4}, "'kronecker' makes another form"),
         ("lpaf", {"lora": 4}, "this recipe mixes the factors"),
     ],
