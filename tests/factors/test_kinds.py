@@ -70,6 +70,6 @@ def test_code_for_pytorch_that_cannot_travel(second_kind, tmp_path, monkeypatch)
 def test_imports_are_those_of_the_kinds_that_are_used(second_kind) -> None:
     one, both = (modeling_code("gpt2", "GPT2LMHeadModel", k) for k in (["low_rank"], list(KINDS)))
     assert "from torch import nn\n" in one
-    assert "from torch import Tensor, arange, cat, einsum, nn, ones, zeros\n" in both
+    assert "from torch import Tensor, arange, cat, einsum, nn, ones, stack, zeros\n" in both
     assert both.count("from collections import OrderedDict\n") == 1
     compile(both, "modeling_lpaf.py", "exec")
