@@ -8,7 +8,7 @@ from tyro.conf import Positional, arg
 
 from lpaf_jax.tasks.options import Copy, LabelColumn, PairColumn, TextColumn
 
-_DIMS = arg(metavar="INT", help_behavior_hint="(default: ten values from 10 to 10,000)")
+_DIMS = arg(metavar="INT", help_behavior_hint="(default: up to ten from 10 to 10,000)")
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Intrinsic:
         import dataclasses
 
         from lpaf_jax.report.intrinsic import lines
-        from lpaf_jax.runs.intrinsic import DIMENSIONS, intrinsic_dimension
+        from lpaf_jax.runs.intrinsic import intrinsic_dimension
 
         chosen = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        chosen["dims"] = chosen["dims"] or DIMENSIONS
+        chosen["dims"] = chosen["dims"] or None
         found = intrinsic_dimension(**chosen)
         for line in lines(found):
             print(line)

@@ -116,7 +116,7 @@ def intrinsic_dimension(
     task: Path | str,
     out: Path | str,
     kind: Kind = "did",
-    dims: Sequence[int] = DIMENSIONS,
+    dims: Sequence[int] | None = None,
     seeds: Sequence[int] = (0, 1),
     rates: Sequence[float] = RATES,
     bisections: int = 2,
@@ -138,7 +138,8 @@ def intrinsic_dimension(
         model, task: as of `lpaf_jax.compress`.
         out: folder; a search that was stopped there goes on.
         kind: see `subspace`.
-        dims: the d to try. seeds, rates: each d is trained with each of them.
+        dims: the d to try; None: those of `DIMENSIONS` that the model has a subspace of.
+        seeds, rates: each d is trained with each of them.
         bisections: how often the gap is halved; 0 leaves it out.
         chosen: options of a run, and `finetune_epochs` and `finetune_lr`.
 
@@ -163,6 +164,7 @@ def intrinsic_dimension(
     folder, progress = Path(out), Progress(Path(out), settings.quiet)
     search = _Search(settings, inputs, folder, progress, kind, list(seeds), list(rates))
     with closing(progress):
+        dims = search.fitting(DIMENSIONS) if dims is None else dims
         search.open(list(dims), bisections)
         for seed in seeds:
             search.cell(None, 1.0, seed)
@@ -179,9 +181,9 @@ def intrinsic_dimension(
 
 
 def _check(
-    dims: Sequence[int], seeds: Sequence[int], rates: Sequence[float], bisections: int
+    dims: Sequence[int] | None, seeds: Sequence[int], rates: Sequence[float], bisections: int
 ) -> None:
-    if not dims or min(dims) < 1:
+    if dims is not None and (not dims or min(dims) < 1):
         raise SettingError(("dims",), f"is {list(dims)}: give whole numbers of at least 1")
     if not seeds or len(set(seeds)) < len(seeds):
         raise SettingError(("seeds",), f"is {list(seeds)}: give different seeds")
@@ -211,6 +213,11 @@ class _Search:
         self._numbers, self._tensors = sum(x.size for x in start.values()), len(start)
         self._cells: list[Cell] = []
         self._header: dict[str, Any] = {}
+
+    def fitting(self, dims: Sequence[int]) -> list[int]:
+        """Those of `dims` that the model has a subspace of: scales of SAID take one a tensor."""
+        least = self._tensors if self._kind == "said" else 0
+        return [d for d in dims if least < d <= self._numbers]
 
     def open(self, dims: list[int], bisections: int) -> None:
         """Take up what the folder holds of this search.

@@ -110,6 +110,23 @@ def test_the_command(tiny: Tiny, tmp_path: Path, monkeypatch: Any, capsys: Any) 
     assert "Nine tenths of it are reached with d = 100 or less." in told
 
 
+def test_dimensions_that_nobody_names_are_those_that_fit(
+    tiny: Tiny, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Scales of SAID take one a tensor, of which the smallest d has too few."""
+    tried = dict[str, list[int]]()
+    for kind in ("did", "said"):
+        asked: list[int | None] = []
+        monkeypatch.setattr(
+            intrinsic._Search, "_train", lambda _, d, *rest, to=asked: to.append(d) or 0.75
+        )
+        search(tiny, tmp_path / kind, dims=None, kind=kind)
+        tried[kind] = [d for d in asked if d is not None]
+    assert tried["did"] == list(intrinsic.DIMENSIONS)
+    assert 10 not in tried["said"]
+    assert tried["said"] == tried["did"][-len(tried["said"]) :] != []
+
+
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
