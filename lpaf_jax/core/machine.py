@@ -1,5 +1,6 @@
 """What figures were measured on: cores, memory, versions."""
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -57,6 +58,9 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def forget_peak_memory() -> None:
-    """Let `peak_memory` count from now on, where the system can."""
+    """Let `peak_memory` count from now on, and only what is in use, where the system can."""
+    # What was freed is kept for later (`lpaf_jax.cli.allocator`), and would count as held.
+    with suppress(OSError, AttributeError):  # another C library has no such function
+        ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):  # Linux alone has it, and a container may forbid it
         Path("/proc/self/clear_refs").write_text("5")
