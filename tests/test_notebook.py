@@ -32,6 +32,7 @@ def test_no_output_is_stored() -> None:
     )
 
 
+@pytest.mark.slow
 def test_it_runs(
     tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

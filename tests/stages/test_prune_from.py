@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from lpaf_jax.runs.pipeline import compress
 from tests.tiny import Tiny
 
@@ -11,6 +13,7 @@ def pruned(tiny: Tiny, out: Path, **chosen: object) -> bytes:
     return (out / "stages" / "pruned" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_what_was_fine_tuned_before_makes_no_difference(tiny: Tiny, tmp_path: Path) -> None:
     from_scratch = {"prune_from": "pretrained"}
     one = pruned(tiny, tmp_path / "one", finetune_epochs=0.25, **from_scratch)
