@@ -1,6 +1,6 @@
 """Adapters (LoRA) in every part of compressing a decoder, four bits beside fewer numbers: one page.
 
-    python benchmarks/healing.py                  # an hour on two cores; goes on where it was
+    python benchmarks/healing.py                  # three hours on two cores; goes on where it was
     python benchmarks/healing.py --params 0.8     # one size
     python benchmarks/healing.py --show           # print what is there, run nothing
 
