@@ -82,7 +82,8 @@ def show(found: dict[str, Any]) -> None:
         cells += [f"{whole / 1e6:.0f} MB", f"{score:.1f}", f"{size / 1e6:.0f} MB"]
         if end == "final":
             cells.append(f"{of.mean('seconds') or 0:.0f}")
-            cells.append(f"{(of.mean('memory') or 0) / 2**30:.1f} GiB")
+            memory = of.mean("memory")
+            cells.append("" if memory is None else f"{memory / 2**30:.1f} GiB")
         print(f"| {' | '.join(cells)} |")
 
     every = [of for size in groups(found).values() for of in size]
