@@ -103,7 +103,7 @@ def _grid(rows: int, hidden: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """((v1, h1), (v2, h2)), v1 v2 ≥ V and h1 h2 = H: what A and B of one term are.
 
     Of those whose term is within a twentieth of the fewest numbers, the one where a token gathers
-    fewest, h1 + h2 a term: (189, 32) and (266, 24) of GPT-2's 50,257 × 768, not (6283, 1) and
+    fewest, h1 + h2 a term: (258, 24) and (195, 32) of GPT-2's 50,257 × 768, not (6283, 1) and
     (8, 768). V is seldom v1 v2 itself, so the last rows of the grid may belong to no token.
     """
     found = []

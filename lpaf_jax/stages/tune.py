@@ -166,7 +166,7 @@ class Tune(Stage):
             return final, None
         # Into the matrices as they are on disk: those here may be held in a narrower dtype.
         found = updates(final)
-        del final
+        del final, taught
         whole = load_model(context.before)
         put_adapters(whole, found)
         tensors = adapter_tensors(whole)

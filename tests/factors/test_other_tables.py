@@ -158,6 +158,14 @@ def test_trains_of_any_length(digits: list[int]) -> None:
     assert kind.flop(record, (11, HIDDEN)) == pytest.approx(flop, abs=40)
 
 
+def test_a_token_of_gpt2_gathers_few_numbers_of_each_term() -> None:
+    """Not the 769 of the grid whose term is smallest."""
+    record = table_record("kronecker-sums", (50257, 768), 0.5)
+    sizes = KINDS["kronecker_sum_embedding"].shapes(record, (50257, 768))
+    (v1, _, h1), (v2, _, h2) = sizes["coarse"], sizes["fine"]
+    assert ((v1, h1), (v2, h2)) == ((258, 24), (195, 32))
+
+
 @pytest.mark.parametrize("rows", [47, 50, 53])
 def test_sums_have_no_row_of_no_token(rows: int) -> None:
     """At full rank they are the table, whatever was added to it to make a grid."""
