@@ -160,10 +160,12 @@ class _Rounds:
 
     def keep(self, params: "Params", index: int) -> None:
         """Save what truncation `index` left."""
+        import jax.numpy as jnp
         import optax
 
         state = self._trainer.fresh(_layers(params), optax.identity())
-        self.matrices.save_if_due(self._at(state, index + 1), now=True)
+        done = jnp.full_like(state.step, (index + 1) * self._each)
+        self.matrices.save_if_due(state._replace(step=done), now=True)
 
     def train(self, moved: "nnx.Module", index: int) -> None:
         """Train the adapters of `moved` for a round, from its last checkpoint."""
@@ -172,23 +174,17 @@ class _Rounds:
 
         begun = index * self._each
         part = self._context.checkpoints(f"compensate-{index + 1}")
-        state = self._trainer.fresh(parameters(moved), self._optimizer)
-        state = self._trainer.go_on(
+        state = self._trainer.run(
             self._loss,
             self._optimizer,
-            part.restore(self._at(state, index)),
+            parameters(moved),
             fixed_arrays(moved),
             part,
-            lambda step: self._rate(step - begun),
+            self._rate,
+            begun=begun,
             until=begun + self._each,
         )
         set_parameters(moved, on_host(state.params))
-
-    def _at(self, state: Any, index: int) -> Any:
-        """As after `index` rounds."""
-        import jax.numpy as jnp
-
-        return state._replace(step=jnp.full_like(state.step, index * self._each))
 
 
 def _layers(params: "Params") -> "Params":

@@ -70,11 +70,20 @@ class Trainer:
         checkpoints: Checkpoints,
         extras: Extras,
         *,
+        begun: int = 0,
         until: int | None = None,
     ) -> TrainState:
-        """Run a stage, or its part up to step `until`, from its last checkpoint."""
-        state = checkpoints.restore(self.fresh(params, optimizer))
-        return self.go_on(loss, optimizer, state, fixed, checkpoints, extras, until=until)
+        """Run a stage, or its part from step `begun` up to `until`, from its last checkpoint.
+
+        The optimiser and `extras` count from the beginning of the part.
+        """
+        state = self.fresh(params, optimizer)
+        state = checkpoints.restore(state._replace(step=jnp.full_like(state.step, begun)))
+
+        def of_part(step: int) -> dict[str, float]:
+            return extras(step - begun)
+
+        return self.go_on(loss, optimizer, state, fixed, checkpoints, of_part, until=until)
 
     def go_on(
         self,

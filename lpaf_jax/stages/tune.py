@@ -183,8 +183,6 @@ class Tune(Stage):
         taught: "tuple[Callable[[Loss], Loss], Objective, Params]",
     ) -> None:
         """Train what of `final` is trainable; the learning rate goes up and down for this part."""
-        import jax.numpy as jnp
-
         from lpaf_jax.core.processes import on_host
         from lpaf_jax.models import fixed_arrays, parameters, set_parameters
         from lpaf_jax.stages.trainer import optimizer_of
@@ -197,15 +195,14 @@ class Tune(Stage):
         loss = by_teacher(task_loss(self._function(trainer, final), objective))
         fixed = teacher | fixed_arrays(final)
         checkpoints = context.checkpoints(part.name)
-        start = trainer.fresh(parameters(final), optimizer)
-        start = checkpoints.restore(start._replace(step=jnp.full_like(start.step, begun)))
-        state = trainer.go_on(
+        state = trainer.run(
             loss,
             optimizer,
-            start,
+            parameters(final),
             fixed,
             checkpoints,
-            lambda step: rate(step - begun),
+            rate,
+            begun=begun,
             until=until,
         )
         # A part may end where nothing is validated, and the next one stands on it.
