@@ -258,6 +258,17 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a test is about something else: timing compiles four forward passes."""
+    from lpaf_jax.runs import pipeline
+
+    timing = {size: {"median": 1.0, "min": 1.0, "max": 1.0} for size in ("1", "32")}
+    monkeypatch.setattr(
+        pipeline, "compare_latency", lambda models, **_: dict.fromkeys(models, timing)
+    )
+
+
 @pytest.fixture(scope="session")
 def held_out(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The test split of the task, as a file of its own."""

@@ -5,9 +5,8 @@ import datetime
 import gc
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,22 @@ from lpaf_jax.core.machine import peak_memory, usable_cpus, versions
 from lpaf_jax.core.processes import barrier, is_first, join
 from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import LESS_IS_BETTER, compare_paired
-from lpaf_jax.evaluation.four_bits import in_nf4
 from lpaf_jax.evaluation.latency import compare_latency
 from lpaf_jax.factorization.analysis import analyse_pruning
 from lpaf_jax.factors import KINDS
-from lpaf_jax.models import as_function, compressible, count_parameters, parameters
+from lpaf_jax.models import compressible, count_parameters, parameters
 from lpaf_jax.recipes import Recipe
 from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import model_card, result_text
+from lpaf_jax.runs.answers import (
+    NF4,
+    NF4_SAVED,
+    TEST,
+    VALIDATION,
+    Examiner,
+    keep_answers,
+    read_answers,
+)
 from lpaf_jax.runs.outcome import describe, finish, finished, full_disk_explained
 from lpaf_jax.runs.run import Run
 from lpaf_jax.runs.settings import Settings, as_json, check, command, make_settings
@@ -37,7 +44,7 @@ from lpaf_jax.runs.training import run_stage
 from lpaf_jax.stages import Prune
 from lpaf_jax.stages.base import Place
 from lpaf_jax.stages.prune import pruning_arrays
-from lpaf_jax.stages.trainer import layout_of, score_of
+from lpaf_jax.stages.trainer import layout_of
 from lpaf_jax.tasks.inputs import (
     Inputs,
     classes_note,
@@ -49,11 +56,9 @@ from lpaf_jax.tasks.inputs import (
     misplaced_note,
     repeats_note,
 )
-from lpaf_jax.train import predict
 
 _LOG = logging.getLogger("lpaf_jax")
 LATENCY_LENGTH = 64
-_EVALUATION_BATCH = 32
 # Bytes that a run has on disk at most, in sizes of its model: the models of four stages with
 # scores, masks and moments, and the checkpoints of both parts of tuning, four of each at a time.
 _FOLDER_SIZE = 26
@@ -135,7 +140,8 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
     names = [name for name, _ in job.settings.steps]
     first = names[0]
     models = {name: load_model(job.stage(name)) for name in names}
-    logits, on_validation = _logits_of(models, inputs, (first, FINAL), progress)
+    answers = _answers(job, models, inputs, progress)
+    logits = {name: found[TEST] for name, found in answers.items()}
     results = {name: inputs.test.score(found) for name, found in logits.items()}
     ends = {"dense": models[first], FINAL: models[FINAL]}
     stored = {name: count_parameters(parameters(model)) for name, model in ends.items()}
@@ -143,7 +149,8 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
         name: (job.stage(place) / "model.safetensors").stat().st_size
         for name, place in (("dense", first), (FINAL, FINAL))
     }
-    rounded = _rounded(ends, sizes, inputs, progress) if job.settings.nf4 else {}
+    at_ends = {"dense": answers[first], FINAL: answers[FINAL]}
+    rounded = _rounded(at_ends, sizes, inputs) if job.settings.nf4 else {}
     progress.say("evaluate      speed of the dense and the final model at batch 1 and 32")
     progress.close()  # a bar that is drawn meanwhile would be timed, too
     length = min(LATENCY_LENGTH, inputs.positions)
@@ -160,7 +167,7 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
         "about": job.settings.method.summary,
         "stages": results,
         "described": describe(job.settings, primary, ranks),
-        "validation": _validation(inputs, on_validation, first),
+        "validation": _validation(inputs, answers, first),
         **_paired(inputs, logits, first),
         "retained": None
         if primary in LESS_IS_BETTER
@@ -194,38 +201,34 @@ def ranks_of(model: nnx.Module) -> dict[str, int]:
     }
 
 
-def _logits_of(
-    models: dict[str, nnx.Module], inputs: Inputs, ends: Collection[str], progress: Progress
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Logits of every model, reduced, on the test split, and of the `ends` on validation.
+def _answers(
+    job: Run, models: Mapping[str, nnx.Module], inputs: Inputs, progress: Progress
+) -> dict[str, dict[str, np.ndarray]]:
+    """Answers of every model of the run.
 
-    Models of one structure share what is compiled.
+    Those of the first one are kept beside it, as many runs of a comparison share it.
     """
-    compiled: dict[frozenset[tuple[str, tuple[int, ...]]], Any] = {}
-    found, held = {}, {}
-    data = inputs.test
+    examiner, first = Examiner(inputs, progress), next(iter(models))
+    of_ends = {TEST, VALIDATION} | ({NF4} if job.settings.nf4 else set())
+    found = {}
     for name, model in models.items():
-        params = parameters(model)
-        structure = frozenset((path, x.shape) for path, x in params.items())
-        forward = compiled.setdefault(structure, jax.jit(data.judging(as_function(model))))
-        on_batch = partial(progress.batch, f"{name} model on the test split")
-        found[name] = predict(forward, params, data, _EVALUATION_BATCH, on_batch)
-        if name in ends:
-            on_batch = partial(progress.batch, f"{name} model on the validation split")
-            held[name] = predict(forward, params, inputs.validation, _EVALUATION_BATCH, on_batch)
-    return found, held
+        have = read_answers(job.stage(name)) if name == first else {}
+        parts = of_ends if name in (first, FINAL) else {TEST}
+        found[name] = examiner.answers(name, model, parts, have)
+        if name == first and found[name].keys() != have.keys():
+            keep_answers(job.stage(name), found[name])
+    return found
 
 
 def _rounded(
-    ends: Mapping[str, nnx.Module], sizes: Mapping[str, int], inputs: Inputs, progress: Progress
+    answers: Mapping[str, Mapping[str, np.ndarray]], sizes: Mapping[str, int], inputs: Inputs
 ) -> dict[str, Any]:
     """What both ends of the run are worth, and take, in four bits."""
     found = {}
-    for name, model in ends.items():
-        params, saved = in_nf4(parameters(model))
-        on_batch = partial(progress.batch, f"{name} model in NF4 on the test split")
-        judge = score_of(model, inputs.test, _EVALUATION_BATCH, on_batch=on_batch)
-        found[name] = {"score": judge(params), "bytes": sizes[name] - saved}
+    for name, of in answers.items():
+        score = inputs.test.score(of[NF4])
+        size = sizes[name] - int(of[NF4_SAVED])
+        found[name] = {"score": score[score["primary"]], "bytes": size}
     return {"nf4": found}
 
 
@@ -302,14 +305,16 @@ def _nature(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _validation(inputs: Inputs, logits: dict[str, np.ndarray], first: str) -> dict[str, Any]:
+def _validation(
+    inputs: Inputs, answers: Mapping[str, Mapping[str, np.ndarray]], first: str
+) -> dict[str, Any]:
     """What a choice between recipes may hang on: the test split is there to be looked at once.
 
     `divergence` is how far the final model's answers are from the dense one's, a finer measure than
     how many of them are right.
     """
     held, primary = inputs.validation, inputs.spec.metrics[0]
-    ends = {"dense": logits[first], FINAL: logits[FINAL]}
+    ends = {"dense": answers[first][VALIDATION], FINAL: answers[FINAL][VALIDATION]}
     found: dict[str, Any] = {name: held.score(each)[primary] for name, each in ends.items()}
     return found | {"divergence": held.divergence and held.divergence(*ends.values())}
 

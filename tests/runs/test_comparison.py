@@ -87,6 +87,8 @@ def test_texts_to_learn_from_are_named_in_words(tiny: Tiny, tmp_path: Path) -> N
 def test_the_fine_tuned_model_is_made_once(compared: Path) -> None:
     files = [compared / "runs" / f"{name}-0.5-0/stages/dense/model.safetensors" for name in RECIPES]
     assert files[0].samefile(files[1])
+    answers = [file.with_name("answers.npz") for file in files]
+    assert answers[0].samefile(answers[1])
     first, second = read_json(compared / "compare.json")["rows"]
     assert first["shared"] == []
     assert "dense" in second["shared"]

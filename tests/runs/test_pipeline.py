@@ -47,15 +47,6 @@ def log(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a test is about something else: timing compiles four forward passes."""
-    timing = {size: {"median": 1.0, "min": 1.0, "max": 1.0} for size in ("1", "32")}
-    monkeypatch.setattr(
-        pipeline, "compare_latency", lambda models, **_: dict.fromkeys(models, timing)
-    )
-
-
-@pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a stage was run")
