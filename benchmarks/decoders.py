@@ -10,11 +10,11 @@ is finished: those that `benchmarks/results/decoders.json` holds are not run aga
 two sides have in common, gradients, spectra and what was measured of each cut, is taken once a
 seed, in the first of them, and is in its seconds alone.
 
-Rows that are tuned pass once more over the pieces that they were calibrated with, the whole model
-by AdamW, `--batch` pieces a step: the dense one by the next token, the others by what the dense one
-answers, too (`--distil`). What they are held against is the dense model tuned for as many steps: to
-learn what reviews are like is no healing. Other settings of tuning make other rows; `--keep` leaves
-what was cut for them, whose seconds are then of the tuning alone.
+Rows that are tuned pass `--epochs` times more over the pieces that they were calibrated with, the
+whole model by AdamW, `--batch` pieces a step: the dense one by the next token, the others by what
+the dense one answers, too (`--distil`). What they are held against is the dense model tuned for as
+many steps: to learn what reviews are like is no healing. Other settings of tuning make other rows;
+`--keep` leaves what was cut for them, whose seconds are then of the tuning alone.
 """
 
 import argparse
@@ -73,7 +73,7 @@ class Row(NamedTuple):
     pruned_to: float = 1.0
 
 
-TUNING = ("batch", "learning_rate", "distil")
+TUNING = ("epochs", "batch", "learning_rate", "distil")
 TWO_SIDED = ("two-sided", "metric")
 # The first one takes what the others of two sides share, with channels and without.
 ROWS = {
@@ -176,7 +176,7 @@ def cut(args: argparse.Namespace) -> dict[str, Any]:
 def tune(
     args: argparse.Namespace, work: Path, given: dict[str, np.ndarray], outcome: Outcome
 ) -> dict[str, Any]:
-    """Perplexity after a pass of tuning, how it was done, and its seconds."""
+    """Perplexity after tuning, how it was done, and its seconds."""
     begun, out, tuning = time.perf_counter(), args.work / "tuned", tuning_of(args, args.row)
     shutil.rmtree(out, ignore_errors=True)
     settings = make_settings(
@@ -186,7 +186,7 @@ def tune(
         held_out="imdb",
         recipe="kfac-svd",
         seed=args.seed,
-        tune_epochs=1.0,
+        tune_epochs=tuning["epochs"],
         tune_lr=tuning["learning_rate"],
         batch=tuning["batch"],
         distil=tuning["distil"],
@@ -246,7 +246,7 @@ def how_tuned(row: dict[str, Any]) -> str:
     if "tuning" not in row:
         return ""
     found = row["tuning"]
-    steps = math.ceil(row["samples"] / found["batch"])
+    steps = round(found["epochs"] * math.ceil(row["samples"] / found["batch"]))
     rate, distil = found["learning_rate"], found["distil"]
     return f"{steps} steps of {found['batch']}, lr {rate:g}, distil {distil:g}"
 
@@ -258,6 +258,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--samples", type=int, default=128, help="pieces to calibrate with")
     parser.add_argument("--held-out", type=int, default=40, help="pieces of each text to judge by")
+    parser.add_argument("--epochs", type=float, default=1.0, help="passes of tuning")
     parser.add_argument("--batch", type=int, default=2, help="pieces in a step of tuning")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="of AdamW in tuning")
     parser.add_argument("--distil", type=float, default=1.0, help="weight of the dense answers")

@@ -179,10 +179,18 @@ def test_what_cannot_be_is_told_before_any_work(
 
 
 def test_a_share_that_no_whole_rank_keeps_is_told(
-    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Tiny,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "do_step", stop)
     pairs = {"importance": "none", "solver": "kronecker-pairs", "ranks": "share", "params": 0.3}
     chosen = tiny.chosen(tmp_path / "out", recipe="svd", **pairs) | {"quiet": False}
-    pipeline.compress(**chosen)
+    with pytest.raises(KeyboardInterrupt):  # it is told before any work
+        pipeline.compress(**chosen)
     told = " ".join(capsys.readouterr().err.split())
     assert "30.0 % requested: with whole ranks, the closest share is 50.1 % of the" in told

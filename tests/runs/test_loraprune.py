@@ -171,6 +171,7 @@ def test_transformers_reads_it_without_our_code(decoder: Path) -> None:
     np.testing.assert_array_equal(cached, fresh)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_unbroken_one(
     tiny: Tiny, pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,7 @@ def test_the_factors_are_tuned_on_the_text_where_epochs_are_asked_for(place: Pat
     assert "with the factors in place of the original matrices" in page
 
 
+@pytest.mark.slow
 def test_mixed_tuning_of_a_text_that_was_killed_goes_on(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
