@@ -1,15 +1,16 @@
 """Adapters (LoRA) in every part of compressing a decoder, four bits beside fewer numbers: one page.
 
     python benchmarks/healing.py                  # three hours on two cores; goes on where it was
-    python benchmarks/healing.py --params 0.8     # one size
+    python benchmarks/healing.py --params 0.8     # one size; 1 is the dense model with adapters
     python benchmarks/healing.py --show           # print what is there, run nothing
 
 SmolLM2-135M and reviews of IMDb: 64 windows of 256 tokens to learn from, by the next token alone,
-the same number of steps in every row, 16 of 4 windows. Judged by other reviews. What adapters do:
-estimate Fisher's rows (`sketch`), train while a cut gets deeper (`during the cut`), say which heads
-and channels go (`LoRAPrune`), or heal what was cut: over matrices as they are or in four bits; both
-factors of a layer together, or one after the other as in SVD-LLM (`in turn`). The page is a
-comparison, with figures in four bits as well: see runs/healing/comparison/compare.html.
+the same number of steps in every row, 16 of 4 windows, the dense model's among them. Judged by
+other reviews. What adapters do: estimate Fisher's rows (`sketch`), train while a cut gets deeper
+(`during the cut`), say which heads and channels go (`LoRAPrune`), or heal what was cut: over
+matrices as they are or in four bits; both factors of a layer together, or one after the other as in
+SVD-LLM (`in turn`). The page is a comparison, with figures in four bits as well: see
+runs/healing/comparison/compare.html.
 """
 
 import argparse
@@ -59,6 +60,14 @@ def recipes() -> list[Recipe]:
     return [Recipe(FineTune(finetune_epochs=0), cut, tune, name=name) for name, cut, tune in ways]
 
 
+def baselines() -> list[Recipe]:
+    """The dense model, adapted in as many steps: what learning the domain does by itself."""
+    whole = Factorize(importance="none", solver="plain", ranks="share")
+    lora = Tune(lora=RANK, tune_lr=LORA_LR, tune_epochs=EPOCHS)
+    ways = {"dense, LoRA": lora, "dense, LoRA over NF4": dataclasses.replace(lora, lora_base="nf4")}
+    return [Recipe(FineTune(finetune_epochs=0), whole, tune, name=n) for n, tune in ways.items()]
+
+
 def reviews(work: Path) -> Path:
     """Some of each split of IMDb, one to a paragraph: as a text it is split in the same way."""
     work.mkdir(parents=True, exist_ok=True)
@@ -95,7 +104,7 @@ def show(found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--params", type=float, nargs="+", default=[0.8, 0.6])
+    parser.add_argument("--params", type=float, nargs="+", default=[1.0, 0.8, 0.6])
     parser.add_argument("--work", type=Path, default=Path("runs/healing"))
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
     args = parser.parse_args()
@@ -103,10 +112,10 @@ def main() -> None:
         chosen: dict[str, Any] = {"limit": WINDOWS, "length": LENGTH, "batch": BATCH, "nf4": True}
         task = reviews(args.work)
         out = args.work / "comparison"
-        found = compare(
-            "smollm2", task=task, out=out, recipes=recipes(), params=args.params, **chosen
-        )
-        write_json(RESULTS, found | provenance())
+        for share in args.params:
+            made = baselines() if share == 1 else recipes()
+            found = compare("smollm2", task=task, out=out, recipes=made, params=[share], **chosen)
+            write_json(RESULTS, found | provenance())
     show(read_json(RESULTS))
 
 

@@ -34,7 +34,7 @@ class Intrinsic:
     """Learning rates for each dimension, relative to the one with updates as large as
     fine-tuning's."""
     bisections: int = 2
-    """Bisection steps around nine tenths of the full score."""
+    """Bisection steps around nine tenths of fine-tuning's gain, or of its score."""
     finetune_epochs: float = 2.0
     """Epochs of each training."""
     finetune_lr: float = 8e-5

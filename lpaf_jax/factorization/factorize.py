@@ -32,6 +32,7 @@ def factorize(
     ridge: float = 0.0,
     multiple_of: int = 1,
     least: float = 0.0,
+    to_full: float = 0.0,
     told: Told = untold,
 ) -> dict[str, Solution]:
     """Factors of the matrices in `subject.weights`, by kernel path, but for those that stay dense.
@@ -48,6 +49,7 @@ def factorize(
         ridge: λ of the exact element-wise objective.
         multiple_of: step of ranks that differ.
         least: share of its own numbers that each matrix keeps where ranks go by the loss.
+        to_full: how far ranks go from those that the rule gives to the full ones, min(m, n).
         told: how many matrices are through with each part of the work. The importance takes its
             time before, which `subject.batches` can tell of.
 
@@ -83,6 +85,8 @@ def factorize(
             least=least,
         )
         cut = {layers[layer]: k for layer, k in given.items() if k is not None}
+        for path, k in cut.items():
+            cut[path] = k + round(to_full * (min(shapes[path]) - k))
         return solve_all(subject.weights, weightings, cut, solver=solver, ridge=ridge, told=told)
 
     found = solved(spectra)

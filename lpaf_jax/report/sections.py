@@ -295,8 +295,8 @@ def seconds(metrics: Metrics) -> Html:
         text += f" Not counted (reused from another run, or time unknown): {names}."
     if peak := metrics.get("peak_memory_bytes"):
         text += (
-            f" Peak memory of the process that finished the run: {facts.size(peak)} (if the run "
-            "was interrupted, earlier processes are not counted)."
+            f" Peak memory: {facts.size(peak)} (of work that was interrupted, only the process "
+            "that finished it is counted)."
         )
     if not trained:  # of one stage there is nothing to compare
         return el("p", text)

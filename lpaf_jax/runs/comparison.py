@@ -184,7 +184,6 @@ def _run_cell(cell: Cell) -> None:
 
     import jax
 
-    from lpaf_jax.core.machine import forget_peak_memory
     from lpaf_jax.runs.pipeline import run
 
     lenders = tuple(
@@ -195,7 +194,6 @@ def _run_cell(cell: Cell) -> None:
         and (place / "settings.json").is_file()
         and (place / "stages").is_dir()
     )
-    forget_peak_memory()
     try:
         run(dataclasses.replace(cell.settings, reuse=(*lenders, *cell.settings.reuse)))
     finally:

@@ -1,7 +1,8 @@
 """How many numbers a task really needs: fine-tuning within a random subspace, d by d."""
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,7 +23,7 @@ from lpaf_jax.models.functional import Params
 from lpaf_jax.report.intrinsic import write_intrinsic
 from lpaf_jax.runs.settings import Settings, as_json, make_settings
 from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
-from lpaf_jax.tasks.inputs import Inputs, first_model, load_inputs
+from lpaf_jax.tasks.inputs import Inputs, fingerprint, first_model, load_inputs
 from lpaf_jax.train import Checkpoints, task_loss
 
 Kind = Literal["did", "said"]
@@ -31,6 +32,8 @@ DIMENSIONS = tuple(round(10 ** (1 + i / 3)) for i in range(10))
 RATES = (0.25, 1.0, 4.0)
 SHARE = 0.9
 _FILE = "intrinsic.json"
+# Settings that every training depends on; what it reads is known by its fingerprint.
+_TRAINED = ("seed", "batch", "accumulate", "length", "dtype", "warmup", "weight_decay")
 
 
 class Cell(NamedTuple):
@@ -126,17 +129,18 @@ def intrinsic_dimension(
 
     The model is fine-tuned whole, and then for each d from θ0 within a random subspace of d
     dimensions, with a learning rate that moves the parameters as far, `lr √(D/d)` (over √(tensors)
-    where each has a map of its own), times each of the rates; the best on validation counts. After
-    the given d the gap between the largest that fails and the least that does not is halved, by
-    the logarithm. As there might be a better subspace, this is an upper bound.
+    where each has a map of its own), times each of the rates; the best on validation counts. As
+    there might be a better subspace, this is an upper bound.
 
     A score of 0.9 times that of fine-tuning is nearly met by guessing where classes are few, so
     that d90 is also told for nine tenths of what fine-tuning gains over the answer that is most
-    frequent.
+    frequent. After the given d the gap between the largest that fails this and the least that does
+    not is halved, by the logarithm; that of d90 itself, where there is no such gap.
 
     Args:
         model, task: as of `lpaf_jax.compress`.
-        out: folder; a search that was stopped there goes on.
+        out: folder; a search that was stopped there goes on. One with other d, seeds or rates
+            takes what has been trained for them, and scores of other d where they are complete.
         kind: see `subspace`.
         dims: the d to try; None: those of `DIMENSIONS` that the model has a subspace of.
         seeds, rates: each d is trained with each of them.
@@ -145,7 +149,7 @@ def intrinsic_dimension(
 
     Returns:
         what `intrinsic.json` holds: `cells`, `full` (the mean score of fine-tuning), `majority`,
-        `numbers` (D), `d90` and `d90_of_gain`, None where no d reaches it.
+        `scores` by d, `numbers` (D), `d90` and `d90_of_gain`, None where no d reaches it.
 
     Raises:
         LpafError: see `lpaf_jax.compress` and `subspace`; or the folder holds another search.
@@ -165,16 +169,18 @@ def intrinsic_dimension(
     search = _Search(settings, inputs, folder, progress, kind, list(seeds), list(rates))
     with closing(progress):
         dims = search.fitting(DIMENSIONS) if dims is None else dims
-        search.open(list(dims), bisections)
+        search.open(list(dims))
         for seed in seeds:
             search.cell(None, 1.0, seed)
-        for d in sorted(dims):
+        tried = sorted(dims)
+        for d in tried:
             search.all_of(d)
         for _ in range(bisections):
-            middle = search.between()
+            middle = search.between(tried)
             if middle is None:
                 break
             search.all_of(middle)
+            tried.append(middle)
         found = search.write()
     write_intrinsic(found, folder)
     return found
@@ -219,18 +225,19 @@ class _Search:
         least = self._tensors if self._kind == "said" else 0
         return [d for d in dims if least < d <= self._numbers]
 
-    def open(self, dims: list[int], bisections: int) -> None:
+    def open(self, dims: list[int]) -> None:
         """Take up what the folder holds of this search.
 
         Raises:
             LpafError: it holds another one.
         """
         own = as_json(self._settings)
-        kept = ("model", "task", "seed", "batch", "length", "finetune_epochs", "finetune_lr")
+        kept = ("model", "task", *_TRAINED, "finetune_epochs", "finetune_lr")
         self._header = {
             "kind": self._kind,
             "metric": self._metric,
             "settings": {name: own[name] for name in kept},
+            "read": fingerprint(self._inputs)["whole"],
             "numbers": self._numbers,
         }
         for d in dims:
@@ -238,8 +245,11 @@ class _Search:
         path = self._folder / _FILE
         if path.is_file():
             found = read_json(path)
-            if any(found.get(name) != value for name, value in self._header.items()):
-                raise LpafError(f"{path} belongs to another search: name another folder with --out")
+            if other := [name for name, value in self._header.items() if found.get(name) != value]:
+                raise LpafError(
+                    f"{path} belongs to another search (other {', '.join(other)}): name another "
+                    "folder with --out"
+                )
             self._cells = [Cell(*cell) for cell in found["cells"]]
 
     def all_of(self, d: int) -> None:
@@ -293,39 +303,47 @@ class _Search:
         return own["finetune_epochs"], own["finetune_lr"]
 
     def _full(self) -> float:
-        return float(np.mean([cell.score for cell in self._cells if cell.d is None]))
+        found = [c.score for c in self._cells if c.d is None and c.seed in self._seeds]
+        return float(np.mean(found))
 
     def _scores(self) -> dict[int, float]:
-        """By d: over the seeds the mean of the best of the rates."""
-        found: dict[int, dict[int, float]] = {}
-        for cell in self._cells:
-            if cell.d is not None:
-                best = found.setdefault(cell.d, {})
-                best[cell.seed] = max(best.get(cell.seed, -math.inf), cell.score)
-        whole = {d: best for d, best in found.items() if len(best) == len(self._seeds)}
-        return {d: float(np.mean(list(whole[d].values()))) for d in sorted(whole)}
+        """By d, of those that are complete: over the seeds the mean of the best of the rates."""
+        found = {cell[:3]: cell.score for cell in self._cells}
+        scores = {}
+        for d in sorted({cell.d for cell in self._cells if cell.d is not None}):
+            of = [[found.get((d, rate, seed)) for rate in self._rates] for seed in self._seeds]
+            if None not in itertools.chain(*of):
+                scores[d] = float(np.mean([max(x for x in best if x is not None) for best in of]))
+        return scores
 
-    def between(self) -> int | None:
-        """The d in the middle of the least that reaches nine tenths and the largest below it."""
-        scores, target = self._scores(), SHARE * self._full()
-        reached = [d for d, score in scores.items() if score >= target]
-        if not reached:
-            return None
-        below = [d for d in scores if d < reached[0]]
-        if not below:
-            return None
-        middle = round(math.sqrt(below[-1] * reached[0]))
-        return None if middle in (below[-1], reached[0]) else middle
+    def between(self, tried: Collection[int]) -> int | None:
+        """The d in the middle of the least that meets a target and the largest below it.
+
+        Of those tried alone: what else the folder holds must not change where a search goes.
+        """
+        scores = {d: score for d, score in self._scores().items() if d in tried}
+        gain, plain = self._targets()
+        for target in (plain,) if gain is None else (gain, plain):
+            met = _least(scores, target)
+            below = [] if met is None else [d for d in scores if d < met]
+            if met is not None and below:
+                middle = round(math.sqrt(below[-1] * met))
+                if middle not in (below[-1], met):
+                    return middle
+        return None
+
+    def _targets(self) -> tuple[float | None, float]:
+        """Nine tenths of the gain, where there is one, and of the score."""
+        full, majority = self._full(), self._majority()
+        return None if majority is None else majority + SHARE * (full - majority), SHARE * full
 
     def write(self) -> dict[str, Any]:
-        scores, full = self._scores(), self._full()
-        majority = self._majority()
-        gain = None if majority is None else majority + SHARE * (full - majority)
+        scores, (gain, plain) = self._scores(), self._targets()
         found = self._header | {
-            "full": full,
-            "majority": majority,
+            "full": self._full(),
+            "majority": self._majority(),
             "scores": {str(d): score for d, score in scores.items()},
-            "d90": _least(scores, SHARE * full),
+            "d90": _least(scores, plain),
             "d90_of_gain": None if gain is None else _least(scores, gain),
             "cells": [list(cell) for cell in self._cells],
             "versions": versions(),

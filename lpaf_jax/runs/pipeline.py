@@ -16,7 +16,7 @@ from flax import nnx
 
 from lpaf_jax.checkpoints import load_model, records_of, save_model
 from lpaf_jax.core.files import write_json
-from lpaf_jax.core.machine import peak_memory, usable_cpus, versions
+from lpaf_jax.core.machine import forget_peak_memory, peak_memory, usable_cpus, versions
 from lpaf_jax.core.processes import barrier, is_first, join
 from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import LESS_IS_BETTER, compare_paired
@@ -134,7 +134,6 @@ def run(settings: Settings) -> dict[str, Any]:
 
 def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
     """Everything that is reported: test figures of every stage, sizes, latency, times."""
-    memory = peak_memory()  # of the work: all models are held at once below
     _announce(job, progress, "evaluate")
     started = time.monotonic()
     names = [name for name, _ in job.settings.steps]
@@ -182,7 +181,8 @@ def evaluate(job: Run, inputs: Inputs, progress: Progress) -> dict[str, Any]:
         **rounded,
         "latency_ms": {"length": length, "threads": usable_cpus(), **latency},
         "seconds": seconds | {"total": round(sum(seconds.values()), 2)},
-        "peak_memory_bytes": memory,
+        # Of the work, and not of this evaluation, which holds all models at once.
+        "peak_memory_bytes": max(job.memory().values(), default=None),
         "data": counts(inputs),
         "command": command(job.settings),
         "settings": as_json(job.settings),
@@ -246,6 +246,7 @@ def do_step(job: Run, inputs: Inputs, progress: Progress, name: str) -> None:
             progress.say(f"{name:<13} reused from another run")
             return
         progress.say(f"{name:<13} not reused: {reason}")
+    forget_peak_memory()
     steps = job.settings.steps
     index = [step for step, _ in steps].index(name)
     before = tuple(Place(job.stage(step), stage) for step, stage in steps[:index])
@@ -254,6 +255,7 @@ def do_step(job: Run, inputs: Inputs, progress: Progress, name: str) -> None:
         job, steps, name, inputs, training, progress, before
     )
     if is_first():
+        job.note_memory(name, peak_memory())
         job.note_seconds(name, seconds)
         save_model(
             model,

@@ -39,10 +39,15 @@ _TRAINED = ("batch", "accumulate", "dtype", "seed", "warmup", "weight_decay")
 
 # All that a run makes beside its settings and logs; what else lies in its folder is not ours to
 # delete. The metrics go first: without them a run is not finished.
-_FILES = ("metrics.json", "report.html", "analysis.json", "seconds.json", "logs/train.jsonl")
+_FILES = (
+    *("metrics.json", "report.html", "analysis.json", "seconds.json", "memory.json"),
+    "logs/train.jsonl",
+)
 _FOLDERS = ("model", "stages", "checkpoints")
 _AGAIN = "run the same command again, which rebuilds what is missing"
 
+
+_SECONDS, _MEMORY = "seconds.json", "memory.json"
 
 # Of what a run reads: of the whole, or of its parts, too.
 Fingerprint = str | Mapping[str, Any]
@@ -157,7 +162,7 @@ class Run:
                     steps = {name: self.key(name)["steps"] for name, _ in self.settings.steps}
                     known = {"fingerprint": fingerprint, "steps": steps}
                     write_json(path, as_json(self.settings) | known)
-                self.seconds()  # a damaged file is told of before the work, not after
+                self.seconds(), self.memory()  # damaged files are told of before the work
                 yield
 
     def key(self, name: str) -> dict[str, Any]:
@@ -216,19 +221,25 @@ class Run:
             logged = logged_as(self.settings.steps)[name]
             if logged is not None:
                 borrow_rows(other, self.folder, logged)
+            theirs = _of_stages(other / _MEMORY, "peaks of memory")
+            if name in theirs:
+                self.note_memory(name, theirs[name])
 
     def note_seconds(self, name: str, seconds: float) -> None:
         """Keep the time that stage `name` has taken."""
-        write_json(self.folder / "seconds.json", self.seconds() | {name: round(seconds, 2)})
+        write_json(self.folder / _SECONDS, self.seconds() | {name: round(seconds, 2)})
 
     def seconds(self) -> dict[str, float]:
         """Seconds of each stage that was done here: one that was taken over has none."""
-        path = self.folder / "seconds.json"
-        with mended_by("delete it: only times are lost"):
-            found = read_json(path) if path.is_file() else {}
-            if not isinstance(found, dict):
-                raise LpafError(f"{path} does not contain the times of stages")
-        return found
+        return _of_stages(self.folder / _SECONDS, "times")
+
+    def note_memory(self, name: str, peak: int) -> None:
+        """Keep how many bytes the process that made stage `name` held at most meanwhile."""
+        write_json(self.folder / _MEMORY, self.memory() | {name: peak})
+
+    def memory(self) -> dict[str, int]:
+        """Peak memory of each stage in bytes, of one that was taken over where it was made."""
+        return _of_stages(self.folder / _MEMORY, "peaks of memory")
 
     def tidy(self) -> None:
         """Clear what only an unfinished run needs, and the stages that are not to be kept."""
@@ -357,6 +368,14 @@ def _runs_in(folder: Path) -> list[Path]:
             "--keep all"
         )
     return runs
+
+
+def _of_stages(path: Path, what: str) -> dict[str, Any]:
+    with mended_by(f"delete it: only {what} are lost"):
+        found = read_json(path) if path.is_file() else {}
+        if not isinstance(found, dict):
+            raise LpafError(f"{path} does not contain the {what} of stages")
+    return found
 
 
 def _settings_in(folder: Path) -> dict[str, Any] | None:

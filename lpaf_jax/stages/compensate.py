@@ -25,9 +25,9 @@ class Compensate(Factorize):
     best approximation of `W + s A B` of a lower rank, and new adapters begin at 0. In training
     nothing has a gradient or a state of the optimiser but adapters.
 
-    The share of the numbers that factors of that rank would have falls along a cubic, as that of
-    weights in gradual pruning (Zhu & Gupta, 2017), from 1: the first truncation already takes about
-    half of the rank of a square matrix, the directions of least weight.
+    The rank of each matrix falls along a cubic, as the share of weights in gradual pruning (Zhu &
+    Gupta, 2017), from full rank to k, what the rule of ranks gives for the matrices as they are
+    then: after truncation j it is `k + (min(m, n) − k)(1 − j/J)³`.
     """
 
     logs = "compensate"
@@ -59,11 +59,9 @@ class Compensate(Factorize):
                 "metric, row or plain",
             )
 
-    def shares(self) -> list[float]:
-        """What share of the numbers each truncation keeps: `p + (1 − p)(1 − j/J)³`, j from 1."""
-        last, count = self.share(), self.truncations
-        assert last is not None
-        return [last + (1 - last) * (1 - j / count) ** 3 for j in range(1, count + 1)]
+    def to_full(self) -> list[float]:
+        """How far from k to full rank the ranks of each truncation are: `(1 − j/J)³`, j from 1."""
+        return [(1 - j / self.truncations) ** 3 for j in range(1, self.truncations + 1)]
 
     def run(self, context: Context) -> Saved:
         """Train adapters and truncate in turn, from the last truncation that is on disk."""
@@ -76,13 +74,13 @@ class Compensate(Factorize):
         rounds = _Rounds(self, context, model)
         with closing(rounds.matrices):
             begun = rounds.restore(model)
-            for index, share in enumerate(self.shares()[begun:], begun):
+            for index, to_full in enumerate(self.to_full()[begun:], begun):
                 moved = rounds.adapted(model, index)
                 rounds.train(moved, index)
                 merge_adapters(moved)
                 subject = self.subject(moved, context)
                 by_matrix = partial(context.progress.part, "factorize")
-                found = factorize(subject, **(self.choices() | {"params": share}), told=by_matrix)
+                found = factorize(subject, **self.choices(), to_full=to_full, told=by_matrix)
                 if index + 1 == self.truncations:
                     to_factors(moved, found)
                     self.cut_table(moved, context)

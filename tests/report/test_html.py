@@ -86,7 +86,7 @@ def test_shows_timings_seconds_settings_and_versions(whole):
     for words in (
         "32 texts 282 ms 271 to 307 ms 157 ms 150 to 171 ms 1.8× faster",
         "Pruning 2 min 51 s",
-        "9 min 13 s in all. Peak memory of the process that finished the run: 2.3 GB",
+        "9 min 13 s in all. Peak memory: 2.3 GB",
         "MODEL minilm",
         "--mask-every 10",
         "--rank not given",

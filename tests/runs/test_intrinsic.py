@@ -143,3 +143,53 @@ def test_what_is_refused(tiny: Tiny, tmp_path: Path, chosen: dict[str, Any], mes
     with pytest.raises(SettingError, match=message):
         search(tiny, tmp_path / "out", **chosen)
     assert not (tmp_path / "out" / "intrinsic.json").exists()
+
+
+def test_a_search_that_goes_on_ends_as_an_unbroken_one(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def trained(self: Any, d: int | None, rate: float, seed: int, name: str) -> float:
+        asked.append((d, seed))
+        if len(asked) == stops:
+            raise KeyboardInterrupt
+        return 0.8 if d is None else 0.5 + 0.25 * (d >= 30) - 0.02 * seed
+
+    monkeypatch.setattr(intrinsic._Search, "_train", trained)
+    chosen: dict[str, Any] = {"dims": (10, 1000), "bisections": 2, "seeds": (0, 1)}
+    stops = 0
+    unbroken = search(tiny, tmp_path / "unbroken", **chosen)
+    count = len(asked)
+    assert [d for d, seed in asked if seed == 0] == [None, 10, 1000, 100, 32]
+
+    asked.clear()
+    stops = count  # in the last training: what was halved before is on disk
+    with pytest.raises(KeyboardInterrupt):
+        search(tiny, tmp_path / "broken", **chosen)
+    assert search(tiny, tmp_path / "broken", **chosen) == unbroken
+    assert len(asked) == count + 1
+    assert search(tiny, tmp_path / "broken", **chosen) == unbroken
+    assert len(asked) == count + 1
+
+    # Other seeds: of what is there, and of it alone what was asked for.
+    alone = search(tiny, tmp_path / "broken", **(chosen | {"seeds": (1,)}))
+    assert len(asked) == count + 1
+    assert alone["scores"]["1000"] == pytest.approx(0.73)
+    with pytest.raises(LpafError, match=r"another search \(other read\)"):
+        search(tiny, tmp_path / "broken", **(chosen | {"limit": 20}))
+
+
+def test_the_gap_of_the_gain_is_halved_where_there_is_one(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every d has nine tenths of the score, and the smaller ones no such share of the gain."""
+
+    def trained(self: Any, d: int | None, rate: float, seed: int, name: str) -> float:
+        return 1.0 if d is None else 0.9 + 0.1 * (d >= 50)
+
+    monkeypatch.setattr(intrinsic._Search, "_train", trained)
+    told = search(tiny, tmp_path, dims=(10, 1000), bisections=2)
+    assert told["d90"] == 10
+    assert told["d90_of_gain"] == 100
+    assert set(told["scores"]) == {"10", "32", "100", "1000"}

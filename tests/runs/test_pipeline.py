@@ -66,7 +66,7 @@ def test_few_steps_are_warned_of_and_the_remedy_is_enough(finished: Path) -> Non
 
 def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     assert sorted(p.name for p in finished.iterdir()) == [
-        *("analysis.json", "logs", "metrics.json", "model", "report.html"),
+        *("analysis.json", "logs", "memory.json", "metrics.json", "model", "report.html"),
         *("seconds.json", "settings.json", "stages"),
     ]
     for folder in (finished / "model", *(finished / "stages" / s for s in STAGES[:3])):

@@ -14,8 +14,8 @@ from lpaf_jax.runs import run as run_module
 from lpaf_jax.runs.run import Fingerprint, Run
 from lpaf_jax.runs.settings import PRESETS, Settings, make_settings
 
-MADE = ["analysis.json", "checkpoints", "logs", "metrics.json", "model", "report.html"]
-MADE += ["seconds.json", "settings.json", "stages"]
+MADE = ["analysis.json", "checkpoints", "logs", "memory.json", "metrics.json", "model"]
+MADE += ["report.html", "seconds.json", "settings.json", "stages"]
 
 
 @pytest.fixture
@@ -39,6 +39,7 @@ def add_stage(run: Run, name: str) -> None:
     (run.stage(name) / "config.json").write_text(json.dumps({"stage": name}))
     save_file({name: np.ones(3)}, run.stage(name) / "model.safetensors")
     run.note_seconds(name, 2.5)
+    run.note_memory(name, 10**9)
     log = run.folder / "logs" / "train.jsonl"
     logged = {"dense": "finetune", "pruned": "prune"}.get(name, "tune")
     with log.open("a") as file:
@@ -323,6 +324,9 @@ def test_stages_of_other_settings_are_not_taken_over(
         reason = run.take_over(name)
         assert reason == (f"other {differing}" if differing else None)
         assert run.is_done(name) == (not differing)
+        # Memory is the same wherever it was made; the time was not spent here.
+        assert (name in run.memory()) == (not differing)
+        assert name not in run.seconds()
 
 
 def test_stages_of_other_data_or_missing_ones_are_not_taken_over(out: Path) -> None:

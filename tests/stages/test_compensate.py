@@ -10,8 +10,7 @@ from safetensors.numpy import load_file
 from lpaf_jax.core.errors import LpafError
 from lpaf_jax.runs import pipeline
 from lpaf_jax.runs.settings import make_settings
-from lpaf_jax.stages import Compensate
-from tests.tiny import ENCODER, SIDES, Tiny
+from tests.tiny import ENCODER, HIDDEN, SIDES, Tiny
 
 CHOSEN: dict[str, Any] = {
     "recipe": "lora-svd",
@@ -34,17 +33,37 @@ def weights(out: Path, stage: str = "stages/factorized") -> dict[str, np.ndarray
 
 
 @pytest.fixture(scope="module")
-def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a whole run. Read it, never change it."""
+def made(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, int]]]:
+    """The folder of a whole run, which nobody changes, and the ranks of each truncation."""
+    from lpaf_jax import factorization
+
+    whole, ranks = factorization.factorize, []
+
+    def notes(*given: Any, **chosen: Any) -> Any:
+        found = whole(*given, **chosen)
+        ranks.append({path: solution.factors.a.shape[1] for path, solution in found.items()})
+        return found
+
     folder = tmp_path_factory.mktemp("compensated") / "run"
-    run(tiny, folder)
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(factorization, "factorize", notes)
+        run(tiny, folder)
+    return folder, ranks
 
 
-def test_the_share_falls_along_a_cubic() -> None:
-    shares = Compensate(params=0.2, truncations=4).shares()
-    np.testing.assert_allclose(shares, [0.2 + 0.8 * x**3 for x in (0.75, 0.5, 0.25, 0)])
-    assert Compensate(params=0.2, truncations=1).shares() == [0.2]
+@pytest.fixture(scope="module")
+def finished(made: tuple[Path, list[dict[str, int]]]) -> Path:
+    return made[0]
+
+
+def test_ranks_fall_along_a_cubic_from_full_rank(
+    made: tuple[Path, list[dict[str, int]]],
+) -> None:
+    _, ranks = made
+    assert len(ranks) == 3
+    for path, rank in ranks[-1].items():
+        expected = [rank + round((HIDDEN - rank) * x**3) for x in (2 / 3, 1 / 3, 0)]
+        assert [found[path] for found in ranks] == expected
 
 
 def test_the_factors_have_the_ranks_of_their_share(
