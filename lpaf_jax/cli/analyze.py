@@ -12,9 +12,10 @@ from lpaf_jax.tasks.options import Copy, LabelColumn, PairColumn, TextColumn
 
 @dataclass(frozen=True)
 class Analyze:
-    """Show the effective rank of a model's weight matrices and of their inputs.
+    """Show the effective rank of a model's weight matrices and of their inputs and outputs.
 
-    The inputs (features) need texts: give --task or --text.
+    Inputs and outputs (features) need texts: give --task or --text. For the intrinsic dimension
+    of a task, see `lpaf intrinsic`.
     """
 
     model: Positional[str]

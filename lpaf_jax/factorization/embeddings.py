@@ -128,7 +128,12 @@ def _trains(shape: tuple[int, int], width: float) -> Record:
     (_, hidden), share = shape, _of_share(width, "trains")
     first = max(d for d in range(1, math.isqrt(hidden) + 1) if hidden % d == 0)
     rank = min(int(share * hidden / (first + hidden // first)), first)
-    if rank < 1 or first == 1:
+    if first == 1:
+        raise LpafError(
+            f"--embeddings-as trains splits the {hidden} numbers of a token in two, but {hidden} "
+            "is prime: use another form"
+        )
+    if rank < 1:
         raise LpafError(
             f"--embeddings {share:g} is too small for a tensor train of {first} · "
             f"{hidden // first}: give more"

@@ -50,7 +50,7 @@ def sketched_rows(
     seed: int = 0,
     chunk: int = 4,
 ) -> Params:
-    """An unbiased estimate of `fisher_rows` at the memory of LoRA.
+    """An unbiased estimate of `fisher_rows`, which holds gradients of adapters alone.
 
     Its standard deviation is that of `‖G_i‖²` over the examples, and beside it `√(2/r)` of it,
     which chunks average, as each has a B of its own.
@@ -217,7 +217,7 @@ _register(
     "lora-sketch",
     "to preserve the rows that the loss is most sensitive to, estimated from adapters at zero",
     _of_sketch,
-    "an estimate of fisher-rows in the memory of LoRA",
+    "an estimate of fisher-rows from gradients of adapters alone",
 )
 _register(
     "lora",

@@ -1,6 +1,6 @@
 """What `lpaf inspect` shows in a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -12,6 +12,7 @@ from lpaf_jax.report.matrix_names import order, parts
 from lpaf_jax.report.measures import MEASURES
 
 _LABELS = 8
+_RANK_WIDTH = 9
 
 
 def print_inspection(found: Mapping[str, Any], console: Console) -> None:
@@ -104,7 +105,7 @@ def _table(found: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for head in ("Layer", "Matrix"):
         table.add_column(head, no_wrap=True)
-    for head in ("in × out", "Rank", "Numbers", "Kept", "Size"):
+    for head in ("in × out", "Rank", "Numbers", "Kept", "Size", "FLOP"):
         table.add_column(head, justify="right", no_wrap=True)
     rows = sorted(found["matrices"], key=order)
     before = None
@@ -116,23 +117,46 @@ def _table(found: Mapping[str, Any]) -> Table:
         table.add_row(
             str(layer) if layer not in (before, -1) else "",
             what,
-            " × ".join(map(str, matrix["shape"])),
-            matrix["summary"],
+            "×".join(map(str, matrix["shape"])),
+            _rank(matrix),
             f"{matrix['parameters']:,}",
             facts.percent(kept),
             facts.size(matrix["bytes"]),
+            _work([matrix]),
         )
         before = layer
     _totals(table, found)
     return table
 
 
+def _rank(matrix: Mapping[str, Any]) -> str:
+    """What factors it has; of a table their number alone, as there is no room for more."""
+    summary: str = matrix["summary"]
+    fits = matrix["compressible"] or len(summary) <= _RANK_WIDTH
+    return summary if fits else str(matrix["rank"])
+
+
 def _legend(found: Mapping[str, Any]) -> str:
     """What stands in the column of ranks."""
-    text = "Rank: that of the factors; a matrix without factors is full."
+    text = (
+        "Rank: that of the factors; a matrix without factors is full. FLOP: multiplications and "
+        "additions for a token, as a share of the dense matrix's."
+    )
     if any(matrix["kind"] == "sliced" for matrix in found["matrices"]):
         text += " a×b is what is left of a matrix that has lost channels, and no rank."
+    for matrix in found["matrices"]:
+        if _rank(matrix) != matrix["summary"]:
+            text += f" Of {parts(matrix['name'])[1]}: {matrix['summary']}."
     return text
+
+
+def _work(matrices: Sequence[Mapping[str, Any]]) -> str:
+    """FLOP of matrices that are applied: of a table, rows are looked up."""
+    applied = [each for each in matrices if each["compressible"]]
+    if not applied:
+        return ""
+    dense = sum(2 * each["dense_parameters"] for each in applied)
+    return f"{100 * sum(each['flop'] for each in applied) / dense:.0f} %"
 
 
 def _totals(table: Table, found: Mapping[str, Any]) -> None:
@@ -147,4 +171,5 @@ def _totals(table: Table, found: Mapping[str, Any]) -> None:
     table.add_section()
     for name, numbers, kept, size in lines:
         cells = ["", name, "", "", f"{numbers:,}", facts.percent(kept), facts.size(size)]
+        cells.append(_work(found["matrices"]) if name == "compressible" else "")
         table.add_row(*cells, style="bold" if name == "whole model" else "")

@@ -1,6 +1,6 @@
 """What `lpaf intrinsic` shows: lines for a terminal, a curve, a page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,20 @@ def lines(found: Found) -> list[str]:
     """What was found, in sentences."""
     show = MEASURES[found["metric"]].show
     told = [
-        f"Fine-tuning all {found['numbers']:,} parameters: {show(found['full'])} on validation; "
-        f"{_KINDS[found['kind']]}."
+        f"Fine-tuning all {found['numbers']:,} parameters: {show(found['full'])} on validation.",
+        f"In a random subspace d numbers move all of them: {_KINDS[found['kind']]}.",
     ]
-    for key, what in (("d90", "of it"), ("d90_of_gain", "of its gain over the majority")):
+    gain = "of the gain over always giving the most frequent answer"
+    for key, what in (("d90", "of this score"), ("d90_of_gain", gain)):
         if found[key] is not None:
             told.append(f"Nine tenths {what} are reached with d = {found[key]:,} or less.")
         elif key == "d90" or found["majority"] is not None:
             told.append(f"No d that was tried reaches nine tenths {what}.")
     return told
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{x:g}" for x in values)
 
 
 def write_intrinsic(found: Found, folder: Path) -> Path:
@@ -40,17 +45,24 @@ def write_intrinsic(found: Found, folder: Path) -> Path:
 
     def draw(drawn: Any) -> None:
         axes = drawn.subplots()
-        levels = {"fine-tuning": (1.0, MUTED, 2), "nine tenths": (0.9, GREEN, 5)}
-        for name, (share, colour, dash) in levels.items():
-            level = scale * share * found["full"]
-            axes.axhline(level, color=colour, linewidth=1, linestyle=(0, (dash, 2)), label=name)
+        full, majority = found["full"], found["majority"]
+        levels = [
+            ("fine-tuning", full, MUTED, (0, (2, 2))),
+            ("nine tenths", 0.9 * full, GREEN, "-"),
+        ]
+        if majority is not None:
+            gained = majority + 0.9 * (full - majority)
+            levels.append(("nine tenths of the gain", gained, GREEN, (0, (5, 2))))
+            levels.append(("majority", majority, MUTED, (0, (1, 2))))
+        for name, level, colour, dash in levels:
+            axes.axhline(scale * level, color=colour, linewidth=1, linestyle=dash, label=name)
         values = [scale * score for score in scores.values()]
         axes.plot([int(d) for d in scores], values, color=BLUE, marker="o", label="subspace")
         axes.set_xscale("log")
         plain_numbers(axes.xaxis)
         axes.set_xlabel("d, trained parameters")
         axes.set_ylabel(measure.titled)
-        axes.legend()
+        axes.legend(fontsize="small")
 
     first, *rest = lines(found)
     rows = [
@@ -62,6 +74,15 @@ def write_intrinsic(found: Found, folder: Path) -> Path:
         svg("curve", label, 620, 320, draw), svg("curve-narrow", label, 360, 300, draw)
     )
     settings = found["settings"]
+    rates, seeds = (sorted({cell[i] for cell in found["cells"]}) for i in (1, 2))
+    about = (
+        "The intrinsic dimension (d90) is the least d that reaches nine tenths of fine-tuning. It "
+        "is an upper bound: another subspace might do with less. Where there are few classes, "
+        "guessing comes near nine tenths of the score, and the gain over the most frequent class "
+        f"says more. Every training: {settings['finetune_epochs']:g} epochs; learning rate "
+        f"{settings['finetune_lr']:g} for all parameters, in a subspace the one that moves them as "
+        f"far, times {_listed(rates)}; {'seed' if len(seeds) == 1 else 'seeds'} {_listed(seeds)}."
+    )
     title = f"Intrinsic dimension: {settings['model']} on {settings['task']}"
     main = el(
         "main",
@@ -72,6 +93,7 @@ def write_intrinsic(found: Found, folder: Path) -> Path:
             el("h2", "Score by dimension"),
             figure("Means over the seeds, each with its best learning rate.", curve),
             table(["d", measure.head, "of fine-tuning"], rows, class_="stack"),
+            el("p", about, class_="small"),
         ),
     )
     path = folder / "intrinsic.html"

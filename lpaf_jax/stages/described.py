@@ -97,7 +97,7 @@ def _table(stage: "Factorize") -> str:
         return ""
     width = f"E = {stage.embeddings:g}"
     if stage.embeddings < 1:
-        width = f"{100 * stage.embeddings:g} % of their parameters"
+        width = f"at most {100 * stage.embeddings:g} % of their parameters"
     by_counts = FORMS[stage.embeddings_as].by_counts
     frequent = ", most accurate for the most frequent tokens" if by_counts else ""
     return (

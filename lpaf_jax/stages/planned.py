@@ -28,7 +28,7 @@ def table_size(stage: "Factorize") -> str:
     width = stage.embeddings
     if width is None:
         return ""
-    size = f"{percent(width)} of their parameters" if width < 1 else f"a width of {width:g}"
+    size = f"{percent(width)} of their parameters at most" if width < 1 else f"a width of {width:g}"
     return f", token embeddings to {size}"
 
 

@@ -22,11 +22,16 @@ sys.meta_path.insert(0, Absent())
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from peft import PeftConfig, PeftModel  # noqa: E402
-from transformers import AutoModelForSequenceClassification  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
 
 folder = Path(sys.argv[1])
-place = PeftConfig.from_pretrained(folder).base_model_name_or_path
-base = AutoModelForSequenceClassification.from_pretrained(place, trust_remote_code=True)
+config = PeftConfig.from_pretrained(folder)
+decoder = config.task_type == "CAUSAL_LM"
+kind = AutoModelForCausalLM if decoder else AutoModelForSequenceClassification
+base = kind.from_pretrained(config.base_model_name_or_path, trust_remote_code=True)
 model = PeftModel.from_pretrained(base, folder).eval()
 ids = torch.tensor(np.load(folder / "ids.npy"))
 with torch.no_grad():

@@ -16,7 +16,7 @@ from lpaf_jax.cli import main
 from lpaf_jax.models import as_function, fixed_arrays, parameters
 from lpaf_jax.models.families import FAMILIES
 from lpaf_jax.models.lora import add_adapters
-from tests.decoders import GPT2, LLAMA, torch_model, torch_outputs
+from tests.decoders import GPT2, LLAMA, both, torch_model, torch_outputs
 from tests.models.test_lora import trained
 
 READER = Path(__file__).with_name("peft_reader.py")
@@ -234,3 +234,22 @@ def test_ours_is_read(peft: None, folder: Path, factorized: Any, tmp_path: Path,
     np.testing.assert_allclose(np.load(adapter / "logits.npy"), answers(model), atol=1e-4)
     (adapter / "ids.npy").unlink()
     np.testing.assert_allclose(answers(load_model(merged(adapter))), answers(model), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "fields"),
+    [("llama", "LlamaForCausalLM", LLAMA), ("gpt2", "GPT2LMHeadModel", GPT2)],
+)
+def test_ours_of_a_decoder_is_read(
+    peft: None, tmp_path: Path, family: str, name: str, fields: Any
+) -> None:
+    """GPT-2 stores its matrices as they are applied, which PEFT must be told."""
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    model, _ = both(base, name, **fields)
+    add_adapters(model, 3, scale=1.5)
+    trained(model)
+    chosen: Any = {"base": str(base), "family": FAMILIES[family]}
+    save_adapter(adapter, adapter_tensors(model), head="lm", **chosen)
+    np.save(adapter / "ids.npy", IDS)
+    subprocess.run([sys.executable, "-I", READER, adapter], check=True)
+    np.testing.assert_allclose(np.load(adapter / "logits.npy"), answers(model), atol=1e-4)

@@ -88,7 +88,12 @@ def export(run: Path, out: Path, kind: str) -> Path:
     return out
 
 
-@pytest.fixture(params=["matrices", "trains", "kronecker-sums"])
+@pytest.fixture(
+    params=[
+        *("matrices", "low-rank", "trains", "kronecker-sums"),
+        pytest.param("kronecker", marks=pytest.mark.slow),
+    ]
+)
 def made(request: pytest.FixtureRequest, tiny: Tiny, tmp_path: Path) -> Path:
     """A run whose matrices are sums, or a folder of a model whose table is of another form."""
     if request.param == "matrices":

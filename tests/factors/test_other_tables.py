@@ -253,7 +253,12 @@ def test_sums_are_differentiated_as_the_table_is(
         ("kronecker", (50, 31), 0.5, None),
         ("kronecker", (50, 32), 0.01, "is too small for a Kronecker product of the 50 × 32 table"),
         ("trains", (50, 32), 0.2, "is too small for a tensor train of 4 · 8"),
-        ("trains", (50, 31), 0.5, "is too small for a tensor train of 1 · 31"),
+        (
+            "trains",
+            (50, 31),
+            0.5,
+            "splits the 31 numbers of a token in two, but 31 is prime",
+        ),
     ],
 )
 def test_sizes(form: str, shape: tuple[int, int], width: float, message: str | None) -> None:

@@ -106,8 +106,9 @@ def test_the_command(tiny: Tiny, tmp_path: Path, monkeypatch: Any, capsys: Any) 
     words = ["intrinsic", str(tiny.model), "--task", str(tiny.data), "--out", str(tmp_path / "o")]
     assert main([*words, "--dims", "100", "--kind", "said", "--length", "16", "--quiet"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "75.0 % on validation; one random map and one scale per tensor" in told
-    assert "Nine tenths of it are reached with d = 100 or less." in told
+    assert "parameters: 75.0 % on validation." in told
+    assert "move all of them: one random map and one scale per tensor (SAID)." in told
+    assert "Nine tenths of this score are reached with d = 100 or less." in told
 
 
 def test_dimensions_that_nobody_names_are_those_that_fit(

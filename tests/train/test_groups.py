@@ -66,6 +66,38 @@ def test_importance_is_the_formula_in_float64(given: Any) -> None:
         np.testing.assert_allclose(state.importance[each.out], 0.1 * expected, rtol=1e-4)
 
 
+def test_importance_is_that_of_the_slopes_of_the_loss(given: Any) -> None:
+    """ĝ = A ∇B + ∇A B, both slopes by finite differences."""
+    model, groups, params = given
+    loss = loss_of(model)
+    grads = jax.grad(loss)(params)
+    optimizer = made(groups, 1)
+    _, state = optimizer.update(grads, optimizer.init(params), params, fixed=fixed_arrays(model))
+    each = next(g for g in groups if g.kind == "channels")
+
+    def slope(name: str) -> Any:
+        x, step = params[name], 0.02
+        moves = step * jnp.eye(x.size).reshape(x.size, *x.shape)
+        change = jax.jit(
+            lambda moves: jax.lax.map(
+                lambda move: loss(params | {name: x + move}) - loss(params | {name: x - move}),
+                moves,
+            )
+        )(moves)
+        return change.reshape(x.shape) / (2 * step)
+
+    expected = np.zeros(each.total)
+    for path in (*each.into, each.out):
+        names = [f"{path}.lora_{side}" for side in "ab"]
+        a, b = (np.asarray(params[name], np.float64) for name in names)
+        to_a, to_b = (np.asarray(slope(name)) for name in names)
+        weight = np.asarray(fixed_arrays(model)[f"{path}.base.kernel"], np.float64)
+        found = np.abs((a @ to_b + to_a @ b) * (weight + SCALE * a @ b))
+        sums = found.sum(1 if path == each.out else 0).reshape(each.total, -1).sum(1)
+        expected += sums / np.linalg.norm(sums)
+    np.testing.assert_allclose(state.importance[each.out], 0.1 * expected, rtol=0.02)
+
+
 def test_a_gate_is_worth_what_the_loss_does_without_it(given: Any) -> None:
     """Against finite differences of the loss."""
     model, groups, params = given
