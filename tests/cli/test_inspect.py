@@ -60,10 +60,13 @@ def test_the_table_is_in_words(finished: Path, capsys: Capture) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
     rows = [line.split() for line in told.splitlines()]
     for kind in KINDS:
-        cells = [*kind.split(), *(f"{INNER if kind == 'ff out' else HIDDEN} ×").split()]
-        found = [row for row in rows if " ".join(cells) in " ".join(row)]
+        cells = f"{kind} {INNER if kind == 'ff out' else HIDDEN}×"
+        found = [row for row in rows if cells in " ".join(row)]
         assert len(found) == LAYERS, kind
         assert all(str(metrics["rank"]) in row for row in found)
+    [compressible] = [row for row in rows if row[:1] == ["compressible"]]
+    ratio = metrics["encoder_params_ratio"]  # of two thin factors FLOP are as numbers
+    assert compressible[-2:] == [f"{100 * ratio:.0f}", "%"]
     assert any(row[:2] == ["whole", "model"] for row in rows)
     said = " ".join(told.split())
     share = f"{100 * metrics['encoder_params_ratio']:.1f} %"
