@@ -238,7 +238,10 @@ def test_ours_is_read(peft: None, folder: Path, factorized: Any, tmp_path: Path,
 
 @pytest.mark.parametrize(
     ("family", "name", "fields"),
-    [("llama", "LlamaForCausalLM", LLAMA), ("gpt2", "GPT2LMHeadModel", GPT2)],
+    [
+        pytest.param("llama", "LlamaForCausalLM", LLAMA, marks=pytest.mark.slow),
+        ("gpt2", "GPT2LMHeadModel", GPT2),
+    ],
 )
 def test_ours_of_a_decoder_is_read(
     peft: None, tmp_path: Path, family: str, name: str, fields: Any

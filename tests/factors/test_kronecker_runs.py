@@ -88,10 +88,13 @@ def export(run: Path, out: Path, kind: str) -> Path:
     return out
 
 
+OTHER_TABLES = ("trains", "kronecker", "kronecker-sums")
+
+
 @pytest.fixture(
     params=[
-        *("matrices", "low-rank", "trains", "kronecker-sums"),
-        pytest.param("kronecker", marks=pytest.mark.slow),
+        *("matrices", "low-rank"),
+        *(pytest.param(form, marks=pytest.mark.slow) for form in OTHER_TABLES),
     ]
 )
 def made(request: pytest.FixtureRequest, tiny: Tiny, tmp_path: Path) -> Path:
