@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,8 +11,9 @@ from flax import nnx
 
 from lpaf_jax.models.functional import as_function, parameters
 
-_WARM_UP = 3
-# Passes of a large model take seconds: past so many of those, the least count will do.
+# Passes before those that count: the first one compiles. Those of a large model take seconds: past
+# so many of these two will do, and of the passes that count the least number.
+_WARM_UP, _WARM_SECONDS = 3, 3.0
 _SECONDS, _LEAST = 30.0, 5
 
 # A batch -> what runs a forward pass of it to its end.
@@ -34,8 +36,8 @@ def compare_latency(
     Args:
         models: by name.
         batches: batch sizes. length: tokens of every row, all of them real.
-        repeats: timed passes of each model and batch size, after a few that are not counted; fewer
-            (at least 5) once a batch size has taken 30 seconds.
+        repeats: timed passes of each model and batch size, after two or three that do not count;
+            fewer (at least 5) once a batch size has taken 30 seconds.
     """
     passes = {name: jax_pass(model) for name, model in models.items()}
     found = time_in_turns(passes, batches=batches, length=length, repeats=repeats)
@@ -101,18 +103,18 @@ def time_in_turns(
         batch = {"input_ids": ids, "attention_mask": ids, "token_type_ids": ids * 0}
         runs = {name: prepare(batch) for name, prepare in passes.items()}
         times: dict[str, list[float]] = {name: [] for name in passes}
-        begun = 0.0
-        for done in range(_WARM_UP + repeats):
-            if done == _WARM_UP:
-                begun = time.monotonic()
-            if done >= _WARM_UP + _LEAST and time.monotonic() - begun > _SECONDS:
-                break
-            for name, run in runs.items():
-                started = time.perf_counter()
-                run()
-                times[name].append(1e3 * (time.perf_counter() - started))
-        for name, (first, *rest) in times.items():
-            measured = rest[_WARM_UP - 1 :]
+        turn = partial(_turn, runs, times)
+        turn()
+        warm, spent = 1, 0.0
+        while warm < _WARM_UP and spent < _WARM_SECONDS:
+            spent += turn()
+            warm += 1
+        spent = 0.0
+        for done in range(repeats):
+            if done < _LEAST or spent <= _SECONDS:
+                spent += turn()
+        for name, every in times.items():
+            first, measured = every[0], every[warm:]
             result[name][str(size)] = {
                 "median": round(float(np.median(measured)), 3),
                 "min": round(min(measured), 3),
@@ -120,3 +122,13 @@ def time_in_turns(
                 "first": round(first, 3),
             }
     return result
+
+
+def _turn(runs: Mapping[str, Callable[[], object]], times: Mapping[str, list[float]]) -> float:
+    """Time a pass of each model, in milliseconds; returns the seconds of all."""
+    begun = time.perf_counter()
+    for name, run in runs.items():
+        started = time.perf_counter()
+        run()
+        times[name].append(1e3 * (time.perf_counter() - started))
+    return time.perf_counter() - begun

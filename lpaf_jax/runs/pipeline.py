@@ -206,17 +206,18 @@ def _answers(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Answers of every model of the run.
 
-    Those of the first one are kept beside it, as many runs of a comparison share it.
+    Those of a stage that other runs may take over are kept beside it.
     """
     examiner, first = Examiner(inputs, progress), next(iter(models))
     of_ends = {TEST, VALIDATION} | ({NF4} if job.settings.nf4 else set())
     found = {}
     for name, model in models.items():
-        have = read_answers(job.stage(name)) if name == first else {}
+        stage, lent = job.stage(name), name != FINAL
+        have = read_answers(stage) if lent else {}
         parts = of_ends if name in (first, FINAL) else {TEST}
         found[name] = examiner.answers(name, model, parts, have)
-        if name == first and found[name].keys() != have.keys():
-            keep_answers(job.stage(name), found[name])
+        if lent and found[name].keys() != have.keys():
+            keep_answers(stage, found[name])
     return found
 
 

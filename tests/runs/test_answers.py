@@ -1,4 +1,4 @@
-"""The dense model is asked once, by whichever run is evaluated first."""
+"""A stage is asked once, by whichever run is evaluated first."""
 
 import shutil
 from pathlib import Path
