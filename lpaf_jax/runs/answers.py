@@ -1,7 +1,7 @@
 """What the models of a run answer on examples that nothing was trained on."""
 
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from lpaf_jax.train import predict
 
 # Logits, reduced, on a split; on the test split in four bits, and the bytes that these save.
 TEST, VALIDATION, NF4, NF4_SAVED = "test", "validation", "test in NF4", "bytes saved by NF4"
-_BATCH = 32
+_BATCH, _LEAST = 32, 8
 _FILE = "answers.npz"
 
 
@@ -31,6 +31,7 @@ class Examiner:
     def __init__(self, inputs: Inputs, progress: Progress):
         self._data = {TEST: inputs.test, VALIDATION: inputs.validation}
         self._progress = progress
+        self._batch = evaluation_batch([len(data) for data in self._data.values()])
         self._compiled: dict[Any, Any] = {}
 
     def answers(
@@ -56,7 +57,22 @@ class Examiner:
         structure = frozenset((path, x.shape) for path, x in params.items())
         forward = self._compiled.setdefault(structure, jax.jit(data.judging(as_function(model))))
         on_batch = partial(self._progress.batch, f"{called} on the {split} split")
-        return predict(forward, params, data, _BATCH, on_batch)
+        return predict(forward, params, data, self._batch, on_batch)
+
+
+def evaluation_batch(counts: Sequence[int]) -> int:
+    """The batch size, one for all splits, as each is compiled for; 32, but for few examples.
+
+    The last batch of a split is filled up: 36 windows of a text would cost as much as 64.
+    """
+
+    def rows(size: int) -> int:
+        return sum(-(-count // size) * size for count in counts)
+
+    least = min(map(rows, range(_LEAST, _BATCH + 1)))
+    if rows(_BATCH) <= 1.1 * least:
+        return _BATCH
+    return max(size for size in range(_LEAST, _BATCH + 1) if rows(size) <= 1.1 * least)
 
 
 def read_answers(stage: Path) -> dict[str, np.ndarray]:

@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 
 from lpaf_jax.core.files import read_json
-from lpaf_jax.runs.answers import keep_answers, read_answers
+from lpaf_jax.runs.answers import evaluation_batch, keep_answers, read_answers
 from lpaf_jax.runs.pipeline import compress
 from tests.tiny import Tiny
 
 pytestmark = pytest.mark.usefixtures("no_latency")
+
+
+@pytest.mark.parametrize(
+    ("counts", "size"), [((36, 14), 19), ((1705, 853), 32), ((5, 3), 8), ((64, 32), 32)]
+)
+def test_a_batch_is_not_mostly_filling(counts: tuple[int, ...], size: int) -> None:
+    assert evaluation_batch(counts) == size
 
 
 @pytest.fixture
