@@ -126,9 +126,11 @@ def time_in_turns(
 
 def _turn(runs: Mapping[str, Callable[[], object]], times: Mapping[str, list[float]]) -> float:
     """Time a pass of each model, in milliseconds; returns the seconds of all."""
-    begun = time.perf_counter()
+    spent = 0.0
     for name, run in runs.items():
         started = time.perf_counter()
         run()
-        times[name].append(1e3 * (time.perf_counter() - started))
-    return time.perf_counter() - begun
+        taken = time.perf_counter() - started
+        times[name].append(1e3 * taken)
+        spent += taken
+    return spent
