@@ -235,9 +235,9 @@ def _costs(found: Found) -> Html:
     heads += ["File"]
     text = (
         "The time covers all stages, as if each method were run alone; here, shared stages were "
-        "run only once. It excludes loading and evaluation. Memory is the peak of the process "
-        "before the evaluation: it can be too high for a run that follows others, and it excludes "
-        "shared stages."
+        "run only once. It excludes loading and evaluation. Memory is the peak of the "
+        "process in any of these stages; of a stage that was interrupted, only of the process that "
+        "finished it."
     )
     return join(table(heads, rows, class_="stack"), el("p", text, class_="small"))
 

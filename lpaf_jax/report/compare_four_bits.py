@@ -56,12 +56,12 @@ def said_of_four_bits(found: Found) -> list[str]:
     else:
         told.append("No compressed model is both larger and worse.")
     rounded = [(group, each) for group in every if (each := group.in_nf4()) is not None]
-    smaller = [(group, each) for group, each in rounded if each[1] < size]
+    smaller = [(group, each) for group, each in rounded if each[1] <= size]
     if smaller:
         choose = min if by.less else max
         group, (score, size) = choose(smaller, key=lambda pair: pair[1][0])
         told.append(
-            "Of the compressed models that are smaller than that when rounded, the best is "
+            "Of the models that are no larger than that when rounded, the best is "
             f"{group.recipe} at {100 * group.params:g} %: {by.name} {shown(by, score)} in "
             f"{facts.size(size)}."
         )

@@ -16,7 +16,7 @@ from lpaf_jax.checkpoints import is_hub_id, resolve_model
 from lpaf_jax.checkpoints.weight_files import bytes_of_weights, weight_files
 from lpaf_jax.core.errors import LpafError, SettingError
 from lpaf_jax.core.files import read_json
-from lpaf_jax.core.machine import peak_memory, versions
+from lpaf_jax.core.machine import forget_peak_memory, peak_memory, versions
 from lpaf_jax.core.progress import Progress
 from lpaf_jax.data import load_tokenizer
 from lpaf_jax.data.movie_reviews import SOURCES
@@ -39,6 +39,7 @@ from lpaf_jax.tasks.options import TEXT_LENGTH
 def run_text(settings: Settings) -> dict[str, Any]:
     """Do, or finish, a run without a task; see `lpaf_jax.runs.pipeline.compress`."""
     started = time.monotonic()
+    forget_peak_memory()  # of a run before this one in the same process
     _check_files(settings)
     if settings.distributed or settings.fsdp > 1:
         raise SettingError(
