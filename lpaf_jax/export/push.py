@@ -5,8 +5,8 @@ from pathlib import Path
 from lpaf_jax.checkpoints import check_saved, is_hub_id
 from lpaf_jax.core.errors import LpafError
 
-# What only a run that goes on needs.
-_LEFT = ["state.safetensors"]
+# What only runs need, one that goes on and others that take a stage over.
+_LEFT = ["state.safetensors", "answers.npz"]
 
 
 def push_model(
