@@ -12,10 +12,11 @@ from lpaf_jax.tasks.options import Copy, LabelColumn, PairColumn, TextColumn
 
 @dataclass(frozen=True)
 class Analyze:
-    """Show the effective rank of a model's weight matrices and of their inputs and outputs.
+    """Show the effective rank of a model's matrices and of their inputs and outputs.
 
-    Inputs and outputs (features) need texts: give --task or --text. For the intrinsic dimension
-    of a task, see `lpaf intrinsic`.
+    Inputs and outputs (features) need texts: give --task or --text.
+
+    For the intrinsic dimension of a task, see `lpaf intrinsic`.
     """
 
     model: Positional[str]
