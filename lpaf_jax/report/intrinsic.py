@@ -45,14 +45,13 @@ def write_intrinsic(found: Found, folder: Path) -> Path:
 
     def draw(drawn: Any) -> None:
         axes = drawn.subplots()
-        full, majority = found["full"], found["majority"]
+        targets, majority = found["targets"], found["majority"]
         levels = [
-            ("fine-tuning", full, MUTED, (0, (2, 2))),
-            ("nine tenths", 0.9 * full, GREEN, "-"),
+            ("fine-tuning", found["full"], MUTED, (0, (2, 2))),
+            ("nine tenths", targets["score"], GREEN, "-"),
         ]
         if majority is not None:
-            gained = majority + 0.9 * (full - majority)
-            levels.append(("nine tenths of the gain", gained, GREEN, (0, (5, 2))))
+            levels.append(("nine tenths of the gain", targets["gain"], GREEN, (0, (5, 2))))
             levels.append(("majority", majority, MUTED, (0, (1, 2))))
         for name, level, colour, dash in levels:
             axes.axhline(scale * level, color=colour, linewidth=1, linestyle=dash, label=name)

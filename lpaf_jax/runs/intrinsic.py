@@ -21,6 +21,7 @@ from lpaf_jax.linalg import Fastfood, fastfood
 from lpaf_jax.models import parameters
 from lpaf_jax.models.functional import Params
 from lpaf_jax.report.intrinsic import write_intrinsic
+from lpaf_jax.runs.run import TRAINED
 from lpaf_jax.runs.settings import Settings, as_json, make_settings
 from lpaf_jax.stages.trainer import Trainer, loop_of, optimizer_of
 from lpaf_jax.tasks.inputs import Inputs, fingerprint, first_model, load_inputs
@@ -32,8 +33,6 @@ DIMENSIONS = tuple(round(10 ** (1 + i / 3)) for i in range(10))
 RATES = (0.25, 1.0, 4.0)
 SHARE = 0.9
 _FILE = "intrinsic.json"
-# Settings that every training depends on; what it reads is known by its fingerprint.
-_TRAINED = ("seed", "batch", "accumulate", "length", "dtype", "warmup", "weight_decay")
 
 
 class Cell(NamedTuple):
@@ -149,7 +148,8 @@ def intrinsic_dimension(
 
     Returns:
         what `intrinsic.json` holds: `cells`, `full` (the mean score of fine-tuning), `majority`,
-        `scores` by d, `numbers` (D), `d90` and `d90_of_gain`, None where no d reaches it.
+        `targets` (nine tenths of it, and of the gain), `scores` by d, `numbers` (D), `d90` and
+        `d90_of_gain`, None where no d reaches it.
 
     Raises:
         LpafError: see `lpaf_jax.compress` and `subspace`; or the folder holds another search.
@@ -232,7 +232,8 @@ class _Search:
             LpafError: it holds another one.
         """
         own = as_json(self._settings)
-        kept = ("model", "task", *_TRAINED, "finetune_epochs", "finetune_lr")
+        # What is read is known by its fingerprint.
+        kept = ("model", "task", "length", *TRAINED, "finetune_epochs", "finetune_lr")
         self._header = {
             "kind": self._kind,
             "metric": self._metric,
@@ -342,6 +343,7 @@ class _Search:
         found = self._header | {
             "full": self._full(),
             "majority": self._majority(),
+            "targets": {"score": plain, "gain": gain},
             "scores": {str(d): score for d, score in scores.items()},
             "d90": _least(scores, plain),
             "d90_of_gain": None if gain is None else _least(scores, gain),

@@ -35,19 +35,14 @@ _READ = (
     *("language_model", "data", "limit", "length", "doc_stride"),
 )
 # What all training stages depend on.
-_TRAINED = ("batch", "accumulate", "dtype", "seed", "warmup", "weight_decay")
-
-# All that a run makes beside its settings and logs; what else lies in its folder is not ours to
-# delete. The metrics go first: without them a run is not finished.
-_FILES = (
-    *("metrics.json", "report.html", "analysis.json", "seconds.json", "memory.json"),
-    "logs/train.jsonl",
-)
-_FOLDERS = ("model", "stages", "checkpoints")
-_AGAIN = "run the same command again, which rebuilds what is missing"
-
+TRAINED = ("batch", "accumulate", "dtype", "seed", "warmup", "weight_decay")
 
 _SECONDS, _MEMORY = "seconds.json", "memory.json"
+# All that a run makes beside its settings and logs; what else lies in its folder is not ours to
+# delete. The metrics go first: without them a run is not finished.
+_FILES = ("metrics.json", "report.html", "analysis.json", _SECONDS, _MEMORY, "logs/train.jsonl")
+_FOLDERS = ("model", "stages", "checkpoints")
+_AGAIN = "run the same command again, which rebuilds what is missing"
 
 # Of what a run reads: of the whole, or of its parts, too.
 Fingerprint = str | Mapping[str, Any]
@@ -168,7 +163,7 @@ class Run:
     def key(self, name: str) -> dict[str, Any]:
         """All that the model after step `name` depends on, but for what the run reads."""
         ours = as_json(self.settings)
-        depends = {field: ours[field] for field in (*_READ, *_TRAINED)}
+        depends = {field: ours[field] for field in (*_READ, *TRAINED)}
         steps = json_text(own_settings(self.settings.steps, name, self.settings.method.digest))
         return depends | {"steps": json.loads(steps)}
 
@@ -201,7 +196,7 @@ class Run:
             return f"{other} does not contain it"
         theirs, ours = _settings_in(other) or {}, _settings_in(self.folder) or {}
         key = self.key(name)
-        differing = [field for field in (*_READ, *_TRAINED) if theirs.get(field) != key[field]]
+        differing = [field for field in (*_READ, *TRAINED) if theirs.get(field) != key[field]]
         differing += _changed_steps(theirs.get("steps", {}).get(name), key["steps"])
         differing += _changed_parts(theirs.get("fingerprint"), ours.get("fingerprint"))
         if differing:
