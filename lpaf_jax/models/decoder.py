@@ -13,6 +13,7 @@ not the memory for all blocks at once may take them one at a time: a block can b
 its config and its place, and `embed`, `context`, `finish` and `head` look at no block.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -145,12 +146,13 @@ class Decoder(nnx.Module):
         body: Body = getattr(self, self.prefix)
         return body
 
+    @abstractmethod
     def _add_head(self, config: Any, init: Initializer) -> None:
-        raise NotImplementedError
+        """Make what `head` applies."""
 
+    @abstractmethod
     def head(self, x: Array) -> Array:
         """Logits of finished states: (..., hidden) to (..., classes or vocabulary)."""
-        raise NotImplementedError
 
     def __call__(
         self,

@@ -1,6 +1,7 @@
 """What BERT and its kin share: attention in both directions, a way through the layers, configs."""
 
 import math
+from abc import abstractmethod
 from dataclasses import fields
 from typing import Any, ClassVar, TypeVar
 
@@ -70,9 +71,9 @@ class EncoderModel(nnx.Module):
     prefix: ClassVar[str]
     positions: int
 
+    @abstractmethod
     def head(self, x: Array, key: Array | None) -> Array:
         """Logits from hidden states (batch, length, hidden)."""
-        raise NotImplementedError
 
     def __call__(
         self,
