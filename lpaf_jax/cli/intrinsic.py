@@ -15,7 +15,9 @@ _DIMS = arg(metavar="INT", help_behavior_hint="(default: up to ten from 10 to 10
 class Intrinsic:
     """Estimate the intrinsic dimension of a task by fine-tuning in random subspaces.
 
-    The same command resumes an interrupted search.
+    It trains once for every combination of dimension, seed and rate, and each
+    training takes longer than fine-tuning. The same command resumes an
+    interrupted search.
     """
 
     model: Positional[str]

@@ -83,7 +83,7 @@ class Ticker:
         self._live = self._console.is_interactive and self._console.file.isatty() and not quiet
         self._bar: Bar | None = None
         self._printed = -math.inf
-        self._phase = ""
+        self._phase = self._told = ""
 
     def batch(self, what: str, done: int, count: int) -> None:
         """Of `what`, which is evaluated, `done` batches of `count` are through."""
@@ -112,8 +112,11 @@ class Ticker:
         if self._live:
             self._draw(work)
             return
+        # What was told of is told of to its end: the next may begin at 0 under the same name.
+        always = always or (work.ended and self._told == work.what)
         if always or time.monotonic() - self._printed >= _PLAIN_SECONDS:
             self._printed = time.monotonic()
+            self._told = "" if work.ended else work.what
             self._console.print(text)
 
     def _draw(self, work: Work) -> None:

@@ -32,8 +32,9 @@ def export_onnx(place: Path, out: Path) -> None:
     absent = [name for name in _NEEDED if find_spec(name) is None]
     if absent:
         raise LpafError(
-            f"--format onnx needs {', '.join(absent)}: pip install {' '.join(_NEEDED)}, or use "
-            "--format stablehlo, which needs no further packages"
+            f"--format onnx needs {', '.join(absent)}: pip install {' '.join(_NEEDED)} (with CUDA, "
+            "several GB, unless you name a CPU build), or use --format stablehlo, which needs no "
+            "further packages"
         )
     values = read_json(place / "config.json")
     family = FAMILIES[family_name(values, str(place))]

@@ -1,6 +1,6 @@
 """The parts of the page, each a function from what a run recorded to markup or nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lpaf_jax.report import cuts, facts, matrix_names, matrix_plots, plots, prose, words
@@ -172,7 +172,7 @@ def matrices(metrics: Metrics, analysis: Analysis | None) -> Html | None:
     )
     return join(
         el("p", intro),
-        _means(analysis["mean"]),
+        _means(analysis["mean"], rows),
         figure(
             "Effective rank: the number of directions that each matrix effectively uses. Lower "
             "is easier to factorize. The scale may not start at zero. (attn: attention, ff: "
@@ -184,10 +184,10 @@ def matrices(metrics: Metrics, analysis: Analysis | None) -> Html | None:
         el("h3", "Singular values"),
         figure(
             f"Of all {len(rows)} matrices, those whose effective rank this run lowered most, by a "
-            "median amount, and least (or raised), in this order; in brackets, the effective "
-            "rank before and after. Layers are counted from 0. Each curve is scaled to start at "
-            "1; the vertical scale is logarithmic. The faster it falls, the smaller the rank "
-            "that is needed.",
+            "median amount, and least (it may have risen), in this order; in brackets, the "
+            "effective rank before and after. Layers are counted from 0. Each curve is scaled to "
+            "start at 1; the vertical scale is logarithmic. The faster it falls, the smaller the "
+            "rank that is needed.",
             *(
                 matrix_plots.spectrum(item, _ranks(rows, item["name"]), i)
                 for i, item in enumerate(analysis["spectra"])
@@ -209,7 +209,7 @@ def _ranks(rows: list[Mapping[str, Any]], name: str) -> str:
     return f"{before:.0f} → {after:.0f}"
 
 
-def _means(mean: Mapping[str, Mapping[str, float]]) -> Html:
+def _means(mean: Mapping[str, Mapping[str, float]], rows: Sequence[Mapping[str, Any]]) -> Html:
     """Rank and emptiness, each a mean over the matrices, and what they come to in a sentence."""
     heads = ["Mean of all matrices", "Effective rank", "Directions with 90 % of the energy"]
     heads += ["Empty rows", "Empty columns"]
@@ -232,9 +232,15 @@ def _means(mean: Mapping[str, Mapping[str, float]]) -> Html:
     first, plain, dense = (mean[key]["effective_rank"] for key in ("pruned", "magnitude", "dense"))
     text = (
         f"The mean effective rank after pruning is {_beside(first, plain)} that after magnitude "
-        f"pruning and {_beside(first, dense)} that of the dense model."
+        f"pruning and {_beside(first, dense)} that of the dense model; it fell in "
+        # A mean may be the work of a few.
+        f"{sum(_fell(row) for row in rows)} of {len(rows)} matrices."
     )
     return join(el("p", el("strong", text)), table(heads, cells, class_="stack", emphasis=1))
+
+
+def _fell(row: Mapping[str, Any]) -> bool:
+    return bool(row["pruned"]["effective_rank"] < row["dense"]["effective_rank"])
 
 
 def _beside(one: float, other: float) -> str:

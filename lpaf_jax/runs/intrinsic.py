@@ -170,6 +170,11 @@ def intrinsic_dimension(
     with closing(progress):
         dims = search.fitting(DIMENSIONS) if dims is None else dims
         search.open(list(dims))
+        each, subspaces = len(seeds) * len(rates), len(dims) + bisections
+        progress.say(
+            f"fine-tunes the whole model ({len(seeds)} ×), then within up to {subspaces} subspaces "
+            f"({each} × each, and slower): at most {len(seeds) + subspaces * each} trainings"
+        )
         for seed in seeds:
             search.cell(None, 1.0, seed)
         tried = sorted(dims)

@@ -301,6 +301,8 @@ def _holds_another(settings: Settings) -> bool:
             f"{n} {theirs.get(n)!r} there, {ours[n]!r} now" if n in ours else f"other {n}"
             for n in other
         )
+        if (preset := theirs.get("preset")) != ours["preset"]:
+            changes = f"it had {f'--preset {preset}' if preset else 'no preset'}; {changes}"
         raise LpafError(
             f"--out {folder} holds another run ({changes}): name another folder and reuse what is "
             f"the same with --reuse {folder}, or start over with --force"

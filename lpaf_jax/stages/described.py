@@ -87,7 +87,7 @@ def _matrices(stage: "Factorize", ranks: list[int]) -> _Said:
     chosen = f"chosen {IMPORTANCES[stage.importance].summary}"
     return _Said(
         f"{which} (m × n) are replaced by {form.text}{size}, {chosen} ({solver.summary}).{whole} ",
-        f"{names} (m × n) are stored as {form.text}{size}, {chosen}. ",
+        f"{names} (m × n) are stored as {form.text}{size}, {chosen}.{whole} ",
     )
 
 

@@ -264,6 +264,7 @@ class TestTiedHeads:
         assert warned() == []
 
     def test_the_one_tensor_may_have_the_name_of_the_head(self, tmp_path, warned):
+        pytest.importorskip("torch")
         from transformers import AutoModelForCausalLM
 
         from lpaf_jax.checkpoints.torch_twin import torch_twin

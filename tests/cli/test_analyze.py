@@ -156,6 +156,7 @@ def test_a_compressed_model_beside_its_dense_one(
     assert "Hidden states compared with the other model" in page
 
 
+@pytest.mark.slow
 def test_a_model_of_fewer_channels_gives_what_its_dense_twin_gives(tmp_path: Path) -> None:
     sliced = write_sliced(tmp_path, "llama")
     plain, text = tmp_path / "plain", write_text(tmp_path / "text.txt", 60, seed=1)

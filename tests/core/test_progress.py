@@ -62,13 +62,17 @@ def test_a_stage_says_that_it_compiles(folder: Path, capsys: pytest.CaptureFixtu
     assert said == "tune factors  p is 0: goes on with the factors alone; compiles again\n"
 
 
-def test_batches_of_an_evaluation_are_told_now_and_then(
+def test_batches_of_an_evaluation_are_told_now_and_then_and_to_the_end(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     progress = Progress(folder, quiet=False)
     for done in range(1, 4):
         progress.batch("dense model", done, 3)
-    assert capsys.readouterr().err == "evaluate      dense model: batch 1/3\n"
+    told = "evaluate      dense model: batch"
+    assert capsys.readouterr().err == f"{told} 1/3\n{told} 3/3\n"
+    for done in range(1, 4):  # too short to be told of
+        progress.batch("final model", done, 3)
+    assert capsys.readouterr().err == ""
 
 
 def test_validation_is_told_as_a_share(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

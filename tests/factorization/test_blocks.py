@@ -127,7 +127,8 @@ def solutions_in(store: Store, index: int, dense: Subject) -> dict[str, Solution
 @pytest.mark.parametrize(
     ("folder", "recipe"),
     [
-        *(("gpt2", name) for name in ("fwsvd", "afm")),
+        pytest.param("gpt2", "fwsvd", marks=pytest.mark.slow),
+        ("gpt2", "afm"),
         *(("llama", name) for name in ("svd", "drone", "awsvd", "afm", "kfac-svd")),
     ],
     indirect=["folder"],

@@ -101,6 +101,7 @@ def test_a_cut_that_changes_nothing_loses_its_ranks(
     )
 
 
+@pytest.mark.slow
 def test_ranks_by_what_was_measured(subject: Subject, spectra: dict[str, np.ndarray]) -> None:
     chosen = {"importance": "two-sided", "solver": "metric", "params": 0.5}
     first = factorize(subject, ranks="loss", **chosen)

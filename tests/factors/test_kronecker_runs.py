@@ -140,6 +140,7 @@ def test_programs_answer_as_the_model_does(
         np.testing.assert_allclose(np.asarray(found), expected[rows], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_kngpt2_cuts_every_second_block_and_learns_from_what_is_in_between(by_text: Path) -> None:
     out = by_text / "kngpt2"
     texts = {"calibration": by_text / "a.txt", "held_out": by_text / "b.txt"}

@@ -59,7 +59,10 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_decoder(tmp_path_factory.mktemp("models") / "gpt2", "gpt2")
 
 
-@pytest.fixture(scope="module", params=["classes", "numbers", "spans", "next token"])
+LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("numbers", "spans")]
+
+
+@pytest.fixture(scope="module", params=["classes", *LONG, "next token"])
 def case(request: Any, tiny: Tiny, decoder: Path) -> Case:
     labels = np.array([0, 1, 1, 0, 2], np.int32)
     if request.param == "classes":

@@ -166,7 +166,7 @@ def test_matrices_may_be_held_in_bfloat16(model, batch) -> None:
     assert {x.dtype for x in parameters(narrow).values()} == {jnp.dtype(jnp.float32)}
 
 
-@pytest.mark.parametrize("kind", ["dense", "factors"])
+@pytest.mark.parametrize("kind", ["dense", pytest.param("factors", marks=pytest.mark.slow)])
 def test_matrices_may_be_held_in_four_bits(model, factorized, batch, jit, kind: str) -> None:
     """It computes what a model of the rounded matrices does, and so do its gradients."""
     held = model if kind == "dense" else factorized

@@ -96,6 +96,7 @@ def test_the_fine_tuned_model_is_made_once(compared: Path) -> None:
     assert first["dense"] == second["dense"]
 
 
+@pytest.mark.slow
 def test_what_another_one_fine_tuned_is_taken_over(
     compared: Path, tiny: Tiny, tmp_path: Path
 ) -> None:

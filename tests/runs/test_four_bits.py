@@ -88,6 +88,7 @@ def test_what_was_tuned_is_not_tuned_again(tmp_path: Path, monkeypatch: pytest.M
     assert found["nf4"]["final"]["score"] > 1
 
 
+@pytest.mark.slow
 def test_a_task_and_a_comparison(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,6 +88,7 @@ def test_what_was_trained_is_an_adapter_of_peft(healed: Path, tmp_path: Path) ->
     }
 
 
+@pytest.mark.slow
 def test_the_last_stage_says_what_its_adapter_is(tiny: Tiny, tmp_path: Path) -> None:
     """And not the first one that has adapters, too."""
     recipe = Recipe(FineTune(), Compensate(lora=4, truncations=1), Tune(lora=2), name="both")
@@ -99,6 +100,7 @@ def test_the_last_stage_says_what_its_adapter_is(tiny: Tiny, tmp_path: Path) -> 
     assert (values["r"], values["lora_alpha"]) == (2, 16)
 
 
+@pytest.mark.slow
 def test_channels_of_heads_have_no_place_in_peft(place: Path, tmp_path: Path, capsys: Any) -> None:
     chosen = {"recipe": "channels", "params": 0.5, "lora": 4, "tune_epochs": 1.0}
     compress(place, "heads", **chosen)
@@ -113,7 +115,7 @@ def test_a_run_without_adapters_has_none(place: Path, tmp_path: Path, capsys: An
     assert "only a run whose last stage uses --lora has one" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("base", ["float", "nf4"])
+@pytest.mark.parametrize("base", [pytest.param("float", marks=pytest.mark.slow), "nf4"])
 def test_a_decoder_of_fewer_channels(place: Path, base: str) -> None:
     chosen = {"recipe": "channels", "params": 0.5, "lora": 4, "lora_base": base}
     found = compress(place, f"channels-{base}", tune_epochs=30.0, tune_lr=1e-2, **chosen)
@@ -121,6 +123,7 @@ def test_a_decoder_of_fewer_channels(place: Path, base: str) -> None:
     assert scores["final"] < scores["factorized"]
 
 
+@pytest.mark.slow
 def test_a_classifier(tiny: Tiny, tmp_path: Path) -> None:
     """Taught by the dense model, its own matrices held in bfloat16."""
     chosen = {"lora": 3, "distil": 1.0, "dtype": "bfloat16", "quiet": True}

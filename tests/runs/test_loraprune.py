@@ -29,10 +29,10 @@ CHOSEN = {"recipe": "loraprune", "prune_lora": 3, "lora_lr": 1e-2, "lora_epochs"
 
 
 @pytest.fixture(scope="module")
-def pruned(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pruned(tiny: Tiny, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run at half of the numbers. Read it, never change it."""
     folder = tmp_path_factory.mktemp("loraprune") / "run"
-    compress(**tiny.chosen(folder, **CHOSEN))
+    compress(**tiny.chosen(folder, reuse=finished, **CHOSEN))
     return folder
 
 
@@ -222,6 +222,7 @@ def spared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_the_ends_are_spared(spared: Path) -> None:
     """No tenth of three blocks, but the last one; the share is met by the other two."""
     metrics, records = read(spared / "metrics.json"), read(spared / "model/config.json")
@@ -239,6 +240,7 @@ def test_the_ends_are_spared(spared: Path) -> None:
     assert "in every block but the last and the first tenth, rounded down: drawn at random" in page
 
 
+@pytest.mark.slow
 def test_blocks_of_several_widths_are_read_by_pytorch(spared: Path) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -252,6 +254,7 @@ def test_blocks_of_several_widths_are_read_by_pytorch(spared: Path) -> None:
         np.testing.assert_allclose(load_model(spared / name)(ids), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_channels_alone_leave_an_ordinary_encoder(tiny: Tiny, tmp_path: Path) -> None:
     chosen = CHOSEN | {"groups": "channels", "group_criterion": "gates", "params": 0.75}
     found = compress(**tiny.chosen(tmp_path / "run", **chosen))

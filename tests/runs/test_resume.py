@@ -189,6 +189,7 @@ def saves_always(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("saves_always")
+@pytest.mark.slow
 def test_a_stage_that_diverges_stops_and_what_stood_before_it_serves(
     tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

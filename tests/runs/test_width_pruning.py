@@ -84,6 +84,7 @@ def test_transformers_reads_it_without_our_code(place: Path, family: str) -> Non
     np.testing.assert_array_equal(cached, fresh)
 
 
+@pytest.mark.slow
 def test_it_is_tuned_and_compressed_again(place: Path) -> None:
     found = compress(place, "llama", "tuned", tune_epochs=20.0, tune_lr=3e-3)
     scores = {name: figures["perplexity"] for name, figures in found["stages"].items()}

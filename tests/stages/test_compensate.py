@@ -94,9 +94,8 @@ def test_the_factors_have_the_ranks_of_their_share(
     ) in page
 
 
-@pytest.mark.parametrize(
-    ("moves", "at"), [("", 3), pytest.param("biases", 1, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("moves", "at"), [("", 3), ("biases", 1)])
 def test_a_killed_run_ends_as_an_unbroken_one(
     tiny: Tiny,
     finished: Path,

@@ -9,32 +9,23 @@ import pytest
 
 from lpaf_jax.checkpoints import load_model
 from lpaf_jax.models import fixed_arrays, parameters, set_parameters
-from lpaf_jax.runs.pipeline import compress
 from lpaf_jax.stages import Context, Factorize, FineTune, MixedTune, Prune
 from lpaf_jax.stages.base import Place
-from tests.tiny import Tiny
 
 PATH = "bert.encoder.layer.1.output.dense"
 
 
-@pytest.fixture(scope="module")
-def run(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("mix") / "run"
-    compress(**tiny.chosen(out, finetune_epochs=0.25, prune_epochs=0.5, tune_epochs=0.0))
-    return out
-
-
 @pytest.mark.parametrize("mix_with", ["factorized", "finetuned"])
-def test_the_matrix_beside_the_factors(run: Path, mix_with: Any) -> None:
-    folders = {name: run / "stages" / name for name in ("dense", "pruned")}
+def test_the_matrix_beside_the_factors(finished: Path, mix_with: Any) -> None:
+    folders = {name: finished / "stages" / name for name in ("dense", "pruned")}
     nothing: Any = None
-    finished = (
+    places = (
         Place(folders["dense"], FineTune()),
         Place(folders["pruned"], Prune()),
-        Place(run / "model", Factorize()),
+        Place(finished / "model", Factorize()),
     )
-    context = Context(nothing, nothing, nothing, finished, nothing, "tune")
-    final = load_model(run / "model")
+    context = Context(nothing, nothing, nothing, places, nothing, "tune")
+    final = load_model(finished / "model")
     moved = jnp.full_like(parameters(final)[f"{PATH}.bias"], 0.25)  # as a solver or a tuning may
     set_parameters(final, {f"{PATH}.bias": moved})
     mixed = MixedTune(mix_with=mix_with)._mixed_model(context, final)
