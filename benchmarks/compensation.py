@@ -64,8 +64,17 @@ def show(rows: list[dict[str, Any]]) -> None:
         scores = (row[key] for key in ("before_tuning", "final", "validation"))
         cells += ["" if score is None else f"{100 * score:.1f} %" for score in scores]
         cells.append("" if row["seconds"] is None else f"{row['seconds']:.0f}")
-        cells.append("" if row["memory"] is None else f"{row['memory'] / 2**30:.2f} GiB")
+        # That of training: fine-tuning, which all have behind them, may need more.
+        stages = [held for name, held in row["memory_of"].items() if name != "dense"]
+        cells.append(f"{max(stages) / 2**30:.2f} GiB")
         print(f"| {' | '.join(cells)} |")
+
+
+def rows_of(found: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """Those of a comparison, with the peak memory of each stage."""
+    places = [place_of(row["recipe"], row["params"], row["seed"]) for row in found["rows"]]
+    held = [read_json(folder / "runs" / place / "memory.json") for place in places]
+    return [row | {"memory_of": of} for row, of in zip(found["rows"], held, strict=True)]
 
 
 def main() -> None:
@@ -84,8 +93,9 @@ def main() -> None:
         dense = whole / "runs" / place_of(made[0].name, args.params[0], 0) / "stages" / "dense"
         parts = args.work / "parts"
         rest = compare(dense, out=parts, recipes=in_parts(args.cuts), accumulate=PARTS, **chosen)
-        facts = {name: found[name] for name in ("settings", "versions", "threads", "rows")}
-        write_json(RESULTS, facts | {"rows": found["rows"] + rest["rows"]} | provenance())
+        facts = {name: found[name] for name in ("settings", "versions", "threads")}
+        rows = rows_of(found, whole) + rows_of(rest, parts)
+        write_json(RESULTS, facts | {"rows": rows} | provenance())
     show(read_json(RESULTS)["rows"])
 
 
