@@ -23,7 +23,7 @@ from lpaf_jax.export.rewrite import card_of, noted, rewrite
 from lpaf_jax.factors import read_records
 
 
-def add_tokens(place: Path, out: Path, vectors: Mapping[str, np.ndarray]) -> None:
+def add_tokens(place: Path | str, out: Path | str, vectors: Mapping[str, np.ndarray]) -> None:
     """Write the model in `place` into `out` with more tokens.
 
     A table of factors takes the row that is nearest to each vector, and its other factors stay as
@@ -44,6 +44,7 @@ def add_tokens(place: Path, out: Path, vectors: Mapping[str, np.ndarray]) -> Non
 
     Cost: the weights are copied one tensor at a time.
     """
+    place, out = Path(place), Path(out)
     refuse_pickled(place)
     source = read_source(place)
     rows, hidden = _checked(source, vectors)

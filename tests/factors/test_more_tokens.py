@@ -40,7 +40,7 @@ def test_new_rows_are_the_nearest(form: str, family: str, tiny: Tiny, tmp_path: 
     if form != "dense":
         factorize_embeddings(model, path, 0.51, np.ones(words, int), form=form)
     save_model(model, place, source=source, label_names=labels, card="# Card\n")
-    lpaf_jax.add_tokens(place, tmp_path / "after", VECTORS)
+    lpaf_jax.add_tokens(str(place), str(tmp_path / "after"), VECTORS)
     table = layer_at(load_model(tmp_path / "after"), path)
     rows = np.asarray(table(np.arange(words + 3)), np.float64)
     before = np.asarray(layer_at(model, path)(np.arange(words)))
