@@ -8,13 +8,11 @@ from lpaf_jax.stages import Factorize, FineTune, Prune, Tune
 def lpaf_plus() -> Recipe:
     """Prune, factorize at the least cost to the loss, then learn from the dense model's answers.
 
-    As in LPAF (Ren & Zhu, 2024), the model is pruned first. The factors AB of a matrix W then
-    minimise tr L(W − AB)R(W − AB)ᵀ, where L = E[xᵀx] of its inputs and R = E[gᵀg] of the gradients
-    at its outputs, the metric of K-FAC (Martens & Grosse, 2015); ranks are chosen by what they cost
-    the loss, as in OBD-LLM (2026). Last, the factors are trained to repeat the dense model's
-    answers and hidden states (distillation: Hinton et al., 2015; Sun et al., 2019), where LPAF
-    mixes them with the matrices, at half the learning rate of `lpaf`, as they start from a better
-    model.
+    The three steps of LPAF (Ren & Zhu, 2024). In step 2 factors minimise tr L(W − AB)R(W − AB)ᵀ, L
+    = E[xᵀx] of a matrix's inputs, R = E[gᵀg] of the gradients at its outputs (K-FAC, Martens &
+    Grosse, 2015), with ranks as in OBD-LLM (2026); step 3 is distillation (Hinton et al., 2015; Sun
+    et al., 2019) instead of mixed ranks, at half the learning rate of `lpaf`, as it starts from a
+    better model.
     """
     return Recipe(
         FineTune(),
