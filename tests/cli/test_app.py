@@ -307,7 +307,9 @@ def test_evaluate_prints_one_object_with_the_figures_of_the_run(
     out, err = process.communicate()
     assert process.returncode == 0
     assert out.count("\n") == 1
-    assert re.fullmatch(rf"evaluate +{held_out}: batch 1/\d+\n", err)
+    said = err.splitlines()  # one, or where batches are slow, more
+    assert "batch 1/" in said[0]
+    assert all(re.fullmatch(rf"evaluate +{held_out}: batch \d+/\d+", line) for line in said)
     metrics = json.loads((finished / "metrics.json").read_text())
     assert json.loads(out) == metrics["stages"]["factorized"]
 
