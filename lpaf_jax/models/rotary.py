@@ -75,7 +75,9 @@ class Rotary:
             raise LpafError(
                 f"config.json: the rotary embedding {kind!r} is not one of {', '.join(_KINDS)}"
             )
-        plain = given["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim)
+        # In float32, as models were trained: an ulp of a frequency is 5e-4 radians at place 8,000.
+        powers = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+        plain = 1 / np.float32(given["rope_theta"]) ** powers
         try:
             return _KINDS[kind](plain, given, positions)
         except KeyError as error:
