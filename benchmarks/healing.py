@@ -2,6 +2,7 @@
 
     python benchmarks/healing.py                  # three hours on two cores; goes on where it was
     python benchmarks/healing.py --params 0.8     # one size; 1 is the dense model with adapters
+    python benchmarks/healing.py --params 0.8 --memory  # peak memory alone, by half of the windows
     python benchmarks/healing.py --show           # print what is there, run nothing
 
 SmolLM2-135M and reviews of IMDb: 64 windows of 256 tokens to learn from, by the next token alone,
@@ -28,6 +29,7 @@ from lpaf_jax.runs.comparison import compare
 from lpaf_jax.stages import Compensate, Factorize, FineTune, PruneGroups, Stage, Tune
 
 RESULTS = Path(__file__).parent / "results" / "healing.json"
+MEMORY = RESULTS.with_name("healing_memory.json")
 WINDOWS, LENGTH, BATCH = 64, 256, 4
 # Every row has as many steps; adapters that train before the last stage share them with it.
 EPOCHS, BEFORE = 1.0, 0.5
@@ -102,21 +104,34 @@ def show(found: dict[str, Any]) -> None:
         line(f"{100 * of.params:g} %", of.recipe, of, "final", scores)
 
 
+def show_memory(found: dict[str, Any]) -> None:
+    """As Markdown."""
+    print("| kept | | memory |")
+    print("|---|---|---|")
+    for row in found["rows"]:
+        print(f"| {100 * row['params']:g} % | {row['recipe']} | {row['memory'] / 2**30:.1f} GiB |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--params", type=float, nargs="+", default=[1.0, 0.8, 0.6])
     parser.add_argument("--work", type=Path, default=Path("runs/healing"))
+    parser.add_argument("--memory", action="store_true", help="peak memory alone, in less time")
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
     args = parser.parse_args()
+    results = MEMORY if args.memory else RESULTS
     if not args.show:
-        chosen: dict[str, Any] = {"limit": WINDOWS, "length": LENGTH, "batch": BATCH, "nf4": True}
+        # What is held at once does not grow with the number of windows or steps.
+        windows = WINDOWS // 2 if args.memory else WINDOWS
+        chosen: dict[str, Any] = {"limit": windows, "length": LENGTH, "batch": BATCH}
+        chosen["nf4"] = not args.memory
         task = reviews(args.work)
-        out = args.work / "comparison"
+        out = args.work / ("memory" if args.memory else "comparison")
         for share in args.params:
             made = baselines() if share == 1 else recipes()
             found = compare("smollm2", task=task, out=out, recipes=made, params=[share], **chosen)
-            write_json(RESULTS, found | provenance())
-    show(read_json(RESULTS))
+            write_json(results, found | provenance())
+    (show_memory if args.memory else show)(read_json(results))
 
 
 if __name__ == "__main__":
