@@ -1,18 +1,12 @@
 """Settings that must stand before jax and its BLAS are loaded; who of two workers does what."""
 
 import os
-from importlib.metadata import version
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # OpenBLAS threads wait by spinning: on cores that are busy, a small SVD takes 30 times as long.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Arrays and models this small wait for the compiler alone, here and in processes that tests start.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# To emit fusions one by one is more than half of that wait. A version that does not know a flag
-# ends the process: these know it.
-_FLAG, _FLAGS = "--xla_cpu_use_fusion_emitters=false", os.environ.get("XLA_FLAGS", "")
-if version("jaxlib").startswith(("0.10.", "0.11.", "0.12.")) and _FLAG not in _FLAGS:
-    os.environ["XLA_FLAGS"] = f"{_FLAG} {_FLAGS}"
 
 from typing import Any
 
