@@ -129,7 +129,9 @@ def _announce(settings: Settings, model: TextModel, calibration: Any, progress: 
     kept = (
         f"rank {chosen.rank}" if share is None else f"{percent(share)} of their parameters to keep"
     )
-    kept += table_size(chosen)
+    if chosen.embeddings is not None:
+        rows, hidden = model.shapes[f"{FAMILIES[model.family].table}.weight"]
+        kept += table_size(chosen, (rows, hidden))
     progress.say(
         f"recipe {settings.method.name}: {settings.model}, {len(model.matrices)} matrices, {kept}"
     )

@@ -207,14 +207,10 @@ class Factorize(Shrink):
         self.planned(dict(zip(inputs.biases, inputs.shapes, strict=True)))
         if self.embeddings is None:
             return
-        from lpaf_jax.checkpoints.checkpoint import shapes_of
-        from lpaf_jax.checkpoints.contents import read_source
         from lpaf_jax.factorization import table_record
+        from lpaf_jax.stages import planned
 
-        language = inputs.spec.kind == "language"
-        source = read_source(inputs.source, "lm" if language else None)
-        rows, hidden = shapes_of(source)[f"{source.family.table}.weight"]
-        table_record(self.embeddings_as, (rows, hidden), self.embeddings)
+        table_record(self.embeddings_as, planned.table_of(inputs), self.embeddings)
 
     def plan(self, inputs: "Inputs") -> str:
         """See `Shrink.plan`."""

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from lpaf_jax.factors import KINDS
 from lpaf_jax.linalg import rank_for_ratio
 from lpaf_jax.solvers import SOLVERS
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 def plan(stage: "Factorize", inputs: "Inputs") -> str:
     """See `Shrink.plan`."""
-    table = table_size(stage)
+    table = "" if stage.embeddings is None else table_size(stage, table_of(inputs))
     if stage.ranks != "uniform":
         share = stage.share()
         assert share is not None
@@ -23,13 +24,28 @@ def plan(stage: "Factorize", inputs: "Inputs") -> str:
     return f"rank {rank} everywhere, keeps {kept} of the compressible weights{table}"
 
 
-def table_size(stage: "Factorize") -> str:
-    """What the token embeddings are cut to, after a comma; nothing where they are not."""
+def table_size(stage: "Factorize", shape: tuple[int, int]) -> str:
+    """What the token embeddings, of that shape, are cut to, after a comma."""
+    from lpaf_jax.factorization import table_record
+
     width = stage.embeddings
-    if width is None:
-        return ""
-    size = f"{percent(width)} of their parameters at most" if width < 1 else f"a width of {width:g}"
-    return f", token embeddings to {size}"
+    assert width is not None
+    if width >= 1:
+        return f", token embeddings to a width of {width:g}"
+    record = table_record(stage.embeddings_as, shape, width)
+    rank = KINDS[record["kind"]].summary(record)
+    return f", token embeddings to {percent(width)} of their parameters at most (rank {rank})"
+
+
+def table_of(inputs: "Inputs") -> tuple[int, int]:
+    """(V, H) of the token embeddings."""
+    from lpaf_jax.checkpoints.checkpoint import shapes_of
+    from lpaf_jax.checkpoints.contents import read_source
+
+    language = inputs.spec.kind == "language"
+    source = read_source(inputs.source, "lm" if language else None)
+    rows, hidden = shapes_of(source)[f"{source.family.table}.weight"]
+    return rows, hidden
 
 
 def missed(stage: "Factorize", inputs: "Inputs") -> str | None:

@@ -17,6 +17,8 @@ from lpaf_jax.factorization import FORMS, factorize_embeddings, table_record
 from lpaf_jax.factors import KINDS, kronecker_sum_embedding
 from lpaf_jax.models import layer_at
 from lpaf_jax.models.families import FAMILIES
+from lpaf_jax.stages import Factorize
+from lpaf_jax.stages.planned import table_size
 from tests.factors.folders import IDS, config_of, factorize, logits
 from tests.factors.test_folders import (
     assert_encoder_read_everywhere,
@@ -164,6 +166,17 @@ def test_a_token_of_gpt2_gathers_few_numbers_of_each_term() -> None:
     sizes = KINDS["kronecker_sum_embedding"].shapes(record, (50257, 768))
     (v1, _, h1), (v2, _, h2) = sizes["coarse"], sizes["fine"]
     assert ((v1, h1), (v2, h2)) == ((258, 24), (195, 32))
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("low-rank", "(rank 9)"),
+        ("kronecker-sums", "(rank 10 of 9×6 rows, 1 of them padding)"),
+    ],
+)
+def test_before_the_work_a_line_says_what_the_table_becomes(form: Any, words: str) -> None:
+    assert table_size(Factorize(embeddings=0.5, embeddings_as=form), (53, 32)).endswith(words)
 
 
 @pytest.mark.parametrize("rows", [47, 50, 53])
