@@ -42,8 +42,11 @@ class Fastfood:
         length = len(self.signs)
         if theta.ndim != 1 or len(theta) > length:
             raise ValueError(f"theta must be a vector of at most {length}, got {theta.shape}")
-        padded = jnp.zeros(length, theta.dtype).at[: len(theta)].set(theta)
-        found = hadamard(self.normal * hadamard(self.signs * padded)[self.order])
+        # Where θ ends, zeros begin: H repeats what a smaller one makes of the numbers before them.
+        short = 1 << (len(theta) - 1).bit_length()
+        padded = jnp.zeros(short, theta.dtype).at[: len(theta)].set(theta)
+        mixed = hadamard(self.signs[:short] * padded)
+        found = hadamard(self.normal * mixed[self.order % short])
         scale = jnp.sqrt(self.size * jnp.sum(jnp.square(self.normal)))
         return found[: self.size] / scale
 
@@ -78,7 +81,7 @@ def hadamard(x: Float[Array, "*batch l"]) -> Float[Array, "*batch l"]:
     """`x H`, H the Hadamard matrix of ±1 in Sylvester's order; its own inverse times L.
 
     As products with small Hadamard matrices along the digits of the index, which are matrix
-    products and not as many passes over memory as L has bits.
+    products and not as many passes over memory as L has bits. No axis is moved for them.
 
     Raises:
       ValueError: L is no power of two.
@@ -89,14 +92,13 @@ def hadamard(x: Float[Array, "*batch l"]) -> Float[Array, "*batch l"]:
     bits = length.bit_length() - 1
     if length != 1 << bits:
         raise ValueError(f"the last axis must be a power of two, got {length}")
-    digits = [min(_DIGIT, bits - done) for done in range(0, bits, _DIGIT)]
-    y = x.reshape(*x.shape[:-1], *(1 << digit for digit in digits))
-    first = x.ndim - 1
-    for place, digit in enumerate(digits):
-        y = jnp.moveaxis(y, first + place, -1)
-        y = jnp.matmul(y, _sylvester(digit).astype(x.dtype), precision=jax.lax.Precision.HIGHEST)
-        y = jnp.moveaxis(y, -1, first + place)
-    return y.reshape(x.shape)
+    *batch, before = *x.shape[:-1], 1
+    for done in range(0, bits, _DIGIT):
+        small = _sylvester(min(_DIGIT, bits - done)).astype(x.dtype)
+        y = x.reshape(*batch, before, len(small), -1)
+        x = jnp.matmul(small, y, precision=jax.lax.Precision.HIGHEST).reshape(*batch, length)
+        before *= len(small)
+    return x
 
 
 def _sylvester(bits: int) -> Array:
