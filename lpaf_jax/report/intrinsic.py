@@ -43,25 +43,25 @@ def write_intrinsic(found: Found, folder: Path) -> Path:
     measure, scores = MEASURES[found["metric"]], found["scores"]
     scale = 1 if measure.correlation else 100
 
-    def draw(drawn: Any) -> None:
+    def draw(drawn: Any, columns: int) -> None:
         axes = drawn.subplots()
         targets, majority = found["targets"], found["majority"]
-        levels = [
-            ("fine-tuning", found["full"], MUTED, (0, (2, 2))),
+        levels: list[tuple[str, float, str, Any]] = [
+            ("fine-tuning", found["full"], MUTED, "-"),
             ("nine tenths", targets["score"], GREEN, "-"),
         ]
         if majority is not None:
             levels.append(("nine tenths of the gain", targets["gain"], GREEN, (0, (5, 2))))
             levels.append(("majority", majority, MUTED, (0, (1, 2))))
-        for name, level, colour, dash in levels:
-            axes.axhline(scale * level, color=colour, linewidth=1, linestyle=dash, label=name)
         values = [scale * score for score in scores.values()]
         axes.plot([int(d) for d in scores], values, color=BLUE, marker="o", label="subspace")
+        for name, level, colour, dash in levels:
+            axes.axhline(scale * level, color=colour, linewidth=1, linestyle=dash, label=name)
         axes.set_xscale("log")
         plain_numbers(axes.xaxis)
         axes.set_xlabel("d, trained parameters")
         axes.set_ylabel(measure.titled)
-        axes.legend(fontsize="small")
+        drawn.legend(loc="outside lower center", ncols=columns, handlelength=2.8)
 
     first, *rest = lines(found)
     rows = [
@@ -70,7 +70,8 @@ def write_intrinsic(found: Found, folder: Path) -> Path:
     ]
     label = "Validation score by dimension"
     curve = responsive(
-        svg("curve", label, 620, 320, draw), svg("curve-narrow", label, 360, 300, draw)
+        svg("curve", label, 620, 340, lambda drawn: draw(drawn, columns=3)),
+        svg("curve-narrow", label, 360, 320, lambda drawn: draw(drawn, columns=2)),
     )
     settings = found["settings"]
     rates, seeds = (sorted({cell[i] for cell in found["cells"]}) for i in (1, 2))
