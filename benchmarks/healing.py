@@ -115,6 +115,8 @@ def show_memory(found: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--params", type=float, nargs="+", default=[1.0, 0.8, 0.6])
+    names = [made.name for made in recipes()]
+    parser.add_argument("--rows", nargs="+", choices=names, default=names, metavar="ROW")
     parser.add_argument("--work", type=Path, default=Path("runs/healing"))
     parser.add_argument("--memory", action="store_true", help="peak memory alone, in less time")
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
@@ -128,7 +130,8 @@ def main() -> None:
         task = reviews(args.work)
         out = args.work / ("memory" if args.memory else "comparison")
         for share in args.params:
-            made = baselines() if share == 1 else recipes()
+            some = [each for each in recipes() if each.name in args.rows]
+            made = baselines() if share == 1 else some
             found = compare("smollm2", task=task, out=out, recipes=made, params=[share], **chosen)
             write_json(results, found | provenance())
     (show_memory if args.memory else show)(read_json(results))
