@@ -130,8 +130,8 @@ def main() -> None:
         task = reviews(args.work)
         out = args.work / ("memory" if args.memory else "comparison")
         for share in args.params:
-            some = [each for each in recipes() if each.name in args.rows]
-            made = baselines() if share == 1 else some
+            asked = [each for each in recipes() if each.name in args.rows]
+            made = baselines() if share == 1 else asked
             found = compare("smollm2", task=task, out=out, recipes=made, params=[share], **chosen)
             write_json(results, found | provenance())
     (show_memory if args.memory else show)(read_json(results))
