@@ -116,7 +116,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--params", type=float, nargs="+", default=[1.0, 0.8, 0.6])
     names = [made.name for made in recipes()]
-    parser.add_argument("--rows", nargs="+", choices=names, default=names, metavar="ROW")
+    parser.add_argument(
+        "--rows", nargs="+", choices=names, default=names, metavar="ROW", help="but the dense ones"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/healing"))
     parser.add_argument("--memory", action="store_true", help="peak memory alone, in less time")
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")

@@ -36,7 +36,8 @@ def by_cmfrec(w: Any, importance: Any, ridge: float, iterations: int) -> LowRank
 @pytest.mark.usefixtures("double")
 # With a small ridge it needs more iterations, at a hundredth of a second each.
 @pytest.mark.parametrize(
-    ("spread", "ridge", "iterations"), [(0.5, 3.0, 60), (1.5, 3.0, 60), (1.5, 0.3, 300)]
+    ("spread", "ridge", "iterations"),
+    [(0.5, 3.0, 60), (1.5, 3.0, 60), (0.5, 0.3, 300), (1.5, 0.3, 300)],
 )
 def test_minimum_is_that_of_cmfrec_from_the_same_start(
     spread: float, ridge: float, iterations: int, rng: np.random.Generator
