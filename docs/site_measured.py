@@ -121,8 +121,8 @@ def _compared(result: dict[str, Any], file: str) -> Iterator[Figure]:
 
 
 def _grid(result: dict[str, Any], file: str) -> Iterator[Figure]:
-    """The cells of lpaf_grid.py."""
-    for cell in result.get("cells", []):
+    """The cells of lpaf_grid.py; what `lpaf intrinsic` tried has no model before it."""
+    for cell in result.get("cells", []) if "dense" in result else []:
         on = _on(result["settings"]["model"], result["settings"]["task"])
         dense, final = result["dense"]["accuracy"], cell["after"]["accuracy"]
         source = result["command"], cell["commit"], file

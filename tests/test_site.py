@@ -43,7 +43,8 @@ def folder(tmp_path: Path) -> Path:
         "commit": "f17b7b3",
     }
     others = {"rows": {"a": 1}, "command": "python benchmarks/train.py"}
-    files = {"a": compared, "b": decoders, "c": run, "d": others}
+    searched = {"cells": [{"dimension": 1000, "score": 0.5}], "full": 0.74}
+    files = {"a": compared, "b": decoders, "c": run, "d": others, "e": searched}
     for name, content in files.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     return tmp_path
