@@ -33,6 +33,7 @@ import numpy as np
 from provenance import provenance
 
 from lpaf_jax.checkpoints import DecoderOnDisk, load_model, resolve_model
+from lpaf_jax.cli.allocator import SETTINGS, wanted
 from lpaf_jax.core.files import link, read_json, write_json
 from lpaf_jax.core.machine import peak_memory
 from lpaf_jax.core.progress import Progress
@@ -216,6 +217,11 @@ def perplexity_of(folder: Path, pieces: np.ndarray) -> float:
     return score_of(model, judged, batch_size=1)(parameters(model))
 
 
+def allocator() -> dict[str, str]:
+    """What `lpaf compress` sets for itself as it begins."""
+    return SETTINGS if wanted(os.environ) else {}
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     """The mean over seeds, as Markdown."""
     print("Perplexity: dense → cut → tuned.\n")
@@ -292,8 +298,9 @@ def main() -> None:
                 words += ["--keep"] if args.keep else []
                 for option in ("samples", "held_out", "work", *TUNING):
                     words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
-                # Before numpy is loaded: threads of OpenBLAS would fight those of XLA.
-                quiet = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+                # Threads of OpenBLAS would fight those of XLA, and memory that goes back to the
+                # system costs the command nothing, either.
+                quiet = {**os.environ, "OPENBLAS_NUM_THREADS": "1"} | allocator()
                 command = [sys.executable, __file__, *words]
                 found = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=quiet)
                 rows.append(json.loads(found.stdout) | provenance())
