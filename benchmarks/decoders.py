@@ -151,7 +151,7 @@ def cut(args: argparse.Namespace) -> dict[str, Any]:
     )
     seconds = time.perf_counter() - begun
     peak = peak_memory()
-    tuned = tune(args, work, given, outcome) if row.tuned else {}
+    tuned = tune(args, work, given, outcome) if tuning_of(args, args.row) else {}
     if row.ranks == "measured" and not shared.is_dir():
         own = shutil.ignore_patterns("block-*", "ranks.json")
         shutil.copytree(work, shared, ignore=own, copy_function=link)
@@ -178,7 +178,8 @@ def tune(
     args: argparse.Namespace, work: Path, given: dict[str, np.ndarray], outcome: Outcome
 ) -> dict[str, Any]:
     """Perplexity after tuning, how it was done, and its seconds."""
-    begun, out, tuning = time.perf_counter(), args.work / "tuned", tuning_of(args, args.row)
+    begun, out = time.perf_counter(), args.work / "tuned"
+    tuning = tuning_of(args, args.row) or {}
     shutil.rmtree(out, ignore_errors=True)
     settings = make_settings(
         "smollm2",
@@ -204,8 +205,10 @@ def tune(
     return {"tuned": found, "tuning": tuning, "tuning_seconds": seconds}
 
 
-def tuning_of(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    """How a row is tuned: the dense model has no other's answers to follow."""
+def tuning_of(args: argparse.Namespace, name: str) -> dict[str, Any] | None:
+    """How a row is tuned, if it is: the dense model has no other's answers to follow."""
+    if not ROWS[name].tuned or not args.epochs:
+        return None
     return {option: getattr(args, option) for option in TUNING} | (
         {"distil": 0.0} if name == "dense" else {}
     )
@@ -264,7 +267,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--samples", type=int, default=128, help="pieces to calibrate with")
     parser.add_argument("--held-out", type=int, default=40, help="pieces of each text to judge by")
-    parser.add_argument("--epochs", type=float, default=1.0, help="passes of tuning")
+    parser.add_argument("--epochs", type=float, default=1.0, help="passes of tuning, or 0")
     parser.add_argument("--batch", type=int, default=2, help="pieces in a step of tuning")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="of AdamW in tuning")
     parser.add_argument("--distil", type=float, default=1.0, help="weight of the dense answers")
@@ -288,7 +291,7 @@ def main() -> None:
     for seed in args.seeds:
         for share in [1.0, *args.params]:
             for name in args.rows:
-                tuning = tuning_of(args, name) if ROWS[name].tuned else None
+                tuning = tuning_of(args, name)
                 if (name, share, seed, args.samples, tuning) in done or (name == "dense") != (
                     share == 1
                 ):
