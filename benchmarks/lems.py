@@ -195,8 +195,10 @@ def main() -> None:
                 quiet = {**os.environ, "MPLBACKEND": "Agg"} | allocator()  # no picture is shown
                 found = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=quiet)
                 theirs = {"lems_commit": commit_of(args.checkout)}
+                made = provenance()  # but where the checkout lies is of no use to others
+                made["command"] = made["command"].replace(str(args.checkout), args.checkout.name)
                 last = found.stdout.splitlines()[-1]  # the solver writes there, too
-                rows.append(json.loads(last) | theirs | provenance())
+                rows.append(json.loads(last) | theirs | made)
                 write_json(RESULTS, {"rows": rows})
     show(rows)
 
