@@ -10,12 +10,14 @@ as much; the last row has half of the steps.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from healing import BATCH, EPOCHS, FULL_LR, LENGTH, WINDOWS, reviews, show
+from healing import BATCH, EPOCHS, FULL_LR, LENGTH, WINDOWS, reviews
 from provenance import provenance
 
 from lpaf_jax.core.files import read_json, write_json
 from lpaf_jax.recipes import Recipe
+from lpaf_jax.report.compare_facts import groups
 from lpaf_jax.runs.comparison import compare
 from lpaf_jax.stages import Factorize, FineTune, MixedTune, Tune
 
@@ -30,6 +32,14 @@ def recipes() -> list[Recipe]:
         "mixed-rank, half of the steps": MixedTune(tune_lr=FULL_LR, tune_epochs=EPOCHS / 2),
     }
     return [Recipe(FineTune(finetune_epochs=0), cut, tune, name=n) for n, tune in ways.items()]
+
+
+def show(found: dict[str, Any]) -> None:
+    """As Markdown."""
+    print("| | before tuning | final | seconds |\n|---|---|---|---|")
+    for of in (each for size in groups(found).values() for each in size):
+        print(f"| {of.recipe} | {of.mean('before_tuning'):.1f} | {of.score:.1f} ", end="")
+        print(f"| {of.mean('seconds'):.0f} |")
 
 
 def main() -> None:

@@ -102,7 +102,8 @@ def _made(run: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def _table(found: Mapping[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    # Without padding it fits in 80 columns where channels were cut, too.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     for head in ("Layer", "Matrix"):
         table.add_column(head, no_wrap=True)
     for head in ("in × out", "Rank", "Numbers", "Kept", "Size", "FLOP"):

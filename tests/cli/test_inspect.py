@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import shutil
@@ -7,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.numpy import load_file
 
 from lpaf_jax.cli import main
+from lpaf_jax.report.inspection import print_inspection
 from tests.tiny import ENCODER, HIDDEN, INNER, LAYERS, Tiny, write_model
 from tests.tiny_decoder import write_decoder, write_text
 
@@ -72,6 +75,19 @@ def test_the_table_is_in_words(finished: Path, capsys: Capture) -> None:
     share = f"{100 * metrics['encoder_params_ratio']:.1f} %"
     assert f"Weights kept: {share} of the compressible matrices (encoder_params_ratio)" in said
     assert "recipe lpaf" in said.lower()
+
+
+def test_cut_channels_of_a_wide_layer_fit_in_eighty_columns(
+    finished: Path, capsys: Capture
+) -> None:
+    found, screen = inspect(capsys, finished), io.StringIO()
+    wide = {"shape": [4096, 14336], "kind": "sliced", "summary": "4096×10000"}
+    sizes = {"parameters": 4096 * 14336, "dense_parameters": 4096 * 14336, "bytes": 10**8}
+    found["matrices"][0] |= wide | sizes
+    print_inspection(found, Console(file=screen, width=80))
+    table = screen.getvalue()
+    assert "…" not in table
+    assert "4096×14336 4096×10000 58,720,256 100.0 % 100.0 MB" in table
 
 
 @pytest.mark.parametrize(
