@@ -40,6 +40,8 @@ class Generate:
         demand(self, "top_p", lambda x: 0 < x <= 1, "in (0, 1]")
         sampling = Sampling(self.temperature, self.top_p, self.seed)
         folder = find_model(self.dir, self.stage)
+        # Half a minute and more where each block has a width of its own.
+        print(f"reading {folder} and compiling it", file=sys.stderr, flush=True)
         told = generate(folder, self.prompt, tokens=self.tokens, sampling=sampling)
         print(told.text)
         print(
