@@ -4,8 +4,8 @@
     python benchmarks/mixed_decoder.py --show     # print what is there, run nothing
 
 The text and the terms of `healing.py`: SmolLM2-135M, two-sided factors at 60 % with ranks by the
-loss, 16 steps of 4 windows of 256 tokens. A mixed-rank step passes twice, so its epoch costs twice
-as much; the last row has half of the steps.
+loss, 16 steps of 4 windows of 256 tokens. A mixed-rank step passes twice, so that it costs twice
+as much.
 """
 
 import argparse
@@ -29,7 +29,6 @@ def recipes() -> list[Recipe]:
     ways = {
         "factors": Tune(tune_lr=FULL_LR, tune_epochs=EPOCHS),
         "mixed-rank": MixedTune(tune_lr=FULL_LR, tune_epochs=EPOCHS),
-        "mixed-rank, half of the steps": MixedTune(tune_lr=FULL_LR, tune_epochs=EPOCHS / 2),
     }
     return [Recipe(FineTune(finetune_epochs=0), cut, tune, name=n) for n, tune in ways.items()]
 
