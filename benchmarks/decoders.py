@@ -154,7 +154,7 @@ def cut(args: argparse.Namespace) -> dict[str, Any]:
     tuned = tune(args, work, given, outcome) if tuning_of(args, args.row) else {}
     if row[:2] == TWO_SIDED and (row.ranks == "measured" or not shared.is_dir()):
         shutil.rmtree(shared, ignore_errors=True)
-        own = shutil.ignore_patterns("block-*", "ranks.json")
+        own = shutil.ignore_patterns("block-*", "cuts-*", "ranks.json")
         shutil.copytree(work, shared, ignore=own, copy_function=link)
     if not args.keep:
         shutil.rmtree(work)
