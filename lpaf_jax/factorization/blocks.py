@@ -144,7 +144,7 @@ def compress_decoder(
         left = countdown.left(index + 1) if kept is None else ""
         say(
             f"block {index + 1} of {source.blocks}: "
-            f"{'' if kept is None else 'resumed, '}{lost:.1%} of the output energy "
+            f"{'factorized' if kept is None else 'resumed'}, {lost:.1%} of the output energy "
             f"lost{tuned}{left}"
         )
     perplexity: dict[str, dict[str, float]] = {name: {} for name in held_out}

@@ -294,8 +294,8 @@ def command(settings: Settings) -> str | None:
         make_recipe(recipe)
     except LpafError:
         return None
-    apart = {"model", "force"} | (set() if settings.trained else _unused(settings.method))
-    values = as_json(settings) | {"recipe": recipe}
+    apart = {"model", "force"}
+    values = used(settings) | {"recipe": recipe}
     return typed("compress", settings.model, {n: v for n, v in values.items() if n not in apart})
 
 
@@ -309,6 +309,12 @@ def typed(command: str, model: str, values: Mapping[str, Any]) -> str:
         words.append(f"--{name.replace('_', '-')}")
         words += [] if value is True else map(str, listed)
     return shlex.join(words)
+
+
+def used(settings: Settings) -> dict[str, Any]:
+    """What `as_json` gives but for what nothing looks at: a text alone may train nothing."""
+    unused = set() if settings.trained else _unused(settings.method)
+    return {name: value for name, value in as_json(settings).items() if name not in unused}
 
 
 def as_json(settings: Settings) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from lpaf_jax.recipes.base import FINAL
 from lpaf_jax.report import result_text
 from lpaf_jax.runs.outcome import describe, finish, finished, full_disk_explained
 from lpaf_jax.runs.run import Run
-from lpaf_jax.runs.settings import Settings, as_json, command
+from lpaf_jax.runs.settings import Settings, command, used
 from lpaf_jax.runs.text_decoder import Decoder
 from lpaf_jax.runs.text_encoder import Encoder
 from lpaf_jax.runs.text_models import Result, TextModel, is_packaged
@@ -206,7 +206,7 @@ def _metrics(
         | {"total": round(sum(seconds.values()), 1)},
         "peak_memory_bytes": peak_memory(),
         "command": command(settings),
-        "settings": as_json(settings),
+        "settings": used(settings),
         "versions": versions(),
         "seed": settings.seed,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

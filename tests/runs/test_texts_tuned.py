@@ -108,6 +108,12 @@ def test_the_factors_are_tuned_on_the_text_where_epochs_are_asked_for(place: Pat
     found = pipeline.compress(place / "narrow", out=place / "healed", **chosen, **tuning)
     plain = pipeline.compress(place / "narrow", out=place / "plain", **(chosen | {"distil": 0.0}))
     assert list(found["stages"]) == ["dense", "factorized", "final"]
+    # Nothing is listed of what was not done.
+    assert found["settings"]["tune_lr"] == 3e-3
+    assert found["settings"]["batch"] == 4
+    assert plain["settings"]["solver"] == "metric"
+    assert not {"finetune_epochs", "tune_lr", "batch"} & plain["settings"].keys()
+    assert "finetune_epochs" not in found["settings"]
     scores = {name: each["perplexity"] for name, each in found["stages"].items()}
     assert scores["factorized"] == plain["stages"]["final"]["perplexity"]
     assert scores["final"] < 0.98 * scores["factorized"]
