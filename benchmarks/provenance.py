@@ -1,5 +1,6 @@
 """What made a result: the command as it was given, and the commit that was measured."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 def provenance() -> dict[str, str]:
     """`command` and `commit`, as every result carries them."""
     script = f"benchmarks/{Path(sys.argv[0]).name}"
-    return {"command": " ".join(["python", script, *sys.argv[1:]]), "commit": commit()}
+    return {"command": shlex.join(["python", script, *sys.argv[1:]]), "commit": commit()}
 
 
 def commit() -> str:
