@@ -152,8 +152,8 @@ def cut(args: argparse.Namespace) -> dict[str, Any]:
     seconds = time.perf_counter() - begun
     peak = peak_memory()
     tuned = tune(args, work, given, outcome) if tuning_of(args, args.row) else {}
-    if row[:2] == TWO_SIDED and (row.ranks == "measured" or not shared.is_dir()):
-        shutil.rmtree(shared, ignore_errors=True)
+    # What rows by the loss leave lacks what was measured, and would be taken for all of it.
+    if row.ranks == "measured" and not shared.is_dir():
         own = shutil.ignore_patterns("block-*", "cuts-*", "ranks.json")
         shutil.copytree(work, shared, ignore=own, copy_function=link)
     if not args.keep:
